@@ -1,0 +1,1 @@
+"""Numbers -> codes -> numbers: pure functions over formats that are data."""

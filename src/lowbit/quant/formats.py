@@ -1,0 +1,261 @@
+"""Formats as data: levels, how codes are packed, and the rules that may go with them.
+
+A format is a sorted list of levels in [-1, 1], stored as indices into that list. Everything else
+(encoding, decoding, packing, byte counts, error bounds) is derived from the list, so adding a
+format is adding one entry to `FORMATS`. No torch here: plans and papers read this file too.
+
+The short strings: `nf4@64+dq` is the format nf4 in groups of 64 whose scales are quantised too.
+    FORMAT [@GROUP] [:SUFFIX ...] [+dq]
+GROUP is a number, `row` or `tensor` (default 64). Suffixes: `sym`, `full`, `even` choose integer
+levels; `zp`, `min` add an offset (integer zero-point, or the group's minimum); `absmax`,
+`absmean`, `lsq`, `mse` choose the scale.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from statistics import NormalDist
+from typing import cast
+
+from lowbit.errors import UserError, nearest
+from lowbit.spec import Group, OffsetRule, QuantSpec, ScaleRule
+
+Levels = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """`codes` codes make one unit of `bytes` bytes; a table row serves one word of a unit.
+
+    A code is a digit in base `radix`; the unit is those digits as one little-endian number. Words
+    are what the decoding table is indexed by: `word_codes` codes each, `word_bits` apart.
+    """
+
+    codes: int
+    bytes: int
+    radix: int
+    word_codes: int
+    word_bits: int
+
+    @property
+    def words(self) -> int:
+        return self.codes // self.word_codes
+
+    @property
+    def entries(self) -> int:
+        return int(self.radix**self.word_codes)
+
+    def row_bytes(self, columns: int) -> int:
+        """Bytes of one packed row: the last unit is padded."""
+        return -(-columns // self.codes) * self.bytes
+
+
+def _bits(bits: int, codes: int, word_codes: int) -> Packing:
+    return Packing(codes, codes * bits // 8, 2**bits, word_codes, word_codes * bits)
+
+
+PACKINGS: dict[int, Packing] = {
+    2: _bits(2, 4, 4),
+    3: _bits(3, 8, 4),
+    4: _bits(4, 2, 2),
+    5: _bits(5, 8, 2),
+    6: _bits(6, 4, 2),
+    7: _bits(7, 8, 2),
+    8: _bits(8, 1, 1),
+}
+TERNARY_PACKING = Packing(codes=5, bytes=1, radix=3, word_codes=5, word_bits=8)
+
+
+@dataclass(frozen=True)
+class Format:
+    """One entry: the levels of each variant (the first is the default), and how codes pack."""
+
+    name: str
+    family: str
+    bits: float
+    packing: Packing
+    variants: dict[str, Callable[[], Levels]]
+    scale: ScaleRule = "absmax"
+    offsets: tuple[OffsetRule, ...] = ("none",)
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Not quantised: the weights in a plain floating-point type."""
+
+    name: str
+    bits: int
+
+
+def int_levels(bits: int, variant: str) -> Levels:
+    """Evenly spaced levels, scaled so that the largest in size is 1.
+
+    `sym` leaves out the lowest code, so that zero is a level and both ends are alike; `full` keeps
+    it; `even` has 2^bits levels and no zero; `unit` runs from 0 to 1 and is what offsets use.
+    """
+    half, count = 2 ** (bits - 1), 2**bits
+    if variant == "sym":
+        return tuple(k / (half - 1) for k in range(-half + 1, half))
+    if variant == "full":
+        return tuple(k / half for k in range(-half, half))
+    if variant == "even":
+        return tuple((2 * k - count + 1) / (count - 1) for k in range(count))
+    return tuple(k / (count - 1) for k in range(count))
+
+
+def normal_levels(bits: int) -> Levels:
+    """NormalFloat: quantiles of N(0, 1) with an exact zero, one more level above it than below.
+
+    The outermost probability is the mean of the two half-cells a symmetric and an asymmetric code
+    would leave out (Dettmers et al. 2023); at 4 bits this gives the published nf4 levels.
+    """
+    outer = 1 - (1 / (2 * 2**bits) + 1 / (2 * (2**bits - 1))) / 2
+    above, below = 2 ** (bits - 1), 2 ** (bits - 1) - 1
+    quantile = NormalDist().inv_cdf
+
+    def side(count: int) -> list[float]:
+        return [quantile(outer + (0.5 - outer) * i / count) for i in range(count)]
+
+    top = quantile(outer)
+    return (*(-q / top for q in side(below)), 0.0, *(q / top for q in reversed(side(above))))
+
+
+# The published table (QLoRA, as bitsandbytes ships it), which the construction meets to 1e-6.
+NF4: Levels = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
+    -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+    0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+
+
+def _signed(magnitudes: Levels) -> Levels:
+    top = max(magnitudes)
+    return tuple(sorted({s * m / top for m in magnitudes for s in (-1, 1)}))
+
+
+def _integer(bits: int) -> Format:
+    order = ("even", "sym", "full") if bits == 2 else ("sym", "full", "even")
+    return Format(
+        name=f"int{bits}",
+        family="int",
+        bits=bits,
+        packing=PACKINGS[bits],
+        variants={v: (lambda v=v: int_levels(bits, v)) for v in order},  # type: ignore[misc]
+        offsets=("none", "zp", "min"),
+    )
+
+
+def _plain(name: str, family: str, bits: int, levels: Callable[[], Levels]) -> Format:
+    return Format(name, family, bits, PACKINGS[bits], {"": levels})
+
+
+FORMATS: dict[str, Format] = {
+    f.name: f
+    for f in (
+        *(_integer(bits) for bits in range(2, 9)),
+        _plain("nf2", "nf", 2, lambda: normal_levels(2)),
+        _plain("nf3", "nf", 3, lambda: normal_levels(3)),
+        _plain("nf4", "nf", 4, lambda: NF4),
+        # OCP microscaling E2M1, and the 4-bit float that bitsandbytes ships under the same name.
+        _plain("fp4-e2m1", "fp4-e2m1", 4, lambda: _signed((0, 0.5, 1, 1.5, 2, 3, 4, 6))),
+        _plain("fp4-bnb", "fp4-bnb", 4, lambda: _signed((0, 0.0625, 2, 3, 4, 6, 8, 12))),
+        Format(
+            "ternary", "ternary", 1.6, TERNARY_PACKING, {"": lambda: (-1.0, 0.0, 1.0)}, "absmean"
+        ),
+    )
+}
+CASTS: dict[str, Cast] = {c.name: c for c in (Cast("fp32", 32), Cast("bf16", 16), Cast("fp16", 16))}
+
+_SCALES = ("absmax", "absmean", "lsq", "mse")
+_OFFSETS = ("zp", "min")
+_TEXT = re.compile(r"(?P<name>[^@:+]+)(@(?P<group>[^@:+]+))?(?P<suffixes>(:[^@:+]+)*)(?P<dq>\+dq)?")
+
+
+@lru_cache(maxsize=4096)
+def parse(text: str) -> QuantSpec:
+    """`nf4@64+dq` -> QuantSpec, or an error that says which part is wrong."""
+    match = _TEXT.fullmatch(text.strip())
+    if match is None:
+        raise UserError(f"cannot read the format '{text}': FORMAT[@GROUP][:SUFFIX...][+dq]")
+    name, suffixes = match["name"], match["suffixes"].split(":")[1:]
+    if name in CASTS:
+        if match["group"] or suffixes or match["dq"]:
+            raise UserError(f"'{text}': {name} has no groups, scales or offsets; write '{name}'")
+        return QuantSpec(name, "", "tensor", "none", "none", False)
+    if name not in FORMATS:
+        raise UserError(f"unknown format '{name}' in '{text}'.{nearest(name, [*FORMATS, *CASTS])}")
+    return _assemble(text, FORMATS[name], match["group"], suffixes, match["dq"] is not None)
+
+
+def _assemble(
+    text: str, form: Format, group: str | None, suffixes: list[str], dq: bool
+) -> QuantSpec:
+    variant, scale, offset = next(iter(form.variants)), form.scale, cast(OffsetRule, "none")
+    seen: set[str] = set()
+    for suffix in suffixes:
+        if suffix in form.variants and suffix:
+            kind, variant = "levels", suffix
+        elif suffix in _SCALES:
+            kind, scale = "scale", cast(ScaleRule, suffix)
+        elif suffix in _OFFSETS and suffix in form.offsets:
+            kind, offset = "offset", cast(OffsetRule, suffix)
+        else:
+            valid = [v for v in (*form.variants, *_SCALES, *form.offsets) if v not in ("", "none")]
+            raise UserError(f"'{text}': no suffix ':{suffix}' here.{nearest(suffix, valid)}")
+        if kind in seen:
+            raise UserError(f"'{text}': two suffixes choose the {kind}")
+        seen.add(kind)
+    if offset != "none":
+        if seen & {"levels", "scale"}:
+            raise UserError(f"'{text}': with :{offset} the levels and the scale are the range's")
+        variant, scale = "unit", "absmax"
+    return QuantSpec(form.name, variant, _group(text, group), scale, offset, dq)
+
+
+def _group(text: str, group: str | None) -> Group:
+    if group is None:
+        return 64
+    if group in ("row", "tensor"):
+        return cast(Group, group)
+    if not group.isdecimal() or int(group) == 0:
+        raise UserError(f"'{text}': a group is a positive number, 'row' or 'tensor', not '{group}'")
+    return int(group)
+
+
+def spell(spec: QuantSpec) -> str:
+    """The canonical short string: `parse(spell(s)) == s`."""
+    if spec.format in CASTS:
+        return spec.format
+    form = FORMATS[spec.format]
+    parts = [f"{spec.format}@{spec.group}"]
+    if spec.variant not in ("unit", next(iter(form.variants))):
+        parts.append(f":{spec.variant}")
+    if spec.offset != "none":
+        parts.append(f":{spec.offset}")
+    elif spec.scale != form.scale:
+        parts.append(f":{spec.scale}")
+    return "".join(parts) + ("+dq" if spec.dq else "")
+
+
+@cache
+def levels_of(spec: QuantSpec) -> Levels:
+    """The sorted levels that a spec's codes index."""
+    form = FORMATS[spec.format]
+    return (
+        int_levels(int(form.bits), "unit")
+        if spec.variant == "unit"
+        else form.variants[spec.variant]()
+    )
+
+
+def bits_of(spec: QuantSpec) -> float:
+    """Bits of one code, before padding and scales."""
+    return CASTS[spec.format].bits if spec.format in CASTS else FORMATS[spec.format].bits
+
+
+def is_cast(spec: QuantSpec) -> bool:
+    return spec.format in CASTS

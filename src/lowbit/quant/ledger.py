@@ -1,0 +1,146 @@
+"""The byte ledger: the one place that counts.
+
+Exact where bytes are stored (codes with their padding, scales, offsets, adapters), an estimate
+where they depend on the run (activations). Torch-free, so that a planner can ask it a million
+times and a paper can ask it anywhere. Tests hold every stored figure equal to what the layers
+really keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from lowbit.quant.formats import CASTS, FORMATS, is_cast
+from lowbit.spec import Choice, QuantSpec, Site
+
+SCALE_BYTES = 2
+DQ_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Bytes of one matrix at rest."""
+
+    codes: int
+    scales: int
+    offsets: int
+
+    @property
+    def total(self) -> int:
+        return self.codes + self.scales + self.offsets
+
+
+def groups(spec: QuantSpec, shape: tuple[int, int]) -> int:
+    """How many scales a matrix of this shape has."""
+    rows, columns = shape
+    if spec.group == "tensor":
+        return 1
+    return rows if spec.group == "row" else rows * -(-columns // int(spec.group))
+
+
+def stored(spec: QuantSpec, shape: tuple[int, int]) -> Stored:
+    """Exact bytes of a matrix stored as `spec`."""
+    rows, columns = shape
+    if is_cast(spec):
+        return Stored(rows * columns * CASTS[spec.format].bits // 8, 0, 0)
+    count = groups(spec, shape)
+    # Doubly quantised scales: a byte each, one fp16 scale a block, and their fp32 mean.
+    doubled = count + SCALE_BYTES * -(-count // DQ_BLOCK) + 4
+    offsets = {"none": 0, "zp": count, "min": SCALE_BYTES * count}[spec.offset]
+    return Stored(
+        codes=rows * FORMATS[spec.format].packing.row_bytes(columns),
+        scales=doubled if spec.dq else SCALE_BYTES * count,
+        offsets=offsets,
+    )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a run's activations depend on, read off a model's configuration."""
+
+    layers: int
+    width: int
+    inner: int
+    vocabulary: int
+    other_bytes: int
+    """Parameters that are no sites (norms, biases), at the checkpoint's own type."""
+    other_numbers: int
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """All bytes of one plan on one model."""
+
+    base: int
+    other: int
+    adapters: int
+    trainable: int
+    parameters: int
+    largest_decoded: int
+
+    @property
+    def stored(self) -> int:
+        """Base, norms and biases, adapters: what has to be kept to use the result."""
+        return self.base + self.other + self.adapters
+
+    @property
+    def share(self) -> float:
+        """Trainable parameters over all parameters of the model before adaptation."""
+        return self.trainable / self.parameters
+
+
+def adapter_numbers(site: Site, rank: int) -> int:
+    """Entries of A (rank x in) and B (out x rank)."""
+    return rank * (site.shape[0] + site.shape[1])
+
+
+def ledger(
+    sites: Iterable[Site], choices: Mapping[str, Choice], other_numbers: int, other_bytes: int
+) -> Ledger:
+    """Count a plan. Adapters and trained heads are kept in fp32, as they are trained."""
+    base = adapters = trainable = parameters = largest = 0
+    for site in sites:
+        choice, numbers = choices[site.name], site.shape[0] * site.shape[1]
+        parameters += numbers
+        largest = max(largest, numbers)
+        delta = adapter_numbers(site, choice.rank)
+        if choice.base == "trained":
+            delta += numbers
+        else:
+            base += stored(choice.quant, site.shape).total
+        adapters += 4 * delta
+        trainable += delta
+    return Ledger(base, other_bytes, adapters, trainable, parameters + other_numbers, 4 * largest)
+
+
+@dataclass(frozen=True)
+class TrainingBytes:
+    """An estimate of what a training step holds at its peak."""
+
+    stored: int
+    gradients: int
+    optimiser: int
+    decoded: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.stored + self.gradients + self.optimiser + self.decoded + self.activations
+
+
+def training_bytes(count: Ledger, shape: Shape, tokens: int, item: int) -> TrainingBytes:
+    """The training view: gradients, AdamW's two moments, one decoded matrix, activations.
+
+    Activations: about eight widths and four inner widths a token and layer are kept for the
+    backward pass, and three copies of the logits at the end. `item` is the compute type's bytes.
+    """
+    kept = tokens * shape.layers * (8 * shape.width + 4 * shape.inner) * item
+    logits = 3 * tokens * shape.vocabulary * 4
+    return TrainingBytes(
+        stored=count.stored,
+        gradients=4 * count.trainable,
+        optimiser=8 * count.trainable,
+        decoded=2 * count.largest_decoded,
+        activations=kept + logits,
+    )

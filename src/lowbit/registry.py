@@ -1,0 +1,34 @@
+"""Finds the plug-in files of a folder.
+
+A task, a model family, a strategy or an engine is one file in its folder that defines one
+constant (`TASK`, `FAMILY`, ...). Dropping the file in is the whole registration; its contract
+tests find it the same way.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+from typing import Any
+
+from lowbit.errors import UserError, nearest
+
+
+@cache
+def plugins(package: str, constant: str) -> dict[str, Any]:
+    """Every `constant` that a module of `package` defines, by its `.name`."""
+    folder = importlib.import_module(package)
+    found: dict[str, Any] = {}
+    for module in sorted(m.name for m in pkgutil.iter_modules(folder.__path__)):
+        entry = getattr(importlib.import_module(f"{package}.{module}"), constant, None)
+        if entry is not None:
+            found[entry.name] = entry
+    return found
+
+
+def lookup(what: str, name: str, options: dict[str, Any]) -> Any:
+    """`options[name]`, or an error that names the nearest valid name."""
+    if name not in options:
+        raise UserError(f"unknown {what} '{name}'.{nearest(name, options)}")
+    return options[name]

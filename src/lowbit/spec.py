@@ -1,0 +1,202 @@
+"""The words everything else is written in.
+
+Frozen dataclasses and nothing more: no torch, no files, no behaviour beyond small derived facts.
+A study file, a command line and a test all end up as these, so two runs are the same run exactly
+when their `RunSpec`s are equal, and `fingerprint` says so in sixteen characters.
+
+pydantic reads them straight from TOML (`__pydantic_config__` forbids unknown keys); nothing here
+depends on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
+
+Role = Literal["attention", "ffn", "embedding", "head"]
+Group = int | Literal["row", "tensor"]
+ScaleRule = Literal["absmax", "absmean", "lsq", "mse", "none"]
+OffsetRule = Literal["none", "min", "zp"]
+Base = Literal["frozen", "trained"]
+
+BLOCK_ROLES: tuple[Role, ...] = ("attention", "ffn")
+STRICT: dict[str, str] = {"extra": "forbid"}
+
+
+@dataclass(frozen=True)
+class QuantSpec:
+    """How one matrix is stored. `quant.formats.parse` reads it from `nf4@64+dq` and the like."""
+
+    format: str
+    variant: str
+    group: Group
+    scale: ScaleRule
+    offset: OffsetRule
+    dq: bool
+
+
+@dataclass(frozen=True)
+class Site:
+    """One weight matrix of a model, (out_features, in_features) whatever the module's own habit.
+
+    A tied head is no second site: its name is an alias, and its bytes are counted once.
+    `fresh` marks a head that the checkpoint does not hold and that was initialised at random.
+    """
+
+    name: str
+    role: Role
+    shape: tuple[int, int]
+    depth: int | None = None
+    aliases: tuple[str, ...] = ()
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one site gets: its storage, its adapter's rank, and whether its base is trained."""
+
+    quant: QuantSpec
+    rank: int = 0
+    base: Base = "frozen"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Sets the format, rank or base of every site it matches. Later rules win.
+
+    All given conditions must hold; `depth` counts blocks, negative from the end; `name` is a
+    glob over site names and aliases.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+    role: Role | None = None
+    depth: tuple[int, ...] = ()
+    name: str | None = None
+    format: str | None = None
+    rank: int | None = None
+    base: Base | None = None
+
+
+@dataclass(frozen=True)
+class RankSchedule:
+    """How ranks move during training.
+
+    `fixed`: not at all. `adalora`: singular directions are scored by smoothed sensitivity and the
+    weakest are cut until `target` directions a site remain on average, along a cubic curve between
+    the fractions `start` and `stop` of training. `linear`: the same along a straight line.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+    kind: Literal["fixed", "linear", "adalora"] = "fixed"
+    target: int = 4
+    start: float = 0.1
+    stop: float = 0.7
+    every: int = 10
+    beta1: float = 0.85
+    beta2: float = 0.85
+    orthogonality: float = 0.5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A choice for every site, written as a default and ordered rules.
+
+    `format` and `rank` are for the block matrices; `embedding` is for embeddings and heads (None:
+    `format` where that has 8 bits or more, else `int8@row`), whose rank is 0 unless a rule says so.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+    name: str
+    format: str = "bf16"
+    embedding: str | None = None
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    rule: tuple[Rule, ...] = ()
+    schedule: RankSchedule = field(default_factory=RankSchedule)
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """Which data, cut how. `name` is a task's name or a .txt or .jsonl file.
+
+    `limit` keeps the first so many training examples (0: all) and `scored_limit` likewise of the
+    scored split; `text`, `sentence` and `label` are the fields of a JSONL file.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+    name: str
+    window: int = 256
+    limit: int = 0
+    scored_limit: int = 0
+    text: str = "text"
+    sentence: str = "sentence"
+    label: str = "label"
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """The settings of the one training loop. `steps` (0: none) caps `epochs`.
+
+    `lr` reaches its height after the fraction `warmup` of all steps, then falls along a cosine.
+    `compute` is the type of the matrix products: `auto` follows a measurement on this machine.
+    `keep`: the state that was best on the selection split, or simply the last.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+    epochs: int = 3
+    steps: int = 0
+    lr: float = 2e-4
+    batch: int = 8
+    accumulate: int = 1
+    warmup: float = 0.1
+    clip: float = 1.0
+    weight_decay: float = 0.0
+    compute: Literal["auto", "fp32", "bf16"] = "auto"
+    keep: Literal["best", "last"] = "best"
+    log_every: int = 50
+    eval_batch: int = 16
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run is carried out, not what it is: never part of the fingerprint."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    threads: int = 0
+    residency: Literal["packed", "decoded"] = "packed"
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that was declared about one run."""
+
+    model: str
+    task: TaskSpec
+    plan: Plan
+    train: TrainSpec
+    seed: int
+
+    def declared(self) -> dict[str, Any]:
+        """The spec as JSON would keep it."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @property
+    def fingerprint(self) -> str:
+        text = json.dumps(self.declared(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def name(self) -> str:
+        """A folder's name that a person can say: model-task-plan-seed."""
+        parts = [_short(self.model), _short(self.task.name), self.plan.name, f"seed{self.seed}"]
+        return "-".join("".join(c if c.isalnum() or c in "@+._" else "_" for c in p) for p in parts)
+
+
+def _short(reference: str) -> str:
+    """`assets:lm-14m`, `org/name` and `/a/b/name.txt` are each called by their last part."""
+    last = reference.rstrip("/").replace("\\", "/").rsplit("/", 1)[-1].rsplit(":", 1)[-1]
+    return last.removesuffix(".txt").removesuffix(".jsonl")
