@@ -22,6 +22,8 @@ OffsetRule = Literal["none", "min", "zp"]
 Base = Literal["frozen", "trained"]
 
 BLOCK_ROLES: tuple[Role, ...] = ("attention", "ffn")
+DEMO_MODEL = "demo:tiny"
+"""The one model that is made, not found (`demo.model_folder`)."""
 STRICT: dict[str, str] = {"extra": "forbid"}
 
 

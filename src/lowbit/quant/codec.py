@@ -16,19 +16,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lowbit.errors import RunError
-from lowbit.quant.formats import CASTS, FORMATS, Packing, is_cast, levels_of, parse
-from lowbit.quant.ledger import DQ_BLOCK
+from lowbit.quant.formats import CASTS, FORMATS, Packing, is_cast, levels_of
+from lowbit.quant.ledger import SCALE_SPEC
 from lowbit.quant.packing import pack, words
 from lowbit.quant.scales import divide, fit, nearest, to_half
 from lowbit.spec import QuantSpec
 
-SCALE_SPEC = parse(f"int8@{DQ_BLOCK}")
 CAST_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # torch views a table's rows as numbers of the same width; 16 bytes only exist as complex128.
 _WORDS = {4: torch.int32, 8: torch.int64, 16: torch.complex128}
@@ -70,10 +70,13 @@ def encode(weight: Float[Tensor, "rows columns"], spec: QuantSpec) -> Packed:
     rows, columns = weight.shape
     if not bool(torch.isfinite(weight).all()):
         raise RunError("a weight matrix holds NaN or infinity and cannot be quantised")
+    plain = weight.detach().to(CAST_TYPES.get(spec.format, torch.float32)).contiguous()
+    if not bool(torch.isfinite(plain).all()):
+        kind = str(plain.dtype).removeprefix("torch.")
+        raise RunError(f"a weight matrix holds numbers too large for {kind}")
     if is_cast(spec):
-        raw = weight.detach().to(CAST_TYPES[spec.format]).contiguous()
-        return Packed(spec, (rows, columns), raw.view(torch.uint8).view(rows, -1))
-    blocks = _blocks(weight.detach().to(torch.float32), spec)
+        return Packed(spec, (rows, columns), plain.view(torch.uint8).view(rows, -1))
+    blocks = _blocks(plain, spec)
     levels = torch.tensor(levels_of(spec), dtype=torch.float32, device=weight.device)
     stored = _store_scales(blocks, levels, spec, (rows, columns))
     scale = scales_of(stored)
@@ -124,7 +127,7 @@ def _store_scales(
     return replace(partial, offsets=zero.to(torch.uint8), **kept)
 
 
-def _pack_scales(scale: Tensor, spec: QuantSpec) -> dict[str, Tensor]:
+def _pack_scales(scale: Tensor, spec: QuantSpec) -> dict[str, Any]:
     if not spec.dq:
         return {"scales": to_half(scale).view(torch.int16)}
     mean = to_half(scale).float().mean().reshape(1)
@@ -156,7 +159,10 @@ def _offsets_of(packed: Packed, scale: Tensor) -> Tensor | None:
         return None
     if packed.spec.offset == "min":
         return packed.offsets.view(torch.float16).float()
-    return -packed.offsets.float() / (len(levels_of(packed.spec)) - 1) * scale
+    # Looked up rather than divided: a GPU divides by multiplying with the rounded reciprocal, and
+    # only the level itself takes a zero weight back to exactly zero.
+    levels = torch.tensor(levels_of(packed.spec), dtype=torch.float32, device=scale.device)
+    return -levels[packed.offsets.long()] * scale
 
 
 def decode(
@@ -182,12 +188,13 @@ def decode(
 def _look_up(codes: Tensor, spec: QuantSpec, columns: int) -> Tensor:
     """The levels of packed codes, unscaled, in a fresh fp32 matrix."""
     packing = FORMATS[spec.format].packing
+    rows, padded = len(codes), codes.shape[1] // packing.bytes * packing.codes
     found = _table(spec, packing, codes.device).index_select(0, words(codes, packing).view(-1))
     if packing.word_codes == 5:
         # Five floats are no machine word; five small integers padded to eight bytes are.
-        digits = found.view(torch.int8).view(len(codes), -1, 8)[..., :5]
-        return digits.reshape(len(codes), -1)[:, :columns].to(torch.float32)
-    return found.view(torch.float32).view(len(codes), -1)[:, :columns].contiguous()
+        digits = found.view(torch.int8).view(rows, padded // 5, 8)[..., :5]
+        return digits.reshape(rows, padded)[:, :columns].to(torch.float32)
+    return found.view(torch.float32).view(rows, padded)[:, :columns].contiguous()
 
 
 def _group_views(weight: Tensor, spec: QuantSpec) -> list[tuple[slice, Tensor]]:

@@ -84,10 +84,11 @@ class Format:
 
 @dataclass(frozen=True)
 class Cast:
-    """Not quantised: the weights in a plain floating-point type."""
+    """Not quantised: the weights in a plain floating-point type of `precision` significant bits."""
 
     name: str
     bits: int
+    precision: int
 
 
 def int_levels(bits: int, variant: str) -> Levels:
@@ -168,7 +169,9 @@ FORMATS: dict[str, Format] = {
         ),
     )
 }
-CASTS: dict[str, Cast] = {c.name: c for c in (Cast("fp32", 32), Cast("bf16", 16), Cast("fp16", 16))}
+CASTS: dict[str, Cast] = {
+    c.name: c for c in (Cast("fp32", 32, 24), Cast("bf16", 16, 8), Cast("fp16", 16, 11))
+}
 
 _SCALES = ("absmax", "absmean", "lsq", "mse")
 _OFFSETS = ("zp", "min")
@@ -194,7 +197,8 @@ def parse(text: str) -> QuantSpec:
 def _assemble(
     text: str, form: Format, group: str | None, suffixes: list[str], dq: bool
 ) -> QuantSpec:
-    variant, scale, offset = next(iter(form.variants)), form.scale, cast(OffsetRule, "none")
+    variant, scale = next(iter(form.variants)), form.scale
+    offset: OffsetRule = "none"
     seen: set[str] = set()
     for suffix in suffixes:
         if suffix in form.variants and suffix:
@@ -202,7 +206,7 @@ def _assemble(
         elif suffix in _SCALES:
             kind, scale = "scale", cast(ScaleRule, suffix)
         elif suffix in _OFFSETS and suffix in form.offsets:
-            kind, offset = "offset", cast(OffsetRule, suffix)
+            kind, offset = "offset", suffix
         else:
             valid = [v for v in (*form.variants, *_SCALES, *form.offsets) if v not in ("", "none")]
             raise UserError(f"'{text}': no suffix ':{suffix}' here.{nearest(suffix, valid)}")

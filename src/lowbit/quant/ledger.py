@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from lowbit.quant.formats import CASTS, FORMATS, is_cast
+from lowbit.quant.formats import CASTS, FORMATS, is_cast, parse
 from lowbit.spec import Choice, QuantSpec, Site
 
 SCALE_BYTES = 2
 DQ_BLOCK = 256
+SCALE_SPEC = parse(f"int8@{DQ_BLOCK}")
+"""How `+dq` stores the scales, their mean removed."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def words(packed: UInt8[Tensor, "rows bytes"], packing: Packing) -> Int[Tensor, 
         number |= parts[..., index] << (8 * index)
     mask = (1 << packing.word_bits) - 1
     cut = [(number >> (packing.word_bits * w)) & mask for w in range(packing.words)]
-    return torch.stack(cut, dim=-1).view(rows, -1).to(torch.int32)
+    return torch.stack(cut, dim=-1).view(rows, units * packing.words).to(torch.int32)
 
 
 def unpack(
@@ -55,4 +55,4 @@ def unpack(
     digits = [
         (index // packing.radix**place) % packing.radix for place in range(packing.word_codes)
     ]
-    return torch.stack(digits, dim=-1).view(len(packed), -1)[:, :columns].to(torch.uint8)
+    return torch.stack(digits, dim=-1).flatten(1)[:, :columns].to(torch.uint8)

@@ -1,0 +1,122 @@
+"""Rank schedules: which singular directions live, decided while training.
+
+AdaLoRA (Zhang et al. 2023) scores a direction by how sensitive the loss is to it: |value x
+gradient|, smoothed over steps, times its smoothed uncertainty; the score of a direction is that of
+its singular value plus the means over its two vectors. Every few steps the weakest directions of
+the whole model are cut, until the budget (target x sites) is met; `linear` walks the same road in
+a straight line. Vectors are kept near orthogonal by a penalty that belongs to the training loss
+and to it alone.
+
+Between cuts a direction that was cut may return, as in the original; after `stop` the set is
+final. What is cut is left out of the saved adapter and of the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lowbit.layers import SvdAdapter
+from lowbit.spec import RankSchedule
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the training loop calls: `penalty` joins the loss, `after_step` sees the gradients.
+
+    `state` is saved and restored with every checkpoint; its tensors are updated in place.
+    """
+
+    penalty: Callable[[], Tensor] | None = None
+    after_step: Callable[[int, int], None] | None = None
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+
+def budget(schedule: RankSchedule, initial: int, target: int, step: int, total: int) -> int:
+    """Directions that may live after `step` of `total`."""
+    start, stop = schedule.start * total, schedule.stop * total
+    if step <= start:
+        return initial
+    if step >= stop:
+        return target
+    left = 1 - (step - start) / (stop - start)
+    power = 3 if schedule.kind == "adalora" else 1
+    return target + round((initial - target) * left**power)
+
+
+def rank_hooks(schedule: RankSchedule, adapters: Mapping[str, SvdAdapter]) -> Hooks:
+    """Hooks that carry a schedule out on a model's adapters."""
+    state = {
+        f"{kind}/{site}/{name}": torch.zeros_like(parameter)
+        for site, adapter in adapters.items()
+        for name, parameter in adapter.named_parameters()
+        for kind in ("sensitivity", "uncertainty")
+    }
+    initial = sum(len(adapter.E) for adapter in adapters.values())
+    target = schedule.target * len(adapters)
+
+    def after_step(step: int, total: int) -> None:
+        settled = schedule.stop * total
+        if step - 1 >= settled:
+            return
+        _smooth(schedule, adapters, state)
+        if step % schedule.every == 0 or step >= settled:
+            keep = budget(schedule, initial, target, step, total)
+            _cut(adapters, state, keep, final=step >= settled)
+
+    return Hooks(lambda: orthogonality(schedule, adapters), after_step, state)
+
+
+@torch.no_grad()
+def _smooth(
+    schedule: RankSchedule, adapters: Mapping[str, SvdAdapter], state: dict[str, Tensor]
+) -> None:
+    for site, adapter in adapters.items():
+        for name, parameter in adapter.named_parameters():
+            if parameter.grad is None:
+                continue
+            raw = (parameter * parameter.grad).abs()
+            smooth = state[f"sensitivity/{site}/{name}"]
+            smooth.lerp_(raw, 1 - schedule.beta1)
+            state[f"uncertainty/{site}/{name}"].lerp_((raw - smooth).abs(), 1 - schedule.beta2)
+
+
+def importance(site: str, state: Mapping[str, Tensor]) -> Tensor:
+    """One score a direction."""
+
+    def score(name: str) -> Tensor:
+        return state[f"sensitivity/{site}/{name}"] * state[f"uncertainty/{site}/{name}"]
+
+    return score("E") + score("A").mean(1) + score("B").mean(0)
+
+
+@torch.no_grad()
+def _cut(
+    adapters: Mapping[str, SvdAdapter], state: Mapping[str, Tensor], keep: int, final: bool
+) -> None:
+    """Zero all but the `keep` best directions of the whole model; ties go to the earlier one.
+
+    Only the final cut closes a direction for good: until then its value may grow back.
+    """
+    scores = torch.cat([importance(site, state).cpu() for site in adapters])
+    kept = torch.zeros(len(scores), dtype=torch.bool)
+    kept[scores.argsort(descending=True, stable=True)[:keep]] = True
+    for adapter, mask in zip(
+        adapters.values(), kept.split([len(a.E) for a in adapters.values()]), strict=True
+    ):
+        adapter.E.mul_(mask.to(adapter.E.device))
+        if final:
+            adapter.alive.copy_(mask)
+
+
+def orthogonality(schedule: RankSchedule, adapters: Mapping[str, SvdAdapter]) -> Tensor:
+    """How far the vectors are from orthonormal, averaged over matrices."""
+    terms = []
+    for adapter in adapters.values():
+        eye = torch.eye(len(adapter.E), device=adapter.E.device)
+        terms.append((adapter.A @ adapter.A.T - eye).norm())
+        terms.append((adapter.B.T @ adapter.B - eye).norm())
+    return schedule.orthogonality * torch.stack(terms).mean()

@@ -1,0 +1,215 @@
+"""The training loop. There is one.
+
+It trains whatever `requires_grad`, so pretraining the demo's model, LoRA on a packed base and a
+rank schedule are the same few lines. Position is a single number, the step: data order is a pure
+function of (seed, epoch), so a checkpoint plus the step is the whole state, and a run that was
+killed at any moment ends with the same bits as one that was not.
+
+    for each step:  gather a window of batches -> loss / labels in the window -> backward
+                    clip -> AdamW along warm-up and cosine -> hooks
+    each epoch:     the selection split, the best state kept
+
+The loss of a window is divided by the labels of the whole window, so accumulation changes memory
+and nothing else. Regularisers (a rank schedule's penalty) are added to training only.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from lowbit import checkpoint
+from lowbit.adalora import Hooks
+from lowbit.checkpoint import Position
+from lowbit.clocks import Clock, Clocks, Log
+from lowbit.evaluate import evaluate, ratio, to
+from lowbit.losses import Kind, labels_in, training_loss
+from lowbit.spec import TrainSpec
+from lowbit.state import State
+from lowbit.tasks.base import Batch, Example
+from lowbit.tasks.batching import batches, epoch_order
+
+Parts = Mapping[str, Sequence[Example]]
+
+
+class Watcher(Protocol):
+    """Somebody who looks on: a progress bar, or nobody."""
+
+    def __call__(self, step: int, total: int, tokens: int, loss: float) -> None: ...
+
+
+def nobody(step: int, total: int, tokens: int, loss: float) -> None:
+    """Looks on and says nothing."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the loop is given besides the model."""
+
+    kind: Kind
+    train: TrainSpec
+    seed: int
+    pad: int
+    device: torch.device
+    fingerprint: str = ""
+    log: Path | None = None
+    checkpoint: Path | None = None
+    hooks: Hooks = Hooks()  # noqa: RUF009
+    watcher: Watcher = nobody
+    clock: Clock = time.perf_counter
+    checkpoint_every: float = 30.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended. The model holds the state that was kept."""
+
+    position: Position
+    total: int
+    diverged: str = ""
+
+
+def steps_per_epoch(examples: int, train: TrainSpec) -> int:
+    return math.ceil(math.ceil(examples / train.batch) / train.accumulate)
+
+
+def total_steps(examples: int, train: TrainSpec) -> int:
+    """`epochs`, capped by `steps` where that is not 0."""
+    total = train.epochs * steps_per_epoch(examples, train)
+    return min(total, train.steps) if train.steps else total
+
+
+def learning_rate(step: int, total: int, train: TrainSpec) -> float:
+    """Linear to the height over the warm-up, then half a cosine down; `step` counts from 0."""
+    warm = math.ceil(train.warmup * total)
+    if step < warm:
+        return train.lr * (step + 1) / warm
+    return train.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+
+def window(part: Sequence[Example], step: int, setting: Setting) -> list[Batch]:
+    """The batches of one optimiser step."""
+    train, per_epoch = setting.train, steps_per_epoch(len(part), setting.train)
+    order = epoch_order(len(part), setting.seed, step // per_epoch)
+    size = train.batch * train.accumulate
+    start = step % per_epoch * size
+    return list(batches(part, train.batch, setting.pad, order[start : start + size]))
+
+
+def adapt(model: nn.Module, parts: Parts, setting: Setting) -> Outcome:
+    """Train, or go on training from the checkpoint; the model ends in the state to keep."""
+    torch.manual_seed(setting.seed)
+    fresh = Position(setting.fingerprint)
+    state = State(model, setting.train, setting.hooks, fresh, setting.device)
+    if setting.checkpoint and (found := checkpoint.read(setting.checkpoint, setting.fingerprint)):
+        state.load(*found)
+    log, clocks = Log(setting.log), Clocks(state.position, setting.clock)
+    log.cut(state.position.log_bytes)
+    model.train()
+    per_epoch = steps_per_epoch(len(parts["train"]), setting.train)
+    total = total_steps(len(parts["train"]), setting.train)
+    message = ""
+    while state.position.step < total and not message:
+        began = setting.clock()
+        loss, norm = _step(model, parts["train"], state, setting, total)
+        clocks.train_s += setting.clock() - began
+        setting.watcher(state.position.step, total, state.position.tokens, loss)
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        if finite:
+            _write_step(state, setting, log, clocks, total, per_epoch, norm)
+            if state.position.step % per_epoch == 0 or state.position.step == total:
+                finite = _select(model, parts["selection"], state, setting, log, per_epoch)
+        if not finite:
+            message = f"the loss is no longer finite at step {state.position.step} of {total}"
+            log.write({"step": state.position.step, "diverged": message})
+        elif setting.checkpoint and clocks.due(setting.checkpoint_every):
+            state.position = replace(clocks.stamp(state.position), log_bytes=log.size)
+            checkpoint.write(setting.checkpoint, state.position, state.tensors())
+    if setting.train.keep == "best" and state.best:
+        state.restore_best()
+    return Outcome(clocks.stamp(state.position), total, message)
+
+
+def _step(
+    model: nn.Module, part: Sequence[Example], state: State, setting: Setting, total: int
+) -> tuple[float, float]:
+    """One optimiser step: (mean loss over the window's labels, gradient norm)."""
+    gathered = window(part, state.position.step, setting)
+    labels = sum(labels_in(setting.kind, batch) for batch in gathered)
+    summed = 0.0
+    for batch in gathered:
+        loss, _ = training_loss(model, setting.kind, to(batch, setting.device))
+        (loss / labels).backward()
+        summed += float(loss.detach())
+    if setting.hooks.penalty is not None:
+        setting.hooks.penalty().backward()
+    norm = nn.utils.clip_grad_norm_(state.named.values(), setting.train.clip or math.inf)
+    for group in state.optimiser.param_groups:
+        group["lr"] = learning_rate(state.position.step, total, setting.train)
+    state.optimiser.step()
+    if setting.hooks.after_step is not None:
+        setting.hooks.after_step(state.position.step + 1, total)
+    state.optimiser.zero_grad(set_to_none=True)
+    state.position = replace(
+        state.position,
+        step=state.position.step + 1,
+        tokens=state.position.tokens + sum(int(batch.mask.sum()) for batch in gathered),
+        recent_loss=state.position.recent_loss + summed,
+        recent_labels=state.position.recent_labels + labels,
+    )
+    return summed / labels, float(norm)
+
+
+def _write_step(
+    state: State,
+    setting: Setting,
+    log: Log,
+    clocks: Clocks,
+    total: int,
+    per_epoch: int,
+    norm: float,
+) -> None:
+    """Every so many steps, a line with the mean loss since the last one."""
+    position = state.position
+    if position.step % setting.train.log_every and position.step != total:
+        return
+    log.write(
+        {
+            "step": position.step,
+            "epoch": round(position.step / per_epoch, 4),
+            "loss": position.recent_loss / position.recent_labels,
+            "grad_norm": norm,
+            "lr": learning_rate(position.step - 1, total, setting.train),
+            "tokens": position.tokens,
+            "tokens_per_s": round(position.tokens / max(clocks.train_s, 1e-9), 1),
+        }
+    )
+    state.position = replace(position, recent_loss=0.0, recent_labels=0)
+
+
+def _select(
+    model: nn.Module,
+    part: Sequence[Example],
+    state: State,
+    setting: Setting,
+    log: Log,
+    per_epoch: int,
+) -> bool:
+    """Score the selection split and keep the state if it is the best; False if it is not finite."""
+    size = setting.train.eval_batch
+    found, loss = evaluate(model, part, setting.kind, size, setting.pad, setting.device)
+    value, best, step = ratio(found), state.position.best_value, state.position.step
+    if not (math.isfinite(value) and math.isfinite(loss)):
+        return False
+    if best is None or (value < best if setting.kind == "language" else value > best):
+        state.keep_as_best()
+        state.position = replace(state.position, best_value=value, best_step=step)
+    log.write({"step": step, "epoch": round(step / per_epoch, 4), "selection": value})
+    return True

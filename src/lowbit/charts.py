@@ -1,0 +1,190 @@
+"""The report's interactive charts: the figures' data drawn by altair, as plain Vega-Lite specs.
+
+Each chart is as wide as its container and takes its text and plan colours from the page, which
+knows whether the reader's scheme is light or dark. No chart has parameters: altair would number
+them, and the same records would no longer give the same page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from lowbit.figures.curves import Curves, limits
+from lowbit.figures.pareto import Pareto, axis_title, shown
+from lowbit.figures.sizes import ROLES, Bar
+
+ROLE_COLOURS = ("#0072b2", "#56b4e9", "#d55e00", "#e69f00", "#999999", "#8a63b5")
+_SIZE_LABEL = "datum.value ? format(datum.value, '~s') + 'B' : '0'"
+
+
+def pareto(data: Pareto, plans: Sequence[str]) -> dict[str, Any]:
+    """Means by colour and shape, seeds as small dots, the front as stairs.
+
+    `plans` are all plans of the setting, so that one plan has one colour in every chart.
+    """
+    points = [
+        {"plan": p.plan, "bytes": p.bytes, "value": shown(data.metric, p.mean), "front": p.front}
+        for p in data.points
+    ]
+    seeds = [
+        {"plan": p.plan, "bytes": p.bytes, "value": shown(data.metric, value)}
+        for p in data.points
+        for value in p.seeds
+    ]
+    x = alt.X(
+        "bytes:Q",
+        title="stored bytes",
+        scale=alt.Scale(type="log", nice=False, padding=24),
+        axis=alt.Axis(labelExpr=_SIZE_LABEL, tickCount=5, grid=False),
+    )
+    y = alt.Y(
+        "value:Q",
+        title=axis_title(data.metric),
+        scale=alt.Scale(zero=False, padding=16),
+        axis=alt.Axis(tickCount=6),
+    )
+    colour = _plan_colour(plans)
+    base = alt.Chart(_values(points))
+    stairs = (
+        base.transform_filter("datum.front")
+        .mark_line(interpolate="step-after", opacity=0.6, strokeWidth=1.2)
+        .encode(x, y)
+    )
+    means = base.mark_point(size=110, filled=True, opacity=1).encode(
+        x, y, colour, _plan_shape(plans), tooltip=_tips(data.metric)
+    )
+    dots = alt.Chart(_values(seeds)).mark_circle(size=16, opacity=0.55).encode(x, y, colour)
+    return _spec(alt.layer(stairs, dots, means), "Stored bytes against " + data.metric, 320)
+
+
+def curves(data: Curves) -> dict[str, Any]:
+    """Thick means, thin seeds, hollow selection points."""
+    names = [curve.plan for curve in data.curves]
+    means = [
+        {"plan": c.plan, "step": step, "value": value}
+        for c in data.curves
+        for step, value in c.mean
+    ]
+    seeds = [
+        {"plan": c.plan, "step": step, "value": value, "run": i}
+        for c in data.curves
+        for i, series in enumerate(c.seeds)
+        for step, value in series
+    ]
+    selection = [
+        {"plan": c.plan, "step": step, "value": value}
+        for c in data.curves
+        for step, value in (c.selection if data.alike else ())
+    ]
+    reach = limits(data)
+    scale = alt.Scale(domain=list(reach), nice=False) if reach else alt.Scale(zero=False)
+    x = alt.X("step:Q", axis=alt.Axis(grid=False, tickCount=6))
+    colour = _plan_colour(names, "stroke")
+    y = alt.Y("value:Q", title="training loss", scale=scale, axis=alt.Axis(tickCount=6))
+    tips = [alt.Tooltip("plan:N"), alt.Tooltip("step:Q"), alt.Tooltip("value:Q", format=".4f")]
+    thin = (
+        alt.Chart(_values(seeds))
+        .mark_line(strokeWidth=0.7, opacity=0.35, clip=True)
+        .encode(x, y, colour, detail=["plan:N", "run:N"])
+    )
+    thick = (
+        alt.Chart(_values(means))
+        .mark_line(strokeWidth=2, clip=True)
+        .encode(x, y, colour, _plan_dash(names), tooltip=tips)
+    )
+    hollow = (
+        alt.Chart(_values(selection))
+        .mark_point(size=45, strokeWidth=1.6, clip=True)
+        .encode(x, y, colour, tooltip=tips)
+    )
+    layers = (thin, thick, hollow) if selection else (thin, thick)
+    return _spec(alt.layer(*layers), "Training loss by step", 320)
+
+
+def sizes(data: Sequence[Bar]) -> dict[str, Any]:
+    """A bar a plan, stacked by role."""
+    parts = [
+        {"plan": bar.plan, "role": role, "order": i, "bytes": part}
+        for bar in data
+        for i, (role, part) in enumerate(zip(ROLES, bar.parts, strict=True))
+        if part
+    ]
+    present = [role for role in ROLES if any(part["role"] == role for part in parts)]
+    hues = [ROLE_COLOURS[ROLES.index(role)] for role in present]
+    chart = (
+        alt.Chart(_values(parts))
+        .mark_bar(height={"band": 0.72})
+        .encode(
+            alt.X("sum(bytes):Q", title="stored bytes", axis=_size_axis()),
+            alt.Y(
+                "plan:N", title=None, sort=[bar.plan for bar in data], axis=alt.Axis(ticks=False)
+            ),
+            alt.Color(
+                "role:N", title=None, scale=alt.Scale(domain=present, range=hues), legend=_legend()
+            ),
+            alt.Order("order:Q"),
+            [
+                alt.Tooltip("plan:N"),
+                alt.Tooltip("role:N"),
+                alt.Tooltip("sum(bytes):Q", title="bytes", format=",.0f"),
+            ],
+        )
+    )
+    return _spec(chart, "Stored bytes by role", 28 * max(1, len(data)))
+
+
+def _values(rows: list[dict[str, Any]]) -> alt.Data:
+    return alt.Data(values=rows)
+
+
+def _size_axis() -> alt.Axis:
+    return alt.Axis(labelExpr=_SIZE_LABEL, tickCount=5)
+
+
+def _legend(symbol: str | None = None) -> alt.Legend:
+    """Below the chart, two columns: what still fits a telephone."""
+    look: dict[str, Any] = {"symbolType": symbol} if symbol else {}
+    return alt.Legend(
+        orient="bottom",
+        columns=2,
+        symbolLimit=0,
+        symbolOpacity=1,
+        labelLimit=140,
+        title=None,
+        **look,
+    )
+
+
+def _plan_colour(plans: Sequence[str], symbol: str | None = None) -> alt.Color:
+    return alt.Color("plan:N", scale=alt.Scale(domain=list(plans)), legend=_legend(symbol))
+
+
+def _plan_shape(plans: Sequence[str]) -> alt.Shape:
+    return alt.Shape("plan:N", scale=alt.Scale(domain=list(plans)), legend=_legend())
+
+
+def _plan_dash(plans: Sequence[str]) -> alt.StrokeDash:
+    return alt.StrokeDash("plan:N", scale=alt.Scale(domain=list(plans)), legend=_legend("stroke"))
+
+
+def _tips(metric: str) -> list[alt.Tooltip]:
+    return [
+        alt.Tooltip("plan:N"),
+        alt.Tooltip("bytes:Q", format=",.0f"),
+        alt.Tooltip("value:Q", title=metric, format=".4f"),
+        alt.Tooltip("front:N", title="on the front"),
+    ]
+
+
+def _spec(chart: Any, description: str, height: int) -> dict[str, Any]:
+    """As wide as the page allows; `description` is what a screen reader says."""
+    fitted = chart.properties(
+        width="container",
+        height=height,
+        description=description,
+        autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
+    )
+    return fitted.to_dict()

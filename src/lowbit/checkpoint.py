@@ -1,0 +1,64 @@
+"""A training state on disk: everything that is needed to go on with the same bits.
+
+One safetensors file (nothing is ever unpickled), written atomically, with the digest of its own
+tensors in its header: a file that is torn or altered reads as no checkpoint at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from lowbit.record import write_atomic
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands, in numbers."""
+
+    fingerprint: str
+    step: int = 0
+    best_step: int = -1
+    best_value: float | None = None
+    log_bytes: int = 0
+    tokens: int = 0
+    recent_loss: float = 0.0
+    recent_labels: int = 0
+    train_s: float = 0.0
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+
+def write(path: Path, position: Position, tensors: Mapping[str, Tensor]) -> None:
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {"position": json.dumps(asdict(position)), "digest": _digest(kept)}
+    write_atomic(path, save(kept, metadata=header))
+
+
+def read(path: Path, fingerprint: str) -> tuple[Position, dict[str, Tensor]] | None:
+    """The checkpoint of this very run, or None: absent, torn, or another run's."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        position = Position(**json.loads(header["position"]))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return None
+    whole = header.get("digest") == _digest(tensors)
+    return (position, tensors) if whole and position.fingerprint == fingerprint else None
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        raw = tensors[name].reshape(-1).view(torch.uint8) if tensors[name].numel() else None
+        total.update(name.encode() + (b"" if raw is None else raw.numpy().tobytes()))
+    return total.hexdigest()

@@ -1,0 +1,217 @@
+"""The command line. Every import that costs time happens inside the command that needs it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from lowbit.errors import LowbitError
+
+app = typer.Typer(
+    name="lowbit",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="What does low precision cost my fine-tune, and where should I spend my bytes?\n\n"
+    "Start with [bold]lowbit run studies/demo[/]: a small study from nothing to a report.",
+)
+
+StudyArgument = Annotated[str, typer.Argument(help="A study's folder, or its study.toml.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override any key of the study, e.g. --set train.lr=1e-4. May be repeated.",
+    ),
+]
+ProfileOption = Annotated[
+    str | None, typer.Option(help="Use a [profile.NAME] of the study; its results lie apart.")
+]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Only runs whose name, plan, task or model matches this glob. Repeatable."),
+]
+SeedsOption = Annotated[str, typer.Option(help="Other seeds than the study's, e.g. 0,1,2 or 0-5.")]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"] | None,
+    typer.Option(help="Where to run; auto takes CUDA, then MPS, then the CPU."),
+]
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """A user's mistake gets a message and an exit code, never a traceback."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except LowbitError as error:
+            complain(str(error))
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            complain("interrupted; what is finished is kept, and the same command goes on")
+            raise typer.Exit(1) from None
+        except BrokenPipeError:
+            raise typer.Exit(1) from None
+        except OSError as error:
+            complain(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+            raise typer.Exit(1) from None
+
+    return wrapped
+
+
+def complain(message: str) -> None:
+    sys.stderr.write(f"error: {message}\n")
+
+
+@app.command()
+@guarded
+def run(
+    study: StudyArgument,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Run nothing; show each cell's bytes, memory, time.")
+    ] = False,
+    only: OnlyOption = None,
+    seeds: SeedsOption = "",
+    settings: SetOption = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    profile: ProfileOption = None,
+    device: DeviceOption = None,
+    rerun: Annotated[
+        bool, typer.Option("--rerun", help="Replace records that are there already.")
+    ] = False,
+) -> None:
+    """Carry out a study, or the rest of it, then show its table, figure and report.
+
+    Finished runs are skipped; an interrupted one goes on from its last checkpoint.
+    """
+    from lowbit import commands
+    from lowbit.study import read
+
+    chosen = read(study, settings or (), profile, _seeds(seeds), only or ())
+    if dry_run:
+        commands.dry_run(chosen, device)
+    else:
+        commands.carry_out(chosen, jobs, device, rerun)
+
+
+@app.command()
+@guarded
+def status(study: StudyArgument, settings: SetOption = None, profile: ProfileOption = None) -> None:
+    """Which runs of a study are done, under way, diverged, missing or out of date."""
+    from lowbit import commands
+    from lowbit.study import read
+
+    commands.status(read(study, settings or (), profile))
+
+
+@app.command()
+@guarded
+def validate(
+    study: StudyArgument, settings: SetOption = None, profile: ProfileOption = None
+) -> None:
+    """Check a study without running it: keys, formats, plans against the models, records."""
+    from lowbit import commands
+    from lowbit.study import read
+
+    commands.validate(read(study, settings or (), profile))
+
+
+@app.command()
+@guarded
+def report(study: StudyArgument, settings: SetOption = None, profile: ProfileOption = None) -> None:
+    """Write a study's table, figures and one self-contained HTML page from its records."""
+    from lowbit import commands
+    from lowbit.study import read
+
+    commands.report(read(study, settings or (), profile))
+
+
+@app.command()
+@guarded
+def adapt(
+    model: Annotated[str, typer.Argument(help="A folder, a hub id, assets:NAME or demo:tiny.")],
+    task: Annotated[str, typer.Option(help="sst2, wikitext2, dailydialog, demo, FILE.txt, ...")],
+    plan: Annotated[
+        str, typer.Option(help="A plan's TOML, a format like nf4@64, or a name like Joint-2.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
+    seed: Annotated[int, typer.Option(help="Of adapters, data order and dropout.")] = 0,
+    settings: SetOption = None,
+    device: DeviceOption = None,
+    rerun: Annotated[bool, typer.Option("--rerun", help="Replace a record there already.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Run nothing; show bytes, memory and time.")
+    ] = False,
+) -> None:
+    """Fine-tune one model on one task with one plan; leaves a record and a PEFT adapter.
+
+    Settings as in a study: --set train.epochs=1 --set task.limit=2000 --set plan.rank=4
+    """
+    from lowbit import commands
+    from lowbit.study import Study, single
+
+    spec, execution = single(model, task, plan, seed, settings or ())
+    one = Study(out, spec.name, "", (), (spec,), execution, out)
+    if dry_run:
+        commands.dry_run(one, device)
+    else:
+        commands.adapt_one(one, device, rerun)
+
+
+@app.command()
+@guarded
+def export(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder.")],
+    to: Annotated[Path, typer.Option(help="The folder to write.")],
+    what: Annotated[
+        Literal["base", "merged"],
+        typer.Option(help="The decoded base (for PEFT), or base and adapter merged into one."),
+    ] = "merged",
+) -> None:
+    """Write a run's model as an ordinary transformers folder."""
+    from lowbit import commands
+
+    commands.export(run_folder, to, merge=what == "merged")
+
+
+@app.command()
+@guarded
+def doctor() -> None:
+    """What this machine has: devices, the real speed of bf16, memory, optional tools."""
+    from lowbit import commands
+
+    commands.doctor()
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    """`0,1,2` or `0-5`."""
+    from lowbit.errors import UserError
+
+    found: list[int] = []
+    for part in filter(None, text.split(",")):
+        low, dash, high = part.partition("-")
+        if not low.strip().isdecimal() or (dash and not high.strip().isdecimal()):
+            raise UserError(f"--seeds {text}: expected numbers like 0,1,2 or 0-5")
+        found += range(int(low), int(high or low) + 1)
+    return tuple(found)
+
+
+def main() -> None:
+    """The `lowbit` command. `--dry_run` and `--dry-run` are the same option."""
+    for i, word in enumerate(sys.argv[1:], 1):
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            sys.argv[i] = name.replace("_", "-") + equals + value
+    app()
+
+
+if __name__ == "__main__":
+    main()

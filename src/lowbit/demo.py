@@ -1,0 +1,119 @@
+"""The demo's model: a tiny Llama, pretrained here on Python's own documentation.
+
+No download: the text is `pydoc_data.topics`, which ships inside CPython, and the loop is the one
+that adapts everything else (`adapt.adapt`), given a model in which every parameter trains. It
+takes about a minute once; afterwards the model lies in the cache under a name that holds the
+text's hash, because the text differs by Python version.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from torch import nn
+
+from lowbit.adapt import Setting, Watcher, adapt, nobody
+from lowbit.models.loading import quiet, resolve, tokenizer_of
+from lowbit.record import write_atomic
+from lowbit.spec import DEMO_MODEL, TaskSpec, TrainSpec
+from lowbit.tasks.cache import cache_dir
+from lowbit.tasks.prepare import find, prepare
+
+VOCABULARY = 2048
+WINDOW = 128
+END = "<|endoftext|>"
+TASK = TaskSpec("demo-topics", window=WINDOW)
+TRAIN = TrainSpec(
+    epochs=6, lr=2e-3, batch=16, weight_decay=0.1, compute="fp32", eval_batch=32, log_every=20
+)
+SHAPE = {
+    "hidden_size": 192,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 6,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": True,
+}
+
+
+def model_folder(reference: str, watcher: Watcher = nobody) -> Path:
+    """The folder of any model reference; `demo:tiny` is made on first use."""
+    if reference != DEMO_MODEL:
+        return resolve(reference)
+    texts = [d.text for part in find(TASK.name).read(TASK).parts.values() for d in part]
+    recipe = json.dumps([asdict(TASK), asdict(TRAIN), SHAPE, VOCABULARY], sort_keys=True)
+    key = sha256("\0".join([recipe, *texts]).encode()).hexdigest()[:12]
+    folder = cache_dir() / "models" / f"demo-tiny-{key}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "config.json").is_file():
+            _make(folder, texts, watcher)
+    return folder
+
+
+def _make(folder: Path, texts: list[str], watcher: Watcher) -> None:
+    """Pretrain beside the folder and rename at the end: it is there whole or not at all."""
+    growing = folder.with_name(folder.name + ".partial")
+    growing.mkdir(exist_ok=True)
+    if not (growing / "tokenizer.json").is_file():
+        _write_tokenizer(growing, texts)
+    tokenizer = tokenizer_of(growing)
+    data = prepare(TASK, tokenizer, SHAPE["max_position_embeddings"], cache_dir())
+    torch.manual_seed(0)
+    model = _untrained(tokenizer)
+    setting = Setting(
+        kind="language",
+        train=TRAIN,
+        seed=0,
+        pad=tokenizer.pad_token_id,
+        device=torch.device("cpu"),
+        fingerprint=folder.name,
+        checkpoint=growing / "checkpoint.safetensors",
+        watcher=watcher,
+    )
+    adapt(model, data.parts, setting)
+    with quiet():
+        model.to(torch.bfloat16).save_pretrained(growing)  # type: ignore[operator, arg-type]
+    (growing / "checkpoint.safetensors").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    growing.rename(folder)
+
+
+def _untrained(tokenizer: Any) -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **SHAPE,
+    )
+    return LlamaForCausalLM(config)
+
+
+def _write_tokenizer(folder: Path, texts: list[str]) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    trainer = trainers.BpeTrainer(  # type: ignore[call-arg]
+        vocab_size=VOCABULARY,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 256}
+    settings |= {"bos_token": END, "eos_token": END, "pad_token": END}
+    write_atomic(folder / "tokenizer_config.json", json.dumps(settings, indent=1).encode())
+    write_atomic(folder / "tokenizer.json", tokenizer.to_str().encode())

@@ -1,0 +1,155 @@
+"""Which device and which compute type, and what this machine has.
+
+`auto` is never recorded: a device is looked for (CUDA, then MPS, then CPU), and the compute type
+follows a measurement, because a CPU without bf16 instructions multiplies bf16 ten times slower
+than fp32, and one with them four times faster.
+"""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+import time
+from contextlib import suppress
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+import psutil
+import torch
+
+from lowbit import __version__
+from lowbit.errors import UserError
+from lowbit.record import Facts
+
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def available() -> list[str]:
+    found = ["cuda"] if torch.cuda.is_available() else []
+    found += ["mps"] if torch.backends.mps.is_available() else []
+    return [*found, "cpu"]
+
+
+def resolve_device(declared: str) -> torch.device:
+    if declared == "auto":
+        return torch.device(available()[0])
+    if declared not in available():
+        raise UserError(f"this machine has no {declared}; it has {', '.join(available())}")
+    return torch.device(declared)
+
+
+def resolve_compute(declared: str, device: torch.device) -> str:
+    """`auto`: bf16 where it was measured to be faster."""
+    if declared != "auto":
+        return declared
+    speeds = speed(device)
+    return "bf16" if speeds["bf16"] > speeds["fp32"] else "fp32"
+
+
+@lru_cache(maxsize=4)
+def speed(device: torch.device, size: int = 768, rounds: int = 7) -> dict[str, float]:
+    """GFLOP/s of a square matrix product in each compute type."""
+    return {name: _products(device, dtype, size, rounds) for name, dtype in TYPES.items()}
+
+
+def _products(device: torch.device, dtype: torch.dtype, size: int, rounds: int) -> float:
+    a = torch.ones(size, size, dtype=dtype, device=device)
+    seconds = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        a @ a
+        synchronise(device)
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / median(seconds[1:]) / 1e9
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a run could take now."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+class PeakMemory:
+    """Peak memory since `start`, and what was held before: a process that did nothing yet.
+
+    Linux lets a process forget its high-water mark, which makes the figure exact; elsewhere it is
+    the process's own peak. On CUDA it is the device's.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.idle = 0
+
+    def start(self) -> None:
+        """Take what is held now for the idle interpreter's."""
+        cuda = self.device.type == "cuda"
+        self.idle = (
+            torch.cuda.memory_allocated(self.device) if cuda else psutil.Process().memory_info().rss
+        )
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the peak so far: preparing data is no part of a run's memory."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def peak(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        status = Path("/proc/self/status")
+        if status.exists():
+            for line in status.read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return 1024 * int(line.split()[1])
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else 1024 * most
+
+
+def facts(
+    device: torch.device,
+    compute: str,
+    residency: str,
+    data: str,
+    weights: str,
+    notes: tuple[str, ...],
+) -> Facts:
+    """What is recorded about the machine and the libraries."""
+    return Facts(
+        device=device.type,
+        compute=compute,
+        threads=torch.get_num_threads(),
+        residency=residency,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        transformers=version("transformers"),
+        lowbit=__version__,
+        cpu=cpu_name(),
+        cores=psutil.cpu_count() or 1,
+        memory=psutil.virtual_memory().total,
+        system=f"{platform.system()} {platform.machine()}",
+        data=data,
+        weights=weights,
+        notes=notes,
+    )
+
+
+def cpu_name() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

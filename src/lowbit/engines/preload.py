@@ -1,0 +1,8 @@
+"""Imported once by the server that runs are forked from, so that each need not import it again."""
+
+import transformers.models.bert.modeling_bert
+import transformers.models.gpt2.modeling_gpt2
+import transformers.models.llama.modeling_llama  # noqa: F401
+
+import lowbit.probe
+import lowbit.run  # noqa: F401

@@ -1,0 +1,49 @@
+"""Scores of a part of a task: no gradients, nothing changed by having looked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from lowbit.losses import Kind, scores
+from lowbit.tasks.base import Batch, Example
+from lowbit.tasks.batching import batches
+
+Found = list[tuple[float, int]]
+
+
+def evaluate(
+    model: nn.Module, part: Sequence[Example], kind: Kind, size: int, pad: int, device: torch.device
+) -> tuple[Found, float]:
+    """((sum, count) of every example, mean loss), in evaluation mode and without gradients."""
+    was_training = model.training
+    model.eval()
+    found: dict[int, tuple[float, int]] = {}
+    loss, labels = 0.0, 0
+    # Alike lengths together: less padding.
+    order = sorted(range(len(part)), key=lambda i: len(part[i].ids))
+    for batch in batches(part, size, pad, order):
+        sums, counts, summed = scores(model, kind, to(batch, device))
+        found.update(zip(batch.index, zip(sums, counts, strict=True), strict=True))
+        loss, labels = loss + summed, labels + sum(counts)
+    model.train(was_training)
+    return [found[i] for i in range(len(part))], loss / labels
+
+
+def ratio(found: Sequence[tuple[float, int]]) -> float:
+    """The metric: sums over counts."""
+    return sum(s for s, _ in found) / sum(c for _, c in found)
+
+
+def to(batch: Batch, device: torch.device) -> Batch:
+    if device.type == "cpu":
+        return batch
+    return replace(
+        batch,
+        ids=batch.ids.to(device),
+        mask=batch.mask.to(device),
+        target=batch.target.to(device),
+    )

@@ -1,0 +1,1 @@
+"""What leaves the lab: adapters in PEFT's format, decoded and merged models."""

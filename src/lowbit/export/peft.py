@@ -1,0 +1,151 @@
+"""Adapters in PEFT's format, written and read.
+
+An adapter is written as plain LoRA on the *decoded* base: scaling and singular values are folded
+into its factors, so `lora_alpha` equals `r` everywhere; pruned directions and sites of rank 0 are
+left out (PEFT rejects rank 0). Ranks and alphas are patterns by full module name. `lowbit.json`
+beside it says which base it was trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from lowbit.errors import UserError
+from lowbit.install import adapters, trained
+from lowbit.layers import Adapted, Adapter
+from lowbit.losses import Kind
+from lowbit.record import write_atomic
+
+PREFIX = "base_model.model."
+WEIGHTS, CONFIG, OURS = "adapter_model.safetensors", "adapter_config.json", "lowbit.json"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which base an adapter belongs to."""
+
+    model: str
+    fingerprint: str
+    formats: Mapping[str, str]
+    """Site -> how its base is stored."""
+    conv1d: bool = False
+
+
+def write(folder: Path, model: nn.Module, kind: Kind, origin: Origin) -> dict[str, int]:
+    """Write the adapter of an installed model; the rank that each site ended with."""
+    factors = {site: adapter.factors() for site, adapter in adapters(model).items()}
+    factors = {site: (a, b) for site, (a, b) in factors.items() if len(a)}
+    ranks = {site: len(a) for site, (a, _) in factors.items()}
+    heads = trained(model)
+    tensors: dict[str, Tensor] = {}
+    for site, (a, b) in factors.items():
+        tensors[f"{PREFIX}{site}.lora_A.weight"] = a.contiguous().cpu()
+        tensors[f"{PREFIX}{site}.lora_B.weight"] = b.contiguous().cpu()
+    for name, head in heads.items():
+        for part, tensor in head.named_parameters():
+            tensors[f"{PREFIX}{name}.{part}"] = tensor.detach().contiguous().cpu()
+    write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    config = _config(ranks, sorted(heads), kind, origin)
+    write_atomic(folder / CONFIG, _json(config))
+    ours = {"base": origin.model, "run": origin.fingerprint, "formats": dict(origin.formats)}
+    write_atomic(folder / OURS, _json(ours))
+    return ranks
+
+
+def _config(ranks: Mapping[str, int], heads: list[str], kind: Kind, origin: Origin) -> Any:
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM" if kind == "language" else "SEQ_CLS",
+        "base_model_name_or_path": origin.model,
+        "r": max(ranks.values(), default=1),
+        "lora_alpha": max(ranks.values(), default=1),
+        "rank_pattern": dict(ranks),
+        "alpha_pattern": dict(ranks),
+        "target_modules": sorted(ranks),
+        "modules_to_save": heads or None,
+        "fan_in_fan_out": origin.conv1d,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "inference_mode": True,
+    }
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An adapter as read: B A is the whole delta, scaling included."""
+
+    factors: dict[str, tuple[Tensor, Tensor]]
+    heads: dict[str, Tensor]
+
+
+def read(folder: Path) -> Loaded:
+    """A plain LoRA adapter in PEFT's format, ours or another's."""
+    if not (folder / WEIGHTS).is_file():
+        pickled = " (pickled weights are not read)" if list(folder.glob("*.bin")) else ""
+        raise UserError(f"{folder} holds no {WEIGHTS}{pickled}")
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if config.get("peft_type") != "LORA" or config.get("use_dora"):
+        raise UserError(f"{folder}: only plain LoRA adapters are read, not this one")
+    tensors = {k.removeprefix(PREFIX): v for k, v in load_file(folder / WEIGHTS).items()}
+    sites = [key.removesuffix(".lora_A.weight") for key in tensors if key.endswith("lora_A.weight")]
+    factors = {
+        site: (
+            tensors.pop(f"{site}.lora_A.weight"),
+            tensors.pop(f"{site}.lora_B.weight") * _scaling(config, site),
+        )
+        for site in sites
+    }
+    return Loaded(factors, tensors)
+
+
+def _scaling(config: Mapping[str, Any], site: str) -> float:
+    rank = _pattern(config.get("rank_pattern"), site, config["r"])
+    alpha = _pattern(config.get("alpha_pattern"), site, config["lora_alpha"])
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _pattern(patterns: Mapping[str, float] | None, site: str, default: float) -> float:
+    for name, value in (patterns or {}).items():
+        if site == name or site.endswith("." + name):
+            return value
+    return default
+
+
+def attach(model: nn.Module, loaded: Loaded) -> None:
+    """Put a read adapter onto an installed model, in place of whatever adapters it has."""
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, Adapted)}
+    unknown = sorted(set(loaded.factors) - set(layers))
+    if unknown:
+        raise UserError(f"the adapter has a site that the model lacks: {unknown[0]}")
+    for name, layer in layers.items():
+        layer.adapter = None
+        if name in loaded.factors:
+            layer.adapter = _adapter(*loaded.factors[name]).to(layer.frozen.codes.device)
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in loaded.heads.items():
+            if name not in parameters:
+                raise UserError(f"the adapter holds '{name}', which is not trained here")
+            parameters[name].copy_(tensor)
+
+
+def _adapter(a: Tensor, b: Tensor) -> Adapter:
+    rank, shape = len(a), (len(b), a.shape[1])
+    adapter = Adapter(rank, shape, float(rank), 0.0, torch.Generator())
+    with torch.no_grad():
+        adapter.A.copy_(a)
+        adapter.B.copy_(b)
+    return adapter

@@ -1,0 +1,146 @@
+"""install(model, choices): every planned site changes its type and its bytes, or it raises.
+
+One pass over the sites that `models.family` found: encode the weight, put the thin layer in its
+place, drop the original. What is no site (norms, biases) is frozen and cast to the compute type;
+heads that the checkpoint did not hold are trained in full precision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lowbit.errors import RunError, UserError
+from lowbit.layers import (
+    Adapted,
+    Adapter,
+    Frozen,
+    FrozenEmbedding,
+    Residency,
+    SvdAdapter,
+    Trained,
+)
+from lowbit.quant.codec import encode
+from lowbit.quant.formats import is_cast, spell
+from lowbit.quant.ledger import stored
+from lowbit.spec import Choice, Plan, Site
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How sites are installed, the same for all of them."""
+
+    plan: Plan
+    compute: torch.dtype
+    seed: int
+    residency: Residency = "packed"
+
+
+def install(
+    model: nn.Module, sites: tuple[Site, ...], choices: Mapping[str, Choice], settings: Settings
+) -> None:
+    """Replace every site's module in place, freeze the rest, and check that it happened."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for site in sites:
+        _install_site(model, site, choices[site.name], settings)
+    _cast_rest(model, settings.compute)
+    for site in sites:
+        _check(model, site, choices[site.name])
+
+
+def _install_site(model: nn.Module, site: Site, choice: Choice, settings: Settings) -> None:
+    module = model.get_submodule(site.name)
+    weight = _weight(module)
+    if choice.base == "trained":
+        _put(model, site.name, _trained(module, weight, site, choice, settings.seed))
+        return
+    frozen = Frozen(encode(weight, choice.quant), settings.residency)
+    for name in (site.name, *site.aliases):
+        _put(model, name, _layer(model.get_submodule(name), frozen, site, choice, settings))
+
+
+def _layer(
+    module: nn.Module, frozen: Frozen, site: Site, choice: Choice, settings: Settings
+) -> nn.Module:
+    if isinstance(module, nn.Embedding):
+        return FrozenEmbedding(frozen, settings.compute)
+    adapter = None
+    if choice.rank:
+        kind = Adapter if settings.plan.schedule.kind == "fixed" else SvdAdapter
+        seed = generator(settings.seed, site.name)
+        adapter = kind(
+            choice.rank, site.shape, settings.plan.alpha, settings.plan.dropout, seed
+        ).to(frozen.codes.device)
+    return Adapted(frozen, getattr(module, "bias", None), adapter)
+
+
+def _trained(module: nn.Module, weight: Tensor, site: Site, choice: Choice, seed: int) -> Trained:
+    if isinstance(module, nn.Embedding) or site.aliases:
+        raise UserError(f"{site.name}: the base of an embedding or a tied head cannot be trained")
+    if not is_cast(choice.quant):
+        raise UserError(
+            f"{site.name}: a trained base needs fp32, bf16 or fp16, not {spell(choice.quant)}"
+        )
+    bias = getattr(module, "bias", None)
+    if site.fresh:
+        # From the run's own seed, so that plans that are compared start from the same head.
+        fresh = torch.empty(site.shape).normal_(0, 0.02, generator=generator(seed, site.name))
+        weight = fresh.to(weight.device)
+        bias = None if bias is None else torch.zeros_like(bias)
+    return Trained(weight, bias)
+
+
+def _weight(module: nn.Module) -> Tensor:
+    """(out, in), detached."""
+    weight: Tensor = module.weight.detach()  # type: ignore[union-attr, operator, assignment]
+    return weight.t() if type(module).__name__ == "Conv1D" else weight
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, module)
+
+
+def _cast_rest(model: nn.Module, compute: torch.dtype) -> None:
+    """Norms and biases compute in the compute type; what is trained stays in fp32."""
+    for name, parameter in model.named_parameters():
+        trains = parameter.requires_grad or ".adapter." in name
+        if parameter.is_floating_point() and not trains:
+            parameter.data = parameter.data.to(compute)
+
+
+def _check(model: nn.Module, site: Site, choice: Choice) -> None:
+    for name in (site.name, *site.aliases):
+        module = model.get_submodule(name)
+        if not isinstance(module, Adapted | FrozenEmbedding | Trained):
+            raise RunError(f"{name} is still a {type(module).__name__}: the plan did not reach it")
+        if isinstance(module, Trained):
+            continue
+        kept, counted = module.frozen.packed.nbytes, stored(choice.quant, site.shape).total
+        if kept != counted:
+            raise RunError(f"{name} keeps {kept} bytes where the ledger counts {counted}")
+
+
+def generator(seed: int, name: str) -> torch.Generator:
+    """A site's own stream: the same whatever else a plan contains."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+
+
+def adapters(model: nn.Module) -> dict[str, Adapter | SvdAdapter]:
+    """Every adapter by its site's name."""
+    return {
+        name: module.adapter
+        for name, module in model.named_modules()
+        if isinstance(module, Adapted) and module.adapter is not None
+    }
+
+
+def trained(model: nn.Module) -> dict[str, Trained]:
+    """Every layer trained in full precision, by its site's name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, Trained)}

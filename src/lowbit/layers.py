@@ -1,0 +1,173 @@
+"""Frozen (codes -> product) and Adapter (x, A, B -> delta), composed by one thin layer.
+
+    y = x W'  +  bias  +  (alpha / r) (x A') B'          W = decode(codes), never kept
+
+The frozen product saves nothing but its codes: its backward pass decodes again, because the
+decoded matrix is what packing was meant to save. `residency = decoded` keeps the copy for those
+who have the memory; decoding is deterministic, so the bits of the result are the same.
+
+Nothing here depends on train or eval mode except dropout: an evaluation pass cannot change what a
+later training step computes, and no weight is ever merged behind anyone's back.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lowbit.quant.codec import TENSORS, Packed, decode
+
+Residency = Literal["packed", "decoded"]
+
+
+class Frozen(nn.Module):
+    """A stored matrix: integer tensors only, so casting a model changes nothing in it."""
+
+    def __init__(self, packed: Packed, residency: Residency = "packed") -> None:
+        super().__init__()
+        self.spec, self.shape, self.residency = packed.spec, packed.shape, residency
+        for name, tensor in packed.tensors().items():
+            # Codes are parameters, so that sharding finds them; the rest are small.
+            if name == "codes":
+                self.codes = nn.Parameter(tensor, requires_grad=False)
+            else:
+                self.register_buffer(name, tensor)
+        self._kept: dict[torch.dtype, Tensor] = {}
+
+    @property
+    def packed(self) -> Packed:
+        found = {name: getattr(self, name, None) for name in TENSORS}
+        codes = self.codes.data
+        return Packed(self.spec, self.shape, **{**found, "codes": codes})
+
+    def weight(self, dtype: torch.dtype) -> Float[Tensor, "out in"]:
+        """The decoded matrix, fresh each time unless residency says to keep it."""
+        if self.residency == "packed":
+            return decode(self.packed, dtype)
+        kept = self._kept.get(dtype)
+        if kept is None or kept.device != self.codes.device:
+            kept = self._kept[dtype] = decode(self.packed, dtype)
+        return kept
+
+    def rows(self, index: Tensor, dtype: torch.dtype) -> Float[Tensor, "chosen in"]:
+        """Some rows only."""
+        if self.residency == "decoded":
+            return self.weight(dtype)[index]
+        return decode(self.packed, dtype, rows=index)
+
+    def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
+        return FrozenProduct.apply(x, self)
+
+    def extra_repr(self) -> str:
+        return f"{self.shape[0]}x{self.shape[1]}, {self.spec.format}, {self.residency}"
+
+
+class FrozenProduct(torch.autograd.Function):
+    """x W' whose backward decodes W again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, frozen: Frozen) -> Tensor:
+        ctx.frozen = frozen
+        return F.linear(x, frozen.weight(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None]:  # type: ignore[override]
+        return grad @ ctx.frozen.weight(grad.dtype), None
+
+
+class Adapter(nn.Module):
+    """The low-rank delta (alpha / r) (x A') B'. B starts at zero, so the delta does."""
+
+    def __init__(
+        self, rank: int, shape: tuple[int, int], alpha: float, dropout: float, seed: torch.Generator
+    ) -> None:
+        super().__init__()
+        rows, columns = shape
+        bound = 1 / math.sqrt(columns)
+        self.scaling, self.dropout = alpha / rank, dropout
+        self.A = nn.Parameter(torch.empty(rank, columns).uniform_(-bound, bound, generator=seed))
+        self.B = nn.Parameter(torch.zeros(rows, rank))
+
+    def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
+        x = F.dropout(x, self.dropout, self.training)
+        return F.linear(F.linear(x, self.A.to(x.dtype)), (self.scaling * self.B).to(x.dtype))
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """(A, B) with everything folded in: delta W = B A."""
+        return self.A.detach(), (self.scaling * self.B).detach()
+
+
+class SvdAdapter(nn.Module):
+    """The adaptive delta (alpha / r) ((x A') * E) B': a singular value a direction.
+
+    A direction whose value is cut is held at zero by `alive` and is left out by `factors`.
+    """
+
+    alive: Tensor
+
+    def __init__(
+        self, rank: int, shape: tuple[int, int], alpha: float, dropout: float, seed: torch.Generator
+    ) -> None:
+        super().__init__()
+        rows, columns = shape
+        self.scaling, self.dropout = alpha / rank, dropout
+        self.A = nn.Parameter(torch.empty(rank, columns).normal_(0, 0.02, generator=seed))
+        self.B = nn.Parameter(torch.empty(rows, rank).normal_(0, 0.02, generator=seed))
+        self.E = nn.Parameter(torch.zeros(rank))
+        self.register_buffer("alive", torch.ones(rank, dtype=torch.bool))
+
+    def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
+        x = F.dropout(x, self.dropout, self.training)
+        scaled = self.A * (self.scaling * self.E * self.alive)[:, None]
+        return F.linear(F.linear(x, scaled.to(x.dtype)), self.B.to(x.dtype))
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """(A, B) of the directions that are alive, everything folded in."""
+        scaled = self.A * (self.scaling * self.E)[:, None]
+        return scaled[self.alive].detach(), self.B[:, self.alive].detach()
+
+
+class Adapted(nn.Module):
+    """The thin layer: frozen product, bias, and a delta where the rank is not zero."""
+
+    def __init__(
+        self, frozen: Frozen, bias: Tensor | None, adapter: Adapter | SvdAdapter | None
+    ) -> None:
+        super().__init__()
+        self.frozen, self.adapter = frozen, adapter
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+
+    def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
+        y = self.frozen(x)
+        if self.bias is not None:
+            y = y + self.bias.to(y.dtype)
+        return y if self.adapter is None else y + self.adapter(x)
+
+
+class FrozenEmbedding(nn.Module):
+    """Looks up rows of a stored matrix and decodes only those."""
+
+    def __init__(self, frozen: Frozen, compute: torch.dtype) -> None:
+        super().__init__()
+        self.frozen, self.compute = frozen, compute
+
+    def forward(self, ids: Tensor) -> Tensor:
+        found = self.frozen.rows(ids.reshape(-1), self.compute)
+        return found.view(*ids.shape, -1)
+
+
+class Trained(nn.Module):
+    """A linear layer trained in full precision, whatever the compute type around it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().float().clone())
+        self.bias = None if bias is None else nn.Parameter(bias.detach().float().clone())
+
+    def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
+        return F.linear(x.float(), self.weight, self.bias)

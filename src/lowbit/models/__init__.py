@@ -1,0 +1,1 @@
+"""Model families: each file says where its sites are."""

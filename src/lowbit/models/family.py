@@ -1,0 +1,88 @@
+"""What a family is, and how its sites are found in a model.
+
+A family is data: which `model_type`s it covers, and a list of name patterns with their roles. A
+weight matrix that no pattern matches is an error, never a silently unquantised layer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from lowbit.errors import RunError, UserError
+from lowbit.registry import plugins
+from lowbit.spec import Role, Site
+
+MATRICES = ("Linear", "Conv1D", "Embedding")
+
+
+@dataclass(frozen=True)
+class Family:
+    """`sites`: (pattern over module names, role); a group named `depth` numbers the blocks."""
+
+    name: str
+    model_types: tuple[str, ...]
+    sites: tuple[tuple[str, Role], ...]
+
+    def match(self, module: str) -> Site | None:
+        """The site that a module name denotes, shape still unknown."""
+        for pattern, role in self.sites:
+            found = re.fullmatch(pattern, module)
+            if found:
+                depth = found.groupdict().get("depth")
+                return Site(module, role, (0, 0), None if depth is None else int(depth))
+        return None
+
+
+def family_of(model_type: str) -> Family:
+    """The family that covers a configuration's `model_type`."""
+    families = plugins("lowbit.models", "FAMILY")
+    for family in families.values():
+        if model_type in family.model_types:
+            return family
+    known = ", ".join(t for f in families.values() for t in f.model_types)
+    raise UserError(f"no model family covers '{model_type}'. Covered: {known}.")
+
+
+def shape_of(module: nn.Module) -> tuple[int, int]:
+    """(out_features, in_features); GPT-2's Conv1D keeps its weight the other way round."""
+    rows, columns = module.weight.shape  # type: ignore[union-attr, misc]
+    return (columns, rows) if type(module).__name__ == "Conv1D" else (rows, columns)
+
+
+def matrices(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module that holds one weight matrix."""
+    for name, module in model.named_modules():
+        if type(module).__name__ in MATRICES:
+            yield name, module
+
+
+def find_sites(model: nn.Module, stored: frozenset[str] | None = None) -> tuple[Site, ...]:
+    """All sites of a model as transformers built it, ties resolved; works on the meta device.
+
+    `stored`: the checkpoint's matrices; a head that is not among them is `fresh`. None: all are.
+    """
+    family = family_of(model.config.model_type)  # type: ignore[union-attr, arg-type]
+    sites: dict[int, Site] = {}
+    for name, module in matrices(model):
+        site = family.match(name)
+        if site is None:
+            raise RunError(
+                f"{family.name}: no pattern covers the matrix '{name}' {tuple(shape_of(module))}; "
+                "it would silently stay as it is"
+            )
+        key = id(module.weight)
+        if key in sites:
+            sites[key] = replace(sites[key], aliases=(*sites[key].aliases, name))
+        else:
+            fresh = site.role == "head" and stored is not None and not _holds(stored, name)
+            sites[key] = replace(site, shape=shape_of(module), fresh=fresh)
+    return tuple(sites.values())
+
+
+def _holds(stored: frozenset[str], name: str) -> bool:
+    """Checkpoints of a bare body lack the leading part of a name, or have one more."""
+    return any(name == s or name.endswith("." + s) or s.endswith("." + name) for s in stored)

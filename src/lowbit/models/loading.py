@@ -1,0 +1,196 @@
+"""From a name to a model: a local folder, `assets:NAME`, or a hub id; safetensors only.
+
+Pickled weights are refused, because reading them runs whatever code they contain. `skeleton`
+builds the same model without weights, so that plans can be checked and counted in no time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from lowbit.errors import RunError, UserError, nearest
+from lowbit.models.family import family_of
+
+Kind = Literal["language", "classification"]
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+WANTED = ["*.safetensors", "*.json", "*.txt", "*.model"]
+_ITEM = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder that holds a model, and what its headers say."""
+
+    folder: Path
+    config: Any
+    matrices: frozenset[str]
+    """Names of the modules whose `.weight` is stored."""
+    item: int
+    """Bytes of one stored number."""
+
+
+def resolve(reference: str) -> Path:
+    """The local folder that a reference stands for; fetches from the hub when it must."""
+    if reference.startswith("assets:"):
+        return _asset(reference.removeprefix("assets:"))
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        return path
+    if reference.startswith((".", "/", "~")) or reference.count("/") != 1:
+        raise UserError(
+            f"no model '{reference}': not a folder, not assets:NAME, not a hub id (owner/name)"
+        )
+    return _fetch(reference)
+
+
+def _asset(name: str) -> Path:
+    root = os.environ.get("LOWBIT_ASSETS")
+    if not root:
+        raise UserError(f"assets:{name} needs LOWBIT_ASSETS to name a folder with models/ in it")
+    models = Path(root) / "models"
+    known = [p.name for p in models.iterdir() if p.is_dir()] if models.is_dir() else []
+    if name not in known:
+        raise UserError(f"no model '{name}' in {models}.{nearest(name, known)}")
+    return models / name
+
+
+def _fetch(reference: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(reference, allow_patterns=WANTED))
+    except Exception as error:
+        raise RunError(
+            f"could not fetch '{reference}' from the hub: {type(error).__name__}. "
+            "Check the name and the network, or give a local folder."
+        ) from error
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Read configuration and headers, or say what is wrong with the folder."""
+    from transformers import AutoConfig
+
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} holds no config.json: not a model folder")
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (ValueError, OSError, KeyError) as error:
+        raise UserError(f"{folder / 'config.json'} cannot be read: {error}") from error
+    family_of(config.model_type)
+    names, item = _headers(_weight_files(folder))
+    return Checkpoint(folder, config, names, item)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    found = sorted(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        expected = {folder / n for n in json.loads(index.read_text())["weight_map"].values()}
+        missing = sorted(p.name for p in expected - set(found))
+        if missing:
+            raise UserError(f"{folder}: the index names {', '.join(missing)}, which is not there")
+    if found:
+        return found
+    pickled = [p.name for pattern in PICKLES for p in sorted(folder.glob(pattern))]
+    if pickled:
+        raise UserError(
+            f"{folder} holds pickled weights ({pickled[0]}), which can run code when read. "
+            "Convert them to safetensors where you trust them, or fetch a safetensors revision."
+        )
+    raise UserError(f"{folder} holds no weights: expected model.safetensors")
+
+
+def _headers(files: list[Path]) -> tuple[frozenset[str], int]:
+    names: set[str] = set()
+    item = 2
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as file:
+                keys = list(file.keys())
+                item = _ITEM.get(file.get_slice(keys[0]).get_dtype(), 4) if keys else item
+        except Exception as error:
+            raise RunError(f"{path} is torn or no safetensors file: {error}") from error
+        names |= {key.removesuffix(".weight") for key in keys if key.endswith(".weight")}
+    return frozenset(names), item
+
+
+def tokenizer_of(folder: Path) -> Any:
+    """The fast tokenizer that lies beside the weights."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{folder} holds no tokenizer that can be read: {error}") from error
+
+
+def _auto(kind: Kind) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    return AutoModelForCausalLM if kind == "language" else AutoModelForSequenceClassification
+
+
+def _configured(checkpoint: Checkpoint, kind: Kind, labels: int, pad: int | None) -> Any:
+    from copy import deepcopy
+
+    if kind == "language" and checkpoint.config.model_type == "bert":
+        raise UserError(
+            f"{checkpoint.folder.name} is a BERT-shaped encoder and predicts no next token: "
+            "take a classification task (sst2), or a causal language model"
+        )
+    config = deepcopy(checkpoint.config)
+    config.use_cache = False
+    if kind == "classification":
+        config.num_labels = labels
+        config.pad_token_id = pad
+    return config
+
+
+def skeleton(checkpoint: Checkpoint, kind: Kind, labels: int = 0) -> nn.Module:
+    """The model on the meta device: shapes and names, no weights."""
+    with torch.device("meta"), quiet():
+        return _auto(kind).from_config(_configured(checkpoint, kind, labels, None))
+
+
+def load(checkpoint: Checkpoint, kind: Kind, labels: int = 0, pad: int | None = None) -> nn.Module:
+    """The model as stored, in the checkpoint's own type, in evaluation mode."""
+    with quiet():
+        model = _auto(kind).from_pretrained(
+            checkpoint.folder,
+            config=_configured(checkpoint, kind, labels, pad),
+            use_safetensors=True,
+            local_files_only=True,
+            dtype="auto",
+        )
+    return model.eval()
+
+
+def max_length(config: Any) -> int:
+    """The longest sequence the model has positions for."""
+    return int(getattr(config, "max_position_embeddings", None) or config.n_positions)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers reports fresh heads and progress; we report them ourselves."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

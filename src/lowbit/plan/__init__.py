@@ -1,0 +1,1 @@
+"""Plans: rules and strategies that give every site its choice. No torch."""

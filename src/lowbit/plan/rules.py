@@ -1,0 +1,100 @@
+"""A plan's rules, applied to a model's sites.
+
+Defaults first: block matrices get the plan's format and rank; embeddings and heads get rank 0 and
+a format of at least eight bits; a fresh head is trained in fp32. Then the rules in order, later
+ones winning. A rule that matches nothing is a mistake and is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+from lowbit.errors import UserError
+from lowbit.quant.formats import bits_of, parse
+from lowbit.spec import BLOCK_ROLES, Choice, Plan, Rule, Site
+
+TRAINED_HEAD = Choice(parse("fp32"), 0, "trained")
+
+
+def choose(plan: Plan, sites: Sequence[Site]) -> dict[str, Choice]:
+    """A choice for every site, or an error that names the rule or the site at fault."""
+    blocks = 1 + max((s.depth for s in sites if s.depth is not None), default=-1)
+    choices = {site.name: _default(plan, site) for site in sites}
+    for number, rule in enumerate(plan.rule, 1):
+        hit = [site for site in sites if matches(rule, site, blocks)]
+        if not hit:
+            raise UserError(
+                f"plan '{plan.name}': rule {number} ({describe(rule)}) matches no site of this "
+                f"model; sites are called like {_sample(sites)}"
+            )
+        if rule.rank and not any(site.role in BLOCK_ROLES for site in hit):
+            raise UserError(
+                f"plan '{plan.name}': rule {number} gives embeddings or heads a rank; theirs is 0"
+            )
+        for site in hit:
+            if not site.fresh:
+                choices[site.name] = _apply(rule, choices[site.name], site)
+    _check_ranks(plan, sites, choices)
+    return choices
+
+
+def _default(plan: Plan, site: Site) -> Choice:
+    if site.fresh:
+        return TRAINED_HEAD
+    if site.role in BLOCK_ROLES:
+        return Choice(parse(plan.format), plan.rank)
+    return Choice(parse(plan.embedding or careful(plan.format)))
+
+
+def careful(text: str) -> str:
+    """What embeddings and heads get unless the plan says: never fewer than eight bits."""
+    return text if bits_of(parse(text)) >= 8 else "int8@row"
+
+
+def matches(rule: Rule, site: Site, blocks: int) -> bool:
+    """All of a rule's conditions hold for a site of a model of so many blocks."""
+    if rule.role is not None and rule.role != site.role:
+        return False
+    if rule.depth and site.depth not in {d % blocks if d < 0 else d for d in rule.depth}:
+        return False
+    names = (site.name, *site.aliases)
+    return rule.name is None or any(fnmatchcase(name, rule.name) for name in names)
+
+
+def _apply(rule: Rule, choice: Choice, site: Site) -> Choice:
+    if rule.format is not None:
+        choice = replace(choice, quant=parse(rule.format))
+    if rule.rank is not None and site.role in BLOCK_ROLES:
+        choice = replace(choice, rank=rule.rank)
+    if rule.base is not None:
+        choice = replace(choice, base=rule.base)
+    return replace(choice, rank=0) if choice.base == "trained" else choice
+
+
+def _check_ranks(plan: Plan, sites: Sequence[Site], choices: Mapping[str, Choice]) -> None:
+    for site in sites:
+        rank, most = choices[site.name].rank, min(site.shape)
+        if not 0 <= rank <= most:
+            raise UserError(
+                f"plan '{plan.name}': rank {rank} for {site.name} of {site.shape[0]} x "
+                f"{site.shape[1]}; a rank lies between 0 and {most}"
+            )
+    if plan.schedule.kind != "fixed":
+        adapted = [c.rank for c in choices.values() if c.rank]
+        if sum(adapted) < plan.schedule.target * len(adapted):
+            raise UserError(
+                f"plan '{plan.name}': the schedule's target rank {plan.schedule.target} is above "
+                f"the average rank {sum(adapted) / max(1, len(adapted)):g} it starts from"
+            )
+
+
+def describe(rule: Rule) -> str:
+    """A rule's conditions, as the user wrote them."""
+    said = {"role": rule.role, "depth": list(rule.depth) or None, "name": rule.name}
+    return ", ".join(f"{k} = {v!r}" for k, v in said.items() if v is not None) or "no condition"
+
+
+def _sample(sites: Sequence[Site]) -> str:
+    return ", ".join(f"'{site.name}'" for site in sites[:3])

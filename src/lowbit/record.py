@@ -1,0 +1,245 @@
+"""What one run left behind: a folder a person can name.
+
+    results/lm-14m-wikitext2-nf4@64-seed0/
+        record.json     spec, fingerprint, metrics, bytes per site, facts, cost, digests
+        log.jsonl       one line per logged step
+        scores.jsonl    (sum, count) for every scored example
+        adapter/        the trained adapter, in PEFT's format
+
+`record.json` is written last and holds the digest of every other file, so a folder is either a
+finished run or not a run at all: whatever is torn is noticed and done again, never half read.
+A diverged run is finished too, but has neither metrics nor scores. No torch here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lowbit.errors import RunError, UserError
+from lowbit.spec import RunSpec
+
+SCHEMA = 1
+RECORD, LOG, SCORES, ADAPTER = "record.json", "log.jsonl", "scores.jsonl", "adapter"
+
+
+@dataclass(frozen=True)
+class SiteRecord:
+    """What one site got, and the rank it ended with."""
+
+    name: str
+    role: str
+    depth: int | None
+    shape: tuple[int, int]
+    format: str
+    rank: int
+    final_rank: int
+    base: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """The ledger's stored view after training (pruned ranks are gone)."""
+
+    stored: int
+    base: int
+    other: int
+    adapters: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Recorded, not declared. Comparing refuses pairs that differ in `COMPARED`."""
+
+    device: str
+    compute: str
+    threads: int
+    residency: str
+    python: str
+    torch: str
+    transformers: str
+    lowbit: str
+    cpu: str
+    cores: int
+    memory: int
+    system: str
+    data: str
+    notes: tuple[str, ...] = ()
+    weights: str = ""
+
+
+COMPARED = ("device", "compute", "threads", "torch", "transformers", "data", "weights")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the run took, resumptions included. Peak memory is above the idle interpreter."""
+
+    wall_s: float
+    cpu_s: float
+    gpu_s: float
+    peak_bytes: int
+    idle_bytes: int
+    tokens: int
+    tokens_per_s: float
+    timed: Literal["alone", "shared"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run. `metrics` is empty exactly when `status` is 'diverged'."""
+
+    status: Literal["done", "diverged"]
+    fingerprint: str
+    spec: dict[str, Any]
+    metric: str
+    better: Literal["lower", "higher"]
+    metrics: dict[str, float]
+    bytes: Bytes
+    trainable: int
+    parameters: int
+    sites: tuple[SiteRecord, ...]
+    facts: Facts
+    cost: Cost
+    message: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def model(self) -> str:
+        return str(self.spec["model"])
+
+    @property
+    def task(self) -> str:
+        return str(self.spec["task"]["name"])
+
+    @property
+    def plan(self) -> str:
+        return str(self.spec["plan"]["name"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.spec["seed"])
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """All of it or none: a temporary neighbour, flushed to the disk, then renamed over `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSONL file."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    write_atomic(path, "".join(to_json(row) + "\n" for row in rows).encode())
+
+
+def to_json(value: Any) -> str:
+    """JSON without NaN: a number that is none has no place in a record."""
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+
+
+def finish(folder: Path, record: Record) -> Record:
+    """Write `record.json`, last, with the digests of what lies beside it."""
+    if (record.status == "done") != bool(record.metrics):
+        raise RunError("a record has metrics exactly when its run is done")
+    if any(not math.isfinite(value) for value in record.metrics.values()):
+        raise RunError(f"a metric of {folder.name} is not finite")
+    inside = [folder / LOG, folder / SCORES, *sorted((folder / ADAPTER).glob("*"))]
+    files = {p.relative_to(folder).as_posix(): digest(p) for p in inside if p.is_file()}
+    record = Record(**{**vars(record), "files": files})
+    body = {"schema": SCHEMA, **asdict(record)}
+    write_atomic(folder / RECORD, (json.dumps(body, allow_nan=False, indent=1) + "\n").encode())
+    return record
+
+
+def load(folder: Path) -> Record | None:
+    """The finished run in `folder`; None if there is none, or if any of it is torn.
+
+    The adapter may be absent (adapters are not committed), but may not be different.
+    """
+    try:
+        body = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        if body.pop("schema") != SCHEMA:
+            return None
+        record = _restore(body)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return record if _whole(folder, record) else None
+
+
+def _whole(folder: Path, record: Record) -> bool:
+    for name, expected in record.files.items():
+        path = folder / name
+        if not path.is_file():
+            if name.startswith(ADAPTER + "/"):
+                continue
+            return False
+        if digest(path) != expected:
+            return False
+    return True
+
+
+def _restore(body: dict[str, Any]) -> Record:
+    nested = {
+        "bytes": Bytes(**body.pop("bytes")),
+        "facts": Facts(**{**body["facts"], "notes": tuple(body.pop("facts")["notes"])}),
+        "cost": Cost(**body.pop("cost")),
+        "sites": tuple(
+            SiteRecord(**{**site, "shape": tuple(site["shape"])}) for site in body.pop("sites")
+        ),
+    }
+    return Record(**body, **nested)
+
+
+def check_current(folder: Path, record: Record, spec: RunSpec) -> None:
+    """Refuse a record whose run was declared differently from how it is declared now."""
+    if record.fingerprint == spec.fingerprint:
+        return
+    changed = ", ".join(_differences(record.spec, spec.declared())) or "its settings"
+    raise UserError(
+        f"{folder.name}: recorded with other settings ({changed}). "
+        "Run with --rerun to replace the record, or undo the change."
+    )
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += _differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key}: {before!r} -> {after!r}")
+    return found
+
+
+def comparable(first: Record, second: Record) -> list[str]:
+    """The facts in which two records differ and so may not be compared; empty when they may."""
+    one, two = asdict(first.facts), asdict(second.facts)
+    return [key for key in COMPARED if one[key] != two[key]]

@@ -1,0 +1,75 @@
+"""One row a plan, its seeds together: numbers in base units, no words yet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lowbit.cells import Cell, Comparison, Run, Setting, baseline, compare, settings
+from lowbit.stats import Gap, Spread, mean_and_spread
+
+
+@dataclass(frozen=True)
+class Row:
+    """One plan of one setting. Bytes, fractions and nats; `value` is None without a score."""
+
+    model: str
+    task: str
+    plan: str
+    metric: str
+    better: str
+    value: Spread | None
+    perplexity: float | None
+    comparison: Comparison
+    reference: bool
+    stored: int
+    peak: int
+    share: float
+    tokens_per_s: float
+    shared: bool
+    done: int
+    diverged: int
+
+    @property
+    def gap(self) -> Gap | None:
+        return self.comparison.gap
+
+
+def rows(runs: Sequence[Run]) -> list[Row]:
+    """One Row per (model, task, plan), in the order in which they are given."""
+    return [
+        _row(setting, cell, baseline(setting))
+        for setting in settings(runs)
+        for cell in setting.cells
+    ]
+
+
+def _row(setting: Setting, cell: Cell, reference: Cell | None) -> Row:
+    records, done = cell.records, [record for _, record in cell.done.values()]
+    metric = setting.metric
+    perplexities = [r.metrics["perplexity"] for r in done] if metric == "loss" else []
+    costs = [record.cost for record in done or records]
+    alone = reference is None or reference is cell
+    return Row(
+        model=setting.model,
+        task=setting.task,
+        plan=cell.plan,
+        metric=metric,
+        better=setting.better,
+        value=mean_and_spread([r.metrics[metric] for r in done]) if done else None,
+        perplexity=_mean(perplexities) if perplexities else None,
+        comparison=Comparison() if alone or reference is None else compare(cell, reference),
+        reference=reference is cell,
+        stored=round(_mean([r.bytes.stored for r in records])),
+        peak=max(cost.peak_bytes for cost in costs),
+        share=_mean([r.trainable / r.parameters for r in records]),
+        tokens_per_s=_mean([cost.tokens_per_s for cost in costs]),
+        shared=any(cost.timed == "shared" for cost in costs),
+        done=len(done),
+        diverged=len(records) - len(done),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)

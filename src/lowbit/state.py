@@ -1,0 +1,109 @@
+"""The state of one training: parameters, optimiser, position, the best so far.
+
+Everything the next step depends on can be taken out as named tensors and put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from lowbit.adalora import Hooks
+from lowbit.checkpoint import Position
+from lowbit.spec import TrainSpec
+
+
+class State:
+    """What changes while a model is trained."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: TrainSpec,
+        hooks: Hooks,
+        position: Position,
+        device: torch.device,
+    ) -> None:
+        self.device, self.hooks, self.position = device, hooks, position
+        self.named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.flags = {n: b for n, b in model.named_buffers() if n.endswith("adapter.alive")}
+        self.best: dict[str, Tensor] = {}
+        self.optimiser = torch.optim.AdamW(
+            self.named.values(),
+            lr=train.lr,
+            weight_decay=train.weight_decay,
+            fused=device.type in ("cpu", "cuda"),
+        )
+
+    def keep_as_best(self) -> None:
+        self.best = {name: tensor.detach().clone() for name, tensor in self._kept().items()}
+
+    def restore_best(self) -> None:
+        _copy(self._kept(), self.best)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on, by name."""
+        groups: dict[str, Mapping[str, Tensor]] = {
+            "now": self._kept(),
+            "best": self.best,
+            "optimiser": self._moments(),
+            "hooks": self.hooks.state,
+            "random": random_state(self.device),
+        }
+        return {f"{g}:{name}": t for g, named in groups.items() for name, t in named.items()}
+
+    def load(self, position: Position, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `tensors`."""
+        groups: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            group, _, rest = name.partition(":")
+            groups.setdefault(group, {})[rest] = tensor
+        self.position = position
+        self.best = {n: t.to(self.device) for n, t in groups.get("best", {}).items()}
+        _copy(self._kept(), groups["now"])
+        _copy(self.hooks.state, groups.get("hooks", {}))
+        self._load_moments(groups.get("optimiser", {}))
+        set_random_state(groups["random"], self.device)
+
+    def _kept(self) -> dict[str, Tensor]:
+        return {**self.named, **self.flags}
+
+    def _moments(self) -> dict[str, Tensor]:
+        names = {id(p): n for n, p in self.named.items()}
+        return {
+            f"{names[id(p)]}/{key}": value
+            for p, state in self.optimiser.state.items()
+            for key, value in state.items()
+        }
+
+    def _load_moments(self, saved: Mapping[str, Tensor]) -> None:
+        for full, tensor in saved.items():
+            name, _, key = full.rpartition("/")
+            parameter = self.named[name]
+            # A fused optimiser counts its steps on its own device, which is the parameter's.
+            self.optimiser.state[parameter][key] = tensor.to(parameter.device)
+
+
+@torch.no_grad()
+def _copy(into: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
+    for name, tensor in source.items():
+        into[name].copy_(tensor)
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    if device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    if device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(state["mps"])

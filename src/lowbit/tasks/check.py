@@ -1,0 +1,69 @@
+"""What must hold of a task's settings and text before anything is computed from them.
+
+Bad data found here costs seconds; found in the middle of a study it costs the study. Plug-ins are
+held to the same rules as a user's file.
+"""
+
+from __future__ import annotations
+
+from lowbit.errors import UserError
+from lowbit.spec import TaskSpec
+from lowbit.tasks.base import PARTS, Document, Example, Source, Task
+
+
+def check_settings(spec: TaskSpec, task: Task, max_length: int) -> None:
+    for name in ("limit", "scored_limit"):
+        if getattr(spec, name) < 0:
+            raise UserError(f"task.{name} = {getattr(spec, name)}: should be 0 (all) or more")
+    if task.kind == "classification":
+        return
+    if spec.window < 1:
+        raise UserError(f"task.window = {spec.window}: should be at least 1")
+    if spec.window > max_length:
+        raise UserError(
+            f"task.window = {spec.window} is longer than the model, which takes {max_length} "
+            f"tokens: set task.window to {max_length} or less"
+        )
+
+
+def check_source(source: Source, task: Task) -> None:
+    """Four parts, none empty, no text in two of them, and a class for what has classes."""
+    home: dict[str, str] = {}
+    for part in PARTS:
+        documents = source.parts.get(part, ())
+        if not documents:
+            raise UserError(f"task '{task.name}': empty data: nothing in its part '{part}'")
+        for document in documents:
+            _check_document(document, source, f"task '{task.name}', part '{part}'")
+            if home.setdefault(document.text, part) != part:
+                raise UserError(
+                    f"task '{task.name}': {_quoted(document.text)} is in two parts, "
+                    f"{home[document.text]} and {part}"
+                )
+
+
+def _check_document(document: Document, source: Source, where: str) -> None:
+    if not document.text.strip():
+        raise UserError(f"{where}: empty data: a document without text")
+    if (document.label is None) != (not source.labels):
+        raise UserError(f"{where}: {_quoted(document.text)} should have a label, and only then")
+    if document.label is not None and not 0 <= document.label < len(source.labels):
+        raise UserError(f"{where}: {_quoted(document.text)} has no class {document.label}")
+
+
+def check_lengths(
+    parts: dict[str, tuple[Example, ...]], source: Source, task: Task, max_length: int
+) -> None:
+    """A sentence is never cut: its class may hang on the last word."""
+    for part, rows in parts.items():
+        for number, row in enumerate(rows, start=1):
+            if not 1 <= len(row.ids) <= max_length:
+                text = source.parts[part][row.document].text
+                raise UserError(
+                    f"task '{task.name}', part '{part}', example {number}: {_quoted(text)} has "
+                    f"{len(row.ids)} tokens, and the model takes 1 to {max_length}"
+                )
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:40]}...")

@@ -1,0 +1,119 @@
+"""From a task's name to examples: find, read, check, tokenise once, keep.
+
+The cache's key is a hash of everything that the arrays depend on: every text and label, the
+tokeniser's whole content, the kind and the window. Text is read and hashed every time, which takes
+far less than tokenising it, so a changed file can never meet a stale cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from lowbit.errors import UserError
+from lowbit.registry import lookup, plugins
+from lowbit.spec import TaskSpec
+from lowbit.tasks import local, tokens
+from lowbit.tasks.base import PARTS, Data, Example, Source, Task
+from lowbit.tasks.check import check_lengths, check_settings, check_source
+from lowbit.tasks.store import Arrays, remembered
+
+VERSION = 1
+
+
+def find(name: str, spec: TaskSpec | None = None) -> Task:
+    """A task by name, or the one in a .txt or .jsonl file (whose fields `spec` may rename)."""
+    if local.is_file_name(name):
+        return local.task_of(spec or TaskSpec(name))
+    named = plugins("lowbit.tasks", "TASK")
+    if name not in named and Path(name).exists():
+        raise UserError(f"task '{name}': a file of your own should end in .txt or .jsonl")
+    task: Task = lookup("task", name, named)
+    return task
+
+
+def prepare(
+    spec: TaskSpec, tokenizer: PreTrainedTokenizerBase, max_length: int, cache: Path | None
+) -> Data:
+    """The task's four parts as examples for this tokeniser. `cache` None: kept nowhere."""
+    task = find(spec.name, spec)
+    check_settings(spec, task, max_length)
+    source = task.read(spec)
+    check_source(source, task)
+    key = _key(source, task, tokenizer, spec)
+    make = partial(encode, source, task, tokenizer, spec)
+    path = cache and cache / "tasks" / f"{_short(task.name)}-{key[:16]}.safetensors"
+    arrays = remembered(path, key, make) if path else make()
+    parts = {part: tokens.examples(_of(part, arrays), task.kind) for part in PARTS}
+    limits = {"train": spec.limit, "scored": spec.scored_limit}
+    kept = {part: rows[: limits.get(part, 0) or None] for part, rows in parts.items()}
+    check_lengths(kept, source, task, max_length)
+    notes = (*source.notes, *_notes(spec, task, parts, kept))
+    fingerprint = hashlib.sha256(f"{key}|{sorted(limits.items())}".encode()).hexdigest()[:16]
+    return Data(task.kind, kept, source.labels, notes, fingerprint)
+
+
+def encode(
+    source: Source, task: Task, tokenizer: PreTrainedTokenizerBase, spec: TaskSpec
+) -> Arrays:
+    """Every part's flat arrays, named `part.array`. A part's arrays depend on that part alone."""
+    named = {}
+    for part in PARTS:
+        documents = source.parts[part]
+        flat = (
+            tokens.language(documents, tokenizer, spec.window)
+            if task.kind == "language"
+            else tokens.classification(documents, tokenizer)
+        )
+        named.update({f"{part}.{name}": array for name, array in flat.items()})
+    return named
+
+
+def _of(part: str, arrays: Arrays) -> Arrays:
+    prefix = f"{part}."
+    return {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}
+
+
+def _key(source: Source, task: Task, tokenizer: PreTrainedTokenizerBase, spec: TaskSpec) -> str:
+    digest = hashlib.sha256(f"{VERSION}|{task.kind}|".encode())
+    if task.kind == "language":
+        digest.update(f"{spec.window}|{tokens.end_of_text(tokenizer)}|".encode())
+    digest.update(_content(tokenizer))
+    digest.update(json.dumps(source.labels).encode())
+    for part in PARTS:
+        for document in source.parts[part]:
+            text = document.text.encode("utf-8", "surrogatepass")
+            digest.update(f"|{part}|{document.label}|{len(text)}|".encode() + text)
+    return digest.hexdigest()
+
+
+def _content(tokenizer: PreTrainedTokenizerBase) -> bytes:
+    """The tokeniser itself; how it was last asked to pad or truncate is no part of it."""
+    if not tokenizer.is_fast:
+        raise UserError("the tokeniser has no tokenizer.json, which tells where its tokens lie")
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content.update(truncation=None, padding=None)
+    return json.dumps(content, sort_keys=True).encode()
+
+
+def _notes(
+    spec: TaskSpec,
+    task: Task,
+    parts: dict[str, tuple[Example, ...]],
+    kept: dict[str, tuple[Example, ...]],
+) -> Iterator[str]:
+    if task.kind == "language":
+        yield f"windows of {spec.window} predicted tokens that never join documents"
+    for part in PARTS:
+        if len(kept[part]) < len(parts[part]):
+            yield f"{part}: only the first {len(kept[part])} of {len(parts[part])} examples"
+
+
+def _short(name: str) -> str:
+    last = Path(name).name
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in last)
