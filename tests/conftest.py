@@ -19,8 +19,8 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-# One thread, so that sums come out alike everywhere, and because two threads that wait for each other
-# on a shared machine take fifty times as long over small tensors.
+# One thread: sums come out alike everywhere, and two threads that wait for each other on a shared
+# machine take fifty times as long over small tensors.
 torch.set_num_threads(1)
 settings.register_profile("laws", derandomize=True, deadline=None, max_examples=40, database=None)
 settings.load_profile("laws")

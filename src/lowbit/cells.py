@@ -114,7 +114,8 @@ def compare(cell: Cell, reference: Cell, resamples: int = 2000) -> Comparison:
         else:
             pairs.append(pair)
     reasons = tuple(
-        f"seed {', '.join(map(str, seeds))}: {reason}" for reason, seeds in refused.items()
+        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}: {reason}"
+        for reason, seeds in refused.items()
     )
     if not pairs:
         return Comparison(refused=reasons)

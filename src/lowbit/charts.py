@@ -16,7 +16,7 @@ from lowbit.figures.curves import Curves, limits
 from lowbit.figures.pareto import Pareto, axis_title, shown
 from lowbit.figures.sizes import ROLES, Bar
 
-ROLE_COLOURS = ("#0072b2", "#56b4e9", "#d55e00", "#e69f00", "#999999", "#8a63b5")
+ROLE_COLOURS = ("#0072b2", "#56b4e9", "#e69f00", "#d55e00", "#999999", "#8a63b5")
 _SIZE_LABEL = "datum.value ? format(datum.value, '~s') + 'B' : '0'"
 
 

@@ -51,37 +51,43 @@ def write(
     generated_by: str,
 ) -> Path:
     """Write `report/` into the study's folder; returns the page's path."""
-    target = folder / FOLDER
-    groups = settings(runs)
+    target, groups, table = folder / FOLDER, settings(runs), rows(runs)
     for i, setting in enumerate(groups):
-        _figures(
-            setting, target / "figures", "" if len(groups) == 1 else f"-{i + 1}-{_slug(setting)}"
-        )
-    table = rows(runs)
+        suffix = "" if len(groups) == 1 else f"-{i + 1}-{_slug(setting)}"
+        _figures(setting, target / "figures", suffix)
     write_atomic(target / "table.md", to_markdown(table).encode())
     write_atomic(target / "table.csv", to_csv(table).encode())
-    page = (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            title=title,
-            hypothesis=hypothesis,
-            claims=list(claims),
-            generated_by=generated_by,
-            sections=[
-                {"sheet": sheet, "notes": notes, "charts": _charts(s), "bitmap": bitmap(s)}
-                for s, sheet, notes in zip(
-                    groups, sheets(table), _notes(table, groups), strict=True
-                )
-            ],
-            records=[record for _, record in runs],
-            notes=list(dict.fromkeys(note for _, record in runs for note in record.facts.notes)),
-            versions=versions([record for _, record in runs]),
-            runtime=Markup(runtime()),
-        )
-    )
-    write_atomic(target / PAGE, page.encode())
+    text = page(title, hypothesis, claims, runs, table, generated_by)
+    write_atomic(target / PAGE, text.encode())
     return target / PAGE
+
+
+def page(
+    title: str,
+    hypothesis: str,
+    claims: Sequence[str],
+    runs: Sequence[Run],
+    table: Sequence[Row],
+    generated_by: str,
+) -> str:
+    """The HTML file's text; `table` is `rows(runs)`."""
+    groups, records = settings(runs), [record for _, record in runs]
+    parts = zip(groups, sheets(table), _notes(table, groups), strict=True)
+    template = _environment().get_template("report.html.j2")
+    return template.render(
+        title=title,
+        hypothesis=hypothesis,
+        claims=list(claims),
+        generated_by=generated_by,
+        sections=[
+            {"sheet": sheet, "notes": notes, "charts": _charts(s), "bitmap": bitmap(s)}
+            for s, sheet, notes in parts
+        ],
+        records=records,
+        notes=list(dict.fromkeys(note for record in records for note in record.facts.notes)),
+        versions=versions(records),
+        runtime=Markup(runtime()),
+    )
 
 
 def _notes(table: Sequence[Row], groups: Sequence[Setting]) -> list[list[str]]:
@@ -98,11 +104,13 @@ def _figures(setting: Setting, folder: Path, suffix: str) -> None:
 def _slug(setting: Setting) -> str:
     """The last parts of the model's and the task's names, as a file's name may have them."""
     parts = (re.split(r"[/\\:]", name.rstrip("/\\"))[-1] for name in (setting.model, setting.task))
-    return "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", part) for part in parts)
+    return "-".join(re.sub(r"[^A-Za-z0-9._-]+", "_", part) for part in parts)
 
 
 def _charts(setting: Setting) -> list[dict[str, Any]]:
     """Each chart with its heading and what to see in it."""
+    history = curves.data(setting)
+    selection = " Circles: the selection split." if history.alike else ""
     points, plans = pareto.data(setting), [cell.plan for cell in setting.cells]
     lost = f" Diverged, no score: {', '.join(points.diverged)}." if points.diverged else ""
     wanted = "Lower" if setting.better == "lower" else "Higher"
@@ -115,8 +123,8 @@ def _charts(setting: Setting) -> list[dict[str, Any]]:
         },
         {
             "heading": "How training went",
-            "caption": "Thick: mean over seeds. Thin: single seeds. Circles: the selection split.",
-            "spec": charts.curves(curves.data(setting)),
+            "caption": "Thick: mean over seeds. Thin: single seeds." + selection,
+            "spec": charts.curves(history),
         },
         {
             "heading": "Where the bytes are",

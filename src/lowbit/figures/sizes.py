@@ -16,7 +16,7 @@ from lowbit.cells import Cell, Setting
 from lowbit.figures.look import INK, megabytes, plain
 
 ROLES = ("attention", "ffn", "embedding", "head", "other", "adapters")
-_FILLS = ("#0072b2", "#56b4e9", "#d55e00", "#e69f00", "#b3b3b3", "#1a1a1a")
+_FILLS = ("#0072b2", "#56b4e9", "#e69f00", "#d55e00", "#dedede", "#1a1a1a")
 _HATCHES = ("", "///", "", "...", "", "")
 
 
@@ -70,7 +70,7 @@ def draw(ax: Axes, data: tuple[Bar, ...]) -> None:
     ax.spines["left"].set_visible(False)
     ax.invert_yaxis()
     ax.set_xlabel("stored bytes")
-    ax.set_xlim(0, 1.12 * max([*left, 1.0]))
+    ax.set_xlim(0, 1.14 * max([*left, 1.0]))
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     ax.xaxis.set_major_formatter(FuncFormatter(megabytes))
     ax.legend(ncols=len(ROLES), loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2,

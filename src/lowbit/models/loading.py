@@ -150,9 +150,10 @@ def _configured(checkpoint: Checkpoint, kind: Kind, labels: int, pad: int | None
         )
     config = deepcopy(checkpoint.config)
     config.use_cache = False
+    # Only a classifier reads it (to find a sentence's last token); GPT-2 would warn about it.
+    config.pad_token_id = pad if kind == "classification" else None
     if kind == "classification":
         config.num_labels = labels
-        config.pad_token_id = pad
     return config
 
 

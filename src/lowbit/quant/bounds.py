@@ -13,6 +13,7 @@ A bound on every single weight is loose on the mean; `lowbit.theory` has the mea
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 
 from lowbit.quant.formats import CASTS, is_cast, levels_of
@@ -29,6 +30,7 @@ SINGLE = 2.0**-21
 """The fp32 arithmetic of encoding and decoding: eight roundings of 2^-24 at most."""
 
 
+@cache
 def gap(spec: QuantSpec) -> float:
     """The farthest that a number between -1 and 1 (offsets: 0 and 1) lies from its nearest level.
 

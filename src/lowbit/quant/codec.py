@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lowbit.errors import RunError
-from lowbit.quant.formats import CASTS, FORMATS, Packing, is_cast, levels_of
+from lowbit.quant.formats import CASTS, FORMATS, Levels, Packing, is_cast, levels_of
 from lowbit.quant.ledger import SCALE_SPEC
 from lowbit.quant.packing import pack, words
 from lowbit.quant.scales import divide, fit, nearest, to_half
@@ -75,7 +75,8 @@ def encode(weight: Float[Tensor, "rows columns"], spec: QuantSpec) -> Packed:
         kind = str(plain.dtype).removeprefix("torch.")
         raise RunError(f"a weight matrix holds numbers too large for {kind}")
     if is_cast(spec):
-        return Packed(spec, (rows, columns), plain.view(torch.uint8).view(rows, -1))
+        # A copy: what is stored must not change with the weight that it was made from.
+        return Packed(spec, (rows, columns), plain.view(torch.uint8).view(rows, -1).clone())
     blocks = _blocks(plain, spec)
     levels = torch.tensor(levels_of(spec), dtype=torch.float32, device=weight.device)
     stored = _store_scales(blocks, levels, spec, (rows, columns))
@@ -168,7 +169,10 @@ def _offsets_of(packed: Packed, scale: Tensor) -> Tensor | None:
 def decode(
     packed: Packed, dtype: torch.dtype = torch.float32, rows: Tensor | None = None
 ) -> Float[Tensor, "rows columns"]:
-    """The matrix that the codes stand for, or only its `rows` (an embedding looks up few)."""
+    """The matrix that the codes stand for, or only its `rows` (an embedding looks up few).
+
+    To be read, not written to: a plain type asked for as itself is a view of what is stored.
+    """
     columns = packed.shape[1]
     codes = packed.codes if rows is None else packed.codes[rows]
     if packed.spec.format in CASTS:
@@ -189,7 +193,8 @@ def _look_up(codes: Tensor, spec: QuantSpec, columns: int) -> Tensor:
     """The levels of packed codes, unscaled, in a fresh fp32 matrix."""
     packing = FORMATS[spec.format].packing
     rows, padded = len(codes), codes.shape[1] // packing.bytes * packing.codes
-    found = _table(spec, packing, codes.device).index_select(0, words(codes, packing).view(-1))
+    table = _table(levels_of(spec), packing, codes.device)
+    found = table.index_select(0, words(codes, packing).view(-1))
     if packing.word_codes == 5:
         # Five floats are no machine word; five small integers padded to eight bytes are.
         digits = found.view(torch.int8).view(rows, padded // 5, 8)[..., :5]
@@ -212,9 +217,9 @@ def _group_views(weight: Tensor, spec: QuantSpec) -> list[tuple[slice, Tensor]]:
 
 
 @lru_cache(maxsize=64)
-def _table(spec: QuantSpec, packing: Packing, device: torch.device) -> Tensor:
+def _table(values: Levels, packing: Packing, device: torch.device) -> Tensor:
     """Row i holds the levels of the codes in word i, viewed as one machine word where it can be."""
-    levels = torch.tensor(levels_of(spec), dtype=torch.float32)
+    levels = torch.tensor(values, dtype=torch.float32)
     # A format may use fewer levels than its bits allow; the spare codes are never written.
     levels = torch.cat([levels, levels.new_zeros(packing.radix - len(levels))])
     digits = [tuple(reversed(d)) for d in product(range(packing.radix), repeat=packing.word_codes)]

@@ -28,7 +28,7 @@ def pack(codes: UInt8[Tensor, "rows columns"], packing: Packing) -> UInt8[Tensor
     if packing.bytes == 1:
         return number.to(torch.uint8)
     shifts = 8 * torch.arange(packing.bytes, device=codes.device)
-    return ((number[..., None] >> shifts) & 255).to(torch.uint8).reshape(rows, -1)
+    return ((number[..., None] >> shifts) & 255).to(torch.uint8).flatten(1)
 
 
 def words(packed: UInt8[Tensor, "rows bytes"], packing: Packing) -> Int[Tensor, "rows words"]:

@@ -1,0 +1,176 @@
+"""Laws of the report: one file, no network, nothing in a record can act, same bytes each time."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from synthetic import PLANS, Run, demo_runs, elsewhere, make_run
+
+from lowbit import report
+from lowbit.cells import settings
+from lowbit.rows import rows
+
+EVIL = "</script><script>alert(1)</script>\u2028<!--"
+
+
+class Elements(HTMLParser):
+    """What a browser would see: elements with attributes, and the text of scripts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in ("meta", "wbr"):
+            self.open.append(tag)
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.scripts[-1] += data
+
+
+def parsed(page: str) -> Elements:
+    elements = Elements()
+    elements.feed(page)
+    assert elements.open == []
+    return elements
+
+
+def write(folder: Path, runs: list[Run], title: str = "Demo") -> Path:
+    claims = ["nf4@64+dq is within 0.05 nats of bf16"]
+    return report.write(folder, title, "Four bits are enough.", claims, runs, "lowbit 0.1.0")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Run]]:
+    folder = tmp_path_factory.mktemp("study")
+    runs = demo_runs(folder / "results")
+    return write(folder, runs), runs
+
+
+def test_the_page_lies_beside_its_table_and_figures(demo: tuple[Path, list[Run]]) -> None:
+    page = demo[0]
+    assert page.parts[-2:] == ("report", "index.html")
+    names = {path.relative_to(page.parent).as_posix() for path in page.parent.rglob("*.*")}
+    figures = {f"figures/{n}.{e}" for n in ("pareto", "curves", "bytes") for e in ("pdf", "png")}
+    assert names == {"index.html", "table.md", "table.csv", *figures}
+
+
+def test_the_same_records_give_the_same_bytes(demo: tuple[Path, list[Run]], tmp_path: Path) -> None:
+    page, runs = demo
+    again = write(tmp_path, runs)
+    for path in page.parent.rglob("*.*"):
+        twin = again.parent / path.relative_to(page.parent)
+        assert twin.read_bytes() == path.read_bytes(), path.name
+
+
+def test_the_page_refers_to_nothing_outside_itself(demo: tuple[Path, list[Run]]) -> None:
+    elements = parsed(demo[0].read_text(encoding="utf-8"))
+    attributes = [(tag, key) for tag, attrs in elements.found for key in attrs]
+    assert not [a for a in attributes if a[1] in ("src", "href", "srcset", "action", "data")]
+    assert not [tag for tag, _ in elements.found if tag in ("link", "iframe", "img", "object")]
+    policy = next(a["content"] for _, a in elements.found if a.get("http-equiv"))
+    assert policy is not None
+    assert policy.startswith("default-src 'none';")
+    assert "connect-src" not in policy
+    style = demo[0].read_text(encoding="utf-8").split("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_the_chart_runtime_is_inside_once(demo: tuple[Path, list[Run]]) -> None:
+    text = demo[0].read_text(encoding="utf-8")
+    assert text.count("window.vegaEmbed") == 1
+    assert len(text) < 1_500_000
+
+
+def test_every_chart_has_its_spec_and_its_place(demo: tuple[Path, list[Run]]) -> None:
+    elements = parsed(demo[0].read_text(encoding="utf-8"))
+    wanted = [a["data-for"] for tag, a in elements.found if tag == "script" and "data-for" in a]
+    assert len(wanted) == 3
+    assert set(wanted) <= {a.get("id") for tag, a in elements.found if tag == "div"}
+    for text in elements.scripts[:3]:
+        spec = json.loads(text)
+        assert spec["width"] == "container"
+        assert spec["description"]
+        assert "url" not in spec.get("data", {})
+
+
+def test_tables_say_what_their_heads_are(demo: tuple[Path, list[Run]]) -> None:
+    elements = parsed(demo[0].read_text(encoding="utf-8"))
+    assert all(a.get("scope") in ("col", "row") for tag, a in elements.found if tag == "th")
+    regions = [a for _, a in elements.found if a.get("role") == "region"]
+    assert regions
+    assert all(a.get("aria-label") and a.get("tabindex") == "0" for a in regions)
+
+
+def test_no_text_of_a_record_can_act(demo: tuple[Path, list[Run]], tmp_path: Path) -> None:
+    facts = elsewhere(notes=(EVIL,), cpu=EVIL)
+    runs = [
+        make_run(tmp_path / "a", "bf16", model=EVIL, task=EVIL, facts=facts),
+        make_run(tmp_path / "b", EVIL, formats=PLANS["int2@64"], model=EVIL, task=EVIL),
+        make_run(tmp_path / "c", "lost", formats=PLANS["int2@64"], status="diverged", message=EVIL),
+    ]
+    page = report.page(EVIL, EVIL, [EVIL], runs, rows(runs), EVIL)
+    assert "<script>alert(1)" not in page
+    scripts = parsed(page).scripts
+    # Two settings, so twice three charts, less the Pareto chart of the setting without a score.
+    assert len(scripts) == 5 + 2
+    assert scripts[-2:] == parsed(demo[0].read_text(encoding="utf-8")).scripts[-2:]
+    assert any(EVIL in json.dumps(json.loads(s), ensure_ascii=False) for s in scripts[:-2])
+
+
+def test_embedded_json_can_be_read_back_and_never_ends_its_element() -> None:
+    value = {"a": ["</script>", "<!--", "&amp;", "\u2028\u2029", 'quote"']}
+    text = report.embed(value)
+    assert not re.search("[<>&\u2028\u2029]", text)
+    assert json.loads(text) == value
+
+
+def test_a_diverged_run_is_shown_with_its_message(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path, "bf16"),
+        make_run(tmp_path, "int2@64", status="diverged", message="loss is nan at step 60"),
+    ]
+    text = report.page("t", "h", [], runs, rows(runs), "lowbit")
+    assert "loss is nan at step 60" in text
+    assert "none: the run diverged" in text
+
+
+def test_several_settings_have_a_section_and_figures_each(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path, "bf16"),
+        make_run(tmp_path, "bf16", task="sst2", kind="classification"),
+    ]
+    page = write(tmp_path, runs)
+    names = {path.name for path in (page.parent / "figures").glob("pareto*.pdf")}
+    assert names == {"pareto-1-lm-14m-wikitext2.pdf", "pareto-2-lm-14m-sst2.pdf"}
+    assert page.read_text(encoding="utf-8").count('<section aria-labelledby="setting-') == 2
+
+
+def test_a_study_without_runs_has_a_page_that_says_so(tmp_path: Path) -> None:
+    text = write(tmp_path, []).read_text(encoding="utf-8")
+    assert "No run has finished yet." in text
+    assert "vegaEmbed" not in text
+
+
+def test_the_bit_map_has_every_site_of_every_plan(demo: tuple[Path, list[Run]]) -> None:
+    setting = settings(demo[1])[0]
+    found = report.bitmap(setting)
+    assert found.plans == tuple(PLANS)
+    assert len(found.cells) == len(found.sites) == len(demo[1][0][1].sites)
+    assert found.sites[:2] == ("embed_tokens", "layers.0.self_attn.q_proj")
+    three = [s for s in (line[3] for line in found.cells) if s and report.bits(s) == 3]
+    assert {site.depth for site in three} == {2, 3}
