@@ -7,6 +7,8 @@ from then on every annotated function of these packages checks its tensors' shap
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from pathlib import Path
 
 from jaxtyping import install_import_hook
 
@@ -16,6 +18,7 @@ install_import_hook(["lowbit.quant", "lowbit.layers"], CHECKER)
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+import tiny  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
@@ -32,3 +35,29 @@ def _seeded() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A family's model folder (one of `tiny.FAMILIES`), made once a session; to be read only."""
+    root, made = tmp_path_factory.mktemp("tiny"), dict[str, Path]()
+
+    def folder(family: str) -> Path:
+        if family not in made:
+            with torch.random.fork_rng():  # whoever asks first draws the same numbers afterwards
+                made[family] = tiny.make(root / family, family)
+        return made[family]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text file of short documents."""
+    return tiny.write_text(tmp_path_factory.mktemp("text") / "text.txt")
+
+
+@pytest.fixture(scope="session")
+def tiny_jsonl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A JSONL file of labelled sentences."""
+    return tiny.write_labelled(tmp_path_factory.mktemp("labelled") / "labelled.jsonl")

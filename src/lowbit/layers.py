@@ -60,24 +60,29 @@ class Frozen(nn.Module):
             return self.weight(dtype)[index]
         return decode(self.packed, dtype, rows=index)
 
-    def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
-        return FrozenProduct.apply(x, self)
+    def forward(
+        self, x: Float[Tensor, "... in"], bias: Float[Tensor, " out"] | None = None
+    ) -> Float[Tensor, "... out"]:
+        return FrozenProduct.apply(x, self, None if bias is None else bias.to(x.dtype))
 
     def extra_repr(self) -> str:
         return f"{self.shape[0]}x{self.shape[1]}, {self.spec.format}, {self.residency}"
 
 
 class FrozenProduct(torch.autograd.Function):
-    """x W' whose backward decodes W again."""
+    """x W' + bias, whose backward decodes W again; a frozen bias needs no gradient.
+
+    The bias belongs to the product: added afterwards, bf16 would be rounded twice.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, frozen: Frozen) -> Tensor:
+    def forward(ctx: Any, x: Tensor, frozen: Frozen, bias: Tensor | None) -> Tensor:
         ctx.frozen = frozen
-        return F.linear(x, frozen.weight(x.dtype))
+        return F.linear(x, frozen.weight(x.dtype), bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None]:  # type: ignore[override]
-        return grad @ ctx.frozen.weight(grad.dtype), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return grad @ ctx.frozen.weight(grad.dtype), None, None
 
 
 class Adapter(nn.Module):
@@ -143,9 +148,7 @@ class Adapted(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
-        y = self.frozen(x)
-        if self.bias is not None:
-            y = y + self.bias.to(y.dtype)
+        y = self.frozen(x, self.bias)
         return y if self.adapter is None else y + self.adapter(x)
 
 

@@ -1,0 +1,71 @@
+# make demo    a small study from nothing to a table, a figure and a report
+# make test    everything but what needs a GPU, the hub or a night
+# make check   formatting, types, architecture, spelling: what CI runs before the tests
+# make bench   speed and memory beside peers, on this machine, in one run
+# Every target does its own set-up in .venv; the first one downloads the packages.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := 2.13.0
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# Real models and data for tests and examples, where they lie beside the project.
+ifneq ($(wildcard ../shared/assets/ASSETS.md),)
+export LOWBIT_ASSETS ?= $(abspath ../shared/assets)
+endif
+
+.PHONY: demo test check format bench clean nightly
+
+demo: $(VENV)/ready
+	$(BIN)/lowbit run studies/demo
+
+test: $(VENV)/ready-dev
+	$(BIN)/python -m pytest -n 2 -m "not nightly and not hub"
+
+nightly: $(VENV)/ready-dev
+	$(BIN)/python -m pytest -n 2 -m "not hub"
+
+check: $(VENV)/ready-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/laws/test_architecture.py
+	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md docs src tests bench studies/*/study.toml
+
+format: $(VENV)/ready-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/ready-bench
+	$(BIN)/python bench/lora_step.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis build dist
+
+# torch goes in before anything that depends on it: without an NVIDIA driver the CPU build, which
+# saves several GB. From the configured index if it has that build, else from PyTorch's own.
+$(VENV)/torch:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lowbit needs Python 3.11 or newer; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	@echo "setting up .venv (once; a few minutes)"
+	@if command -v nvidia-smi >/dev/null 2>&1 || [ "$$(uname)" = Darwin ]; then \
+	  $(PIP) "torch==$(TORCH)"; \
+	else \
+	  $(PIP) "torch==$(TORCH)+cpu" 2>/dev/null \
+	  || $(PIP) "torch==$(TORCH)" --index-url $(CPU_INDEX) 2>/dev/null \
+	  || $(PIP) "torch==$(TORCH)"; \
+	fi
+	@touch $@
+
+$(VENV)/ready: $(VENV)/torch pyproject.toml constraints.txt
+	$(PIP) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready
+	$(PIP) -c constraints.txt -e ".[test,check]"
+	@touch $@
+
+$(VENV)/ready-bench: $(VENV)/ready
+	$(PIP) -c constraints.txt -e ".[bench]"
+	@touch $@
