@@ -56,6 +56,8 @@ def make(folder: Path, family: str, seed: int = 0) -> Path:
         for name, parameter in model.named_parameters():
             if parameter.dim() == 2 and "norm" not in name.lower():
                 parameter.normal_(0, 0.3 / parameter.shape[-1] ** 0.25)
+            elif name.endswith("bias"):
+                parameter.normal_(0, 0.1)
     model.to(torch.bfloat16).save_pretrained(folder)
     _write_tokenizer(folder, bert=family == "bert")
     return folder

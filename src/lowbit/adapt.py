@@ -20,7 +20,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import nn
@@ -31,22 +30,13 @@ from lowbit.checkpoint import Position
 from lowbit.clocks import Clock, Clocks, Log
 from lowbit.evaluate import evaluate, ratio, to
 from lowbit.losses import Kind, labels_in, training_loss
+from lowbit.progress import Watcher, nobody
 from lowbit.spec import TrainSpec
 from lowbit.state import State
 from lowbit.tasks.base import Batch, Example
 from lowbit.tasks.batching import batches, epoch_order
 
 Parts = Mapping[str, Sequence[Example]]
-
-
-class Watcher(Protocol):
-    """Somebody who looks on: a progress bar, or nobody."""
-
-    def __call__(self, step: int, total: int, tokens: int, loss: float) -> None: ...
-
-
-def nobody(step: int, total: int, tokens: int, loss: float) -> None:
-    """Looks on and says nothing."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A training state on disk: everything that is needed to go on with the same bits.
 
 One safetensors file (nothing is ever unpickled), written atomically, with the digest of its own
-tensors in its header: a file that is torn or altered reads as no checkpoint at all.
+content in its header: a file that is torn or altered reads as no checkpoint at all.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Position:
 
 def write(path: Path, position: Position, tensors: Mapping[str, Tensor]) -> None:
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {"position": json.dumps(asdict(position)), "digest": _digest(kept)}
+    where = json.dumps(asdict(position))
+    header = {"position": where, "digest": _digest(where, kept)}
     write_atomic(path, save(kept, metadata=header))
 
 
@@ -52,13 +53,15 @@ def read(path: Path, fingerprint: str) -> tuple[Position, dict[str, Tensor]] | N
         position = Position(**json.loads(header["position"]))
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
-    whole = header.get("digest") == _digest(tensors)
+    whole = header.get("digest") == _digest(header["position"], tensors)
     return (position, tensors) if whole and position.fingerprint == fingerprint else None
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    total = hashlib.sha256()
+def _digest(position: str, tensors: Mapping[str, Tensor]) -> str:
+    total = hashlib.sha256(position.encode())
     for name in sorted(tensors):
-        raw = tensors[name].reshape(-1).view(torch.uint8) if tensors[name].numel() else None
-        total.update(name.encode() + (b"" if raw is None else raw.numpy().tobytes()))
+        tensor = tensors[name]
+        total.update(f"|{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        if tensor.numel():
+            total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from lowbit.errors import LowbitError
+from lowbit.errors import LowbitError, said_by_system
 
 app = typer.Typer(
     name="lowbit",
@@ -61,7 +61,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except BrokenPipeError:
             raise typer.Exit(1) from None
         except OSError as error:
-            complain(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+            complain(said_by_system(error))
             raise typer.Exit(1) from None
 
     return wrapped
@@ -106,10 +106,10 @@ def run(
 @guarded
 def status(study: StudyArgument, settings: SetOption = None, profile: ProfileOption = None) -> None:
     """Which runs of a study are done, under way, diverged, missing or out of date."""
-    from lowbit import commands
+    from lowbit import looking
     from lowbit.study import read
 
-    commands.status(read(study, settings or (), profile))
+    looking.status(read(study, settings or (), profile))
 
 
 @app.command()
@@ -118,20 +118,20 @@ def validate(
     study: StudyArgument, settings: SetOption = None, profile: ProfileOption = None
 ) -> None:
     """Check a study without running it: keys, formats, plans against the models, records."""
-    from lowbit import commands
+    from lowbit import looking
     from lowbit.study import read
 
-    commands.validate(read(study, settings or (), profile))
+    looking.validate(read(study, settings or (), profile))
 
 
 @app.command()
 @guarded
 def report(study: StudyArgument, settings: SetOption = None, profile: ProfileOption = None) -> None:
     """Write a study's table, figures and one self-contained HTML page from its records."""
-    from lowbit import commands
+    from lowbit import looking
     from lowbit.study import read
 
-    commands.report(read(study, settings or (), profile))
+    looking.report(read(study, settings or (), profile))
 
 
 @app.command()
@@ -143,7 +143,7 @@ def adapt(
         str, typer.Option(help="A plan's TOML, a format like nf4@64, or a name like Joint-2.")
     ],
     out: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
-    seed: Annotated[int, typer.Option(help="Of adapters, data order and dropout.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of adapters, data order and dropout.")] = 0,
     settings: SetOption = None,
     device: DeviceOption = None,
     rerun: Annotated[bool, typer.Option("--rerun", help="Replace a record there already.")] = False,
@@ -177,18 +177,18 @@ def export(
     ] = "merged",
 ) -> None:
     """Write a run's model as an ordinary transformers folder."""
-    from lowbit import commands
+    from lowbit import tools
 
-    commands.export(run_folder, to, merge=what == "merged")
+    tools.export(run_folder, to, merge=what == "merged")
 
 
 @app.command()
 @guarded
 def doctor() -> None:
     """What this machine has: devices, the real speed of bf16, memory, optional tools."""
-    from lowbit import commands
+    from lowbit import tools
 
-    commands.doctor()
+    tools.doctor()
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -201,6 +201,8 @@ def _seeds(text: str) -> tuple[int, ...]:
         if not low.strip().isdecimal() or (dash and not high.strip().isdecimal()):
             raise UserError(f"--seeds {text}: expected numbers like 0,1,2 or 0-5")
         found += range(int(low), int(high or low) + 1)
+    if (text and not found) or len(set(found)) < len(found):
+        raise UserError(f"--seeds {text}: expected each seed once, smaller ones first")
     return tuple(found)
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import pydantic
 from pydantic_core import to_json
 
-from lowbit.errors import UserError, nearest
+from lowbit.errors import BadValueError, UserError, nearest
 
 Raw = dict[str, Any]
 T = TypeVar("T")
@@ -52,21 +52,33 @@ def check(kind: type[T], raw: Raw, path: Path | None, inside: tuple[str | int, .
 def _explain(
     kind: type, error: Mapping[str, Any], path: Path | None, inside: tuple[str | int, ...]
 ) -> str:
-    # Between keys and indices pydantic puts the names of union members; they are no keys.
-    where = [part for part in error["loc"] if isinstance(part, int) or _is_key(part)]
+    where = list(error["loc"])
+    refused = error.get("ctx", {}).get("error")
+    if isinstance(refused, BadValueError):
+        where = [*where, refused.key]
     key = ".".join(str(part) for part in (*inside, *where))
-    place = f"{path}{_line(path, (*inside, *where))}: " if path else ""
+    place = at(path, *inside, *where)
     if error["type"] in _UNKNOWN:
         valid = _valid_names(kind, where[:-1])
         return f"{place}unknown key '{key}'.{nearest(str(where[-1]), valid)}"
     if error["type"] in ("missing", "missing_argument"):
-        return f"{place}'{key}' is missing"
+        return f"{at(path, *inside, *where[:-1])}'{key}' is missing"
+    if isinstance(refused, BadValueError):
+        return f"{place}{key} = {refused.value!r}: should be {refused.right}"
     said = error["input"]
-    return f"{place}{key} = {said!r}: {error['msg'].lower()}"
+    said = (
+        "a table" if isinstance(said, dict) else "a list" if isinstance(said, list) else repr(said)
+    )
+    if error["type"].startswith("dataclass"):
+        return f"{place}{key} is {said} and should be a table"
+    right = error["msg"].removeprefix("Input ").replace("a valid array", "a list")
+    right = right.replace("an object", "a table")
+    return f"{place}{key} is {said} and {right}"
 
 
-def _is_key(part: str) -> bool:
-    return re.fullmatch(r"[\w@+.:-]+", part) is not None and part not in ("int", "str", "none")
+def at(path: Path | None, *keys: str | int) -> str:
+    """`FILE, line 7: ` for the key that stands under `keys`; nothing without a file."""
+    return f"{path}{_line(path, keys)}: " if path else ""
 
 
 def _valid_names(kind: Any, where: Sequence[str | int]) -> list[str]:
@@ -105,7 +117,8 @@ def _line(path: Path | None, where: Sequence[str | int]) -> str:
             table = [part.strip().strip("\"'") for part in header[2].split(".")]
             if header[1] == "[[":
                 seen[header[2]] = seen.get(header[2], -1) + 1
-            if table == names:
+            entry = seen.get(header[2])
+            if table == names and (not counts or entry is None or entry in counts):
                 return f", line {number}"
         found = re.match(r"\s*([\w.\"'-]+)\s*=", line)
         if found is None:
@@ -124,7 +137,7 @@ def override(raw: Raw, settings: Sequence[str]) -> Raw:
     """Lay `a.b=c` settings over `raw`; `-` and `_` are alike in keys."""
     for setting in settings:
         key, equals, value = setting.partition("=")
-        if not equals or not key.strip():
+        if not equals or not key.strip(" ."):
             raise UserError(f"--set {setting}: expected KEY=VALUE, like --set train.lr=1e-4")
         put(raw, key, _value(value.strip()))
     return raw
@@ -132,17 +145,40 @@ def override(raw: Raw, settings: Sequence[str]) -> Raw:
 
 def put(raw: Raw, key: str, value: Any) -> None:
     """raw[a][b] = value for the key `a.b`, tables made where they are missing."""
-    *tables, last = key.strip().split(".")
-    place = raw
+    *tables, last = (quoted or bare for quoted, bare in re.findall(r'"([^"]+)"|([^.]+)', key))
+    place: Any = raw
     for table in tables:
-        place = place.setdefault(_spelled(table, place), {})
-        if not isinstance(place, dict):
-            raise UserError(f"'{key}': '{table}' is no table")
-    place[_spelled(last, place)] = value
+        place = _inside(place, table, key)
+    if isinstance(place, list):
+        raise UserError(f"'{key}': say which of the list, like {tables[-1]}.0.{last}")
+    lay(place, {_spelled(last, place): value})
+
+
+def _inside(place: Any, part: str, key: str) -> Any:
+    if isinstance(place, list):
+        if not part.isdecimal() or int(part) >= len(place):
+            raise UserError(f"'{key}': '{part}' should be a number from 0 to {len(place) - 1}")
+        return place[int(part)]
+    found = place.setdefault(_spelled(part, place), {})
+    if not isinstance(found, dict | list):
+        raise UserError(f"'{key}': '{part}' is no table")
+    return found
+
+
+def lay(under: Raw, over: Raw) -> Raw:
+    """Lay `over` over `under`, table by table."""
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(under.get(key), dict):
+            lay(under[key], value)
+        else:
+            under[key] = value
+    return under
 
 
 def _spelled(key: str, table: Raw) -> str:
-    return key if key in table else key.replace("-", "_")
+    """The key as the table has it, `-` and `_` alike."""
+    alike = [known for known in table if known.replace("-", "_") == key.replace("-", "_")]
+    return key if key in table else alike[0] if alike else key.replace("-", "_")
 
 
 def _value(text: str) -> Any:

@@ -19,8 +19,9 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from lowbit.adapt import Setting, Watcher, adapt, nobody
+from lowbit.adapt import Setting, adapt
 from lowbit.models.loading import quiet, resolve, tokenizer_of
+from lowbit.progress import Watcher, nobody
 from lowbit.record import write_atomic
 from lowbit.spec import DEMO_MODEL, TaskSpec, TrainSpec
 from lowbit.tasks.cache import cache_dir
@@ -31,14 +32,14 @@ WINDOW = 128
 END = "<|endoftext|>"
 TASK = TaskSpec("demo-topics", window=WINDOW)
 TRAIN = TrainSpec(
-    epochs=6, lr=2e-3, batch=16, weight_decay=0.1, compute="fp32", eval_batch=32, log_every=20
+    epochs=4, lr=4e-3, batch=4, weight_decay=0.1, compute="fp32", eval_batch=32, log_every=20
 )
-SHAPE = {
-    "hidden_size": 192,
-    "intermediate_size": 512,
+SHAPE: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 352,
     "num_hidden_layers": 4,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
     "max_position_embeddings": 256,
     "tie_word_embeddings": True,
 }

@@ -8,7 +8,6 @@ than fp32, and one with them four times faster.
 from __future__ import annotations
 
 import platform
-import resource
 import sys
 import time
 from contextlib import suppress
@@ -115,6 +114,8 @@ class PeakMemory:
             for line in status.read_text().splitlines():
                 if line.startswith("VmHWM:"):
                     return 1024 * int(line.split()[1])
+        import resource  # Windows has none
+
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return most if sys.platform == "darwin" else 1024 * most
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.errors import RunError, UserError
+from lowbit.initial import start_from_residual
 from lowbit.layers import (
     Adapted,
     Adapter,
@@ -27,7 +28,7 @@ from lowbit.layers import (
 from lowbit.quant.codec import encode
 from lowbit.quant.formats import is_cast, spell
 from lowbit.quant.ledger import stored
-from lowbit.spec import Choice, Plan, Site
+from lowbit.spec import BLOCK_ROLES, Choice, Plan, Site
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def _install_site(model: nn.Module, site: Site, choice: Choice, settings: Settin
     module = model.get_submodule(site.name)
     weight = _weight(module)
     if choice.base == "trained":
-        _put(model, site.name, _trained(module, weight, site, choice, settings.seed))
+        _put(model, site.name, _trained(module, weight, site, choice, settings))
         return
     frozen = Frozen(encode(weight, choice.quant), settings.residency)
     for name in (site.name, *site.aliases):
@@ -76,10 +77,14 @@ def _layer(
         adapter = kind(
             choice.rank, site.shape, settings.plan.alpha, settings.plan.dropout, seed
         ).to(frozen.codes.device)
+        if settings.plan.init == "residual":
+            start_from_residual(adapter, _weight(module).float() - frozen.weight(torch.float32))
     return Adapted(frozen, getattr(module, "bias", None), adapter)
 
 
-def _trained(module: nn.Module, weight: Tensor, site: Site, choice: Choice, seed: int) -> Trained:
+def _trained(
+    module: nn.Module, weight: Tensor, site: Site, choice: Choice, settings: Settings
+) -> Trained:
     if isinstance(module, nn.Embedding) or site.aliases:
         raise UserError(f"{site.name}: the base of an embedding or a tied head cannot be trained")
     if not is_cast(choice.quant):
@@ -89,16 +94,22 @@ def _trained(module: nn.Module, weight: Tensor, site: Site, choice: Choice, seed
     bias = getattr(module, "bias", None)
     if site.fresh:
         # From the run's own seed, so that plans that are compared start from the same head.
-        fresh = torch.empty(site.shape).normal_(0, 0.02, generator=generator(seed, site.name))
-        weight = fresh.to(weight.device)
+        seed = generator(settings.seed, site.name)
+        weight = torch.empty(site.shape).normal_(0, 0.02, generator=seed).to(weight.device)
         bias = None if bias is None else torch.zeros_like(bias)
-    return Trained(weight, bias)
+    out = settings.compute if site.role in BLOCK_ROLES else torch.float32
+    return Trained(weight, bias, out, turned=_turned(module))
 
 
 def _weight(module: nn.Module) -> Tensor:
     """(out, in), detached."""
     weight: Tensor = module.weight.detach()  # type: ignore[union-attr, operator, assignment]
-    return weight.t() if type(module).__name__ == "Conv1D" else weight
+    return weight.t() if _turned(module) else weight
+
+
+def _turned(module: nn.Module) -> bool:
+    """GPT-2's Conv1D keeps (in, out)."""
+    return type(module).__name__ == "Conv1D"
 
 
 def _put(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -41,9 +41,8 @@ class Frozen(nn.Module):
 
     @property
     def packed(self) -> Packed:
-        found = {name: getattr(self, name, None) for name in TENSORS}
-        codes = self.codes.data
-        return Packed(self.spec, self.shape, **{**found, "codes": codes})
+        rest = {name: getattr(self, name, None) for name in TENSORS if name != "codes"}
+        return Packed(self.spec, self.shape, self.codes.data, **rest)
 
     def weight(self, dtype: torch.dtype) -> Float[Tensor, "out in"]:
         """The decoded matrix, fresh each time unless residency says to keep it."""
@@ -165,12 +164,29 @@ class FrozenEmbedding(nn.Module):
 
 
 class Trained(nn.Module):
-    """A linear layer trained in full precision, whatever the compute type around it."""
+    """A linear layer trained in full precision, whatever the compute type around it.
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    It hands on `out`: fp32 from a head to the loss, the compute type from one block to the next.
+    `turned`: the module that it replaced keeps its weight as (in, out).
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        out: torch.dtype = torch.float32,
+        turned: bool = False,
+    ) -> None:
         super().__init__()
+        self.out, self.turned = out, turned
         self.weight = nn.Parameter(weight.detach().float().clone())
         self.bias = None if bias is None else nn.Parameter(bias.detach().float().clone())
 
     def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
-        return F.linear(x.float(), self.weight, self.bias)
+        return F.linear(x.float(), self.weight, self.bias).to(self.out)
+
+    def exported(self) -> dict[str, Tensor]:
+        """Views of what is trained, shaped as in the module that was replaced."""
+        weight = self.weight.detach()
+        named = {"weight": weight.t() if self.turned else weight}
+        return named if self.bias is None else {**named, "bias": self.bias.detach()}

@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-Watcher = Callable[[int, int, int, float], None]
+
+class Watcher(Protocol):
+    """Somebody who looks on while a model is trained."""
+
+    def __call__(self, step: int, total: int, tokens: int, loss: float) -> None: ...
+
+
+def nobody(step: int, total: int, tokens: int, loss: float) -> None:
+    """Looks on and says nothing."""
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from lowbit.spec import RunSpec
 
 SCHEMA = 1
 RECORD, LOG, SCORES, ADAPTER = "record.json", "log.jsonl", "scores.jsonl", "adapter"
+CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -188,9 +189,9 @@ def load(folder: Path) -> Record | None:
         if body.pop("schema") != SCHEMA:
             return None
         record = _restore(body)
-    except (OSError, ValueError, KeyError, TypeError):
+        return record if _whole(folder, record) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return record if _whole(folder, record) else None
 
 
 def _whole(folder: Path, record: Record) -> bool:
@@ -206,7 +207,7 @@ def _whole(folder: Path, record: Record) -> bool:
 
 
 def _restore(body: dict[str, Any]) -> Record:
-    nested = {
+    nested: dict[str, Any] = {
         "bytes": Bytes(**body.pop("bytes")),
         "facts": Facts(**{**body["facts"], "notes": tuple(body.pop("facts")["notes"])}),
         "cost": Cost(**body.pop("cost")),
@@ -237,6 +238,13 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
         elif before != after:
             found.append(f"{prefix}{key}: {before!r} -> {after!r}")
     return found
+
+
+def resumable(spec: RunSpec, facts: Facts) -> str:
+    """What a checkpoint belongs to: a run may only go on with what it began with."""
+    known = asdict(facts)
+    text = to_json([spec.fingerprint, *(known[key] for key in COMPARED)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def comparable(first: Record, second: Record) -> list[str]:

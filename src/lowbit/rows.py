@@ -48,7 +48,7 @@ def rows(runs: Sequence[Run]) -> list[Row]:
 def _row(setting: Setting, cell: Cell, reference: Cell | None) -> Row:
     records, done = cell.records, [record for _, record in cell.done.values()]
     metric = setting.metric
-    perplexities = [r.metrics["perplexity"] for r in done] if metric == "loss" else []
+    perplexities = [r.metrics["perplexity"] for r in done if "perplexity" in r.metrics]
     costs = [record.cost for record in done or records]
     alone = reference is None or reference is cell
     return Row(
@@ -58,7 +58,7 @@ def _row(setting: Setting, cell: Cell, reference: Cell | None) -> Row:
         metric=metric,
         better=setting.better,
         value=mean_and_spread([r.metrics[metric] for r in done]) if done else None,
-        perplexity=_mean(perplexities) if perplexities else None,
+        perplexity=_mean(perplexities) if perplexities and len(perplexities) == len(done) else None,
         comparison=Comparison() if alone or reference is None else compare(cell, reference),
         reference=reference is cell,
         stored=round(_mean([r.bytes.stored for r in records])),

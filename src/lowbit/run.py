@@ -7,8 +7,8 @@ call `run` and nothing below it.
 from __future__ import annotations
 
 import math
+import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +18,9 @@ from torch import nn
 
 from lowbit import device as machine
 from lowbit import losses, preflight
+from lowbit.account import bytes_of, cost, site_records
 from lowbit.adalora import Hooks, rank_hooks
-from lowbit.adapt import Outcome, Setting, Watcher, adapt, nobody
+from lowbit.adapt import Outcome, Setting, adapt
 from lowbit.config import check
 from lowbit.demo import model_folder
 from lowbit.device import PeakMemory
@@ -38,27 +39,25 @@ from lowbit.models.loading import (
     tokenizer_of,
 )
 from lowbit.plan.rules import choose
+from lowbit.progress import Watcher, nobody
 from lowbit.quant.formats import spell
-from lowbit.quant.ledger import Ledger, ledger, stored
+from lowbit.quant.ledger import Ledger, ledger, spare
 from lowbit.record import (
     ADAPTER,
+    CHECKPOINT,
     LOG,
     RECORD,
     SCORES,
-    Bytes,
-    Cost,
     Record,
-    SiteRecord,
     digest,
     finish,
+    resumable,
     write_lines,
 )
 from lowbit.spec import Choice, Execution, Plan, RunSpec, Site
 from lowbit.tasks.base import Data, Task
 from lowbit.tasks.cache import cache_dir
 from lowbit.tasks.prepare import find, prepare
-
-CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -97,27 +96,10 @@ def run(
     memory = PeakMemory(device)
     memory.start()
     compute = machine.resolve_compute(spec.train.compute, device)
-    (folder / RECORD).unlink(missing_ok=True)
+    _clear(folder)
     start = prepare_run(spec)
     memory.reset()
     made = install_run(spec, start, execution, device, compute)
-    setting = Setting(
-        kind=start.task.kind,
-        train=spec.train,
-        seed=spec.seed,
-        pad=start.pad,
-        device=device,
-        fingerprint=spec.fingerprint,
-        log=folder / LOG,
-        checkpoint=folder / CHECKPOINT,
-        hooks=hooks_of(spec.plan, made.model),
-        watcher=watcher,
-    )
-    outcome = adapt(made.model, start.data.parts, setting)
-    metrics, ranks = {}, {s.name: made.choices[s.name].rank for s in made.sites}
-    if not outcome.diverged:
-        metrics = _score(made.model, start, setting, outcome, folder)
-        ranks = _write_adapter(spec, start, made, folder)
     facts = machine.facts(
         device,
         compute,
@@ -126,24 +108,60 @@ def run(
         weights_digest(start.checkpoint),
         start.data.notes,
     )
+    setting = Setting(
+        kind=start.task.kind,
+        train=spec.train,
+        seed=spec.seed,
+        pad=start.pad,
+        device=device,
+        fingerprint=resumable(spec, facts),
+        log=folder / LOG,
+        checkpoint=folder / CHECKPOINT,
+        hooks=hooks_of(spec.plan, made.model),
+        watcher=watcher,
+        checkpoint_every=_checkpoint_every(),
+    )
+    outcome = adapt(made.model, start.data.parts, setting)
+    metrics, ranks = {}, {s.name: made.choices[s.name].rank for s in made.sites}
+    if not outcome.diverged:
+        metrics = _score(made.model, start, setting, outcome, folder)
+    if metrics:
+        ranks = _write_adapter(spec, start, made, folder)
     record = Record(
-        status="diverged" if outcome.diverged else "done",
+        status="done" if metrics else "diverged",
         fingerprint=spec.fingerprint,
         spec=spec.declared(),
         metric=start.task.metric,
         better=start.task.better,
         metrics=metrics,
-        bytes=_bytes(made, ranks),
+        bytes=bytes_of(made.sites, made.choices, ranks, made.other),
         trainable=made.count.trainable,
         parameters=made.count.parameters,
-        sites=_site_records(made, ranks),
+        sites=site_records(made.sites, made.choices, ranks),
         facts=facts,
-        cost=_cost(outcome, memory, timed),
-        message=outcome.diverged,
+        cost=cost(outcome.position, memory, timed),
+        message=outcome.diverged or ("" if metrics else "the scored split's loss is not finite"),
     )
     finished = finish(folder, record)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    for rest in (folder / CHECKPOINT, *folder.glob("*.partial")):
+        rest.unlink(missing_ok=True)
     return finished
+
+
+def _checkpoint_every() -> float:
+    """Seconds between checkpoints; tests that kill runs want them often."""
+    said = os.environ.get("LOWBIT_CHECKPOINT_EVERY", "30")
+    try:
+        return float(said)
+    except ValueError:
+        raise UserError(f"LOWBIT_CHECKPOINT_EVERY={said}: expected seconds, like 30") from None
+
+
+def _clear(folder: Path) -> None:
+    """What an earlier run left in the folder: a diverged one must not seem to have its scores."""
+    (folder / RECORD).unlink(missing_ok=True)
+    (folder / SCORES).unlink(missing_ok=True)
+    shutil.rmtree(folder / ADAPTER, ignore_errors=True)
 
 
 def prepare_run(spec: RunSpec) -> Prepared:
@@ -161,12 +179,14 @@ def install_run(
 ) -> Installed:
     """The model in its packed form on its device, after a check that it can be trained there."""
     planned = plan_sites(spec.plan, start.checkpoint, start.task.kind, len(start.data.labels))
+    # A batch never holds more than there is.
+    most = min(spec.train.batch, len(start.data.parts["train"]))
     longest = max(len(e.ids) for part in start.data.parts.values() for e in part)
     preflight.check(
         machine.free_memory(device),
         planned.count,
         preflight.shape_of(start.checkpoint.config, *planned.other),
-        spec.train,
+        replace(spec.train, batch=most),
         longest,
         2 if compute == "bf16" else 4,
         classes=start.task.kind == "classification",
@@ -183,7 +203,7 @@ def plan_sites(plan: Plan, checkpoint: Checkpoint, kind: losses.Kind, labels: in
     sites = find_sites(model, checkpoint.matrices)
     choices = choose(plan, sites)
     numbers = sum(p.numel() for p in model.parameters())
-    other = numbers - sum(s.shape[0] * s.shape[1] for s in sites)
+    other = spare(sites, choices, numbers)
     other_bytes = other * checkpoint.item
     count = ledger(sites, choices, other, other_bytes)
     if not count.trainable:
@@ -201,18 +221,20 @@ def hooks_of(plan: Plan, model: nn.Module) -> Hooks:
 def _score(
     model: nn.Module, start: Prepared, setting: Setting, outcome: Outcome, folder: Path
 ) -> dict[str, float]:
-    """Read the scored split, once."""
+    """Read the scored split, once; no metrics at all where a score is not finite."""
     part, size = start.data.parts["scored"], setting.train.eval_batch
     found, loss = evaluate(model, part, setting.kind, size, setting.pad, setting.device)
-    write_lines(folder / SCORES, _score_lines(start, found))
     value = ratio(found)
-    metrics = {start.task.metric: value, "loss": loss}
+    if not all(map(math.isfinite, (value, loss, *(s for s, _ in found)))):
+        return {}
+    write_lines(folder / SCORES, _score_lines(start, found))
+    metrics: dict[str, float] = {start.task.metric: value, "loss": loss}
     if setting.kind == "language":
         words = sum(example.words for example in part)
-        metrics |= {
-            "perplexity": math.exp(value),
-            "word_perplexity": math.exp(sum(s for s, _ in found) / max(1, words)),
-        }
+        a_word = sum(s for s, _ in found) / max(1, words)
+        # A loss can be finite while its exponential is no number any more.
+        nats = {"perplexity": value, "word_perplexity": a_word}
+        metrics |= {name: math.exp(nat) for name, nat in nats.items() if nat < 700}
     if outcome.position.best_value is not None:
         metrics["selection"] = outcome.position.best_value
         metrics["best_step"] = float(outcome.position.best_step)
@@ -227,7 +249,6 @@ def _score_lines(start: Prepared, found: Found) -> list[dict[str, Any]]:
 
 
 def _write_adapter(spec: RunSpec, start: Prepared, made: Installed, folder: Path) -> dict[str, int]:
-    shutil.rmtree(folder / ADAPTER, ignore_errors=True)
     origin = peft.Origin(
         model=spec.model,
         fingerprint=spec.fingerprint,
@@ -236,44 +257,6 @@ def _write_adapter(spec: RunSpec, start: Prepared, made: Installed, folder: Path
     )
     ranks = peft.write(folder / ADAPTER, made.model, start.task.kind, origin)
     return {site.name: ranks.get(site.name, 0) for site in made.sites}
-
-
-def _bytes(made: Installed, ranks: Mapping[str, int]) -> Bytes:
-    """The ledger with the ranks that are left."""
-    final = {n: replace(c, rank=ranks[n]) for n, c in made.choices.items()}
-    count = ledger(made.sites, final, *made.other)
-    return Bytes(count.stored, count.base, count.other, count.adapters)
-
-
-def _site_records(made: Installed, ranks: Mapping[str, int]) -> tuple[SiteRecord, ...]:
-    return tuple(
-        SiteRecord(
-            site.name,
-            site.role,
-            site.depth,
-            site.shape,
-            spell(made.choices[site.name].quant),
-            made.choices[site.name].rank,
-            ranks[site.name],
-            made.choices[site.name].base,
-            stored(made.choices[site.name].quant, site.shape).total,
-        )
-        for site in made.sites
-    )
-
-
-def _cost(outcome: Outcome, memory: PeakMemory, timed: Literal["alone", "shared"]) -> Cost:
-    spent = outcome.position
-    return Cost(
-        wall_s=round(spent.wall_s, 3),
-        cpu_s=round(spent.cpu_s, 3),
-        gpu_s=0.0 if memory.device.type == "cpu" else round(spent.train_s, 3),
-        peak_bytes=max(0, memory.peak() - memory.idle),
-        idle_bytes=memory.idle,
-        tokens=spent.tokens,
-        tokens_per_s=round(spent.tokens / max(spent.train_s, 1e-9), 1),
-        timed=timed,
-    )
 
 
 def export_plain(folder: Path, to: Path, merge: bool, declared: dict[str, Any]) -> None:

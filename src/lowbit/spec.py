@@ -15,6 +15,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
+from lowbit.errors import BadValueError, Bounds, check_bounds
+
 Role = Literal["attention", "ffn", "embedding", "head"]
 Group = int | Literal["row", "tensor"]
 ScaleRule = Literal["absmax", "absmean", "lsq", "mse", "none"]
@@ -25,6 +27,9 @@ BLOCK_ROLES: tuple[Role, ...] = ("attention", "ffn")
 DEMO_MODEL = "demo:tiny"
 """The one model that is made, not found (`demo.model_folder`)."""
 STRICT: dict[str, str] = {"extra": "forbid"}
+_FROM_0, _FROM_1 = Bounds(0), Bounds(1)
+SEEDS = Bounds(0, 2**32 - 1)
+_FRACTION, _BELOW_ONE = Bounds(0, 1), Bounds(0, 1, below=True)
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Site:
 
     A tied head is no second site: its name is an alias, and its bytes are counted once.
     `fresh` marks a head that the checkpoint does not hold and that was initialised at random.
+    `bias` numbers lie beside the matrix and are trained, or left alone, with it.
     """
 
     name: str
@@ -53,6 +59,7 @@ class Site:
     depth: int | None = None
     aliases: tuple[str, ...] = ()
     fresh: bool = False
+    bias: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,10 @@ class Rule:
     rank: int | None = None
     base: Base | None = None
 
+    def __post_init__(self) -> None:
+        if self.rank is not None:
+            check_bounds("rule", self, {"rank": _FROM_0})
+
 
 @dataclass(frozen=True)
 class RankSchedule:
@@ -100,13 +111,23 @@ class RankSchedule:
     beta2: float = 0.85
     orthogonality: float = 0.5
 
+    def __post_init__(self) -> None:
+        bounds = {"target": _FROM_1, "start": _FRACTION, "stop": _FRACTION, "every": _FROM_1}
+        bounds |= {"beta1": _BELOW_ONE, "beta2": _BELOW_ONE, "orthogonality": _FROM_0}
+        check_bounds("schedule", self, bounds)
+        if self.start >= self.stop:
+            raise BadValueError(
+                "schedule", "stop", self.stop, f"above start, which is {self.start:g}"
+            )
+
 
 @dataclass(frozen=True)
 class Plan:
     """A choice for every site, written as a default and ordered rules.
 
     `format` and `rank` are for the block matrices; `embedding` is for embeddings and heads (None:
-    `format` where that has 8 bits or more, else `int8@row`), whose rank is 0 unless a rule says so.
+    `format` where that has 8 bits or more, else `int8@row`), whose rank is 0.
+    `init`: adapters start at zero, or at the best approximation of what quantisation took away.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -116,8 +137,13 @@ class Plan:
     rank: int = 8
     alpha: float = 16.0
     dropout: float = 0.0
+    init: Literal["zero", "residual"] = "zero"
     rule: tuple[Rule, ...] = ()
     schedule: RankSchedule = field(default_factory=RankSchedule)
+
+    def __post_init__(self) -> None:
+        bounds = {"rank": _FROM_0, "alpha": Bounds(0, above=True), "dropout": _BELOW_ONE}
+        check_bounds("plan", self, bounds)
 
 
 @dataclass(frozen=True)
@@ -136,6 +162,10 @@ class TaskSpec:
     text: str = "text"
     sentence: str = "sentence"
     label: str = "label"
+
+    def __post_init__(self) -> None:
+        bounds = {"window": _FROM_1, "limit": _FROM_0, "scored_limit": _FROM_0}
+        check_bounds("task", self, bounds)
 
 
 @dataclass(frozen=True)
@@ -161,6 +191,12 @@ class TrainSpec:
     log_every: int = 50
     eval_batch: int = 16
 
+    def __post_init__(self) -> None:
+        counts = ("epochs", "batch", "accumulate", "log_every", "eval_batch")
+        check_bounds("train", self, dict.fromkeys(counts, _FROM_1))
+        bounds = {"steps": _FROM_0, "lr": _FROM_0, "warmup": _FRACTION, "clip": _FROM_0}
+        check_bounds("train", self, bounds | {"weight_decay": _FROM_0})
+
 
 @dataclass(frozen=True)
 class Execution:
@@ -170,6 +206,9 @@ class Execution:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int = 0
     residency: Literal["packed", "decoded"] = "packed"
+
+    def __post_init__(self) -> None:
+        check_bounds("execution", self, {"threads": _FROM_0})
 
 
 @dataclass(frozen=True)
@@ -181,6 +220,9 @@ class RunSpec:
     plan: Plan
     train: TrainSpec
     seed: int
+
+    def __post_init__(self) -> None:
+        check_bounds("run", self, {"seed": SEEDS})
 
     def declared(self) -> dict[str, Any]:
         """The spec as JSON would keep it."""

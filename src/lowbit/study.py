@@ -23,10 +23,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lowbit.config import Raw, check, override, put, read_toml
-from lowbit.errors import UserError, nearest
+from lowbit.config import Raw, at, check, lay, override, put, read_toml
+from lowbit.errors import BadValueError, UserError, nearest
 from lowbit.plan.named import named
-from lowbit.spec import STRICT, Execution, Plan, RunSpec, TaskSpec, TrainSpec
+from lowbit.quant.formats import parse
+from lowbit.spec import SEEDS, STRICT, Execution, Plan, RunSpec, TaskSpec, TrainSpec
 
 MOST_CLAIMS = 5
 
@@ -66,6 +67,11 @@ class StudyFile:
     plan: dict[str, Plan] = field(default_factory=dict)
     execution: Execution = field(default_factory=Execution)
     profile: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for seed in self.seeds:
+            if not SEEDS.holds(seed):
+                raise BadValueError("study", "seeds", seed, str(SEEDS))
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,7 @@ def read(
     if profile is not None:
         _lay_profile(raw, profile)
     raw = _normal(override(raw, settings), path)
+    _no_new_plans(raw, written)
     changed = raw != written
     parsed = _validate(raw, None if changed else path)
     runs = _matrix(raw, parsed, tuple(seeds) or parsed.seeds)
@@ -132,20 +139,47 @@ def _normal(raw: Raw, path: Path) -> Raw:
     if not isinstance(workloads, list):
         raise UserError(f"{path}: write [[workload]] with two brackets: a study may have several")
     for workload in workloads:
-        if isinstance(workload.get("task"), str):
+        if isinstance(workload, dict) and isinstance(workload.get("task"), str):
             workload["task"] = {"name": workload["task"]}
-    for name, plan in raw.get("plan", {}).items():
-        plan.setdefault("name", name)
+    plans = raw.get("plan")
+    if isinstance(plans, dict):
+        for name, plan in plans.items():
+            plans[name] = lay(_start(name), plan) if isinstance(plan, dict) else plan
     return raw
 
 
+def _start(name: str) -> Raw:
+    """What a plan's table changes: the plan that its name stands for, where it stands for one."""
+    try:
+        return json.loads(json.dumps(asdict(named(name))))
+    except UserError:
+        return {"name": name}
+
+
+def _no_new_plans(raw: Raw, written: Raw) -> None:
+    for name in raw.get("plan", {}):
+        if name not in written.get("plan", {}) and name not in raw["plans"]:
+            raise UserError(f"no plan '{name}' in this study.{nearest(name, raw['plans'])}")
+
+
 def _validate(raw: Raw, path: Path | None) -> StudyFile:
-    check(TaskSpec, {"name": "any", **raw.get("task", {})}, path, ("task",))
     parsed = check(StudyFile, raw, path)
+    check(TaskSpec, {"name": "any", **parsed.task}, path, ("task",))
     where = path or "the study"
     for name in ("plans", "workload", "seeds"):
-        if not getattr(parsed, name):
-            raise UserError(f"{where}: {name} is empty, so there is nothing to run")
+        values = getattr(parsed, name)
+        if not values:
+            raise UserError(f"{at(path, name) or 'the study: '}{name} is empty: nothing to run")
+        twice = next((v for v in values if values.count(v) > 1), None)
+        if twice is not None and name != "workload":
+            raise UserError(f"{at(path, name)}{name} has {twice!r} twice")
+    for name, plan in parsed.plan.items():
+        check_formats(plan, path, "plan", name)
+    for name in parsed.plans:
+        try:
+            named(name, parsed.plan)
+        except UserError as error:
+            raise UserError(f"{at(path, 'plans')}{error}") from None
     if len(parsed.claim) > MOST_CLAIMS:
         raise UserError(f"{where}: {len(parsed.claim)} claims; a study has at most {MOST_CLAIMS}")
     return parsed
@@ -200,8 +234,10 @@ def single(
         if key not in ("train", "task", "plan", "execution"):
             raise UserError(f"--set {key}: {nearest(key, ('train', 'task', 'plan', 'execution'))}")
     if raw["plan"]:
+        raw["plan"] = raw["plan"] if isinstance(raw["plan"], dict) else {"plan": raw["plan"]}
         written = json.loads(json.dumps(asdict(chosen)))
-        chosen = check(Plan, {**written, **raw["plan"]}, None, ("plan",))
+        chosen = check(Plan, lay(written, raw["plan"]), None, ("plan",))
+        check_formats(chosen, None, "plan")
     return (
         RunSpec(
             model,
@@ -220,4 +256,20 @@ def plan_from(text: str) -> Plan:
     if path.suffix != ".toml":
         return named(text)
     raw = read_toml(path)
-    return check(Plan, {"name": path.stem, **raw}, path)
+    plan = check(Plan, {"name": path.stem, **raw}, path)
+    check_formats(plan, path)
+    return plan
+
+
+def check_formats(plan: Plan, path: Path | None, *inside: str) -> None:
+    """Every format that a plan names, with its place where it is none."""
+    said: list[tuple[tuple[str | int, ...], str | None]] = [
+        (("format",), plan.format),
+        (("embedding",), plan.embedding),
+        *((("rule", i, "format"), rule.format) for i, rule in enumerate(plan.rule)),
+    ]
+    for keys, text in said:
+        try:
+            parse(text or "bf16")
+        except UserError as error:
+            raise UserError(f"{at(path, *inside, *keys)}{error}") from None

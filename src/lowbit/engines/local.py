@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
+from typing import Literal
 
 import psutil
 from filelock import FileLock
 
 from lowbit.engines.base import Cell, Ending, Engine, Order, Told
 from lowbit.engines.process import Failure, Running, orphaned, start
+from lowbit.progress import Watcher, bar
 from lowbit.record import Record, load
+from lowbit.spec import Execution
 
 
 def carry_out(cells: Sequence[Cell], order: Order, told: Told) -> list[Ending]:
     """Start cells as places become free; an interruption stops those under way."""
     order = replace(order, execution=_shared_threads(order))
-    waiting, running = list(cells), {}
+    waiting = list(cells)
+    running: dict[Connection, tuple[Cell, Running]] = {}
     endings: list[Ending] = []
     try:
         while waiting or running:
@@ -47,7 +51,7 @@ def _ending(cell: Cell, begun: Running) -> Ending:
     return Ending(cell, record, record.message, code, kept)
 
 
-def _shared_threads(order: Order):  # type: ignore[no-untyped-def]
+def _shared_threads(order: Order) -> Execution:
     """Several runs at once share the cores instead of fighting for them."""
     if order.execution.threads:
         return order.execution
@@ -69,14 +73,12 @@ def work(cell: Cell, order: Order) -> tuple[Record, bool]:
         if found is not None and found.fingerprint == cell.run.fingerprint:
             return found, True
         cell.folder.mkdir(parents=True, exist_ok=True)
-        timed = "alone" if order.jobs == 1 else "shared"
+        timed: Literal["alone", "shared"] = "alone" if order.jobs == 1 else "shared"
         watcher = stack.enter_context(_watcher(cell, order))
         return run(cell.run, cell.folder, order.execution, timed, watcher), False
 
 
-def _watcher(cell: Cell, order: Order):  # type: ignore[no-untyped-def]
-    from lowbit.progress import bar
-
+def _watcher(cell: Cell, order: Order) -> AbstractContextManager[Watcher]:
     return bar(cell.run.name, shown=order.show == "bar", stop=orphaned)
 
 

@@ -7,27 +7,19 @@ that has imported torch once (`preload`), which saves seconds a run.
 
 from __future__ import annotations
 
-import errno
 import multiprocessing
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from lowbit.errors import LowbitError, RunError
+import psutil
 
-_DISK = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EROFS: "the folder is on a read-only file system",
-    errno.EACCES: "no permission to write there",
-    errno.EPERM: "no permission to write there",
-    errno.EFBIG: "the file would be larger than allowed",
-}
+from lowbit.errors import LowbitError, RunError, said_by_system
 
 
 @dataclass(frozen=True)
@@ -65,7 +57,7 @@ class Running:
 def start(function: Callable[..., Any], *arguments: Any) -> Running:
     context = _context()
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(theirs, os.getpid(), function, arguments))
+    process = context.Process(target=_work, args=(theirs, _surroundings(), function, arguments))
     process.start()
     theirs.close()
     return Running(process, ours)
@@ -91,6 +83,11 @@ def unwrap(result: Any) -> Any:
     raise error
 
 
+def _surroundings() -> dict[str, str]:
+    """This process's environment as it is now: a server's is that of its first call."""
+    return {**os.environ, "LOWBIT_PARENT": str(os.getpid())}
+
+
 def _context() -> Any:
     """Forking is safe from a server that has started no threads; only Linux promises that."""
     if sys.platform != "linux":
@@ -101,10 +98,14 @@ def _context() -> Any:
 
 
 def _work(
-    pipe: Connection, parent: int, function: Callable[..., Any], arguments: tuple[Any, ...]
+    pipe: Connection,
+    surroundings: Mapping[str, str],
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.environ["LOWBIT_PARENT"] = str(parent)
+    os.environ.clear()
+    os.environ.update(surroundings)
     pipe.send(guarded(function, *arguments))
     pipe.close()
 
@@ -116,13 +117,13 @@ def guarded(function: Callable[..., Any], *arguments: Any) -> Any:
     except LowbitError as error:
         return Failure(str(error), error.exit_code)
     except OSError as error:
-        if error.errno in _DISK:
-            where = f" ({error.filename})" if error.filename else ""
-            return Failure(f"{_DISK[error.errno]}{where}; nothing finished is lost", 1)
-        return Failure(f"{error}", 1, traceback.format_exc())
+        if error.errno is None:
+            return Failure(f"{type(error).__name__}: {error}", 1, traceback.format_exc())
+        return Failure(said_by_system(error), 1)
     except Exception as error:
         if isinstance(error, MemoryError) or "memory" in str(error).lower():
-            return Failure(f"out of memory: {str(error).splitlines()[0]}", 1)
+            said = str(error).strip().partition("\n")[0]
+            return Failure(f"out of memory{': ' if said else ''}{said}", 1)
         return Failure(f"{type(error).__name__}: {error}", 1, traceback.format_exc())
 
 
@@ -137,12 +138,4 @@ def _killed(code: int | None) -> str:
 def orphaned() -> bool:
     """Whether the process that asked for this work is gone, so that nobody waits for it."""
     parent = os.environ.get("LOWBIT_PARENT")
-    if parent is None:
-        return False
-    try:
-        os.kill(int(parent), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    return parent is not None and not psutil.pid_exists(int(parent))

@@ -51,8 +51,8 @@ def write(folder: Path, model: nn.Module, kind: Kind, origin: Origin) -> dict[st
         tensors[f"{PREFIX}{site}.lora_A.weight"] = a.contiguous().cpu()
         tensors[f"{PREFIX}{site}.lora_B.weight"] = b.contiguous().cpu()
     for name, head in heads.items():
-        for part, tensor in head.named_parameters():
-            tensors[f"{PREFIX}{name}.{part}"] = tensor.detach().contiguous().cpu()
+        for part, tensor in head.exported().items():
+            tensors[f"{PREFIX}{name}.{part}"] = tensor.contiguous().cpu()
     write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     config = _config(ranks, sorted(heads), kind, origin)
     write_atomic(folder / CONFIG, _json(config))
@@ -133,13 +133,22 @@ def attach(model: nn.Module, loaded: Loaded) -> None:
     for name, layer in layers.items():
         layer.adapter = None
         if name in loaded.factors:
-            layer.adapter = _adapter(*loaded.factors[name]).to(layer.frozen.codes.device)
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, tensor in loaded.heads.items():
-            if name not in parameters:
-                raise UserError(f"the adapter holds '{name}', which is not trained here")
-            parameters[name].copy_(tensor)
+            a, b = loaded.factors[name]
+            _check_shape(name, (len(b), a.shape[1]), layer.frozen.shape)
+            layer.adapter = _adapter(a, b).to(layer.frozen.codes.device)
+    views = {f"{n}.{p}": t for n, m in trained(model).items() for p, t in m.exported().items()}
+    for name, tensor in loaded.heads.items():
+        if name not in views:
+            raise UserError(f"the adapter holds '{name}', which is not trained here")
+        _check_shape(name, tuple(tensor.shape), tuple(views[name].shape))
+        views[name].copy_(tensor)
+
+
+def _check_shape(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if found != expected:
+        raise UserError(
+            f"the adapter is of another model: '{name}' is {found} there and {expected} here"
+        )
 
 
 def _adapter(a: Tensor, b: Tensor) -> Adapter:

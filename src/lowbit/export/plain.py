@@ -41,7 +41,7 @@ def plain(
         for site in sites:
             module = model.get_submodule(site.name)
             if site.name in heads:
-                for name, tensor in heads[site.name].named_parameters():
+                for name, tensor in heads[site.name].exported().items():
                     module.get_parameter(name).copy_(tensor)
                 continue
             weight = weights[site.name]

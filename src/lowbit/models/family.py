@@ -79,7 +79,9 @@ def find_sites(model: nn.Module, stored: frozenset[str] | None = None) -> tuple[
             sites[key] = replace(sites[key], aliases=(*sites[key].aliases, name))
         else:
             fresh = site.role == "head" and stored is not None and not _holds(stored, name)
-            sites[key] = replace(site, shape=shape_of(module), fresh=fresh)
+            bias = getattr(module, "bias", None)
+            size = 0 if bias is None else len(bias)
+            sites[key] = replace(site, shape=shape_of(module), fresh=fresh, bias=size)
     return tuple(sites.values())
 
 

@@ -83,10 +83,12 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no config.json: not a model folder")
     try:
+        declared = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        family_of(str(declared["model_type"]))
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (ValueError, OSError, KeyError) as error:
-        raise UserError(f"{folder / 'config.json'} cannot be read: {error}") from error
-    family_of(config.model_type)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        said = str(error).partition("\n")[0]
+        raise UserError(f"{folder / 'config.json'} is no model's configuration: {said}") from error
     names, item = _headers(_weight_files(folder))
     return Checkpoint(folder, config, names, item)
 
@@ -95,7 +97,10 @@ def _weight_files(folder: Path) -> list[Path]:
     found = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        expected = {folder / n for n in json.loads(index.read_text())["weight_map"].values()}
+        try:
+            expected = {folder / n for n in json.loads(index.read_text())["weight_map"].values()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"{index} is torn or no index of weights") from error
         missing = sorted(p.name for p in expected - set(found))
         if missing:
             raise UserError(f"{folder}: the index names {', '.join(missing)}, which is not there")
@@ -131,7 +136,8 @@ def tokenizer_of(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True)
     except (ValueError, OSError) as error:
-        raise UserError(f"{folder} holds no tokenizer that can be read: {error}") from error
+        said = str(error).strip().partition("\n")[0]
+        raise UserError(f"{folder} holds no tokenizer that can be read: {said}") from error
 
 
 def _auto(kind: Kind) -> Any:

@@ -100,7 +100,10 @@ def adapter_numbers(site: Site, rank: int) -> int:
 def ledger(
     sites: Iterable[Site], choices: Mapping[str, Choice], other_numbers: int, other_bytes: int
 ) -> Ledger:
-    """Count a plan. Adapters and trained heads are kept in fp32, as they are trained."""
+    """Count a plan. Adapters and trained bases are kept in fp32, as they are trained.
+
+    `other_numbers` and `other_bytes` are of what is no site (`spare`).
+    """
     base = adapters = trainable = parameters = largest = 0
     for site in sites:
         choice, numbers = choices[site.name], site.shape[0] * site.shape[1]
@@ -108,12 +111,21 @@ def ledger(
         largest = max(largest, numbers)
         delta = adapter_numbers(site, choice.rank)
         if choice.base == "trained":
-            delta += numbers
+            delta += numbers + site.bias
+            parameters += site.bias
         else:
             base += stored(choice.quant, site.shape).total
         adapters += 4 * delta
         trainable += delta
     return Ledger(base, other_bytes, adapters, trainable, parameters + other_numbers, 4 * largest)
+
+
+def spare(sites: Iterable[Site], choices: Mapping[str, Choice], parameters: int) -> int:
+    """Of a model's parameters, those that are no part of a site: norms, and biases left alone."""
+    return parameters - sum(
+        site.shape[0] * site.shape[1] + (site.bias if choices[site.name].base == "trained" else 0)
+        for site in sites
+    )
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,7 @@ from lowbit.tasks.base import PARTS, Document, Example, Source, Task
 
 
 def check_settings(spec: TaskSpec, task: Task, max_length: int) -> None:
-    for name in ("limit", "scored_limit"):
-        if getattr(spec, name) < 0:
-            raise UserError(f"task.{name} = {getattr(spec, name)}: should be 0 (all) or more")
-    if task.kind == "classification":
-        return
-    if spec.window < 1:
-        raise UserError(f"task.window = {spec.window}: should be at least 1")
-    if spec.window > max_length:
+    if task.kind == "language" and spec.window > max_length:
         raise UserError(
             f"task.window = {spec.window} is longer than the model, which takes {max_length} "
             f"tokens: set task.window to {max_length} or less"

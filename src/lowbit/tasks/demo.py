@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import platform
 import sys
 import sysconfig
@@ -18,10 +19,14 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 from lowbit.errors import UserError
 from lowbit.spec import TaskSpec
 from lowbit.tasks.base import Document, Source, Task
+from lowbit.tasks.cache import cache_dir
 from lowbit.tasks.split import HELD_OUT, SCORED, hold_out
+from lowbit.tasks.store import remembered
 
 CHARACTERS = 1_200_000
 SHORTEST = 400
@@ -44,7 +49,22 @@ def source_of(documents: Sequence[Document], what: str) -> Source:
 
 @cache
 def docstrings() -> tuple[Document, ...]:
-    """One document a module, sorted by module, within the budget. Parsed once a process."""
+    """One document a module, sorted by module, within the budget.
+
+    Parsing the library takes seconds, and every run of a study needs the text: it is kept for this
+    very build of Python, which is what it depends on.
+    """
+    key = hashlib.sha256(f"{sys.version}|{_root()}|{CHARACTERS}|{SHORTEST}".encode()).hexdigest()
+    path = cache_dir() / "texts" / f"docstrings-{key[:16]}.safetensors"
+    kept = remembered(path, key, lambda: {"texts": _to_array(_parsed())})
+    return tuple(Document(text) for text in json.loads(kept["texts"].tobytes()))
+
+
+def _to_array(texts: Sequence[str]) -> np.ndarray:
+    return np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8)
+
+
+def _parsed() -> list[str]:
     found: dict[str, str] = {}
     room = CHARACTERS
     for name, path in sorted(_modules().items(), key=lambda item: _digest(item[0])):
@@ -54,7 +74,11 @@ def docstrings() -> tuple[Document, ...]:
             room -= len(text)
         if room < SHORTEST:
             break
-    return tuple(Document(found[name]) for name in sorted(found))
+    return [found[name] for name in sorted(found)]
+
+
+def _root() -> Path:
+    return Path(sysconfig.get_path("stdlib"))
 
 
 def _digest(name: str) -> str:
@@ -63,7 +87,7 @@ def _digest(name: str) -> str:
 
 def _modules() -> dict[str, Path]:
     """The library's own files by dotted name, without its tests and bundled programs."""
-    root = Path(sysconfig.get_path("stdlib"))
+    root = _root()
     names = sys.stdlib_module_names - SKIPPED
     files = [root / f"{name}.py" for name in names]
     files += [file for name in names for file in (root / name).rglob("*.py")]

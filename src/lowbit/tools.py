@@ -1,0 +1,77 @@
+"""Around a study: a run's model as an ordinary folder, and what this machine has. No torch here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lowbit.engines.process import call
+from lowbit.errors import UserError
+from lowbit.looking import say
+from lowbit.record import load
+
+
+def export(folder: Path, to: Path, merge: bool) -> None:
+    record = load(folder)
+    if record is None or record.status != "done":
+        raise UserError(f"{folder} holds no finished run")
+    if to.exists() and any(to.iterdir()):
+        raise UserError(f"{to} is not empty")
+    call(export_run, folder, to, merge, record.spec)
+    what = "base and adapter merged, on the decoded base" if merge else "the decoded base"
+    say(f"wrote {to}: {what}")
+
+
+def export_run(folder: Path, to: Path, merge: bool, spec: dict[str, Any]) -> None:
+    from lowbit.run import export_plain
+
+    export_plain(folder, to, merge, spec)
+
+
+TOOLS = {
+    "bitsandbytes": "the oracle of the nf4 parity tests, and a peer in the benchmark",
+    "peft": "loads our adapters elsewhere; the oracle of the adapter parity tests",
+    "datasets": "data from the hub (pip install 'lowbit[hub]')",
+    "trackio": "live curves",
+    "gguf": "export to llama.cpp",
+}
+
+
+def doctor() -> None:
+    """Devices, speeds, memory, tools."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import psutil
+
+    found = call(speeds)
+    say(f"python {platform.python_version()}, torch {found['torch']}, {platform.platform()}")
+    say(f"{found['cpu']}, {psutil.cpu_count()} cores, {found['threads']} threads")
+    memory = psutil.virtual_memory()
+    say(f"memory {memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} GiB free")
+    for name, speed in found["speeds"].items():
+        better = "bf16" if speed["bf16"] > speed["fp32"] else "fp32"
+        say(
+            f"{name}: fp32 {speed['fp32']:,.0f} GFLOP/s, bf16 {speed['bf16']:,.0f} GFLOP/s: "
+            f'compute = "auto" means {better}'
+        )
+    for tool, purpose in TOOLS.items():
+        try:
+            state = version(tool)
+        except PackageNotFoundError:
+            state = "not installed"
+        say(f"{tool:13} {state:14} {purpose}")
+
+
+def speeds() -> dict[str, Any]:
+    """In a process: what torch sees and how fast it multiplies."""
+    import torch
+
+    from lowbit import device
+
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cpu": device.cpu_name(),
+        "speeds": {name: device.speed(torch.device(name)) for name in device.available()},
+    }
