@@ -34,6 +34,8 @@ CASES: tuple[tuple[str, Kind], ...] = (
     ("llama", "classification"),
     ("gpt2", "classification"),
 )
+# One of each shape: gated and plain blocks, Conv1D, biases, tied, fresh and stored heads.
+FEW = (CASES[0], CASES[4], CASES[5], CASES[7])
 
 
 @dataclass(frozen=True)

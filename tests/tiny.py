@@ -21,7 +21,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-WORDS = "the cat dog sat ran on under mat log red blue big small and then we saw a tree".split()
+WORDS = "the cat dog sat ran on under mat log red blue big small and then we saw a tree".split()  # noqa: SIM905
 END = "<|endoftext|>"
 VOCABULARY = 160
 FAMILIES = ("llama", "llama-untied", "mistral", "qwen3", "gpt2", "bert")

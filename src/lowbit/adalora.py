@@ -8,7 +8,8 @@ a straight line. Vectors are kept near orthogonal by a penalty that belongs to t
 and to it alone.
 
 Between cuts a direction that was cut may return, as in the original; after `stop` the set is
-final. What is cut is left out of the saved adapter and of the ledger.
+final, and only a model with that set may be kept as the best. What is cut is left out of the
+saved adapter and of the ledger.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ from lowbit.spec import RankSchedule
 class Hooks:
     """What the training loop calls: `penalty` joins the loss, `after_step` sees the gradients.
 
+    `settled` says whether the model after a step may be the one that is kept.
     `state` is saved and restored with every checkpoint; its tensors are updated in place.
     """
 
     penalty: Callable[[], Tensor] | None = None
     after_step: Callable[[int, int], None] | None = None
+    settled: Callable[[int, int], bool] | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -58,16 +61,18 @@ def rank_hooks(schedule: RankSchedule, adapters: Mapping[str, SvdAdapter]) -> Ho
     initial = sum(len(adapter.E) for adapter in adapters.values())
     target = schedule.target * len(adapters)
 
+    def settled(step: int, total: int) -> bool:
+        return step >= schedule.stop * total
+
     def after_step(step: int, total: int) -> None:
-        settled = schedule.stop * total
-        if step - 1 >= settled:
+        if settled(step - 1, total):
             return
         _smooth(schedule, adapters, state)
-        if step % schedule.every == 0 or step >= settled:
+        if step % schedule.every == 0 or settled(step, total):
             keep = budget(schedule, initial, target, step, total)
-            _cut(adapters, state, keep, final=step >= settled)
+            _cut(adapters, state, keep, final=settled(step, total))
 
-    return Hooks(lambda: orthogonality(schedule, adapters), after_step, state)
+    return Hooks(lambda: orthogonality(schedule, adapters), after_step, settled, state)
 
 
 @torch.no_grad()

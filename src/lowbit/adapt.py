@@ -115,7 +115,7 @@ def adapt(model: nn.Module, parts: Parts, setting: Setting) -> Outcome:
         if finite:
             _write_step(state, setting, log, clocks, total, per_epoch, norm)
             if state.position.step % per_epoch == 0 or state.position.step == total:
-                finite = _select(model, parts["selection"], state, setting, log, per_epoch)
+                finite = _select(model, parts["selection"], state, setting, log, total, per_epoch)
         if not finite:
             message = f"the loss is no longer finite at step {state.position.step} of {total}"
             log.write({"step": state.position.step, "diverged": message})
@@ -190,6 +190,7 @@ def _select(
     state: State,
     setting: Setting,
     log: Log,
+    total: int,
     per_epoch: int,
 ) -> bool:
     """Score the selection split and keep the state if it is the best; False if it is not finite."""
@@ -198,7 +199,9 @@ def _select(
     value, best, step = ratio(found), state.position.best_value, state.position.step
     if not (math.isfinite(value) and math.isfinite(loss)):
         return False
-    if best is None or (value < best if setting.kind == "language" else value > best):
+    may_keep = setting.hooks.settled is None or setting.hooks.settled(step, total)
+    better = best is None or (value < best if setting.kind == "language" else value > best)
+    if may_keep and better:
         state.keep_as_best()
         state.position = replace(state.position, best_value=value, best_step=step)
     log.write({"step": step, "epoch": round(step / per_epoch, 4), "selection": value})

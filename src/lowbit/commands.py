@@ -83,7 +83,7 @@ def _line(ending: Ending) -> str:
     extra = f", perplexity {metrics['perplexity']:.2f}" if "perplexity" in metrics else ""
     return (
         f"{name}  {value}{extra}  ({record.cost.wall_s:.0f} s, "
-        f"{record.cost.tokens_per_s:,.0f} tokens/s)"
+        f"{record.cost.tokens_per_s:,.0f} tok/s)"
     )
 
 
@@ -225,6 +225,9 @@ def _describe(folder: Path, record: Record) -> None:
     from lowbit.table import render, rows
 
     out().print(render(rows([(folder, record)]), min(out().width, 120)))
+    if "word_perplexity" in record.metrics:
+        each = f"{record.metrics['perplexity']:.2f} a token, {record.metrics['word_perplexity']:.1f}"
+        say(f"perplexity {each} a word")
     for note in record.facts.notes:
         say(note, style="dim")
     say(f"record   {folder / RECORD}")

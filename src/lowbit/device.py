@@ -80,7 +80,8 @@ def free_memory(device: torch.device) -> int:
 
 
 class PeakMemory:
-    """Peak memory since `start`, and what was held before: a process that did nothing yet.
+    """Peak memory since `start`, above what was held then: an interpreter with its libraries and
+    the tokenised data, before the model.
 
     Linux lets a process forget its high-water mark, which makes the figure exact; elsewhere it is
     the process's own peak. On CUDA it is the device's.
@@ -91,18 +92,12 @@ class PeakMemory:
         self.idle = 0
 
     def start(self) -> None:
-        """Take what is held now for the idle interpreter's."""
-        cuda = self.device.type == "cuda"
-        self.idle = (
-            torch.cuda.memory_allocated(self.device) if cuda else psutil.Process().memory_info().rss
-        )
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget the peak so far: preparing data is no part of a run's memory."""
+        """Take what is held now for idle, and forget the peak so far."""
         if self.device.type == "cuda":
+            self.idle = torch.cuda.memory_allocated(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
             return
+        self.idle = psutil.Process().memory_info().rss
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from lowbit.layers import Adapted, Frozen
 
 IGNORED = -100
-_SLICE = 2**23  # logits alive at a time
+_SLICE = 2**21  # logits alive at a time
 
 
 class Batch(Protocol):

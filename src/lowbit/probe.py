@@ -43,10 +43,10 @@ def probe(spec: RunSpec, execution: Execution) -> Probe:
     if execution.threads:
         torch.set_num_threads(execution.threads)
     memory = PeakMemory(device)
-    memory.start()
     compute = machine.resolve_compute(spec.train.compute, device)
     start = prepare_run(spec)
-    memory.reset()
+    # The tokenised data stays, whatever was needed to make it; it is no part of a run's memory.
+    memory.start()
     made = install_run(spec, start, execution, device, compute)
     marks: list[float] = []
     setting = Setting(

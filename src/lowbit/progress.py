@@ -8,7 +8,13 @@ from time import monotonic
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 
 class Watcher(Protocol):
@@ -22,13 +28,18 @@ def nobody(step: int, total: int, tokens: int, loss: float) -> None:
 
 
 @contextmanager
-def bar(name: str, shown: bool, stop: Callable[[], bool] = lambda: False) -> Iterator[Watcher]:
+def bar(
+    name: str,
+    shown: bool,
+    stop: Callable[[], bool] = lambda: False,
+    console: Console | None = None,
+) -> Iterator[Watcher]:
     """A watcher for the training loop. `stop` is asked every so often whether to give up."""
-    console = Console(stderr=True)
+    console = console or Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        MofNCompleteColumn(),
         TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(compact=True),
     )

@@ -24,7 +24,7 @@ from lowbit.adapt import Outcome, Setting, adapt
 from lowbit.config import check
 from lowbit.demo import model_folder
 from lowbit.device import PeakMemory
-from lowbit.errors import UserError
+from lowbit.errors import RunError, UserError
 from lowbit.evaluate import Found, evaluate, ratio
 from lowbit.export import peft, plain
 from lowbit.install import Settings, adapters, install
@@ -94,11 +94,11 @@ def run(
     if execution.threads:
         torch.set_num_threads(execution.threads)
     memory = PeakMemory(device)
-    memory.start()
     compute = machine.resolve_compute(spec.train.compute, device)
     _clear(folder)
     start = prepare_run(spec)
-    memory.reset()
+    # The tokenised data stays, whatever was needed to make it; it is no part of a run's memory.
+    memory.start()
     made = install_run(spec, start, execution, device, compute)
     facts = machine.facts(
         device,
@@ -259,10 +259,12 @@ def _write_adapter(spec: RunSpec, start: Prepared, made: Installed, folder: Path
     return {site.name: ranks.get(site.name, 0) for site in made.sites}
 
 
-def export_plain(folder: Path, to: Path, merge: bool, declared: dict[str, Any]) -> None:
+def export_plain(folder: Path, to: Path, merge: bool, record: Record) -> None:
     """Write a finished run's decoded base, or base and adapter merged, as a plain model folder."""
-    spec = check(RunSpec, declared, None)
+    spec = check(RunSpec, record.spec, None)
     start = prepare_run(spec)
+    if weights_digest(start.checkpoint) != record.facts.weights:
+        raise RunError(f"{spec.model} has other weights now than when {folder.name} was trained")
     made = install_run(spec, start, Execution(), torch.device("cpu"), "fp32")
     peft.attach(made.model, peft.read(folder / ADAPTER))
     labels, kind = len(start.data.labels), start.task.kind

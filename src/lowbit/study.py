@@ -30,6 +30,8 @@ from lowbit.quant.formats import parse
 from lowbit.spec import SEEDS, STRICT, Execution, Plan, RunSpec, TaskSpec, TrainSpec
 
 MOST_CLAIMS = 5
+SINGLE = ("train", "task", "plan", "execution")
+"""What `--set` may change of a single run."""
 
 
 @dataclass(frozen=True)
@@ -125,12 +127,17 @@ def read(
     return Study(
         folder=path.parent,
         title=parsed.title,
-        hypothesis=parsed.hypothesis,
+        hypothesis=_paragraphs(parsed.hypothesis),
         claims=parsed.claim,
         runs=_chosen(runs, only),
         execution=parsed.execution,
         results=path.parent / ("results" if profile is None else f"results-{profile}"),
     )
+
+
+def _paragraphs(text: str) -> str:
+    """Lines of a paragraph joined; paragraphs, parted by blank lines, kept."""
+    return "\n\n".join(" ".join(part.split()) for part in text.strip().split("\n\n"))
 
 
 def _normal(raw: Raw, path: Path) -> Raw:
@@ -231,10 +238,11 @@ def single(
     raw: Raw = {"train": {}, "task": {"name": task}, "plan": {}, "execution": {}}
     override(raw, settings)
     for key in raw:
-        if key not in ("train", "task", "plan", "execution"):
-            raise UserError(f"--set {key}: {nearest(key, ('train', 'task', 'plan', 'execution'))}")
+        if key not in SINGLE:
+            raise UserError(f"--set: unknown key '{key}'.{nearest(key, SINGLE)}")
     if raw["plan"]:
-        raw["plan"] = raw["plan"] if isinstance(raw["plan"], dict) else {"plan": raw["plan"]}
+        if not isinstance(raw["plan"], dict):
+            raise UserError(f"plan is {raw['plan']!r} and should be a table: --set plan.rank=4")
         written = json.loads(json.dumps(asdict(chosen)))
         chosen = check(Plan, lay(written, raw["plan"]), None, ("plan",))
         check_formats(chosen, None, "plan")

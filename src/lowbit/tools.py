@@ -8,24 +8,26 @@ from typing import Any
 from lowbit.engines.process import call
 from lowbit.errors import UserError
 from lowbit.looking import say
-from lowbit.record import load
+from lowbit.record import Record, load
 
 
 def export(folder: Path, to: Path, merge: bool) -> None:
     record = load(folder)
     if record is None or record.status != "done":
         raise UserError(f"{folder} holds no finished run")
+    if to.exists() and not to.is_dir():
+        raise UserError(f"{to} is no folder")
     if to.exists() and any(to.iterdir()):
         raise UserError(f"{to} is not empty")
-    call(export_run, folder, to, merge, record.spec)
+    call(export_run, folder, to, merge, record)
     what = "base and adapter merged, on the decoded base" if merge else "the decoded base"
     say(f"wrote {to}: {what}")
 
 
-def export_run(folder: Path, to: Path, merge: bool, spec: dict[str, Any]) -> None:
+def export_run(folder: Path, to: Path, merge: bool, record: Record) -> None:
     from lowbit.run import export_plain
 
-    export_plain(folder, to, merge, spec)
+    export_plain(folder, to, merge, record)
 
 
 TOOLS = {

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ SCENES: dict[str, tuple[str, Plan, TrainSpec]] = {
 }
 STEPS = 4
 Stage = Callable[[str], Scene]
+Whole = Callable[[str], Ended]
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +100,12 @@ def scene(tiny_model: Folder, tiny_text: Path, tiny_jsonl: Path) -> Stage:
         return Scene(start, parts, plan, train)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def whole(scene: Stage, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ended]:
+    """How each scene ends when nothing disturbs it; played once."""
+    return cache(lambda name: carry_out(scene(name), tmp_path_factory.mktemp("whole")))
 
 
 def ticking() -> Callable[[], float]:
@@ -188,10 +196,9 @@ def die_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", SCENES)
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(
-    scene: Stage, name: str, tmp_path: Path
+    scene: Stage, whole: Whole, name: str, tmp_path: Path
 ) -> None:
-    here = scene(name)
-    first = carry_out(here, tmp_path / "1")
+    here, first = scene(name), whole(name)
     torch.rand(7)  # whatever was drawn before
     assert_alike(carry_out(here, tmp_path / "2"), first)
     other = carry_out(here, tmp_path / "3", seed=1)
@@ -202,10 +209,10 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(
 
 @pytest.mark.parametrize("name", SCENES)
 def test_killed_at_any_step_and_resumed_is_as_never_killed(
-    scene: Stage, name: str, tmp_path: Path
+    scene: Stage, whole: Whole, name: str, tmp_path: Path
 ) -> None:
     here = scene(name)
-    expected = carry_out(here, tmp_path / "whole")
+    expected = whole(name)
     for step in range(1, STEPS + 1):
         folder = tmp_path / f"killed{step}"
         with pytest.raises(Killed):
@@ -215,10 +222,10 @@ def test_killed_at_any_step_and_resumed_is_as_never_killed(
 
 
 def test_killed_before_its_checkpoint_a_step_is_done_and_logged_once(
-    scene: Stage, tmp_path: Path
+    scene: Stage, whole: Whole, tmp_path: Path
 ) -> None:
     here = scene("gpt2, adalora")
-    expected = carry_out(here, tmp_path / "whole")
+    expected = whole("gpt2, adalora")
     for step in range(1, STEPS + 1):
         folder = tmp_path / f"killed{step}"
         with pytest.MonkeyPatch.context() as patch:
@@ -228,9 +235,11 @@ def test_killed_before_its_checkpoint_a_step_is_done_and_logged_once(
         assert_alike(carry_out(here, folder), expected)
 
 
-def test_a_run_killed_at_every_step_in_turn_still_ends_alike(scene: Stage, tmp_path: Path) -> None:
+def test_a_run_killed_at_every_step_in_turn_still_ends_alike(
+    scene: Stage, whole: Whole, tmp_path: Path
+) -> None:
     here = scene("llama, dropout")
-    expected = carry_out(here, tmp_path / "whole")
+    expected = whole("llama, dropout")
     for step in range(2, STEPS + 1):
         with pytest.raises(Killed):
             carry_out(here, tmp_path / "killed", watcher=stop_at(step))
@@ -300,10 +309,10 @@ def forge(path: Path) -> None:
 
 @pytest.mark.parametrize("harm", [tear, empty, flip, move, forge], ids=lambda f: f.__name__)
 def test_a_torn_or_altered_checkpoint_is_none(
-    scene: Stage, tmp_path: Path, harm: Callable[[Path], None]
+    scene: Stage, whole: Whole, tmp_path: Path, harm: Callable[[Path], None]
 ) -> None:
     here = scene("llama, dropout")
-    expected = carry_out(here, tmp_path / "whole")
+    expected = whole("llama, dropout")
     folder = tmp_path / "killed"
     with pytest.raises(Killed):
         carry_out(here, folder, watcher=stop_at(4))
@@ -313,9 +322,9 @@ def test_a_torn_or_altered_checkpoint_is_none(
     assert_alike(carry_out(here, folder), expected)
 
 
-def test_another_runs_checkpoint_is_none(scene: Stage, tmp_path: Path) -> None:
+def test_another_runs_checkpoint_is_none(scene: Stage, whole: Whole, tmp_path: Path) -> None:
     here = scene("llama, dropout")
-    expected = carry_out(here, tmp_path / "whole")
+    expected = whole("llama, dropout")
     folder = tmp_path / "shared"
     with pytest.raises(Killed):
         carry_out(here, folder, fingerprint="another", seed=3, watcher=stop_at(4))
@@ -521,7 +530,7 @@ def test_looking_at_the_selection_split_changes_no_bit_of_training(scene: Stage)
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("LOWBIT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -542,7 +551,7 @@ def test_a_loss_that_is_no_number_ends_training_at_once(scene: Stage, tmp_path: 
     assert lines_of(tmp_path)[-1] == {"step": seen[-1], "diverged": outcome.diverged}
 
 
-@pytest.mark.usefixtures("cache")
+@pytest.mark.usefixtures("_cache")
 def test_a_diverged_run_is_recorded_and_has_no_score(
     tiny_model: Folder, tiny_text: Path, tmp_path: Path
 ) -> None:
@@ -563,7 +572,7 @@ def test_a_diverged_run_is_recorded_and_has_no_score(
     assert not (folder / "adapter").exists()
 
 
-@pytest.mark.usefixtures("cache")
+@pytest.mark.usefixtures("_cache")
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
 def test_a_run_and_its_repetition_leave_the_same_adapter_scores_and_metrics(
     tiny_model: Folder, tiny_text: Path, tiny_jsonl: Path, tmp_path: Path, family: str

@@ -7,7 +7,6 @@ is in fp32, where both sides do the same products in an order of their own.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -41,7 +40,7 @@ from lowbit.losses import HeadLoss
 from lowbit.models.loading import Kind
 from lowbit.quant.codec import encode
 from lowbit.quant.formats import parse
-from lowbit.spec import Choice, Plan, RankSchedule, Rule
+from lowbit.spec import Plan, RankSchedule, Rule
 
 peft = pytest.importorskip("peft", reason="PEFT is not installed")
 
@@ -95,9 +94,8 @@ def bare(start: Opened, made: Made, **how: Any) -> nn.Module:
 
 
 def in_peft(base: nn.Module, folder: Path) -> nn.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        return peft.PeftModel.from_pretrained(base, folder).eval()
+    model: nn.Module = peft.PeftModel.from_pretrained(base, folder)
+    return model.eval()
 
 
 # --- ours, there --------------------------------------------------------------------------------
@@ -117,8 +115,8 @@ def test_our_adapter_on_the_decoded_base_has_equal_logits_in_peft(
     assert not close(logits(base, some_ids()), expected)
     model = in_peft(base, tmp_path)
     assert close(logits(model, some_ids()), expected)
-    held = {n for n, m in model.named_modules() if hasattr(m, "lora_A") and len(m.lora_A)}
-    assert held == {f"base_model.model.{site}" for site in ranks}
+    held = {n: len(m.lora_A["default"].weight) for n, m in wrapped(model).items()}
+    assert held == ranks
 
 
 @every_family
@@ -173,7 +171,12 @@ PATTERNS: dict[str, dict[str, Any]] = {
     "plain": {"r": 4, "lora_alpha": 8},
     "rslora": {"r": 4, "lora_alpha": 6, "use_rslora": True},
     "patterns": {"r": 4, "lora_alpha": 6, "rank_pattern": "first", "alpha_pattern": "second"},
-    "regular expressions": {"r": 4, "lora_alpha": 6, "rank_pattern": "regex"},
+    "regular expressions": {
+        "r": 4,
+        "lora_alpha": 6,
+        "rank_pattern": "regex",
+        "alpha_pattern": "regex",
+    },
 }
 
 
@@ -184,7 +187,7 @@ def theirs(base: nn.Module, start: Opened, name: str, how: dict[str, Any]) -> nn
     patterns = {
         "first": {one: 2, two: 3},
         "second": {one: 5},
-        "regex": {rf"^{layers[name].replace('.', '[.]')}[.]1[.].*{one}$": 2, rf".*{two}": 1},
+        "regex": {rf"{layers[name]}[.][1-9][.].*{one}": 2, rf".*{two}": 3},
     }
     how = {k: patterns[v] if isinstance(v, str) else v for k, v in how.items()}
     config = peft.LoraConfig(
@@ -213,8 +216,14 @@ def test_an_adapter_made_by_peft_has_equal_logits_here(
     assert set(adapters(made.model)) == set(loaded.factors)
     assert close(logits(made.model, some_ids()), expected)
     found = {n: len(a.A) for n, a in adapters(made.model).items()}
-    assert len(set(found.values())) == (1 if pattern in ("plain", "rslora") else 2 + (
-        len(TARGETS[name]) > 2 or pattern == "regular expressions"))  # fmt: skip
+    assert found == {n: len(m.lora_A["default"].weight) for n, m in wrapped(model).items()}
+    assert (len(set(found.values())) > 1) == ("pattern" in pattern or "regular" in pattern)
+
+
+def wrapped(model: nn.Module) -> dict[str, nn.Module]:
+    """PEFT's layers by the names that the base gives them."""
+    named = model.named_modules()
+    return {n.removeprefix("base_model.model."): m for n, m in named if hasattr(m, "lora_A")}
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
@@ -347,18 +356,25 @@ def test_a_saved_plain_model_opens_like_any_other(tiny_model: Folder, tmp_path: 
 # --- bitsandbytes, used right -------------------------------------------------------------------
 
 
+def with_exact_scales(rows: int, columns: int) -> Tensor:
+    blocks = 0.05 * torch.randn(rows * columns // 64, 64)
+    largest = blocks.abs().argmax(-1, keepdim=True)
+    exact = blocks.gather(-1, largest).to(torch.float16).float()
+    return blocks.scatter(-1, largest, exact).clamp(-exact.abs(), exact.abs()).view(rows, columns)
+
+
 def test_one_lora_step_agrees_with_bitsandbytes() -> None:
     """The same LoRA on their 4-bit layer and on ours: the same loss and the same gradients.
 
-    Rows are whole blocks (traps 2) and the CPU kernel without gradients is off (trap 1). Both
-    bases are the same but for scales that we round to fp16 (relative 2^-11 each), so outputs and
-    gradients may be that far apart, times a few for what follows the product.
+    Rows are whole blocks (trap 2) and the CPU kernel without gradients is off (trap 1). Every
+    block's largest weight is an fp16 number, so both sides keep the same codes and scales, and
+    what is left is the rounding of sums of 128 terms.
     """
     bnb = pytest.importorskip(
         "bitsandbytes", reason="bitsandbytes is not installed", exc_type=ImportError
     )
     rows, columns, rank = 96, 128, 4
-    weight, x = 0.05 * torch.randn(rows, columns), torch.randn(16, columns)
+    weight, x = with_exact_scales(rows, columns), torch.randn(16, columns)
     target = torch.randint(rows, (16,))
     a, b = 0.1 * torch.randn(rank, columns), 0.1 * torch.randn(rows, rank)
 
@@ -389,11 +405,12 @@ def test_one_lora_step_agrees_with_bitsandbytes() -> None:
     assert adapter.A.grad is not None
     assert adapter.B.grad is not None
     expected, ours_ = step(layer), step(frozen)
-    half = 2.0**-11
+    allowed = columns * 2.0**-24
     for one, two in zip(ours_, expected, strict=True):
-        assert float((one - two).norm()) <= 4 * half * float(two.norm())
-    assert float((loss - expected[0]).abs()) <= 4 * half * float(expected[0])
+        assert float((one - two).norm()) <= allowed * float(two.norm())
+    assert float((loss.detach() - expected[0]).abs()) <= allowed * float(expected[0])
     for gradient, two in ((adapter.A.grad, expected[2]), (adapter.B.grad, expected[3])):
-        assert float((gradient - two).norm()) <= 4 * half * float(two.norm())
-    head = HeadLoss.apply(x, frozen, target).mean()
-    assert float((head - F.cross_entropy(layer(x), target)).abs()) <= 4 * half * float(head)
+        assert float((gradient - two).norm()) <= allowed * float(two.norm())
+    with torch.no_grad():
+        head, plain_head = HeadLoss.apply(x, frozen, target), F.cross_entropy(layer(x), target)
+    assert float((head.mean() - plain_head).abs()) <= allowed * float(plain_head)

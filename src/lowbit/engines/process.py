@@ -138,4 +138,8 @@ def _killed(code: int | None) -> str:
 def orphaned() -> bool:
     """Whether the process that asked for this work is gone, so that nobody waits for it."""
     parent = os.environ.get("LOWBIT_PARENT")
-    return parent is not None and not psutil.pid_exists(int(parent))
+    try:
+        # A dead process that nobody has buried yet is gone too.
+        return parent is not None and psutil.Process(int(parent)).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

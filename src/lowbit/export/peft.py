@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,30 +97,29 @@ def read(folder: Path) -> Loaded:
     if not (folder / WEIGHTS).is_file():
         pickled = " (pickled weights are not read)" if list(folder.glob("*.bin")) else ""
         raise UserError(f"{folder} holds no {WEIGHTS}{pickled}")
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} holds no {CONFIG}")
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     if config.get("peft_type") != "LORA" or config.get("use_dora"):
         raise UserError(f"{folder}: only plain LoRA adapters are read, not this one")
     tensors = {k.removeprefix(PREFIX): v for k, v in load_file(folder / WEIGHTS).items()}
     sites = [key.removesuffix(".lora_A.weight") for key in tensors if key.endswith("lora_A.weight")]
-    factors = {
-        site: (
-            tensors.pop(f"{site}.lora_A.weight"),
-            tensors.pop(f"{site}.lora_B.weight") * _scaling(config, site),
-        )
-        for site in sites
-    }
+    factors = {}
+    for site in sites:
+        a, b = (tensors.pop(f"{site}.lora_{letter}.weight") for letter in "AB")
+        factors[site] = (a, b * _scaling(config, site, len(a)))
     return Loaded(factors, tensors)
 
 
-def _scaling(config: Mapping[str, Any], site: str) -> float:
-    rank = _pattern(config.get("rank_pattern"), site, config["r"])
+def _scaling(config: Mapping[str, Any], site: str, rank: int) -> float:
     alpha = _pattern(config.get("alpha_pattern"), site, config["lora_alpha"])
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _pattern(patterns: Mapping[str, float] | None, site: str, default: float) -> float:
+    """The first pattern that fits the end of a site's name; PEFT's are regular expressions."""
     for name, value in (patterns or {}).items():
-        if site == name or site.endswith("." + name):
+        if re.match(rf"(.*\.)?({name})$", site):
             return value
     return default
 

@@ -23,6 +23,7 @@ from lowbit.models.family import family_of
 
 Kind = Literal["language", "classification"]
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 WANTED = ["*.safetensors", "*.json", "*.txt", "*.model"]
 _ITEM = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
 
@@ -84,6 +85,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise UserError(f"{folder} holds no config.json: not a model folder")
     try:
         declared = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(declared, dict) or "model_type" not in declared:
+            raise ValueError("it names no model_type")
         family_of(str(declared["model_type"]))
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (ValueError, OSError, KeyError, TypeError) as error:
@@ -133,6 +136,8 @@ def tokenizer_of(folder: Path) -> Any:
     """The fast tokenizer that lies beside the weights."""
     from transformers import AutoTokenizer
 
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        raise UserError(f"{folder} holds no tokenizer: expected tokenizer.json")
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True)
     except (ValueError, OSError) as error:

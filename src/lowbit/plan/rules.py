@@ -57,7 +57,7 @@ def matches(rule: Rule, site: Site, blocks: int) -> bool:
     """All of a rule's conditions hold for a site of a model of so many blocks."""
     if rule.role is not None and rule.role != site.role:
         return False
-    if rule.depth and site.depth not in {d % blocks if d < 0 else d for d in rule.depth}:
+    if rule.depth and site.depth not in {d + blocks if d < 0 else d for d in rule.depth}:
         return False
     names = (site.name, *site.aliases)
     return rule.name is None or any(fnmatchcase(name, rule.name) for name in names)

@@ -1,0 +1,321 @@
+"""A study from nothing to a report, and everything a person does with it on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from lab import lowbit, record_of, stamps, write_study
+
+from lowbit.record import CHECKPOINT, RECORD
+
+PROFILE = """
+[profile.quick]
+seeds = [7]
+"train.epochs" = 2
+
+[profile.nested]
+train.epochs = 2
+"""
+NAMES = [f"llama-text-{plan}-seed{seed}" for plan in ("bf16", "int4@32") for seed in (0, 1)]
+needs_assets = pytest.mark.skipif(not os.environ.get("LOWBIT_ASSETS"), reason="needs LOWBIT_ASSETS")
+
+
+def settings(*chosen: str) -> list[str]:
+    """`--set` for each, and for what keeps a test quick and the same everywhere."""
+    steady = ("train.compute=fp32", "execution.threads=1", "execution.device=cpu")
+    return [word for setting in (*steady, *chosen) for word in ("--set", setting)]
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tiny_model: Callable[[str], Path], tiny_text: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    """A study that has been run, and what was said meanwhile. To be looked at only."""
+    folder = tmp_path_factory.mktemp("story") / "tiny"
+    study = write_study(folder, tiny_model("llama"), tiny_text, more=PROFILE)
+    said = lowbit("run", study)
+    assert (said.code, said.err) == (0, "")
+    return study, said.out
+
+
+@pytest.fixture
+def study(finished: tuple[Path, str], tmp_path: Path) -> Path:
+    """A copy of the finished study, to be changed."""
+    return Path(shutil.copytree(finished[0], tmp_path / "tiny"))
+
+
+def test_a_study_ends_with_a_table_figures_and_one_page(finished: tuple[Path, str]) -> None:
+    study, out = finished
+    for number in range(1, 5):
+        assert f"[{number}/4] llama-text-" in out
+    assert re.search(r"bf16 +\d\.\d{3} +\d+\.\d +ref\.", out)
+    assert re.search(r"int4@32 +\d\.\d{3} +\d+\.\d +[+-]0\.\d{4}", out)
+    assert "Two seeds support no claim about differences" in " ".join(out.split())
+    for name in NAMES:
+        files = set(stamps(study / "results" / name))
+        assert {RECORD, "log.jsonl", "scores.jsonl", "adapter/adapter_config.json"} <= files
+        assert CHECKPOINT not in files
+    made = set(stamps(study / "report"))
+    figures = {f"figures/{name}.{kind}" for name in ("pareto", "curves", "bytes")
+               for kind in ("png", "pdf")}  # fmt: skip
+    assert {"index.html", "table.md", "table.csv"} | figures == made
+    assert "https://" not in (study / "report" / "table.md").read_text()
+
+
+def test_nothing_that_is_said_is_wider_than_the_terminal(finished: tuple[Path, str]) -> None:
+    study, out = finished
+    said = [out, lowbit("status", study).out, lowbit("run", study, "--dry-run").out]
+    lines = [line for text in said for line in text.splitlines()]
+    wide = [x for x in lines if len(x) > 80 and not x.startswith(("[", "figures", "report"))]
+    assert wide == []
+
+
+def test_a_second_call_runs_nothing_and_says_so(finished: tuple[Path, str]) -> None:
+    study, first = finished
+    before = stamps(study / "results")
+    said = lowbit("run", study)
+    assert said.code == 0
+    assert said.out.startswith("4 of 4 runs are done already\n")
+    assert stamps(study / "results") == before
+    assert said.out.split("\n", 1)[1] == first.split("\n", 4)[4]
+
+
+def test_a_dry_run_shows_the_exact_bytes_of_every_cell_and_writes_nothing(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    study = tmp_path / "tiny"
+    study.mkdir()
+    shutil.copy(finished[0] / "study.toml", study)
+    said = lowbit("run", study, "--dry-run")
+    assert said.code == 0
+    assert list(stamps(study)) == ["study.toml"]
+    for plan in ("bf16", "int4@32"):
+        stored = record_of(finished[0] / "results" / f"llama-text-{plan}-seed0")["bytes"]["stored"]
+        assert re.search(rf"^ *llama-text-{plan} +2 +{stored:,} ", said.out, re.MULTILINE), said.out
+    assert "all 4 runs one after another" in said.out
+
+
+def test_a_dry_run_of_one_run_is_the_same_table(
+    tiny_model: Callable[[str], Path], tiny_text: Path, tmp_path: Path
+) -> None:
+    options = ("--task", tiny_text, "--plan", "int4@32", "--out", tmp_path / "runs")
+    small = settings("task.window=32")
+    said = lowbit("adapt", tiny_model("llama"), *options, *small, "--dry-run")
+    assert said.code == 0
+    assert re.search(r"llama-text-int4@32 +1 +\d\d,\d\d\d ", said.out)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_only_seeds_and_settings_choose_among_the_runs(
+    tiny_model: Callable[[str], Path], tiny_text: Path, tmp_path: Path
+) -> None:
+    study = write_study(tmp_path / "tiny", tiny_model("llama"), tiny_text, more=PROFILE)
+    said = lowbit("run", study, "--only", "int4*", "--seeds", "3-4", "--set", "train.steps=1")
+    assert said.code == 0
+    found = sorted(path.name for path in (study / "results").glob("llama-*"))
+    assert found == ["llama-text-int4@32-seed3", "llama-text-int4@32-seed4"]
+    for name in found:
+        assert record_of(study / "results" / name)["spec"]["train"]["steps"] == 1
+    assert list(study.glob("results-*")) == []
+
+
+@pytest.mark.parametrize("profile", ["quick", "nested"])
+def test_a_profile_changes_only_what_it_says_and_keeps_its_results_apart(
+    profile: str, study: Path
+) -> None:
+    before = stamps(study)
+    said = lowbit("run", study, "--profile", profile, "--only", "*bf16*", "--seeds", "7")
+    assert said.code == 0
+    changed = record_of(study / f"results-{profile}" / "llama-text-bf16-seed7")["spec"]["train"]
+    usual = record_of(study / "results" / NAMES[0])["spec"]["train"]
+    assert changed == {**usual, "epochs": 2}
+    assert (study / f"profile-{profile}" / "report" / "index.html").exists()
+    after = stamps(study)
+    assert {name: after[name] for name in before} == before
+
+
+def test_status_names_the_state_of_every_run(study: Path) -> None:
+    results = study / "results"
+    done, torn, gone, begun = (results / name for name in NAMES)
+    os.truncate(torn / RECORD, 100)
+    shutil.rmtree(gone)
+    (begun / RECORD).unlink()
+
+    def states() -> dict[str, str]:
+        said = lowbit("status", study)
+        assert (said.code, said.err) == (0, "")
+        rows = [re.split(r" {2,}", line.strip()) for line in said.out.splitlines()[1:]]
+        return {row[0]: " ".join(row[1:]) for row in rows}
+
+    value = f"done loss {record_of(done)['metrics']['loss']:.4f}"
+    assert states() == {
+        NAMES[0]: value,
+        NAMES[1]: "torn will be done again",
+        NAMES[2]: "missing",
+        NAMES[3]: "begun no checkpoint yet",
+    }
+    (begun / CHECKPOINT).touch()
+    assert states()[NAMES[3]] == "under way goes on from its checkpoint"
+    said = lowbit("status", study, "--set", "train.lr=0.5")
+    assert "out of date" in said.out
+    assert "--rerun" in said.out
+
+
+def test_validation_runs_nothing_and_counts_runs_and_claims(study: Path) -> None:
+    before = stamps(study)
+    said = lowbit("validate", study / "study.toml")
+    assert said.code == 0
+    assert said.out == "Tiny: 4 runs, 0 claims; all is well\n"
+    assert stamps(study) == before
+
+
+def test_a_report_is_made_from_records_alone_without_torch(study: Path) -> None:
+    made = {name: (study / "report" / name).read_bytes() for name in ("index.html", "table.md")}
+    shutil.rmtree(study / "report")
+    for adapter in study.glob("results/*/adapter"):
+        shutil.rmtree(adapter)
+    block = "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None; "
+    code = block + "from lowbit.cli import main; sys.argv[1:] = ['report', sys.argv[1]]; main()"
+    subprocess.run([sys.executable, "-c", code, str(study)], check=True, capture_output=True)
+    again = {name: (study / "report" / name).read_bytes() for name in made}
+    assert again == made
+
+
+def test_two_jobs_end_with_the_scores_of_one_and_say_that_their_times_were_shared(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    study = tmp_path / "tiny"
+    study.mkdir()
+    shutil.copy(finished[0] / "study.toml", study)
+    said = lowbit("run", study, "--jobs", "2")
+    assert said.code == 0
+    assert "~ timed while other work shared the machine" in said.out
+    for name in NAMES:
+        alone, shared = (
+            record_of(finished[0] / "results" / name),
+            record_of(study / "results" / name),
+        )
+        assert alone["metrics"] == shared["metrics"]
+        weights = "adapter/adapter_model.safetensors"
+        assert alone["files"][weights] == shared["files"][weights]
+        assert (alone["cost"]["timed"], shared["cost"]["timed"]) == ("alone", "shared")
+
+
+PLAN = """
+name = "mixed"
+format = "int4@32"
+embedding = "int8@row"
+rank = 4
+[[rule]]
+role = "attention"
+depth = [0, -1]
+format = "nf4@16+dq"
+rank = 2
+"""
+
+
+@pytest.mark.parametrize("plan", ["mixed.toml", "nf4@64+dq", "Joint-2"])
+def test_one_run_takes_a_plan_file_a_format_or_a_configuration(
+    plan: str, tiny_model: Callable[[str], Path], tiny_text: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mixed.toml").write_text(PLAN)
+    given = tmp_path / plan if plan.endswith(".toml") else plan
+    options = ("--task", tiny_text, "--plan", given, "--out", tmp_path / "runs")
+    small = settings("task.window=32", "train.epochs=1")
+    said = lowbit("adapt", tiny_model("llama"), *options, *small)
+    assert (said.code, said.err) == (0, "")
+    name = plan.removesuffix(".toml")
+    folder = tmp_path / "runs" / f"llama-text-{name.replace('-', '_')}-seed0"
+    assert f"record   {folder / RECORD}\n" in said.out
+    assert f"adapter  {folder / 'adapter'} (PEFT's format)\n" in said.out
+    record = record_of(folder)
+    formats = {site["name"]: site["format"] for site in record["sites"]}
+    ranks = [site["final_rank"] for site in record["sites"] if site["depth"] is not None]
+    attention, ffn = "model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj"
+    expected = {"mixed": ("nf4@16+dq", "int4@32"), "Joint-2": ("int8@row",) * 2}
+    assert (formats[attention], formats[ffn]) == expected.get(name, (name, name))
+    total = {"mixed": 8 * 2 + 6 * 4, "Joint-2": 14 * 4}.get(name, 14 * 8)
+    assert sum(ranks) == total
+    again = lowbit("adapt", tiny_model("llama"), *options, *small)
+    assert again.out == "done already\n" + said.out.split("\n", 1)[1]
+
+
+@pytest.mark.parametrize("what", ["base", "merged"])
+def test_a_finished_run_is_exported_as_an_ordinary_model(
+    what: str, study: Path, tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run = study / "results" / "llama-text-int4@32-seed0"
+    said = lowbit("export", run, "--to", tmp_path / "out", "--what", what)
+    assert (said.code, said.err) == (0, "")
+    assert said.out.startswith(f"wrote {tmp_path / 'out'}: ")
+    ids = AutoTokenizer.from_pretrained(tmp_path / "out")("the cat", return_tensors="pt").input_ids
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert exported(ids).logits.isfinite().all()
+    name = "model.layers.0.self_attn.q_proj"
+    ours, theirs = (
+        exported.state_dict()[f"{name}.weight"],
+        load_file(tiny_model("llama") / "model.safetensors")[f"{name}.weight"].float(),
+    )
+    factors = load_file(run / "adapter" / "adapter_model.safetensors")
+    key = f"base_model.model.{name}"
+    delta = factors[f"{key}.lora_B.weight"] @ factors[f"{key}.lora_A.weight"]
+    base = ours - delta if what == "merged" else ours
+    # On the decoded base, and that is near the checkpoint, as four bits are.
+    assert torch.dist(base, theirs) / theirs.norm() < 0.15
+    assert len(torch.unique(base[0, :32].round(decimals=5))) <= 15
+
+
+def test_an_export_onto_other_weights_is_refused(
+    tiny_model: Callable[[str], Path], tiny_text: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(tiny_model("llama"), tmp_path / "mine"))
+    small = settings("task.window=32", "train.steps=1")
+    options = ("--task", tiny_text, "--plan", "bf16", "--out", tmp_path / "runs")
+    assert lowbit("adapt", model, *options, *small).code == 0
+    shutil.copy(tiny_model("llama-untied") / "model.safetensors", model)
+    run = tmp_path / "runs" / "mine-text-bf16-seed0"
+    said = lowbit("export", run, "--to", tmp_path / "out")
+    assert said.code == 1
+    assert said.complaint == f"{model} has other weights now than when {run.name} was trained"
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_doctor_says_what_there_is_and_what_each_tool_is_for() -> None:
+    said = lowbit("doctor")
+    assert (said.code, said.err) == (0, "")
+    assert re.search(r"cpu: fp32 [\d,]+ GFLOP/s, bf16 [\d,]+ GFLOP/s", said.out)
+    assert re.search(r'compute = "auto" means (bf16|fp32)', said.out)
+    for tool in ("bitsandbytes", "peft", "datasets", "gguf"):
+        assert re.search(rf"^{tool} +\S.* {{1,}}\S", said.out, re.MULTILINE)
+
+
+@pytest.mark.slow
+@needs_assets
+@pytest.mark.parametrize(
+    ("model", "task", "metric"),
+    [("assets:lm-14m", "wikitext2", "loss"), ("assets:minilm", "sst2", "accuracy")],
+)
+def test_the_assets_models_are_adapted_by_name(
+    model: str, task: str, metric: str, tmp_path: Path
+) -> None:
+    options = ("--task", task, "--plan", "nf4@64+dq", "--out", tmp_path / "runs")
+    few = ("train.steps=2", "train.batch=2", "task.limit=8", "task.scored_limit=8")
+    said = lowbit("adapt", model, *options, *settings(*few))
+    assert (said.code, said.err) == (0, "")
+    (folder,) = (tmp_path / "runs").glob("*-seed0")
+    record = record_of(folder)
+    assert record["metric"] == metric
+    assert str(os.environ["LOWBIT_ASSETS"]) not in json.dumps(record)
+    assert len((folder / "scores.jsonl").read_text().splitlines()) == 8
