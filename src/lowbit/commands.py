@@ -226,8 +226,8 @@ def _describe(folder: Path, record: Record) -> None:
 
     out().print(render(rows([(folder, record)]), min(out().width, 120)))
     if "word_perplexity" in record.metrics:
-        each = f"{record.metrics['perplexity']:.2f} a token, {record.metrics['word_perplexity']:.1f}"
-        say(f"perplexity {each} a word")
+        token, word = record.metrics["perplexity"], record.metrics["word_perplexity"]
+        say(f"perplexity {token:.2f} a token, {word:.1f} a word")
     for note in record.facts.notes:
         say(note, style="dim")
     say(f"record   {folder / RECORD}")
