@@ -32,7 +32,7 @@ SetOption = Annotated[
     ),
 ]
 ProfileOption = Annotated[
-    str | None, typer.Option(help="Use a [profile.NAME] of the study; its results lie apart.")
+    str | None, typer.Option(help="Use a \\[profile.NAME] of the study; its results lie apart.")
 ]
 OnlyOption = Annotated[
     list[str] | None,

@@ -145,7 +145,9 @@ def override(raw: Raw, settings: Sequence[str]) -> Raw:
 
 def put(raw: Raw, key: str, value: Any) -> None:
     """raw[a][b] = value for the key `a.b`, tables made where they are missing."""
-    *tables, last = (quoted or bare for quoted, bare in re.findall(r'"([^"]+)"|([^.]+)', key))
+    *tables, last = (
+        quoted or bare for quoted, bare in re.findall(r'"([^"]+)"|([^.]+)', key.strip())
+    )
     place: Any = raw
     for table in tables:
         place = _inside(place, table, key)
@@ -157,7 +159,10 @@ def put(raw: Raw, key: str, value: Any) -> None:
 def _inside(place: Any, part: str, key: str) -> Any:
     if isinstance(place, list):
         if not part.isdecimal() or int(part) >= len(place):
-            raise UserError(f"'{key}': '{part}' should be a number from 0 to {len(place) - 1}")
+            right = (
+                f"a number from 0 to {len(place) - 1}" if place else "left out: the list is empty"
+            )
+            raise UserError(f"'{key}': '{part}' should be {right}")
         return place[int(part)]
     found = place.setdefault(_spelled(part, place), {})
     if not isinstance(found, dict | list):

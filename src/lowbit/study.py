@@ -119,8 +119,9 @@ def read(
     raw = deepcopy(written)
     if profile is not None:
         _lay_profile(raw, profile)
+    known = _spell_out(raw) if settings else set(written.get("plan", {}))
     raw = _normal(override(raw, settings), path)
-    _no_new_plans(raw, written)
+    _no_new_plans(raw, known)
     changed = raw != written
     parsed = _validate(raw, None if changed else path)
     runs = _matrix(raw, parsed, tuple(seeds) or parsed.seeds)
@@ -163,9 +164,18 @@ def _start(name: str) -> Raw:
         return {"name": name}
 
 
-def _no_new_plans(raw: Raw, written: Raw) -> None:
+def _spell_out(raw: Raw) -> set[str]:
+    """Give every plan that is used a table, so that a setting finds its name."""
+    plans = raw.setdefault("plan", {})
+    for name in raw["plans"]:
+        if name not in plans and "format" in (found := _start(name)):
+            plans[name] = found
+    return set(plans)
+
+
+def _no_new_plans(raw: Raw, known: set[str]) -> None:
     for name in raw.get("plan", {}):
-        if name not in written.get("plan", {}) and name not in raw["plans"]:
+        if name not in known and name not in raw["plans"]:
             raise UserError(f"no plan '{name}' in this study.{nearest(name, raw['plans'])}")
 
 
@@ -234,23 +244,19 @@ def single(
     model: str, task: str, plan: str, seed: int, settings: Sequence[str]
 ) -> tuple[RunSpec, Execution]:
     """One run from the command line: the same keys as in a study, for `lowbit adapt`."""
-    chosen = plan_from(plan)
-    raw: Raw = {"train": {}, "task": {"name": task}, "plan": {}, "execution": {}}
+    chosen = json.loads(json.dumps(asdict(plan_from(plan))))
+    raw: Raw = {"train": {}, "task": {"name": task}, "plan": chosen, "execution": {}}
     override(raw, settings)
     for key in raw:
         if key not in SINGLE:
             raise UserError(f"--set: unknown key '{key}'.{nearest(key, SINGLE)}")
-    if raw["plan"]:
-        if not isinstance(raw["plan"], dict):
-            raise UserError(f"plan is {raw['plan']!r} and should be a table: --set plan.rank=4")
-        written = json.loads(json.dumps(asdict(chosen)))
-        chosen = check(Plan, lay(written, raw["plan"]), None, ("plan",))
-        check_formats(chosen, None, "plan")
+    changed = check(Plan, raw["plan"], None, ("plan",))
+    check_formats(changed, None, "plan")
     return (
         RunSpec(
             model,
             check(TaskSpec, raw["task"], None, ("task",)),
-            chosen,
+            changed,
             check(TrainSpec, raw["train"], None, ("train",)),
             seed,
         ),

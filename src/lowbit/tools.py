@@ -34,8 +34,6 @@ TOOLS = {
     "bitsandbytes": "the oracle of the nf4 parity tests, and a peer in the benchmark",
     "peft": "loads our adapters elsewhere; the oracle of the adapter parity tests",
     "datasets": "data from the hub (pip install 'lowbit[hub]')",
-    "trackio": "live curves",
-    "gguf": "export to llama.cpp",
 }
 
 

@@ -331,7 +331,7 @@ def test_one_entry_of_a_list_is_set_by_its_number(write: Write) -> None:
         ("workload.1.model=x", "'1' should be a number from 0 to 0"),
         ("workload.x.model=x", "'x' should be a number from 0 to 0"),
         ("plan.mine.rank=3", "no plan 'mine' in this study."),
-        ("plan.x=3", "plan.x is 3 and should be a table"),
+        ("plan.bf16=3", "plan.bf16 is 3 and should be a table"),
         ("plans=[]", "plans is empty"),
     ],
 )
@@ -405,7 +405,7 @@ def test_a_profile_that_is_not_there_or_wrong_is_refused(write: Write) -> None:
 
 def test_only_matches_names_plans_tasks_and_models(write: Write) -> None:
     text = STUDY.replace('"bf16"', '"bf16", "int4@32"').replace('"m"', '"org/mine"')
-    path = str(write(text + "seeds = [0, 1]\n" if False else text))
+    path = str(write(text))
     for only, kept in (
         (["int4*"], 1),
         (["*-seed0"], 2),
@@ -455,7 +455,7 @@ def test_a_setting_changes_one_key_of_a_schedule_and_keeps_the_rest() -> None:
         ("plan.format=nf5", "unknown format 'nf5'"),
         ("train=3", "train is 3 and should be a table"),
         ("train.epochs=0", "train.epochs = 0: should be at least 1"),
-        ("plan.rule.0.rank=3", "'0' should be a number from 0 to -1"),
+        ("plan.rule.0.rank=3", "'0' should be left out: the list is empty"),
     ],
 )
 def test_a_setting_of_one_run_that_fits_nothing_is_refused(setting: str, message: str) -> None:
@@ -466,5 +466,5 @@ def test_a_setting_of_one_run_that_fits_nothing_is_refused(setting: str, message
 def test_a_plan_file_is_named_after_itself_unless_it_says(write: Write) -> None:
     assert plan_from(str(write('format = "int4@32"\n', "mine.toml"))).name == "mine"
     assert plan_from(str(write('name = "other"\n', "mine.toml"))).name == "other"
-    with pytest.raises(UserError, match="no file .*nowhere.toml"):
+    with pytest.raises(UserError, match=r"no file .*nowhere\.toml"):
         plan_from(str(write("", "x.toml").with_name("nowhere.toml")))

@@ -297,7 +297,7 @@ def test_the_doctor_says_what_there_is_and_what_each_tool_is_for() -> None:
     assert (said.code, said.err) == (0, "")
     assert re.search(r"cpu: fp32 [\d,]+ GFLOP/s, bf16 [\d,]+ GFLOP/s", said.out)
     assert re.search(r'compute = "auto" means (bf16|fp32)', said.out)
-    for tool in ("bitsandbytes", "peft", "datasets", "gguf"):
+    for tool in ("bitsandbytes", "peft", "datasets"):
         assert re.search(rf"^{tool} +\S.* {{1,}}\S", said.out, re.MULTILINE)
 
 
