@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lowbit.files import write_lines
 from lowbit.quant.formats import bits_of, parse
 from lowbit.quant.ledger import adapter_numbers, stored
 from lowbit.record import (
@@ -22,7 +23,6 @@ from lowbit.record import (
     Record,
     SiteRecord,
     finish,
-    write_lines,
 )
 from lowbit.spec import Plan, RunSpec, Site, TaskSpec, TrainSpec
 

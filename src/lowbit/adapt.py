@@ -98,9 +98,12 @@ def adapt(model: nn.Module, parts: Parts, setting: Setting) -> Outcome:
     torch.manual_seed(setting.seed)
     fresh = Position(setting.fingerprint)
     state = State(model, setting.train, setting.hooks, fresh, setting.device)
-    if setting.checkpoint and (found := checkpoint.read(setting.checkpoint, setting.fingerprint)):
+    log = Log(setting.log)
+    found = setting.checkpoint and checkpoint.read(setting.checkpoint, setting.fingerprint)
+    # A log that is shorter than the checkpoint knew it cannot be cut back: begin anew.
+    if found and found[0].log_bytes <= log.size:
         state.load(*found)
-    log, clocks = Log(setting.log), Clocks(state.position, setting.clock)
+    clocks = Clocks(state.position, setting.clock)
     log.cut(state.position.log_bytes)
     model.train()
     per_epoch = steps_per_epoch(len(parts["train"]), setting.train)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.checkpoint import Position
-from lowbit.record import to_json
+from lowbit.files import to_json
 
 Clock = Callable[[], float]
 
@@ -35,7 +35,8 @@ class Log:
 
     @property
     def size(self) -> int:
-        return 0 if self.path is None else self.path.stat().st_size
+        """Bytes written; 0 where there is no file."""
+        return self.path.stat().st_size if self.path and self.path.exists() else 0
 
 
 class Clocks:

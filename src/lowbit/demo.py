@@ -20,9 +20,9 @@ from filelock import FileLock
 from torch import nn
 
 from lowbit.adapt import Setting, adapt
+from lowbit.files import write_atomic
 from lowbit.models.loading import quiet, resolve, tokenizer_of
 from lowbit.progress import Watcher, nobody
-from lowbit.record import write_atomic
 from lowbit.spec import DEMO_MODEL, TaskSpec, TrainSpec
 from lowbit.tasks.cache import cache_dir
 from lowbit.tasks.prepare import find, prepare

@@ -27,6 +27,7 @@ from lowbit.device import PeakMemory
 from lowbit.errors import RunError, UserError
 from lowbit.evaluate import Found, evaluate, ratio
 from lowbit.export import peft, plain
+from lowbit.files import digest, write_lines
 from lowbit.install import Settings, adapters, install
 from lowbit.layers import SvdAdapter
 from lowbit.models.family import find_sites
@@ -49,10 +50,8 @@ from lowbit.record import (
     RECORD,
     SCORES,
     Record,
-    digest,
     finish,
     resumable,
-    write_lines,
 )
 from lowbit.spec import Choice, Execution, Plan, RunSpec, Site
 from lowbit.tasks.base import Data, Task
@@ -100,13 +99,9 @@ def run(
     # The tokenised data stays, whatever was needed to make it; it is no part of a run's memory.
     memory.start()
     made = install_run(spec, start, execution, device, compute)
+    weights, data = weights_digest(start.checkpoint), start.data
     facts = machine.facts(
-        device,
-        compute,
-        execution.residency,
-        start.data.fingerprint,
-        weights_digest(start.checkpoint),
-        start.data.notes,
+        device, compute, execution.residency, data.fingerprint, weights, data.notes
     )
     setting = Setting(
         kind=start.task.kind,
@@ -143,8 +138,7 @@ def run(
         message=outcome.diverged or ("" if metrics else "the scored split's loss is not finite"),
     )
     finished = finish(folder, record)
-    for rest in (folder / CHECKPOINT, *folder.glob("*.partial")):
-        rest.unlink(missing_ok=True)
+    _tidy(folder)
     return finished
 
 
@@ -155,6 +149,12 @@ def _checkpoint_every() -> float:
         return float(said)
     except ValueError:
         raise UserError(f"LOWBIT_CHECKPOINT_EVERY={said}: expected seconds, like 30") from None
+
+
+def _tidy(folder: Path) -> None:
+    """A finished run needs no checkpoint, nor what a kill left half written."""
+    for rest in (folder / CHECKPOINT, *folder.glob("*.partial")):
+        rest.unlink(missing_ok=True)
 
 
 def _clear(folder: Path) -> None:

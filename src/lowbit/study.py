@@ -119,11 +119,12 @@ def read(
     raw = deepcopy(written)
     if profile is not None:
         _lay_profile(raw, profile)
+    check(StudyFile, _normal(raw, path), None)  # a profile may have written anything
     known = _spell_out(raw) if settings else set(written.get("plan", {}))
     raw = _normal(override(raw, settings), path)
-    _no_new_plans(raw, known)
     changed = raw != written
     parsed = _validate(raw, None if changed else path)
+    _no_new_plans(raw, known)
     runs = _matrix(raw, parsed, tuple(seeds) or parsed.seeds)
     return Study(
         folder=path.parent,

@@ -19,11 +19,14 @@ from torch import Tensor
 from lowbit import losses
 from lowbit.adalora import budget, importance, orthogonality, rank_hooks
 from lowbit.export import peft
+from lowbit.files import lines
 from lowbit.install import adapters
 from lowbit.layers import SvdAdapter
 from lowbit.losses import training_loss
 from lowbit.quant.ledger import adapter_numbers
-from lowbit.record import Record, lines
+from lowbit.record import (
+    Record,
+)
 from lowbit.run import hooks_of, run
 from lowbit.spec import Execution, Plan, RankSchedule, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.tasks.base import Batch

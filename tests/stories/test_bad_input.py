@@ -18,7 +18,12 @@ import pytest
 from lab import HEAD, Said, begin, ended, lowbit, record_of, stamps, write_study
 from safetensors.torch import load_file, save_file
 
-from lowbit.record import LOG, RECORD, SCORES, lines
+from lowbit.files import lines
+from lowbit.record import (
+    LOG,
+    RECORD,
+    SCORES,
+)
 
 ONE = HEAD.replace("[0, 1]", "[0]")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")

@@ -21,10 +21,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from lowbit.errors import UserError
+from lowbit.files import write_atomic
 from lowbit.install import adapters, trained
 from lowbit.layers import Adapted, Adapter
 from lowbit.losses import Kind
-from lowbit.record import write_atomic
 
 PREFIX = "base_model.model."
 WEIGHTS, CONFIG, OURS = "adapter_model.safetensors", "adapter_config.json", "lowbit.json"

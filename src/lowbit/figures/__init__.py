@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from lowbit.errors import UserError, nearest
 from lowbit.figures import curves, pareto, sizes
 from lowbit.figures.look import RC, WIDTH
-from lowbit.record import write_atomic
+from lowbit.files import write_atomic
 
 DRAWERS: dict[str, tuple[Callable[[Any, Any], None], Callable[[Any], float]]] = {
     "pareto": (pareto.draw, lambda data: 0.62 * WIDTH),

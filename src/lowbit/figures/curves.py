@@ -17,7 +17,10 @@ from matplotlib.lines import Line2D
 
 from lowbit.cells import Cell, Setting
 from lowbit.figures.look import GREY, colour, dash, plain
-from lowbit.record import LOG, lines
+from lowbit.files import lines
+from lowbit.record import (
+    LOG,
+)
 
 Series = tuple[tuple[int, float], ...]
 

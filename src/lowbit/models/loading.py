@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,14 +177,31 @@ def skeleton(checkpoint: Checkpoint, kind: Kind, labels: int = 0) -> nn.Module:
 def load(checkpoint: Checkpoint, kind: Kind, labels: int = 0, pad: int | None = None) -> nn.Module:
     """The model as stored, in the checkpoint's own type, in evaluation mode."""
     with quiet():
-        model = _auto(kind).from_pretrained(
+        model, found = _auto(kind).from_pretrained(
             checkpoint.folder,
             config=_configured(checkpoint, kind, labels, pad),
             use_safetensors=True,
             local_files_only=True,
             dtype="auto",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
+    _check_loaded(checkpoint, found)
     return model.eval()
+
+
+def _check_loaded(checkpoint: Checkpoint, found: Mapping[str, Any]) -> None:
+    """Only a head may be new: anything else that is absent would be random numbers, unsaid."""
+    for name, stored, wanted in sorted(found["mismatched_keys"]):
+        raise UserError(
+            f"{checkpoint.folder}: '{name}' is {tuple(stored)} in the weights, and "
+            f"{tuple(wanted)} by config.json and the task's classes"
+        )
+    family = family_of(checkpoint.config.model_type)
+    for name in sorted(found["missing_keys"]):
+        site = family.match(name.rpartition(".")[0])
+        if site is None or site.role != "head":
+            raise UserError(f"{checkpoint.folder}: its weights lack '{name}'")
 
 
 def max_length(config: Any) -> int:
