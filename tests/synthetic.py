@@ -14,16 +14,7 @@ import numpy as np
 from lowbit.files import write_lines
 from lowbit.quant.formats import bits_of, parse
 from lowbit.quant.ledger import adapter_numbers, stored
-from lowbit.record import (
-    LOG,
-    SCORES,
-    Bytes,
-    Cost,
-    Facts,
-    Record,
-    SiteRecord,
-    finish,
-)
+from lowbit.record import LOG, SCORES, Bytes, Cost, Facts, Record, SiteRecord, finish
 from lowbit.spec import Plan, RunSpec, Site, TaskSpec, TrainSpec
 
 Run = tuple[Path, Record]

@@ -16,11 +16,7 @@ import numpy as np
 
 from lowbit.files import lines
 from lowbit.quant.formats import is_cast, parse
-from lowbit.record import (
-    SCORES,
-    Record,
-    comparable,
-)
+from lowbit.record import SCORES, Record, comparable
 from lowbit.stats import Floats, Gap, paired_gap
 
 Run = tuple[Path, Record]

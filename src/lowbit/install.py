@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lowbit.errors import RunError, UserError
+from lowbit.errors import RunError
 from lowbit.initial import start_from_residual
 from lowbit.layers import (
     Adapted,
@@ -26,7 +26,6 @@ from lowbit.layers import (
     Trained,
 )
 from lowbit.quant.codec import encode
-from lowbit.quant.formats import is_cast, spell
 from lowbit.quant.ledger import stored
 from lowbit.spec import BLOCK_ROLES, Choice, Plan, Site
 
@@ -58,7 +57,7 @@ def _install_site(model: nn.Module, site: Site, choice: Choice, settings: Settin
     module = model.get_submodule(site.name)
     weight = _weight(module)
     if choice.base == "trained":
-        _put(model, site.name, _trained(module, weight, site, choice, settings))
+        _put(model, site.name, _trained(module, weight, site, settings))
         return
     frozen = Frozen(encode(weight, choice.quant), settings.residency)
     for name in (site.name, *site.aliases):
@@ -82,15 +81,7 @@ def _layer(
     return Adapted(frozen, getattr(module, "bias", None), adapter)
 
 
-def _trained(
-    module: nn.Module, weight: Tensor, site: Site, choice: Choice, settings: Settings
-) -> Trained:
-    if isinstance(module, nn.Embedding) or site.aliases:
-        raise UserError(f"{site.name}: the base of an embedding or a tied head cannot be trained")
-    if not is_cast(choice.quant):
-        raise UserError(
-            f"{site.name}: a trained base needs fp32, bf16 or fp16, not {spell(choice.quant)}"
-        )
+def _trained(module: nn.Module, weight: Tensor, site: Site, settings: Settings) -> Trained:
     bias = getattr(module, "bias", None)
     if site.fresh:
         # From the run's own seed, so that plans that are compared start from the same head.

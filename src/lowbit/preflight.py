@@ -14,7 +14,7 @@ from lowbit.quant.ledger import Ledger, Shape, TrainingBytes, training_bytes
 from lowbit.spec import TrainSpec
 
 
-def shape_of(config: Any, other_numbers: int, other_bytes: int) -> Shape:
+def shape_of(config: Any) -> Shape:
     """What activations depend on, read off a transformers configuration."""
     width = int(config.hidden_size)
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
@@ -23,8 +23,6 @@ def shape_of(config: Any, other_numbers: int, other_bytes: int) -> Shape:
         width=width,
         inner=int(inner or 4 * width),
         vocabulary=int(config.vocab_size),
-        other_bytes=other_bytes,
-        other_numbers=other_numbers,
     )
 
 

@@ -6,6 +6,7 @@ time is the median step times the steps, plus the evaluations at their measured 
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from statistics import median
@@ -13,7 +14,7 @@ from statistics import median
 import torch
 
 from lowbit import device as machine
-from lowbit.adapt import Setting, adapt, total_steps
+from lowbit.adapt import Setting, adapt, steps_per_epoch, total_steps
 from lowbit.device import PeakMemory
 from lowbit.evaluate import evaluate
 from lowbit.run import Prepared, hooks_of, install_run, prepare_run
@@ -66,7 +67,7 @@ def probe(spec: RunSpec, execution: Execution) -> Probe:
     per_token = (time.perf_counter() - trained) / sum(len(e.ids) for e in few)
     steps = total_steps(len(start.data.parts["train"]), spec.train)
     step_s = median(b - a for a, b in zip([loaded, *marks], marks, strict=False))
-    evaluated = _evaluated_tokens(spec, start)
+    evaluated = _evaluated_tokens(spec, start, steps)
     return Probe(
         stored=made.count.stored,
         share=made.count.share,
@@ -79,7 +80,8 @@ def probe(spec: RunSpec, execution: Execution) -> Probe:
     )
 
 
-def _evaluated_tokens(spec: RunSpec, start: Prepared) -> int:
-    """Selection once an epoch, the scored split once."""
+def _evaluated_tokens(spec: RunSpec, start: Prepared, steps: int) -> int:
+    """Selection once an epoch and after the last step, the scored split once."""
     size = {name: sum(len(e.ids) for e in part) for name, part in start.data.parts.items()}
-    return spec.train.epochs * size["selection"] + size["scored"]
+    epochs = math.ceil(steps / steps_per_epoch(len(start.data.parts["train"]), spec.train))
+    return epochs * size["selection"] + size["scored"]

@@ -27,10 +27,7 @@ from lowbit.figures import curves, pareto, sizes
 from lowbit.figures.look import megabytes
 from lowbit.files import write_atomic
 from lowbit.quant.formats import bits_of, parse
-from lowbit.record import (
-    Record,
-    SiteRecord,
-)
+from lowbit.record import Record, SiteRecord
 from lowbit.rows import Row, rows
 from lowbit.table import footnotes, sheets, to_csv, to_markdown
 

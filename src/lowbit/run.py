@@ -43,16 +43,7 @@ from lowbit.plan.rules import choose
 from lowbit.progress import Watcher, nobody
 from lowbit.quant.formats import spell
 from lowbit.quant.ledger import Ledger, ledger, spare
-from lowbit.record import (
-    ADAPTER,
-    CHECKPOINT,
-    LOG,
-    RECORD,
-    SCORES,
-    Record,
-    finish,
-    resumable,
-)
+from lowbit.record import ADAPTER, CHECKPOINT, LOG, RECORD, SCORES, Record, finish, resumable
 from lowbit.spec import Choice, Execution, Plan, RunSpec, Site
 from lowbit.tasks.base import Data, Task
 from lowbit.tasks.cache import cache_dir
@@ -185,7 +176,7 @@ def install_run(
     preflight.check(
         machine.free_memory(device),
         planned.count,
-        preflight.shape_of(start.checkpoint.config, *planned.other),
+        preflight.shape_of(start.checkpoint.config),
         replace(spec.train, batch=most),
         longest,
         2 if compute == "bf16" else 4,

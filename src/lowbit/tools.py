@@ -31,8 +31,8 @@ def export_run(folder: Path, to: Path, merge: bool, record: Record) -> None:
 
 
 TOOLS = {
-    "bitsandbytes": "the oracle of the nf4 parity tests, and a peer in the benchmark",
-    "peft": "loads our adapters elsewhere; the oracle of the adapter parity tests",
+    "bitsandbytes": "oracle of the nf4 parity tests, peer in the benchmark",
+    "peft": "loads our adapters elsewhere; oracle of parity tests",
     "datasets": "data from the hub (pip install 'lowbit[hub]')",
 }
 
@@ -60,7 +60,7 @@ def doctor() -> None:
             state = version(tool)
         except PackageNotFoundError:
             state = "not installed"
-        say(f"{tool:13} {state:14} {purpose}")
+        say(f"{tool:12} {state:13} {purpose}")
 
 
 def speeds() -> dict[str, Any]:

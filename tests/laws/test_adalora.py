@@ -24,9 +24,7 @@ from lowbit.install import adapters
 from lowbit.layers import SvdAdapter
 from lowbit.losses import training_loss
 from lowbit.quant.ledger import adapter_numbers
-from lowbit.record import (
-    Record,
-)
+from lowbit.record import Record
 from lowbit.run import hooks_of, run
 from lowbit.spec import Execution, Plan, RankSchedule, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.tasks.base import Batch

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import pytest
+import torch
+from assemble import opened
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from lowbit.errors import RunError, UserError
-from lowbit.models.loading import PICKLES, WANTED, open_checkpoint, resolve, skeleton
+from lowbit.models.loading import PICKLES, WANTED, load, open_checkpoint, resolve, skeleton
+from lowbit.spec import Plan
 
 
 def test_a_hub_id_is_fetched_without_its_pickles(
@@ -53,6 +59,52 @@ def test_an_asset_is_named_by_its_folder(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_a_skeleton_holds_no_weights(tiny_model: Callable[[str], Path]) -> None:
     model = skeleton(open_checkpoint(tiny_model("gpt2")), "language")
     assert all(p.device.type == "meta" for p in model.parameters())
+
+
+def changed(folder: Path, to: Path, change: Callable[[dict[str, Tensor]], None]) -> Path:
+    """A copy of a model folder with other weights."""
+    shutil.copytree(folder, to)
+    tensors = load_file(to / "model.safetensors")
+    change(tensors)
+    save_file(tensors, to / "model.safetensors", metadata={"format": "pt"})
+    return to
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.1.mlp.up_proj.weight", "model.norm.weight", "model.embed_tokens.weight"]
+)
+def test_weights_that_are_missing_are_named_and_never_made_up(
+    tiny_model: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    folder = changed(tiny_model("llama"), tmp_path / "m", lambda tensors: tensors.pop(name))
+    with pytest.raises(UserError, match=f"its weights lack '{name}'"):
+        load(open_checkpoint(folder), "language")
+
+
+def test_weights_of_another_shape_than_declared_are_named_with_both_shapes(
+    tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = changed(
+        tiny_model("bert"),
+        tmp_path / "m",
+        lambda tensors: tensors.update({"classifier.weight": torch.zeros(3, 32)}),
+    )
+    said = r"'classifier.weight' is \(3, 32\) in the weights, and \(2, 32\) by"
+    with pytest.raises(UserError, match=said):
+        load(open_checkpoint(folder), "classification", 2, 0)
+
+
+@pytest.mark.parametrize("wide", ["norm", "proj"])
+def test_what_is_no_matrix_is_counted_in_its_own_type(
+    tiny_model: Callable[[str], Path], tmp_path: Path, wide: str
+) -> None:
+    def widen(tensors: dict[str, Tensor]) -> None:
+        tensors.update({n: t.float() for n, t in tensors.items() if wide in n})
+
+    start = opened(changed(tiny_model("llama"), tmp_path / "m", widen))
+    tensors = load_file(start.checkpoint.folder / "model.safetensors")
+    count = start.counted(Plan("any", "bf16", rank=1)).count
+    assert count.other == sum(t.numel() * t.element_size() for t in tensors.values() if t.dim() < 2)
 
 
 @pytest.mark.hub

@@ -330,6 +330,19 @@ def test_a_torn_or_altered_checkpoint_is_none(
     assert_alike(carry_out(here, folder), expected)
 
 
+@pytest.mark.parametrize("kept", [0, 5])
+def test_a_log_shorter_than_its_checkpoint_knew_begins_the_run_anew(
+    scene: Stage, whole: Whole, killed: Path, tmp_path: Path, kept: int
+) -> None:
+    """What a power cut leaves: cutting such a log back would fill it up with zero bytes."""
+    folder = shutil.copytree(killed, tmp_path / "killed")
+    log = folder / LOG
+    log.write_bytes(log.read_bytes()[:kept])
+    if not kept:
+        log.unlink()
+    assert_alike(carry_out(scene("llama, dropout"), folder), whole("llama, dropout"))
+
+
 def test_another_runs_checkpoint_is_none(scene: Stage, whole: Whole, tmp_path: Path) -> None:
     here = scene("llama, dropout")
     expected = whole("llama, dropout")

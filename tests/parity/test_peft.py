@@ -268,6 +268,15 @@ def test_what_is_no_plain_lora_is_refused(tmp_path: Path, config: dict[str, Any]
         ours.read(tmp_path)
 
 
+@pytest.mark.parametrize("torn", [ours.WEIGHTS, ours.CONFIG])
+def test_a_torn_adapter_is_refused_in_words(tmp_path: Path, torn: str) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / ours.WEIGHTS)
+    (tmp_path / ours.CONFIG).write_text('{"peft_type": "LORA"}')
+    (tmp_path / torn).write_bytes((tmp_path / torn).read_bytes()[:-5])
+    with pytest.raises(UserError, match="a file of the adapter is torn"):
+        ours.read(tmp_path)
+
+
 @pytest.mark.parametrize("other", ["mistral", "gpt2", "bert"])
 def test_an_adapter_of_another_model_is_refused(
     tiny_model: Folder, tmp_path: Path, other: str

@@ -12,18 +12,19 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from lab import HEAD, Said, begin, ended, lowbit, record_of, stamps, write_study
 from safetensors.torch import load_file, save_file
 
+from lowbit import preflight
+from lowbit.errors import RunError
 from lowbit.files import lines
-from lowbit.record import (
-    LOG,
-    RECORD,
-    SCORES,
-)
+from lowbit.quant.ledger import Ledger, Shape
+from lowbit.record import LOG, RECORD, SCORES
+from lowbit.spec import TrainSpec
 
 ONE = HEAD.replace("[0, 1]", "[0]")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
@@ -441,6 +442,9 @@ def test_a_diverged_run_is_recorded_without_a_score_shown_and_kept(study: Path) 
     assert not (folder / SCORES).exists()
     assert not (folder / "adapter").exists()
     before = stamps(study / "results")
+    status = lowbit("status", study, "--set", "train.lr=1e30")
+    assert status.code == 0
+    assert "diverged" in status.out
     again = lowbit("run", study, "--set", "train.lr=1e30")
     assert again.code == 0
     assert "2 of 2 runs are done already, 2 of them diverged" in again.out
@@ -516,6 +520,7 @@ def test_results_under_a_file_are_refused(adapt: Callable[..., Said], tiny_text:
     assert said.complaint == f"Not a directory ({tiny_text / 'runs' / '.locks'})"
 
 
+@pytest.mark.slow
 def test_a_second_process_on_a_study_says_so_waits_and_writes_nothing_twice(study: Path) -> None:
     first = begin("run", study)
     while not (study / "results" / ".locks" / "study.lock").exists():
@@ -546,6 +551,22 @@ def test_a_run_that_cannot_fit_in_memory_is_refused_before_its_weights_are_read(
     assert "MB are free" in said.complaint
     assert "Even the weights do not fit" in said.complaint
     assert "fewer bits or a smaller model" in said.complaint
+
+
+@pytest.mark.parametrize("fits", [1, 3, 16])
+def test_a_batch_that_does_not_fit_is_answered_with_the_largest_half_that_does(fits: int) -> None:
+    count = Ledger(base=1000, other=0, adapters=40, trainable=10, parameters=500, largest_decoded=9)
+    shape = Shape(layers=2, width=32, inner=48, vocabulary=160)
+    train = TrainSpec(batch=64, accumulate=2)
+    need = {b: preflight.estimate(count, shape, replace(train, batch=b), 32, 4, False).total
+            for b in (fits, 64)}  # fmt: skip
+    with pytest.raises(RunError) as error:
+        preflight.check(need[fits], count, shape, train, 32, 4, False)
+    batch = {1: 1, 3: 2, 16: 16}[fits]
+    times = 2 * 64 // batch
+    advice = f"With the same steps, --set train.batch={batch} --set train.accumulate={times} would"
+    assert advice in str(error.value)
+    assert preflight.check(need[64], count, shape, train, 32, 4, False).total == need[64]
 
 
 def test_a_table_of_costs_is_shown_even_where_a_cell_cannot_run(

@@ -15,6 +15,7 @@ import pytest
 from lab import lowbit, record_of, stamps, write_study
 
 from lowbit.record import CHECKPOINT, RECORD
+from lowbit.tools import TOOLS
 
 PROFILE = """
 [profile.quick]
@@ -297,8 +298,9 @@ def test_the_doctor_says_what_there_is_and_what_each_tool_is_for() -> None:
     assert (said.code, said.err) == (0, "")
     assert re.search(r"cpu: fp32 [\d,]+ GFLOP/s, bf16 [\d,]+ GFLOP/s", said.out)
     assert re.search(r'compute = "auto" means (bf16|fp32)', said.out)
-    for tool in ("bitsandbytes", "peft", "datasets"):
-        assert re.search(rf"^{tool} +\S.* {{1,}}\S", said.out, re.MULTILINE)
+    for tool, purpose in TOOLS.items():
+        assert re.search(rf"^{tool} +\S.* {re.escape(purpose)}$", said.out, re.MULTILINE)
+    assert max(len(line) for line in said.out.splitlines()[2:]) <= 80
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -99,10 +100,13 @@ def read(folder: Path) -> Loaded:
         raise UserError(f"{folder} holds no {WEIGHTS}{pickled}")
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} holds no {CONFIG}")
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    if config.get("peft_type") != "LORA" or config.get("use_dora"):
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        tensors = {k.removeprefix(PREFIX): v for k, v in load_file(folder / WEIGHTS).items()}
+    except (ValueError, SafetensorError) as error:
+        raise UserError(f"{folder}: a file of the adapter is torn: {error}") from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA" or config.get("use_dora"):
         raise UserError(f"{folder}: only plain LoRA adapters are read, not this one")
-    tensors = {k.removeprefix(PREFIX): v for k, v in load_file(folder / WEIGHTS).items()}
     sites = [key.removesuffix(".lora_A.weight") for key in tensors if key.endswith("lora_A.weight")]
     factors = {}
     for site in sites:

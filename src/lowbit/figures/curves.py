@@ -18,9 +18,7 @@ from matplotlib.lines import Line2D
 from lowbit.cells import Cell, Setting
 from lowbit.figures.look import GREY, colour, dash, plain
 from lowbit.files import lines
-from lowbit.record import (
-    LOG,
-)
+from lowbit.record import LOG
 
 Series = tuple[tuple[int, float], ...]
 

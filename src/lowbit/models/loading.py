@@ -37,7 +37,7 @@ class Checkpoint:
     matrices: frozenset[str]
     """Names of the modules whose `.weight` is stored."""
     item: int
-    """Bytes of one stored number."""
+    """Bytes of one stored number of what is no matrix: norms may be kept wider than matrices."""
 
 
 def resolve(reference: str) -> Path:
@@ -119,17 +119,19 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _headers(files: list[Path]) -> tuple[frozenset[str], int]:
+    """Names of the modules that have a `.weight`, and the bytes of a number of the vectors."""
     names: set[str] = set()
-    item = 2
+    items = [2]
     for path in files:
         try:
             with safe_open(path, framework="pt") as file:
                 keys = list(file.keys())
-                item = _ITEM.get(file.get_slice(keys[0]).get_dtype(), 4) if keys else item
+                slices = [file.get_slice(key) for key in keys]
+                items += [_ITEM.get(s.get_dtype(), 4) for s in slices if len(s.get_shape()) == 1]
         except Exception as error:
             raise RunError(f"{path} is torn or no safetensors file: {error}") from error
         names |= {key.removesuffix(".weight") for key in keys if key.endswith(".weight")}
-    return frozenset(names), item
+    return frozenset(names), max(items)
 
 
 def tokenizer_of(folder: Path) -> Any:

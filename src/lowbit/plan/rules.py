@@ -12,7 +12,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from lowbit.errors import UserError
-from lowbit.quant.formats import bits_of, parse
+from lowbit.quant.formats import bits_of, is_cast, parse, spell
 from lowbit.spec import BLOCK_ROLES, Choice, Plan, Rule, Site
 
 TRAINED_HEAD = Choice(parse("fp32"), 0, "trained")
@@ -37,6 +37,7 @@ def choose(plan: Plan, sites: Sequence[Site]) -> dict[str, Choice]:
             if not site.fresh:
                 choices[site.name] = _apply(rule, choices[site.name], site)
     _check_ranks(plan, sites, choices)
+    _check_trained(plan, sites, choices)
     return choices
 
 
@@ -87,6 +88,23 @@ def _check_ranks(plan: Plan, sites: Sequence[Site], choices: Mapping[str, Choice
             raise UserError(
                 f"plan '{plan.name}': the schedule's target rank {plan.schedule.target} is above "
                 f"the average rank {sum(adapted) / max(1, len(adapted)):g} it starts from"
+            )
+
+
+def _check_trained(plan: Plan, sites: Sequence[Site], choices: Mapping[str, Choice]) -> None:
+    for site in sites:
+        choice = choices[site.name]
+        if choice.base != "trained":
+            continue
+        if site.role == "embedding" or site.aliases:
+            raise UserError(
+                f"plan '{plan.name}': {site.name}: the base of an embedding or a tied head cannot "
+                "be trained"
+            )
+        if not is_cast(choice.quant):
+            raise UserError(
+                f"plan '{plan.name}': {site.name}: a trained base needs fp32, bf16 or fp16, not "
+                f"{spell(choice.quant)}"
             )
 
 

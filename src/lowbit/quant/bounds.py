@@ -8,7 +8,7 @@ R the group's reach (its largest weight in size, or its range where there is an 
 
 and s differs from the scale that was fitted only by how scales are stored: fp16, or with `+dq` one
 byte against blocks of 256, which is the same bound applied once more to the scales themselves.
-A bound on every single weight is loose on the mean; `lowbit.theory` has the mean. No torch here.
+A bound on every single weight is loose on the mean. No torch here.
 """
 
 from __future__ import annotations

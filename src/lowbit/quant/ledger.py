@@ -65,9 +65,6 @@ class Shape:
     width: int
     inner: int
     vocabulary: int
-    other_bytes: int
-    """Parameters that are no sites (norms, biases), at the checkpoint's own type."""
-    other_numbers: int
 
 
 @dataclass(frozen=True)
