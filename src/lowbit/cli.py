@@ -44,6 +44,8 @@ DeviceOption = Annotated[
     typer.Option(help="Where to run; auto takes CUDA, then MPS, then the CPU."),
 ]
 
+MOST_SEEDS = 10_000
+
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
     """A user's mistake gets a message and an exit code, never a traceback."""
@@ -200,7 +202,10 @@ def _seeds(text: str) -> tuple[int, ...]:
         low, dash, high = part.partition("-")
         if not low.strip().isdecimal() or (dash and not high.strip().isdecimal()):
             raise UserError(f"--seeds {text}: expected numbers like 0,1,2 or 0-5")
-        found += range(int(low), int(high or low) + 1)
+        first, last = int(low), int(high or low)
+        if last - first >= MOST_SEEDS:
+            raise UserError(f"--seeds {text}: at most {MOST_SEEDS:,} at once")
+        found += range(first, last + 1)
     if (text and not found) or len(set(found)) < len(found):
         raise UserError(f"--seeds {text}: expected each seed once, smaller ones first")
     return tuple(found)

@@ -169,7 +169,7 @@ def dry_run(study: Study, device: str | None) -> None:
         table.add_row(
             name,
             str(len(same)),
-            f"{found.stored:,}",
+            f"{'' if same[0].plan.schedule.kind == 'fixed' else '≤ '}{found.stored:,}",
             f"{100 * found.share:.2f}",
             str(found.steps),
             f"{found.step_s:.3f}",
@@ -178,8 +178,8 @@ def dry_run(study: Study, device: str | None) -> None:
         )
     out().print(table)
     say(f"all {len(study.runs)} runs one after another: about {clock(seconds)}.")
-    say("Stored bytes are exact. Peak (above the idle interpreter) and time are measured")
-    say("on ten steps of each plan.")
+    say("Stored bytes are exact (≤: before a rank schedule's cuts). Peak (above the idle")
+    say("interpreter) and time are measured on ten steps of each plan.")
     if failures:
         error = RunError(f"{len(failures)} of {len(cells)} cells do not run")
         error.exit_code = max(failure.exit_code for failure in failures)
@@ -232,4 +232,6 @@ def _describe(folder: Path, record: Record) -> None:
         say(note, style="dim")
     say(f"record   {folder / RECORD}")
     if record.status == "done":
-        say(f"adapter  {folder / 'adapter'} (PEFT's format)")
+        ranked = any(site.final_rank for site in record.sites)
+        form = "PEFT's format" if ranked else "a trained head alone, which PEFT does not load"
+        say(f"adapter  {folder / 'adapter'} ({form})")

@@ -21,7 +21,7 @@ from torch import nn
 
 from lowbit.adapt import Setting, adapt
 from lowbit.files import write_atomic
-from lowbit.models.loading import quiet, resolve, tokenizer_of
+from lowbit.models.loading import Checkpoint, quiet, resolve, tokenizer_of
 from lowbit.progress import Watcher, nobody
 from lowbit.spec import DEMO_MODEL, TaskSpec, TrainSpec
 from lowbit.tasks.cache import cache_dir
@@ -58,6 +58,14 @@ def model_folder(reference: str, watcher: Watcher = nobody) -> Path:
         if not (folder / "config.json").is_file():
             _make(folder, texts, watcher)
     return folder
+
+
+def blueprint() -> Checkpoint:
+    """What the demo's model will be: enough to check and count plans before it is made."""
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(vocab_size=VOCABULARY, **SHAPE)
+    return Checkpoint(Path(DEMO_MODEL), config, frozenset({"model.embed_tokens", "lm_head"}), 2)
 
 
 def _make(folder: Path, texts: list[str], watcher: Watcher) -> None:

@@ -125,7 +125,7 @@ def facts(
 ) -> Facts:
     """What is recorded about the machine and the libraries."""
     return Facts(
-        device=device.type,
+        device=device_name(device),
         compute=compute,
         threads=torch.get_num_threads(),
         residency=residency,
@@ -141,6 +141,13 @@ def facts(
         weights=weights,
         notes=notes,
     )
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, `mps`, or `cuda` with the GPU's name: runs on two kinds of GPU are not compared."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return device.type
 
 
 def cpu_name() -> str:

@@ -81,6 +81,7 @@ def _state(study: Study, run: RunSpec) -> tuple[str, str]:
 
 def check_runs(runs: Sequence[RunSpec], device: str) -> None:
     """In a process: device, data and every plan against its model, before any run begins."""
+    from lowbit.demo import blueprint
     from lowbit.device import resolve_device
     from lowbit.run import plan_sites, prepare_run
     from lowbit.tasks.prepare import find
@@ -88,11 +89,13 @@ def check_runs(runs: Sequence[RunSpec], device: str) -> None:
     resolve_device(device)
     for run in {(r.model, r.task): r for r in runs}.values():
         if run.model == DEMO_MODEL:
-            find(run.task.name, run.task)
-            continue
-        start = prepare_run(run)
+            # Not made yet, perhaps: its shape is known without its weights.
+            checkpoint, kind, labels = blueprint(), find(run.task.name, run.task).kind, 2
+        else:
+            start = prepare_run(run)
+            checkpoint, kind, labels = start.checkpoint, start.task.kind, len(start.data.labels)
         for plan in {r.plan: r for r in runs if (r.model, r.task) == (run.model, run.task)}:
-            plan_sites(plan, start.checkpoint, start.task.kind, len(start.data.labels))
+            plan_sites(plan, checkpoint, kind, labels)
 
 
 def validate(study: Study) -> None:

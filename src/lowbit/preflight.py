@@ -44,7 +44,7 @@ def check(
         return need
     raise RunError(
         f"this run needs about {megabytes(need.total)} and {megabytes(free)} are free "
-        f"(weights {megabytes(need.stored)}, one decoded matrix {megabytes(need.decoded)}, "
+        f"(weights {megabytes(need.stored)}, decoded {megabytes(need.decoded)}, "
         f"adapter states {megabytes(need.gradients + need.optimiser)}, "
         f"activations {megabytes(need.activations)}). "
         + _advice(free, count, shape, train, window, item, classes)

@@ -75,7 +75,10 @@ class Facts:
     weights: str = ""
 
 
-COMPARED = ("device", "compute", "threads", "torch", "transformers", "data", "weights")
+COMPARED = (
+    *("device", "compute", "threads", "cpu", "lowbit", "torch", "transformers"),
+    *("data", "weights"),
+)
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,11 @@ from lowbit import losses, preflight
 from lowbit.account import bytes_of, cost, site_records
 from lowbit.adalora import Hooks, rank_hooks
 from lowbit.adapt import Outcome, Setting, adapt
-from lowbit.config import check
 from lowbit.demo import model_folder
 from lowbit.device import PeakMemory
-from lowbit.errors import RunError, UserError
+from lowbit.errors import UserError
 from lowbit.evaluate import Found, evaluate, ratio
-from lowbit.export import peft, plain
+from lowbit.export import peft
 from lowbit.files import digest, write_lines
 from lowbit.install import Settings, adapters, install
 from lowbit.layers import SvdAdapter
@@ -113,6 +112,7 @@ def run(
         metrics = _score(made.model, start, setting, outcome, folder)
     if metrics:
         ranks = _write_adapter(spec, start, made, folder)
+    trained = sum(p.numel() for p in made.model.parameters() if p.requires_grad)
     record = Record(
         status="done" if metrics else "diverged",
         fingerprint=spec.fingerprint,
@@ -121,7 +121,7 @@ def run(
         better=start.task.better,
         metrics=metrics,
         bytes=bytes_of(made.sites, made.choices, ranks, made.other),
-        trainable=made.count.trainable,
+        trainable=trained,
         parameters=made.count.parameters,
         sites=site_records(made.sites, made.choices, ranks),
         facts=facts,
@@ -175,7 +175,7 @@ def install_run(
     longest = max(len(e.ids) for part in start.data.parts.values() for e in part)
     preflight.check(
         machine.free_memory(device),
-        planned.count,
+        _kept_decoded(planned.count) if execution.residency == "decoded" else planned.count,
         preflight.shape_of(start.checkpoint.config),
         replace(spec.train, batch=most),
         longest,
@@ -186,6 +186,11 @@ def install_run(
     settings = Settings(spec.plan, machine.TYPES[compute], spec.seed, execution.residency)
     install(model, planned.sites, planned.choices, settings)
     return replace(planned, model=model.to(device))
+
+
+def _kept_decoded(count: Ledger) -> Ledger:
+    """With residency = decoded every matrix is kept decoded, not one at a time."""
+    return replace(count, largest_decoded=4 * count.parameters)
 
 
 def plan_sites(plan: Plan, checkpoint: Checkpoint, kind: losses.Kind, labels: int) -> Installed:
@@ -248,21 +253,6 @@ def _write_adapter(spec: RunSpec, start: Prepared, made: Installed, folder: Path
     )
     ranks = peft.write(folder / ADAPTER, made.model, start.task.kind, origin)
     return {site.name: ranks.get(site.name, 0) for site in made.sites}
-
-
-def export_plain(folder: Path, to: Path, merge: bool, record: Record) -> None:
-    """Write a finished run's decoded base, or base and adapter merged, as a plain model folder."""
-    spec = check(RunSpec, record.spec, None)
-    start = prepare_run(spec)
-    if weights_digest(start.checkpoint) != record.facts.weights:
-        raise RunError(f"{spec.model} has other weights now than when {folder.name} was trained")
-    made = install_run(spec, start, Execution(), torch.device("cpu"), "fp32")
-    peft.attach(made.model, peft.read(folder / ADAPTER))
-    labels, kind = len(start.data.labels), start.task.kind
-    model = plain.plain(
-        made.model, made.sites, start.checkpoint, kind, labels, start.pad, merge=merge
-    )
-    plain.save(model, start.checkpoint, to)
 
 
 def weights_digest(checkpoint: Checkpoint) -> str:

@@ -19,15 +19,18 @@ def export(folder: Path, to: Path, merge: bool) -> None:
         raise UserError(f"{to} is no folder")
     if to.exists() and any(to.iterdir()):
         raise UserError(f"{to} is not empty")
-    call(export_run, folder, to, merge, record)
+    losses = call(export_run, folder, to, merge, record)
     what = "base and adapter merged, on the decoded base" if merge else "the decoded base"
     say(f"wrote {to}: {what}")
+    if losses:
+        say(f"loss on calibration text: {losses['merged']:.4f} as written,")
+        say(f"{losses['stored again']:.4f} were it stored in the plan's formats again")
 
 
-def export_run(folder: Path, to: Path, merge: bool, record: Record) -> None:
-    from lowbit.run import export_plain
+def export_run(folder: Path, to: Path, merge: bool, record: Record) -> dict[str, float]:
+    from lowbit.exporting import export_plain
 
-    export_plain(folder, to, merge, record)
+    return export_plain(folder, to, merge, record)
 
 
 TOOLS = {

@@ -29,7 +29,18 @@ LAYERS = {
     "layers": ["layers", "initial", "install", "losses"],
     "the loop": ["adalora", "checkpoint", "clocks", "evaluate", "state", "adapt", "export"],
     "runs and records": [
-        *("record", "study", "device", "preflight", "account", "demo", "run", "probe", "engines"),
+        *(
+            "record",
+            "study",
+            "device",
+            "preflight",
+            "account",
+            "demo",
+            "run",
+            "probe",
+            "exporting",
+            "engines",
+        ),
     ],
     "figures and reports": ["cells", "rows", "table", "charts", "figures", "report"],
     "commands": ["looking", "commands", "tools", "cli"],
@@ -46,7 +57,15 @@ TORCH_FREE = [
 # Who may call what; nobody else does.
 CALLERS = {
     "adapt": {"run", "probe", "demo"},
-    "run": {"probe", "looking", "commands", "tools", "engines.local", "engines.preload"},
+    "run": {
+        "probe",
+        "exporting",
+        "looking",
+        "commands",
+        "tools",
+        "engines.local",
+        "engines.preload",
+    },
     "commands": {"cli"},
     "cli": set(),
 }

@@ -381,6 +381,7 @@ def test_a_misspelt_command_line_is_answered_with_what_there_is(
         (("--only", "int9"), "--only int9 matches no run"),
         (("--profile", "quick"), "no profile 'quick' in this study"),
         (("--seeds", "x"), "--seeds x: expected numbers like 0,1,2 or 0-5"),
+        (("--seeds", "0-99999999999"), "--seeds 0-99999999999: at most 10,000 at once"),
         (("--seeds", "5-2"), "--seeds 5-2: expected each seed once"),
         (("--seeds", "1,1"), "--seeds 1,1: expected each seed once"),
         (("--set", "plan.int3@32.rank=4"), "no plan 'int3@32' in this study"),

@@ -261,6 +261,10 @@ def test_a_finished_run_is_exported_as_an_ordinary_model(
     said = lowbit("export", run, "--to", tmp_path / "out", "--what", what)
     assert (said.code, said.err) == (0, "")
     assert said.out.startswith(f"wrote {tmp_path / 'out'}: ")
+    if what == "merged":
+        # Both prices of merging: none on the decoded base, one more quantisation otherwise.
+        written, again = re.findall(r"\d+\.\d{4}", said.out)
+        assert written != again
     ids = AutoTokenizer.from_pretrained(tmp_path / "out")("the cat", return_tensors="pt").input_ids
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert exported(ids).logits.isfinite().all()
@@ -321,3 +325,21 @@ def test_the_assets_models_are_adapted_by_name(
     assert record["metric"] == metric
     assert str(os.environ["LOWBIT_ASSETS"]) not in json.dumps(record)
     assert len((folder / "scores.jsonl").read_text().splitlines()) == 8
+
+
+def test_the_demos_plans_are_checked_before_its_model_is_made() -> None:
+    demo = Path(__file__).parents[2] / "studies" / "demo"
+    assert lowbit("validate", demo).code == 0
+    said = lowbit("validate", demo, "--set", "plan.bf16.rank=5000")
+    assert said.code == 2
+    assert "rank 5000 for model.layers.0.self_attn.q_proj of 128 x 128" in said.complaint
+
+
+def test_a_head_trained_alone_is_not_said_to_be_for_peft(
+    tiny_model: Callable[[str], Path], tiny_jsonl: Path, tmp_path: Path
+) -> None:
+    options = ("--task", tiny_jsonl, "--plan", "bf16", "--out", tmp_path / "runs")
+    small = settings("train.steps=1", "plan.rank=0")
+    said = lowbit("adapt", tiny_model("bert"), *options, *small)
+    assert said.code == 0
+    assert "PEFT does not load" in said.out
