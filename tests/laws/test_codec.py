@@ -371,3 +371,15 @@ def test_casts_are_what_torch_casts_to() -> None:
     for name, dtype in codec.CAST_TYPES.items():
         assert is_cast(parse(name))
         assert torch.equal(decode(encode(weight, parse(name)), dtype), weight.to(dtype))
+
+
+@pytest.mark.parametrize("text", ["nf4@16+dq", "int3@row", "int4@tensor:zp", "ternary@20:lsq"])
+def test_codes_do_not_depend_on_how_many_rows_are_coded_at_a_time(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = torch.randn(13, 48)
+    whole = encode(weight, parse(text))
+    monkeypatch.setattr(codec, "_STRETCH", 100)
+    pieces = encode(weight, parse(text))
+    for name, tensor in whole.tensors().items():
+        assert torch.equal(tensor, pieces.tensors()[name])

@@ -44,6 +44,9 @@ class Running:
             result = self.pipe.recv()
         except EOFError:
             self.process.join()
+            if self.process.exitcode == -signal.SIGINT:
+                # Ctrl-C reaches the worker too, and even where this process ignores it.
+                raise KeyboardInterrupt from None
             return Failure(_killed(self.process.exitcode), 1)
         self.process.join()
         return result

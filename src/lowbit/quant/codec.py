@@ -62,6 +62,7 @@ class Packed:
         return sum(t.numel() * t.element_size() for t in self.tensors().values())
 
 
+_STRETCH = 2**20  # weights coded at a time
 TENSORS = ("codes", "scales", "offsets", "dq_scales", "dq_mean")
 
 
@@ -82,14 +83,29 @@ def encode(weight: Float[Tensor, "rows columns"], spec: QuantSpec) -> Packed:
     stored = _store_scales(blocks, levels, spec, (rows, columns))
     scale = scales_of(stored)
     offset = _offsets_of(stored, scale)
+    if spec.group == "tensor":
+        blocks, scale = [plain[:, None]], scale.expand(rows, 1)
+        offset = None if offset is None else offset.expand(rows, 1)
+    # A stretch of rows at a time: choosing and packing codes takes several times the weights.
+    step = max(1, _STRETCH // max(1, columns))
+    packed = []
+    for first in range(0, max(1, rows), step):
+        part = slice(first, first + step)
+        low = None if offset is None else offset[part]
+        codes = _codes([block[part] for block in blocks], scale[part], low, levels)
+        packed.append(pack(codes, FORMATS[spec.format].packing))
+    return replace(stored, codes=torch.cat(packed))
+
+
+def _codes(blocks: list[Tensor], scale: Tensor, offset: Tensor | None, levels: Tensor) -> Tensor:
+    """Nearest levels of some rows against their scales as stored."""
     codes, start = [], 0
     for block in blocks:
         part = slice(start, start + block.shape[1])
         shifted = block if offset is None else block - offset[:, part, None]
-        codes.append(nearest(divide(shifted, scale[:, part]), levels).reshape(len(block), -1))
+        codes.append(nearest(divide(shifted, scale[:, part]), levels).flatten(1))
         start += block.shape[1]
-    flat = torch.cat(codes, 1).to(torch.uint8).view(rows, columns)
-    return replace(stored, codes=pack(flat, FORMATS[spec.format].packing))
+    return torch.cat(codes, 1).to(torch.uint8)
 
 
 def _blocks(weight: Tensor, spec: QuantSpec) -> list[Tensor]:
