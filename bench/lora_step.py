@@ -34,6 +34,9 @@ BATCH, LENGTH, RANK, WARM = 4, 256, 8, 3
 
 def main() -> None:
     options = _options()
+    if options.profile:
+        profile(options.model)
+        return
     if options.side:
         print(json.dumps(measure(options.side, options.model, options.steps)))
         return
@@ -52,6 +55,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("model", nargs="?", default="assets:lm-14m")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--profile", action="store_true", help="show where our step's time goes")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -130,6 +134,24 @@ def measure(side: str, reference: str, steps: int) -> dict[str, float]:
         "peak": memory.peak() - memory.idle,
         "loss": float(loss.detach()),
     }
+
+
+def profile(reference: str) -> None:
+    """torch's own table of our step, by time in each operation."""
+    import torch
+
+    from lowbit.device import resolve_compute
+    from lowbit.models.loading import resolve
+
+    compute = resolve_compute("auto", torch.device("cpu"))
+    model, loss_of = _ours(resolve(reference), ("ours", compute))
+    batch = torch.randint(0, model.config.vocab_size, (BATCH, LENGTH + 1))
+    model.train()
+    loss_of(batch).backward()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        for _ in range(3):
+            loss_of(batch).backward()
+    print(seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=15))
 
 
 def _ours(folder: Path, how: tuple[str, str]) -> Any:
