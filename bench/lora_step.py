@@ -172,11 +172,9 @@ def _ours(folder: Path, how: tuple[str, str]) -> Any:
     install(model, sites, choose(plan, sites), Settings(plan, TYPES[compute], 0, residency))
 
     def loss_of(batch: Any) -> Any:
-        import torch
-
-        ids, target = batch[:, :-1].contiguous(), batch[:, 1:].contiguous()
-        mask = torch.ones_like(ids, dtype=torch.bool)
-        summed, count = training_loss(model, "language", Batch(ids, mask, target, ()))
+        ids, target = batch[:, :-1].flatten(), batch[:, 1:].flatten()
+        lengths = (batch.shape[1] - 1,) * len(batch)
+        summed, count = training_loss(model, "language", Batch(ids, target, lengths, lengths, ()))
         return summed / count
 
     return model, loss_of

@@ -21,6 +21,8 @@ from lowbit.plan.rules import choose
 from lowbit.quant.formats import parse
 from lowbit.run import Installed, plan_sites
 from lowbit.spec import Choice, Plan, Site
+from lowbit.tasks.base import Batch
+from lowbit.tasks.batching import IGNORED
 
 LABELS, PAD = 2, 0
 # Every family in every kind it can be asked for.
@@ -99,6 +101,13 @@ def some_ids(rows: int = 3, time: int = 12) -> Tensor:
     """Token ids, without the end of text and without padding."""
     source = torch.Generator().manual_seed(5)
     return torch.randint(3, 3 + 4 * len(WORDS), (rows, time), generator=source)
+
+
+def batch_of(ids: Tensor, target: Tensor) -> Batch:
+    """Rows of equal length, or a class a row, as the loop would hand them on."""
+    labels = (target != IGNORED).sum(1).tolist() if target.dim() == 2 else [1] * len(target)
+    rows = tuple(range(len(ids)))
+    return Batch(ids.flatten(), target.flatten(), (ids.shape[1],) * len(ids), tuple(labels), rows)
 
 
 def logits(model: nn.Module, ids: Tensor) -> Tensor:

@@ -29,12 +29,12 @@ from lowbit.adalora import Hooks
 from lowbit.checkpoint import Position
 from lowbit.clocks import Clock, Clocks, Log
 from lowbit.evaluate import evaluate, ratio, to
-from lowbit.losses import Kind, labels_in, training_loss
+from lowbit.losses import Kind, training_loss
 from lowbit.progress import Watcher, nobody
 from lowbit.spec import TrainSpec
 from lowbit.state import State
 from lowbit.tasks.base import Batch, Example
-from lowbit.tasks.batching import batches, epoch_order
+from lowbit.tasks.batching import batches, by_length, epoch_order
 
 Parts = Mapping[str, Sequence[Example]]
 
@@ -46,7 +46,6 @@ class Setting:
     kind: Kind
     train: TrainSpec
     seed: int
-    pad: int
     device: torch.device
     fingerprint: str = ""
     log: Path | None = None
@@ -85,12 +84,12 @@ def learning_rate(step: int, total: int, train: TrainSpec) -> float:
 
 
 def window(part: Sequence[Example], step: int, setting: Setting) -> list[Batch]:
-    """The batches of one optimiser step."""
+    """The batches of one optimiser step, alike lengths together."""
     train, per_epoch = setting.train, steps_per_epoch(len(part), setting.train)
     order = epoch_order(len(part), setting.seed, step // per_epoch)
     size = train.batch * train.accumulate
     start = step % per_epoch * size
-    return list(batches(part, train.batch, setting.pad, order[start : start + size]))
+    return list(batches(part, train.batch, by_length(part, order[start : start + size])))
 
 
 def adapt(model: nn.Module, parts: Parts, setting: Setting) -> Outcome:
@@ -135,7 +134,7 @@ def _step(
 ) -> tuple[float, float]:
     """One optimiser step: (mean loss over the window's labels, gradient norm)."""
     gathered = window(part, state.position.step, setting)
-    labels = sum(labels_in(setting.kind, batch) for batch in gathered)
+    labels = sum(sum(batch.labels) for batch in gathered)
     summed = 0.0
     for batch in gathered:
         loss, _ = training_loss(model, setting.kind, to(batch, setting.device))
@@ -153,7 +152,7 @@ def _step(
     state.position = replace(
         state.position,
         step=state.position.step + 1,
-        tokens=state.position.tokens + sum(int(batch.mask.sum()) for batch in gathered),
+        tokens=state.position.tokens + sum(len(batch.ids) for batch in gathered),
         recent_loss=state.position.recent_loss + summed,
         recent_labels=state.position.recent_labels + labels,
     )
@@ -198,7 +197,7 @@ def _select(
 ) -> bool:
     """Score the selection split and keep the state if it is the best; False if it is not finite."""
     size = setting.train.eval_batch
-    found, loss = evaluate(model, part, setting.kind, size, setting.pad, setting.device)
+    found, loss = evaluate(model, part, setting.kind, size, setting.device)
     value, best, step = ratio(found), state.position.best_value, state.position.step
     if not (math.isfinite(value) and math.isfinite(loss)):
         return False

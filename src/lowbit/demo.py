@@ -82,7 +82,6 @@ def _make(folder: Path, texts: list[str], watcher: Watcher) -> None:
         kind="language",
         train=TRAIN,
         seed=0,
-        pad=tokenizer.pad_token_id,
         device=torch.device("cpu"),
         fingerprint=folder.name,
         checkpoint=growing / "checkpoint.safetensors",

@@ -10,22 +10,26 @@ from torch import nn
 
 from lowbit.losses import Kind, scores
 from lowbit.tasks.base import Batch, Example
-from lowbit.tasks.batching import batches
+from lowbit.tasks.batching import by_length, collate, filled
 
 Found = list[tuple[float, int]]
 
 
 def evaluate(
-    model: nn.Module, part: Sequence[Example], kind: Kind, size: int, pad: int, device: torch.device
+    model: nn.Module, part: Sequence[Example], kind: Kind, size: int, device: torch.device
 ) -> tuple[Found, float]:
-    """((sum, count) of every example, mean loss), in evaluation mode and without gradients."""
+    """((sum, count) of every example, mean loss), in evaluation mode and without gradients.
+
+    A batch holds the tokens that `size` of the longest examples would, whatever its own lengths.
+    """
     was_training = model.training
     model.eval()
     found: dict[int, tuple[float, int]] = {}
     loss, labels = 0.0, 0
-    # Alike lengths together: less padding.
-    order = sorted(range(len(part)), key=lambda i: len(part[i].ids))
-    for batch in batches(part, size, pad, order):
+    order = by_length(part, range(len(part)))
+    most = size * len(part[order[-1]].ids)
+    for stretch in filled(part, most, order):
+        batch = collate(part, stretch)
         sums, counts, summed = scores(model, kind, to(batch, device))
         found.update(zip(batch.index, zip(sums, counts, strict=True), strict=True))
         loss, labels = loss + summed, labels + sum(counts)
@@ -41,9 +45,4 @@ def ratio(found: Sequence[tuple[float, int]]) -> float:
 def to(batch: Batch, device: torch.device) -> Batch:
     if device.type == "cpu":
         return batch
-    return replace(
-        batch,
-        ids=batch.ids.to(device),
-        mask=batch.mask.to(device),
-        target=batch.target.to(device),
-    )
+    return replace(batch, ids=batch.ids.to(device), target=batch.target.to(device))

@@ -46,6 +46,6 @@ def export_plain(folder: Path, to: Path, merge: bool, record: Record) -> dict[st
 
     def loss(of: nn.Module) -> float:
         size, device = spec.train.eval_batch, torch.device("cpu")
-        return evaluate(of.eval(), part, kind, size, start.pad, device)[1]
+        return evaluate(of.eval(), part, kind, size, device)[1]
 
     return {"merged": loss(written), "stored again": loss(model(again=True))}

@@ -13,13 +13,15 @@ later training step computes, and no weight is ever merged behind anyone's back.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lowbit.models.dropout import dropout
+from lowbit.products import AdaptedProduct, FrozenProduct
 from lowbit.quant.codec import TENSORS, Packed, decode
 
 Residency = Literal["packed", "decoded"]
@@ -68,20 +70,12 @@ class Frozen(nn.Module):
         return f"{self.shape[0]}x{self.shape[1]}, {self.spec.format}, {self.residency}"
 
 
-class FrozenProduct(torch.autograd.Function):
-    """x W' + bias, whose backward decodes W again; a frozen bias needs no gradient.
+class Thin(NamedTuple):
+    """The factors of a delta: scale (x A') B'."""
 
-    The bias belongs to the product: added afterwards, bf16 would be rounded twice.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, frozen: Frozen, bias: Tensor | None) -> Tensor:
-        ctx.frozen = frozen
-        return F.linear(x, frozen.weight(x.dtype), bias)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return grad @ ctx.frozen.weight(grad.dtype), None, None
+    A: Float[Tensor, "rank in"]
+    B: Float[Tensor, "out rank"]
+    scale: float
 
 
 class Adapter(nn.Module):
@@ -97,9 +91,12 @@ class Adapter(nn.Module):
         self.A = nn.Parameter(torch.empty(rank, columns).uniform_(-bound, bound, generator=seed))
         self.B = nn.Parameter(torch.zeros(rows, rank))
 
+    def thin(self, dtype: torch.dtype) -> Thin:
+        """What multiplies x: A, B and their scale, in the compute type."""
+        return Thin(self.A.to(dtype), self.B.to(dtype), self.scaling)
+
     def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
-        x = F.dropout(x, self.dropout, self.training)
-        return F.linear(F.linear(x, self.A.to(x.dtype)), (self.scaling * self.B).to(x.dtype))
+        return delta(x, self)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """(A, B) with everything folded in: delta W = B A."""
@@ -125,15 +122,25 @@ class SvdAdapter(nn.Module):
         self.E = nn.Parameter(torch.zeros(rank))
         self.register_buffer("alive", torch.ones(rank, dtype=torch.bool))
 
-    def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
-        x = F.dropout(x, self.dropout, self.training)
+    def thin(self, dtype: torch.dtype) -> Thin:
+        """What multiplies x: A with the singular values that are alive, B, and no other scale."""
         scaled = self.A * (self.scaling * self.E * self.alive)[:, None]
-        return F.linear(F.linear(x, scaled.to(x.dtype)), self.B.to(x.dtype))
+        return Thin(scaled.to(dtype), self.B.to(dtype), 1.0)
+
+    def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
+        return delta(x, self)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """(A, B) of the directions that are alive, everything folded in."""
         scaled = self.A * (self.scaling * self.E)[:, None]
         return scaled[self.alive].detach(), self.B[:, self.alive].detach()
+
+
+def delta(x: Float[Tensor, "... in"], adapter: Adapter | SvdAdapter) -> Float[Tensor, "... out"]:
+    """What an adapter adds, on its own: the formula that the joined product is held against."""
+    thin = adapter.thin(x.dtype)
+    x = F.dropout(x, adapter.dropout, adapter.training)
+    return thin.scale * F.linear(F.linear(x, thin.A), thin.B)
 
 
 class Adapted(nn.Module):
@@ -147,8 +154,12 @@ class Adapted(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
-        y = self.frozen(x, self.bias)
-        return y if self.adapter is None else y + self.adapter(x)
+        if self.adapter is None:
+            return self.frozen(x, self.bias)
+        thin, rate = self.adapter.thin(x.dtype), self.adapter.dropout
+        dropped = dropout(x, rate) if rate and self.training else None
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return AdaptedProduct.apply(x, dropped, thin.A, thin.B, thin.scale, self.frozen, bias)
 
 
 class FrozenEmbedding(nn.Module):

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowbit.layers import Adapted, Frozen
+from lowbit.models import attention
+from lowbit.models.attention import Segments
+from lowbit.models.family import family_of
 
 IGNORED = -100
 _SLICE = 2**21  # logits alive at a time
@@ -25,9 +28,11 @@ class Batch(Protocol):
     @property
     def ids(self) -> Tensor: ...
     @property
-    def mask(self) -> Tensor: ...
-    @property
     def target(self) -> Tensor: ...
+    @property
+    def lengths(self) -> tuple[int, ...]: ...
+    @property
+    def labels(self) -> tuple[int, ...]: ...
 
 
 class HeadLoss(torch.autograd.Function):
@@ -42,13 +47,16 @@ class HeadLoss(torch.autograd.Function):
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
             logits = F.linear(hidden[part], weight).float()
-            total = logits.logsumexp(-1)
-            picked = logits.gather(1, target[part, None]).squeeze(1)
-            losses.append(total - picked)
+            chosen = target[part, None]
+            most = logits.amax(1, keepdim=True)
+            picked = logits.gather(1, chosen) - most
+            share = logits.sub_(most).exp_()
+            total = share.sum(1, keepdim=True)
+            losses.append((total.log() - picked).squeeze(1))
             if slope is not None:
-                share = logits.sub_(total[:, None]).exp_()
-                share.scatter_add_(1, target[part, None], -torch.ones_like(picked)[:, None])
-                slope[part] = share.to(hidden.dtype) @ weight
+                share.div_(total)
+                share.scatter_add_(1, chosen, -torch.ones_like(picked))
+                torch.mm(share.to(hidden.dtype), weight, out=slope[part])
         if slope is not None:
             ctx.save_for_backward(slope)
         return torch.cat(losses)
@@ -59,23 +67,31 @@ class HeadLoss(torch.autograd.Function):
         return slope * grad[:, None].to(slope.dtype), None, None
 
 
-def token_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """(loss of every labelled token, number of labelled tokens in every example)."""
-    labelled = batch.target != IGNORED
-    # Padding is on the right, where a causal model cannot see it: no mask is needed.
-    body: nn.Module = model.base_model  # type: ignore[assignment]
-    hidden = body(input_ids=batch.ids, use_cache=False).last_hidden_state[labelled]
-    target = batch.target[labelled]
+def token_losses(model: nn.Module, batch: Batch) -> Tensor:
+    """Loss of every token that counts, example after example."""
+    hidden, _ = _hidden(model, batch)
+    target = batch.target
+    if sum(batch.labels) < len(target):
+        counts = target != IGNORED
+        hidden, target = hidden[counts], target[counts]
     head = model.get_output_embeddings()  # type: ignore[operator]
     if isinstance(head, Adapted) and head.adapter is None and head.bias is None:
-        losses = HeadLoss.apply(hidden, head.frozen, target)
-    else:
-        losses = F.cross_entropy(head(hidden).float(), target, reduction="none")
-    return losses, labelled.sum(1)
+        return HeadLoss.apply(hidden, head.frozen, target)
+    return F.cross_entropy(head(hidden).float(), target, reduction="none")
 
 
 def class_logits(model: nn.Module, batch: Batch) -> Tensor:
-    return model(input_ids=batch.ids, attention_mask=batch.mask).logits.float()
+    """(examples, classes) in fp32."""
+    hidden, segments = _hidden(model, batch)
+    family = family_of(model.config.model_type)  # type: ignore[union-attr, arg-type]
+    return family.classify(model, hidden, segments).float()
+
+
+def _hidden(model: nn.Module, batch: Batch) -> tuple[Tensor, Segments]:
+    attention.use(model)
+    segments = Segments(batch.lengths, batch.ids.device)
+    body: nn.Module = model.base_model  # type: ignore[assignment]
+    return attention.hidden_states(body, batch.ids, segments), segments
 
 
 Kind = Literal["language", "classification"]
@@ -84,15 +100,9 @@ Kind = Literal["language", "classification"]
 def training_loss(model: nn.Module, kind: Kind, batch: Batch) -> tuple[Tensor, int]:
     """(summed loss, what it is summed over): tokens, or sentences."""
     if kind == "language":
-        losses, counts = token_losses(model, batch)
-        return losses.sum(), int(counts.sum())
+        return token_losses(model, batch).sum(), sum(batch.labels)
     loss = F.cross_entropy(class_logits(model, batch), batch.target, reduction="sum")
     return loss, len(batch.target)
-
-
-def labels_in(kind: Kind, batch: Batch) -> int:
-    """How many terms `training_loss` sums, without running the model."""
-    return int((batch.target != IGNORED).sum()) if kind == "language" else len(batch.target)
 
 
 @torch.no_grad()
@@ -102,11 +112,11 @@ def scores(model: nn.Module, kind: Kind, batch: Batch) -> tuple[list[float], lis
     Language: summed token losses and tokens. Classification: 1 where right, and 1.
     """
     if kind == "language":
-        losses, counts = token_losses(model, batch)
+        losses, counts = token_losses(model, batch), list(batch.labels)
         # float64 on the CPU: Apple's GPU has no such type, and a metric is worth it.
         pieces = losses.double().cpu() if losses.device.type != "mps" else losses.cpu().double()
-        sums = torch.stack([piece.sum() for piece in pieces.split(counts.tolist())])
-        return sums.tolist(), counts.tolist(), float(sums.sum())
+        sums = torch.stack([piece.sum() for piece in pieces.split(counts)])
+        return sums.tolist(), counts, float(sums.sum())
     logits = class_logits(model, batch)
     right = (logits.argmax(-1) == batch.target).float().tolist()
     loss = F.cross_entropy(logits, batch.target, reduction="sum")

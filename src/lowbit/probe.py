@@ -54,7 +54,6 @@ def probe(spec: RunSpec, execution: Execution) -> Probe:
         kind=start.task.kind,
         train=replace(spec.train, steps=STEPS),
         seed=spec.seed,
-        pad=start.pad,
         device=device,
         hooks=hooks_of(spec.plan, made.model),
         watcher=lambda *_: marks.append(time.perf_counter()),
@@ -63,7 +62,7 @@ def probe(spec: RunSpec, execution: Execution) -> Probe:
     loaded = time.perf_counter()
     adapt(made.model, {"train": start.data.parts["train"], "selection": few}, setting)
     trained = time.perf_counter()
-    evaluate(made.model, few, setting.kind, spec.train.eval_batch, setting.pad, device)
+    evaluate(made.model, few, setting.kind, spec.train.eval_batch, device)
     per_token = (time.perf_counter() - trained) / sum(len(e.ids) for e in few)
     steps = total_steps(len(start.data.parts["train"]), spec.train)
     step_s = median(b - a for a, b in zip([loaded, *marks], marks, strict=False))

@@ -97,7 +97,6 @@ def run(
         kind=start.task.kind,
         train=spec.train,
         seed=spec.seed,
-        pad=start.pad,
         device=device,
         fingerprint=resumable(spec, facts),
         log=folder / LOG,
@@ -219,7 +218,7 @@ def _score(
 ) -> dict[str, float]:
     """Read the scored split, once; no metrics at all where a score is not finite."""
     part, size = start.data.parts["scored"], setting.train.eval_batch
-    found, loss = evaluate(model, part, setting.kind, size, setting.pad, setting.device)
+    found, loss = evaluate(model, part, setting.kind, size, setting.device)
     value = ratio(found)
     if not all(map(math.isfinite, (value, loss, *(s for s, _ in found)))):
         return {}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from assemble import PAD, installed, logits, opened, some_ids
+from assemble import batch_of, installed, logits, opened, some_ids
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -27,7 +27,6 @@ from lowbit.quant.ledger import adapter_numbers
 from lowbit.record import Record
 from lowbit.run import hooks_of, run
 from lowbit.spec import Execution, Plan, RankSchedule, Rule, RunSpec, TaskSpec, TrainSpec
-from lowbit.tasks.base import Batch
 
 Folder = Callable[[str], Path]
 KINDS = ("linear", "adalora")
@@ -235,7 +234,7 @@ def test_the_penalty_does_reach_the_gradients_of_training(tiny_model: Folder) ->
     hooks = hooks_of(plan(), model)
     assert hooks.penalty is not None
     ids = some_ids()
-    batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), ids.roll(-1, 1), (0, 1, 2))
+    batch = batch_of(ids, ids.roll(-1, 1))
     training_loss(model, "language", batch)[0].backward()
     adapter = next(iter(adapters(model).values()))
     assert adapter.A.grad is not None
@@ -344,7 +343,7 @@ def test_a_scheduled_adapter_loads_for_inference_with_labels(
     )
     ids = some_ids()
     target = torch.tensor([0, 1, 1]) if start.kind == "classification" else ids.roll(-1, 1)
-    batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), target, (0, 1, 2))
+    batch = batch_of(ids, target)
     with torch.no_grad():
         loss, count = training_loss(again, start.kind, batch)
         _, counts, summed = losses.scores(again, start.kind, batch)
@@ -365,6 +364,6 @@ def test_the_saved_adapter_scores_as_the_run_did(
     model = installed(opened(Path(spec.model)), spec.plan).model
     peft.attach(model, peft.read(folder / "adapter"))
     part, cpu = ready.data.parts["scored"], torch.device("cpu")
-    _, loss = evaluate(model, part, ready.task.kind, TRAIN.eval_batch, PAD, cpu)
+    _, loss = evaluate(model, part, ready.task.kind, TRAIN.eval_batch, cpu)
     # The folded singular values round once more or less than in the run.
     assert loss == pytest.approx(record.metrics["loss"], rel=1e-5)

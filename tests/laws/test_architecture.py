@@ -26,7 +26,7 @@ LAYERS = {
     "the words": ["lowbit", "errors", "files", "spec", "registry", "config", "progress"],
     "numbers": ["quant", "stats"],
     "models, tasks, plans": ["models", "tasks", "plan"],
-    "layers": ["layers", "initial", "install", "losses"],
+    "layers": ["products", "layers", "initial", "install", "losses"],
     "the loop": ["adalora", "checkpoint", "clocks", "evaluate", "state", "adapt", "export"],
     "runs and records": [
         *(

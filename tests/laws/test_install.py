@@ -21,6 +21,7 @@ from assemble import (
     some_ids,
     stir,
 )
+from assemble import batch_of as flat_batch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -74,7 +75,7 @@ def frozen_of(module: nn.Module) -> Frozen:
 def batch_of(kind: Kind) -> Batch:
     ids = some_ids()
     target = torch.tensor([0, 1, 1]) if kind == "classification" else ids.roll(-1, 1)
-    return Batch(ids, torch.ones_like(ids, dtype=torch.bool), target, (0, 1, 2))
+    return flat_batch(ids, target)
 
 
 def gradients(made: Made, kind: Kind) -> dict[str, Tensor | None]:

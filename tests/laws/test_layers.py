@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from assemble import PAD, Made, installed, opened, some_ids, stir
+from assemble import Made, installed, opened, some_ids, stir
+from assemble import batch_of as flat_batch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
@@ -63,7 +64,7 @@ def given(dtype: torch.dtype, *shape: int) -> Tensor:
 def batch_of(kind: Kind) -> Batch:
     ids = some_ids()
     target = torch.tensor([0, 1, 1]) if kind == "classification" else ids.roll(-1, 1)
-    return Batch(ids, torch.ones_like(ids, dtype=torch.bool), target, (0, 1, 2))
+    return flat_batch(ids, target)
 
 
 def gradients(made: Made, kind: Kind) -> dict[str, Tensor]:
@@ -261,7 +262,7 @@ def test_an_evaluation_pass_changes_no_bit_of_later_gradients(
     stir(made.model)
     before, state = gradients(made, kind), copied(made.model)
     part = tuple(examples(kind))
-    evaluate(made.model, part, kind, 2, PAD, torch.device("cpu"))
+    evaluate(made.model, part, kind, 2, torch.device("cpu"))
     assert made.model.training
     assert same_bits(copied(made.model), state)
     assert same_bits(gradients(made, kind), before)
@@ -293,7 +294,7 @@ def test_training_and_evaluation_compute_the_same_where_nothing_drops_out(
             module.dropout_prob = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
-    (part,) = batches(list(examples(kind)), 3, PAD, [0, 1, 2])
+    (part,) = batches(list(examples(kind)), 3, [0, 1, 2])
     losses = []
     for mode in (True, False, True):
         made.model.train(mode)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from assemble import PAD, Opened, installed, opened
+from assemble import Opened, installed, opened
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -129,7 +129,6 @@ def carry_out(
         kind=scene.start.kind,
         train=scene.train,
         seed=seed,
-        pad=PAD,
         device=CPU,
         fingerprint=fingerprint,
         log=folder and folder / LOG,
@@ -140,7 +139,7 @@ def carry_out(
         checkpoint_every=every,
     )
     outcome = adapt(made.model, scene.parts, setting)
-    scored = evaluate(made.model, scene.parts["scored"], scene.start.kind, 4, PAD, CPU)
+    scored = evaluate(made.model, scene.parts["scored"], scene.start.kind, 4, CPU)
     return Ended(outcome, learnt_by(made.model), lines_of(folder), scored)
 
 
@@ -384,7 +383,7 @@ def examples(number: int) -> list[Example]:
 
 
 def setting(train: TrainSpec, seed: int = 0, kind: Kind = "language") -> Setting:
-    return Setting(kind, train, seed, PAD, CPU)
+    return Setting(kind, train, seed, CPU)
 
 
 sizes = st.integers(1, 40)

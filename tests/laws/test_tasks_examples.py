@@ -4,7 +4,6 @@ from functools import cache
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
@@ -13,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from lowbit.errors import UserError
 from lowbit.tasks import tokens
 from lowbit.tasks.base import END, Document, Example
-from lowbit.tasks.batching import batches, epoch_order
+from lowbit.tasks.batching import batches, by_length, epoch_order, filled
 
 TEXTS = st.text(st.sampled_from("ab é\n\t　猫."), min_size=1, max_size=60)
 
@@ -101,30 +100,43 @@ def test_long_texts_raise_no_warning_about_the_models_length(caplog):
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(TEXTS, min_size=1, max_size=6), st.integers(1, 7))
-def test_padding_is_masked_and_never_a_target(texts, size):
+def test_a_batch_is_its_examples_one_after_another(texts, size):
     made = tokens.language([Document(text) for text in texts], bytes_tokenizer(), 8)
     part = tokens.examples(made, "language")
     order = epoch_order(len(part), 1, 0)
-    found = list(batches(part, size, 7, order))
+    found = list(batches(part, size, order))
     assert [i for batch in found for i in batch.index] == order
     for batch in found:
-        assert torch.equal(batch.mask, batch.target != -100)
-        assert bool((batch.ids[~batch.mask] == 7).all())
-        for line, i in enumerate(batch.index):
-            assert batch.ids[line][batch.mask[line]].tolist() == part[i].ids.tolist()
-            assert batch.target[line][batch.mask[line]].tolist() == part[i].target.tolist()
+        ids, targets = batch.ids.split(batch.lengths), batch.target.split(batch.lengths)
+        for i, mine, target in zip(batch.index, ids, targets, strict=True):
+            assert mine.tolist() == part[i].ids.tolist()
+            assert target.tolist() == part[i].target.tolist()
+        assert batch.labels == tuple(len(part[i].target) for i in batch.index)
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=30), st.integers(1, 60))
+def test_stretches_hold_every_example_once_and_no_more_than_may_be(lengths, most):
+    part = [Example(np.zeros(n, np.int64), np.zeros(n, np.int64), 0, 0) for n in lengths]
+    order = by_length(part, range(len(part)))
+    assert sorted(order) == list(range(len(part)))
+    assert [lengths[i] for i in order] == sorted(lengths)
+    stretches = list(filled(part, most, order))
+    assert [i for stretch in stretches for i in stretch] == order
+    for stretch in stretches:
+        assert len(stretch) == 1 or sum(lengths[i] for i in stretch) <= most
 
 
 def test_a_class_is_one_target_a_row_even_for_sentences_of_one_token():
     made = tokens.classification([Document("a", 1), Document("b", 0)], bytes_tokenizer())
-    (batch,) = batches(tokens.examples(made, "classification"), 2, 0, [1, 0])
+    (batch,) = batches(tokens.examples(made, "classification"), 2, [1, 0])
     assert batch.target.tolist() == [0, 1]
-    assert batch.ids.shape == (2, 1)
+    assert batch.ids.shape == (2,)
+    assert batch.lengths == batch.labels == (1, 1)
 
 
 def test_one_token_windows_keep_one_target_a_position():
-    (batch,) = batches(windows("a", 1), 2, 0, [0, 1])
-    assert batch.target.shape == batch.ids.shape == (2, 1)
+    (batch,) = batches(windows("a", 1), 2, [0, 1])
+    assert batch.target.shape == batch.ids.shape == (2,)
 
 
 @given(st.integers(0, 200), st.integers(0, 2**31), st.integers(0, 50))

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from torch import Tensor
+
+from lowbit.models.attention import Segments
 from lowbit.models.family import Family
 
 _BLOCK = r"bert\.encoder\.layer\.(?P<depth>\d+)\."
+
+
+def first_token(model: Any, hidden: Tensor, segments: Segments) -> Tensor:
+    """What the pooler makes of each sentence's first token."""
+    return model.classifier(model.dropout(model.bert.pooler(hidden[segments.first][:, None])))
+
 
 FAMILY = Family(
     name="bert",
@@ -15,4 +26,5 @@ FAMILY = Family(
         (_BLOCK + r"(intermediate|output)\.dense", "ffn"),
         (r"bert\.pooler\.dense|classifier", "head"),
     ),
+    classify=first_token,
 )

@@ -7,25 +7,36 @@ weight matrix that no pattern matches is an error, never a silently unquantised 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from lowbit.errors import RunError, UserError
+from lowbit.models.attention import Segments
 from lowbit.registry import plugins
 from lowbit.spec import Role, Site
 
 MATRICES = ("Linear", "Conv1D", "Embedding")
 
 
+def last_token(model: nn.Module, hidden: Tensor, segments: Segments) -> Tensor:
+    """A causal model has read a whole sentence at its last token."""
+    head: nn.Module = model.score  # type: ignore[assignment]
+    return head(hidden[segments.last])
+
+
 @dataclass(frozen=True)
 class Family:
-    """`sites`: (pattern over module names, role); a group named `depth` numbers the blocks."""
+    """`sites`: (pattern over module names, role); a group named `depth` numbers the blocks.
+
+    `classify(model, hidden, segments)`: class logits (examples, classes) of (tokens, width).
+    """
 
     name: str
     model_types: tuple[str, ...]
     sites: tuple[tuple[str, Role], ...]
+    classify: Callable[[nn.Module, Tensor, Segments], Tensor] = last_token
 
     def match(self, module: str) -> Site | None:
         """The site that a module name denotes, shape still unknown."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from lowbit.spec import TaskSpec
@@ -100,12 +100,14 @@ class Data:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Examples padded on the right. `index` are their positions in the part.
+    """Examples one after another, without padding. `index` are their positions in the part.
 
-    `mask` is True at real tokens; `target` is -100 at padding (language) or one class a row.
+    `target` is -100 where a token does not count (language), or one class an example; `labels`
+    says how many terms of the loss each example has.
     """
 
-    ids: Int64[Tensor, "batch time"]
-    mask: Bool[Tensor, "batch time"]
-    target: Int64[Tensor, "batch time"] | Int64[Tensor, " batch"]
+    ids: Int64[Tensor, " tokens"]
+    target: Int64[Tensor, " targets"]
+    lengths: tuple[int, ...]
+    labels: tuple[int, ...]
     index: tuple[int, ...]

@@ -1,7 +1,7 @@
-"""Examples in a stated order become padded tensors.
+"""Examples in a stated order become batches of tokens, one example after another.
 
 Order and batching are apart: an epoch's order is a pure function of the seed and the epoch, so a
-run that was killed knows its place again from two integers, and evaluation is the order 0, 1, 2.
+run that was killed knows its place again from two integers.
 """
 
 from __future__ import annotations
@@ -21,26 +21,39 @@ def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
     return np.random.default_rng((seed, epoch)).permutation(count).tolist()
 
 
-def batches(part: Sequence[Example], size: int, pad: int, order: Sequence[int]) -> Iterator[Batch]:
+def by_length(part: Sequence[Example], order: Sequence[int]) -> list[int]:
+    """The same examples, alike lengths together; equal lengths stay in order."""
+    return sorted(order, key=lambda i: len(part[i].ids))
+
+
+def batches(part: Sequence[Example], size: int, order: Sequence[int]) -> Iterator[Batch]:
     """`part` in `order`, `size` at a time; the last batch may be smaller."""
     for start in range(0, len(order), size):
-        index = tuple(order[start : start + size])
-        yield _collate([part[i] for i in index], pad, index)
+        yield collate(part, order[start : start + size])
 
 
-def _collate(examples: list[Example], pad: int, index: tuple[int, ...]) -> Batch:
-    ids = _padded([example.ids for example in examples], pad)
-    lengths = torch.tensor([len(example.ids) for example in examples])
-    mask = torch.arange(ids.shape[1])[None] < lengths[:, None]
-    if examples[0].kind == "classification":
-        target = torch.tensor([int(example.target[0]) for example in examples])
-    else:
-        target = _padded([example.target for example in examples], IGNORED)
-    return Batch(ids, mask, target, index)
+def filled(part: Sequence[Example], tokens: int, order: Sequence[int]) -> Iterator[list[int]]:
+    """`order` cut into stretches of at most so many tokens each, and at least one example."""
+    stretch: list[int] = []
+    held = 0
+    for i in order:
+        if stretch and held + len(part[i].ids) > tokens:
+            yield stretch
+            stretch, held = [], 0
+        stretch.append(i)
+        held += len(part[i].ids)
+    if stretch:
+        yield stretch
 
 
-def _padded(rows: list[np.ndarray], fill: int) -> torch.Tensor:
-    block = np.full((len(rows), max(map(len, rows))), fill, dtype=np.int64)
-    for line, row in zip(block, rows, strict=True):
-        line[: len(row)] = row
-    return torch.from_numpy(block)
+def collate(part: Sequence[Example], index: Sequence[int]) -> Batch:
+    """Some examples of a part as one batch."""
+    examples = [part[i] for i in index]
+    targets = [np.asarray(example.target, np.int64) for example in examples]
+    return Batch(
+        ids=torch.from_numpy(np.concatenate([e.ids for e in examples]).astype(np.int64)),
+        target=torch.from_numpy(np.concatenate(targets)),
+        lengths=tuple(len(e.ids) for e in examples),
+        labels=tuple(int((target != IGNORED).sum()) for target in targets),
+        index=tuple(index),
+    )
