@@ -34,7 +34,7 @@ from lowbit.progress import Watcher, nobody
 from lowbit.spec import TrainSpec
 from lowbit.state import State
 from lowbit.tasks.base import Batch, Example
-from lowbit.tasks.batching import batches, by_length, epoch_order
+from lowbit.tasks.batching import batches, by_length, collate, epoch_order, filled, stretch
 
 Parts = Mapping[str, Sequence[Example]]
 
@@ -65,13 +65,18 @@ class Outcome:
     diverged: str = ""
 
 
-def steps_per_epoch(examples: int, train: TrainSpec) -> int:
-    return math.ceil(math.ceil(examples / train.batch) / train.accumulate)
+def steps_per_epoch(part: Sequence[Example], train: TrainSpec) -> int:
+    if train.token_budget:
+        lengths = [len(example.ids) for example in part]
+        # A step is at least as long as any example, so that every step begins with one.
+        least = max(train.token_budget * train.accumulate, *lengths)
+        return max(1, sum(lengths) // least)
+    return math.ceil(math.ceil(len(part) / train.batch) / train.accumulate)
 
 
-def total_steps(examples: int, train: TrainSpec) -> int:
+def total_steps(part: Sequence[Example], train: TrainSpec) -> int:
     """`epochs`, capped by `steps` where that is not 0."""
-    total = train.epochs * steps_per_epoch(examples, train)
+    total = train.epochs * steps_per_epoch(part, train)
     return min(total, train.steps) if train.steps else total
 
 
@@ -85,8 +90,12 @@ def learning_rate(step: int, total: int, train: TrainSpec) -> float:
 
 def window(part: Sequence[Example], step: int, setting: Setting) -> list[Batch]:
     """The batches of one optimiser step, alike lengths together."""
-    train, per_epoch = setting.train, steps_per_epoch(len(part), setting.train)
+    train, per_epoch = setting.train, steps_per_epoch(part, setting.train)
     order = epoch_order(len(part), setting.seed, step // per_epoch)
+    if train.token_budget:
+        mine = stretch(part, order, step % per_epoch, per_epoch)
+        cuts = filled(part, train.token_budget, by_length(part, mine))
+        return [collate(part, cut) for cut in cuts]
     size = train.batch * train.accumulate
     start = step % per_epoch * size
     return list(batches(part, train.batch, by_length(part, order[start : start + size])))
@@ -105,8 +114,8 @@ def adapt(model: nn.Module, parts: Parts, setting: Setting) -> Outcome:
     clocks = Clocks(state.position, setting.clock)
     log.cut(state.position.log_bytes)
     model.train()
-    per_epoch = steps_per_epoch(len(parts["train"]), setting.train)
-    total = total_steps(len(parts["train"]), setting.train)
+    per_epoch = steps_per_epoch(parts["train"], setting.train)
+    total = total_steps(parts["train"], setting.train)
     message = ""
     while state.position.step < total and not message:
         began = setting.clock()

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from rich.table import Table
 from rich.text import Text
 
+from lowbit import solo
 from lowbit.engines.base import Cell, Ending, Order
 from lowbit.engines.process import Failure, call, orphaned, start
 from lowbit.errors import RunError
@@ -37,12 +38,28 @@ def carry_out(study: Study, jobs: int, device: str | None, rerun: bool) -> None:
                 + (f", {lost} of them diverged" if lost else "")
             )
         if todo:
-            call(check_runs, study.runs, execution.device)
+            execution = _checked(study, execution)
             _make_models(study)
-        endings = _run(todo, Order(execution, jobs, rerun, _show(jobs)), len(study.runs), kept)
+        endings = _run(todo, Order(execution, jobs, rerun, show=_show(jobs)), len(study.runs), kept)
+        _time_alone(study, execution)
         if records(study):
             report(study)
     _conclude(endings)
+
+
+def _time_alone(study: Study, execution: Execution) -> None:
+    """Ten steps of each configuration alone, where its runs shared the machine with others."""
+    for run in study.runs:
+        folder = study.place(run)
+        record = load(folder)
+        if record is None or record.cost.timed == "alone" or solo.read(folder, record) is not None:
+            continue
+        say(f"timing alone  {solo.name(run)}")
+        found = start(probe_run, run, execution).answer()
+        if isinstance(found, Failure):
+            say(f"  not timed: {found.message}")
+            continue
+        solo.write(folder, run, found)
 
 
 def _todo(study: Study, rerun: bool) -> list[Cell]:
@@ -109,6 +126,11 @@ def _execution(study: Study, device: str | None) -> Execution:
     return replace(study.execution, device=cast(Any, device)) if device else study.execution
 
 
+def _checked(study: Study, execution: Execution) -> Execution:
+    """Everything checked before anything runs; what `compute = "auto"` means, measured once."""
+    return replace(execution, measured=call(check_runs, study.runs, execution))
+
+
 @contextmanager
 def _alone(results: Path) -> Any:
     """One process at a time on one folder of results; the second says so and waits."""
@@ -146,8 +168,7 @@ def make_model(reference: str, shown: bool) -> str:
 
 def dry_run(study: Study, device: str | None) -> None:
     """Exact bytes, and memory and time from ten steps on this machine; nothing is written."""
-    execution = _execution(study, device)
-    call(check_runs, study.runs, execution.device)
+    execution = _checked(study, _execution(study, device))
     _make_models(study)
     table = Table(title=Text(f"{study.title}: what each run would cost here"), box=None)
     for name in ("run", "seeds", "stored bytes", "train %", "steps", "s/step", "peak MB", "time"):
@@ -209,11 +230,11 @@ def adapt_one(study: Study, device: str | None, rerun: bool) -> None:
     with _alone(study.results):
         todo = _todo(study, rerun)
         if todo:
-            call(check_runs, study.runs, execution.device)
+            execution = _checked(study, execution)
             _make_models(study)
         else:
             say("done already")
-        endings = _run(todo, Order(execution, 1, rerun, _show(1)), 1, 1 - len(todo))
+        endings = _run(todo, Order(execution, 1, rerun, show=_show(1)), 1, 1 - len(todo))
     folder = study.place(study.runs[0])
     record = load(folder)
     if record is not None:

@@ -19,9 +19,10 @@ from statistics import median
 import psutil
 import torch
 
-from lowbit import __version__
+from lowbit import __version__, heap
 from lowbit.errors import UserError
 from lowbit.record import Facts
+from lowbit.spec import Execution
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -40,18 +41,46 @@ def resolve_device(declared: str) -> torch.device:
     return torch.device(declared)
 
 
+def set_up(execution: Execution, compute: str) -> tuple[torch.device, str]:
+    """In a process of its own: threads and memory as they are to be, device and compute type."""
+    device = resolve_device(execution.device)
+    if execution.threads:
+        torch.set_num_threads(execution.threads)
+    heap.keep()
+    declared = execution.measured or compute if compute == "auto" else compute
+    return device, resolve_compute(declared, device)
+
+
 def resolve_compute(declared: str, device: torch.device) -> str:
-    """`auto`: bf16 where it was measured to be faster."""
-    if declared != "auto":
-        return declared
-    speeds = speed(device)
-    return "bf16" if speeds["bf16"] > speeds["fp32"] else "fp32"
+    """`auto`: bf16 where it was measured to be faster; an error where the device lacks a type."""
+    if declared == "auto":
+        speeds = speed(device)
+        return max(speeds, key=lambda name: speeds[name])
+    if not supports(declared, device):
+        known = ", ".join(name for name in TYPES if supports(name, device))
+        raise UserError(f"this {device.type} device cannot compute in {declared}; it has {known}")
+    return declared
+
+
+def supports(compute: str, device: torch.device) -> bool:
+    """Whether a device multiplies matrices of a type, by trying it."""
+    if device.type == "cuda" and compute == "bf16" and not torch.cuda.is_bf16_supported(False):
+        return False  # it would be emulated, slowly
+    try:
+        a = torch.ones(2, 2, dtype=TYPES[compute], device=device)
+        return bool((a @ a).float().sum() == 8)
+    except (RuntimeError, TypeError, AssertionError):
+        return False  # torch asserts that it was built for a device
 
 
 @lru_cache(maxsize=4)
 def speed(device: torch.device, size: int = 768, rounds: int = 7) -> dict[str, float]:
     """GFLOP/s of a square matrix product in each compute type."""
-    return {name: _products(device, dtype, size, rounds) for name, dtype in TYPES.items()}
+    return {
+        name: _products(device, dtype, size, rounds)
+        for name, dtype in TYPES.items()
+        if supports(name, device)
+    }
 
 
 def _products(device: torch.device, dtype: torch.dtype, size: int, rounds: int) -> float:
@@ -118,7 +147,7 @@ class PeakMemory:
 def facts(
     device: torch.device,
     compute: str,
-    residency: str,
+    execution: Execution,
     data: str,
     weights: str,
     notes: tuple[str, ...],
@@ -128,7 +157,9 @@ def facts(
         device=device_name(device),
         compute=compute,
         threads=torch.get_num_threads(),
-        residency=residency,
+        residency=execution.residency,
+        checkpointing=execution.checkpointing,
+        compiled=execution.compile,
         python=platform.python_version(),
         torch=torch.__version__,
         transformers=version("transformers"),

@@ -11,8 +11,8 @@ from lowbit.config import check
 from lowbit.errors import RunError
 from lowbit.evaluate import evaluate
 from lowbit.export import peft, plain
+from lowbit.ready import install_run, prepare_run, weights_digest
 from lowbit.record import ADAPTER, Record
-from lowbit.run import install_run, prepare_run, weights_digest
 from lowbit.spec import Execution, RunSpec
 
 EXAMPLES = 64

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +26,9 @@ from lowbit.layers import (
     SvdAdapter,
     Trained,
 )
-from lowbit.quant.codec import encode
+from lowbit.quant.codec import Packed, encode
 from lowbit.quant.ledger import stored
-from lowbit.spec import BLOCK_ROLES, Choice, Plan, Site
+from lowbit.spec import BLOCK_ROLES, Choice, Plan, QuantSpec, Site
 
 
 @dataclass(frozen=True)
@@ -40,26 +41,59 @@ class Settings:
     residency: Residency = "packed"
 
 
+class Source(Protocol):
+    """Gives a module the weights it does not have yet (`models.reading.Weights`)."""
+
+    def fill(self, module: nn.Module, name: str) -> None: ...
+
+
+class Kept(Protocol):
+    """Encodes a matrix, or remembers that it has (`encoded.Encodings`)."""
+
+    def __call__(self, name: str, weight: Tensor, spec: QuantSpec) -> Packed: ...
+
+
+def fresh(name: str, weight: Tensor, spec: QuantSpec) -> Packed:
+    """Encode, and remember nothing."""
+    return encode(weight, spec)
+
+
 def install(
-    model: nn.Module, sites: tuple[Site, ...], choices: Mapping[str, Choice], settings: Settings
+    model: nn.Module,
+    sites: tuple[Site, ...],
+    choices: Mapping[str, Choice],
+    settings: Settings,
+    source: Source | None = None,
+    encoding: Kept = fresh,
 ) -> None:
-    """Replace every site's module in place, freeze the rest, and check that it happened."""
+    """Replace every site's module in place, freeze the rest, and check that it happened.
+
+    With a `source` the model may still be without weights: one matrix at a time is read, encoded
+    and dropped, so that never more than one is held as it was.
+    """
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for site in sites:
-        _install_site(model, site, choices[site.name], settings)
+        if source is not None:
+            for name in (site.name, *site.aliases):
+                source.fill(model.get_submodule(name), name)
+        _install_site(model, site, choices[site.name], settings, encoding)
+    if source is not None:
+        source.fill(model, "")
     _cast_rest(model, settings.compute)
     for site in sites:
         _check(model, site, choices[site.name])
 
 
-def _install_site(model: nn.Module, site: Site, choice: Choice, settings: Settings) -> None:
+def _install_site(
+    model: nn.Module, site: Site, choice: Choice, settings: Settings, encoding: Kept
+) -> None:
     module = model.get_submodule(site.name)
     weight = _weight(module)
     if choice.base == "trained":
         _put(model, site.name, _trained(module, weight, site, settings))
         return
-    frozen = Frozen(encode(weight, choice.quant), settings.residency)
+    frozen = Frozen(encoding(site.name, weight, choice.quant), settings.residency)
     for name in (site.name, *site.aliases):
         _put(model, name, _layer(model.get_submodule(name), frozen, site, choice, settings))
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from lowbit.engines.process import call
 from lowbit.errors import RunError
 from lowbit.record import CHECKPOINT, RECORD, Record, check_current, load
-from lowbit.spec import DEMO_MODEL, RunSpec
+from lowbit.spec import DEMO_MODEL, Execution, RunSpec
 from lowbit.study import Study
 
 
@@ -79,14 +79,17 @@ def _state(study: Study, run: RunSpec) -> tuple[str, str]:
     return "done", f"{record.metric} {record.metrics[record.metric]:.4f}"
 
 
-def check_runs(runs: Sequence[RunSpec], device: str) -> None:
-    """In a process: device, data and every plan against its model, before any run begins."""
+def check_runs(runs: Sequence[RunSpec], execution: Execution) -> str:
+    """In a process: device, data and every plan against its model, before any run begins.
+
+    Gives what `compute = "auto"` means here, for all of them alike; "" where none asks.
+    """
     from lowbit.demo import blueprint
-    from lowbit.device import resolve_device
-    from lowbit.run import plan_sites, prepare_run
+    from lowbit.device import set_up
+    from lowbit.ready import plan_sites, prepare_run
     from lowbit.tasks.prepare import find
 
-    resolve_device(device)
+    found = {compute: set_up(execution, compute)[1] for compute in {r.train.compute for r in runs}}
     for run in {(r.model, r.task): r for r in runs}.values():
         if run.model == DEMO_MODEL:
             # Not made yet, perhaps: its shape is known without its weights.
@@ -96,10 +99,11 @@ def check_runs(runs: Sequence[RunSpec], device: str) -> None:
             checkpoint, kind, labels = start.checkpoint, start.task.kind, len(start.data.labels)
         for plan in {r.plan: r for r in runs if (r.model, r.task) == (run.model, run.task)}:
             plan_sites(plan, checkpoint, kind, labels)
+    return found.get("auto", "")
 
 
 def validate(study: Study) -> None:
-    call(check_runs, study.runs, study.execution.device)
+    call(check_runs, study.runs, study.execution)
     for run in study.runs:
         found = load(study.place(run))
         if found is not None:

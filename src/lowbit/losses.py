@@ -17,9 +17,9 @@ from lowbit.layers import Adapted, Frozen
 from lowbit.models import attention
 from lowbit.models.attention import Segments
 from lowbit.models.family import family_of
+from lowbit.quant.ledger import LOGITS
 
 IGNORED = -100
-_SLICE = 2**21  # logits alive at a time
 
 
 class Batch(Protocol):
@@ -42,7 +42,7 @@ class HeadLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, frozen: Frozen, target: Tensor) -> Tensor:
         weight = frozen.weight(hidden.dtype)
         slope = torch.empty_like(hidden) if hidden.requires_grad else None
-        rows = max(64, _SLICE // len(weight))
+        rows = max(64, LOGITS // len(weight))
         losses = []
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)

@@ -6,12 +6,13 @@ more than the memory there is; a ten-step measurement (`lowbit run --dry-run`) i
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lowbit.errors import RunError
 from lowbit.quant.ledger import Ledger, Shape, TrainingBytes, training_bytes
-from lowbit.spec import TrainSpec
+from lowbit.spec import Execution, TrainSpec
 
 
 def shape_of(config: Any) -> Shape:
@@ -26,44 +27,47 @@ def shape_of(config: Any) -> Shape:
     )
 
 
-def estimate(
-    count: Ledger, shape: Shape, train: TrainSpec, window: int, item: int, classes: bool
-) -> TrainingBytes:
-    """Peak bytes of a training step of this window length."""
-    tokens = train.batch * window
-    logits = replace(shape, vocabulary=0) if classes else shape
-    return training_bytes(count, logits, tokens, item)
+@dataclass(frozen=True)
+class Need:
+    """What a step's memory depends on: `window` tokens an example, `item` bytes a number."""
+
+    count: Ledger
+    shape: Shape
+    train: TrainSpec
+    execution: Execution
+    window: int
+    item: int
+    classes: bool
+
+    def estimate(self) -> TrainingBytes:
+        """Peak bytes of a training step."""
+        tokens = max(self.train.batch * self.window, self.train.token_budget)
+        shape = replace(self.shape, vocabulary=0) if self.classes else self.shape
+        count = self.count
+        if self.execution.residency == "decoded":
+            # Every matrix is kept decoded, not one at a time.
+            count = replace(count, largest_decoded=self.item * count.parameters)
+        return training_bytes(count, shape, tokens, self.item, self.execution.checkpointing)
 
 
-def check(
-    free: int, count: Ledger, shape: Shape, train: TrainSpec, window: int, item: int, classes: bool
-) -> TrainingBytes:
+def check(free: int, need: Need) -> TrainingBytes:
     """The estimate, or an error with the nearest setting that would fit."""
-    need = estimate(count, shape, train, window, item, classes)
-    if need.total <= free:
-        return need
+    found = need.estimate()
+    if found.total <= free:
+        return found
     raise RunError(
-        f"this run needs about {megabytes(need.total)} and {megabytes(free)} are free "
-        f"(weights {megabytes(need.stored)}, decoded {megabytes(need.decoded)}, "
-        f"adapter states {megabytes(need.gradients + need.optimiser)}, "
-        f"activations {megabytes(need.activations)}). "
-        + _advice(free, count, shape, train, window, item, classes)
+        f"this run needs about {megabytes(found.total)} and {megabytes(free)} are free "
+        f"(weights {megabytes(found.stored)}, decoded {megabytes(found.decoded)}, "
+        f"adapter states {megabytes(found.gradients + found.optimiser)}, "
+        f"activations {megabytes(found.activations)}). " + _advice(free, need)
     )
 
 
-def _advice(
-    free: int, count: Ledger, shape: Shape, train: TrainSpec, window: int, item: int, classes: bool
-) -> str:
-    smaller = train
-    while smaller.batch > 1:
-        batch = smaller.batch // 2
-        smaller = replace(smaller, batch=batch, accumulate=smaller.accumulate * 2)
-        if estimate(count, shape, smaller, window, item, classes).total <= free:
-            return (
-                f"With the same steps, --set train.batch={smaller.batch} "
-                f"--set train.accumulate={smaller.accumulate} would fit."
-            )
-    least = estimate(count, shape, smaller, window, item, classes)
+def _advice(free: int, need: Need) -> str:
+    for words, milder in _milder(need):
+        if milder.estimate().total <= free:
+            return f"With the same steps, {words} would fit."
+    least = replace(need, train=replace(need.train, batch=1), execution=_SMALLEST).estimate()
     if least.stored > free:
         return (
             f"Even the weights do not fit: this model in {free / least.stored * 100:.0f} % of "
@@ -73,6 +77,25 @@ def _advice(
         f"Even one example a step needs {megabytes(least.total)}: "
         "take a shorter window (--set task.window=...), fewer bits, or a smaller model."
     )
+
+
+_SMALLEST = Execution(checkpointing=True)
+
+
+def _milder(need: Need) -> Iterator[tuple[str, Need]]:
+    """Settings that compute the same with less memory, the cheapest in time first."""
+    if need.execution.residency == "decoded":
+        need = replace(need, execution=replace(need.execution, residency="packed"))
+        yield "--set execution.residency=packed", need
+    train = need.train
+    while train.batch > 1 and not train.token_budget:
+        train = replace(train, batch=train.batch // 2, accumulate=train.accumulate * 2)
+        words = f"--set train.batch={train.batch} --set train.accumulate={train.accumulate}"
+        yield words, replace(need, train=train)
+    small = replace(need, execution=_SMALLEST)
+    yield "--set execution.checkpointing=true", small
+    words = f"--set train.batch={train.batch} --set train.accumulate={train.accumulate}"
+    yield f"{words} --set execution.checkpointing=true", replace(small, train=train)
 
 
 def megabytes(count: float) -> str:

@@ -1,15 +1,15 @@
-"""What a run would cost, by ten real steps of it on this machine.
+"""What a run would cost, by ten real steps of it on this machine (more where they are short).
 
-Bytes at rest are exact (the ledger's); memory is the peak of the ten steps and an evaluation;
-time is the median step times the steps, plus the evaluations at their measured speed.
+Bytes at rest are exact (the ledger's); memory is the peak of these steps and of an evaluation;
+time is the tokens of the run at their measured speed, and those of its evaluations at theirs.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import median
 
 import torch
 
@@ -17,10 +17,17 @@ from lowbit import device as machine
 from lowbit.adapt import Setting, adapt, steps_per_epoch, total_steps
 from lowbit.device import PeakMemory
 from lowbit.evaluate import evaluate
-from lowbit.run import Prepared, hooks_of, install_run, prepare_run
+from lowbit.ready import Installed, Prepared, hooks_of, install_run, prepare_run
 from lowbit.spec import Execution, RunSpec
+from lowbit.tasks.base import Example
 
 STEPS = 10
+WARM = 2
+"""Steps that are not timed: memory is taken for the first time, tables are made."""
+ENOUGH, MORE = 3.0, 60
+"""If ten steps took fewer seconds, so many steps more."""
+EVALUATED = 8
+"""Batches' worth of examples that evaluation is timed on."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ class Probe:
     steps: int
     step_s: float
     peak_bytes: int
+    tokens_per_s: float
     total_s: float
     compute: str
     device: str
@@ -40,32 +48,25 @@ class Probe:
 def probe(spec: RunSpec, execution: Execution) -> Probe:
     """Ten steps and a little evaluation; nothing is written."""
     began = time.perf_counter()
-    device = machine.resolve_device(execution.device)
-    if execution.threads:
-        torch.set_num_threads(execution.threads)
+    device, compute = machine.set_up(execution, spec.train.compute)
     memory = PeakMemory(device)
-    compute = machine.resolve_compute(spec.train.compute, device)
     start = prepare_run(spec)
     # The tokenised data stays, whatever was needed to make it; it is no part of a run's memory.
     memory.start()
     made = install_run(spec, start, execution, device, compute)
-    marks: list[float] = []
-    setting = Setting(
-        kind=start.task.kind,
-        train=replace(spec.train, steps=STEPS),
-        seed=spec.seed,
-        device=device,
-        hooks=hooks_of(spec.plan, made.model),
-        watcher=lambda *_: marks.append(time.perf_counter()),
-    )
-    few = start.data.parts["selection"][: 2 * spec.train.eval_batch]
     loaded = time.perf_counter()
-    adapt(made.model, {"train": start.data.parts["train"], "selection": few}, setting)
-    trained = time.perf_counter()
-    evaluate(made.model, few, setting.kind, spec.train.eval_batch, device)
-    per_token = (time.perf_counter() - trained) / sum(len(e.ids) for e in few)
-    steps = total_steps(len(start.data.parts["train"]), spec.train)
-    step_s = median(b - a for a, b in zip([loaded, *marks], marks, strict=False))
+    kind, train = start.task.kind, start.data.parts["train"]
+    few = start.data.parts["selection"][: EVALUATED * spec.train.eval_batch]
+    pace = _pace(spec, start, made, device, few[:1])
+    if pace.seconds < ENOUGH:
+        pace = _pace(spec, start, made, device, few[:1], MORE)
+    evaluate(made.model, few[:1], kind, 1, device)
+    began_looking = time.perf_counter()
+    evaluate(made.model, few, kind, spec.train.eval_batch, device)
+    per_token = (time.perf_counter() - began_looking) / sum(len(e.ids) for e in few)
+    steps = total_steps(train, spec.train)
+    a_step = sum(len(e.ids) for e in train) / steps_per_epoch(train, spec.train)
+    step_s = a_step / pace.tokens_per_s
     evaluated = _evaluated_tokens(spec, start, steps)
     return Probe(
         stored=made.count.stored,
@@ -73,14 +74,49 @@ def probe(spec: RunSpec, execution: Execution) -> Probe:
         steps=steps,
         step_s=step_s,
         peak_bytes=max(0, memory.peak() - memory.idle),
+        tokens_per_s=round(pace.tokens_per_s, 1),
         total_s=loaded - began + steps * step_s + evaluated * per_token,
         compute=compute,
         device=device.type,
     )
 
 
+@dataclass(frozen=True)
+class Pace:
+    """Seconds and tokens of some steps, the first ones left out."""
+
+    seconds: float
+    tokens: int
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.tokens / max(self.seconds, 1e-9)
+
+
+def _pace(
+    spec: RunSpec,
+    start: Prepared,
+    made: Installed,
+    device: torch.device,
+    selection: Sequence[Example],
+    steps: int = STEPS,
+) -> Pace:
+    marks: list[tuple[float, int]] = []
+    setting = Setting(
+        kind=start.task.kind,
+        train=replace(spec.train, steps=steps, epochs=steps),
+        seed=spec.seed,
+        device=device,
+        hooks=hooks_of(spec.plan, made.model),
+        watcher=lambda _, __, tokens, ___: marks.append((time.perf_counter(), tokens)),
+    )
+    adapt(made.model, {"train": start.data.parts["train"], "selection": selection}, setting)
+    (first, before), (last, after) = marks[min(WARM, len(marks) - 2)], marks[-1]
+    return Pace(last - first, after - before)
+
+
 def _evaluated_tokens(spec: RunSpec, start: Prepared, steps: int) -> int:
     """Selection once an epoch and after the last step, the scored split once."""
     size = {name: sum(len(e.ids) for e in part) for name, part in start.data.parts.items()}
-    epochs = math.ceil(steps / steps_per_epoch(len(start.data.parts["train"]), spec.train))
+    epochs = math.ceil(steps / steps_per_epoch(start.data.parts["train"], spec.train))
     return epochs * size["selection"] + size["scored"]

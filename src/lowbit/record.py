@@ -73,11 +73,13 @@ class Facts:
     data: str
     notes: tuple[str, ...] = ()
     weights: str = ""
+    checkpointing: bool = False
+    compiled: bool = False
 
 
 COMPARED = (
     *("device", "compute", "threads", "cpu", "lowbit", "torch", "transformers"),
-    *("data", "weights"),
+    *("data", "weights", "compiled"),
 )
 
 
@@ -214,6 +216,11 @@ def resumable(spec: RunSpec, facts: Facts) -> str:
 
 
 def comparable(first: Record, second: Record) -> list[str]:
-    """The facts in which two records differ and so may not be compared; empty when they may."""
+    """Why two records may not be compared: facts in which they differ, or steps of another make.
+
+    Empty when they may.
+    """
+    if any(record.spec["train"].get("token_budget") for record in (first, second)):
+        return ["train.token_budget makes other batches"]
     one, two = asdict(first.facts), asdict(second.facts)
     return [key for key in COMPARED if one[key] != two[key]]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from lowbit import solo
 from lowbit.cells import Cell, Comparison, Run, Setting, baseline, compare, settings
+from lowbit.record import Cost, Record
 from lowbit.stats import Gap, Spread, mean_and_spread
 
 
@@ -49,7 +52,7 @@ def _row(setting: Setting, cell: Cell, reference: Cell | None) -> Row:
     records, done = cell.records, [record for _, record in cell.done.values()]
     metric = setting.metric
     perplexities = [r.metrics["perplexity"] for r in done if "perplexity" in r.metrics]
-    costs = [record.cost for record in done or records]
+    costs = [_alone(folder, record) for folder, record in cell.done.values() or cell.runs]
     alone = reference is None or reference is cell
     return Row(
         model=setting.model,
@@ -68,6 +71,19 @@ def _row(setting: Setting, cell: Cell, reference: Cell | None) -> Row:
         shared=any(cost.timed == "shared" for cost in costs),
         done=len(done),
         diverged=len(records) - len(done),
+    )
+
+
+def _alone(folder: Path, record: Record) -> Cost:
+    """A run's cost; where it shared the machine, memory and speed of its pass alone."""
+    known = solo.read(folder, record) if record.cost.timed == "shared" else None
+    if known is None:
+        return record.cost
+    return replace(
+        record.cost,
+        peak_bytes=known.peak_bytes,
+        tokens_per_s=known.tokens_per_s,
+        timed="alone",
     )
 
 

@@ -174,7 +174,9 @@ class TrainSpec:
 
     `lr` reaches its height after the fraction `warmup` of all steps, then falls along a cosine.
     `compute` is the type of the matrix products: `auto` follows a measurement on this machine.
-    `keep`: the state that was best on the selection split, or simply the last.
+    `keep`: the state that was best on the selection split, or simply the last. `token_budget`
+    (0: none) fills a step's batches to about so many tokens each, whatever `batch` says: faster
+    over uneven texts, but steps of another make, so such runs are never compared.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -190,25 +192,41 @@ class TrainSpec:
     keep: Literal["best", "last"] = "best"
     log_every: int = 50
     eval_batch: int = 16
+    token_budget: int = 0
 
     def __post_init__(self) -> None:
         counts = ("epochs", "batch", "accumulate", "log_every", "eval_batch")
         check_bounds("train", self, dict.fromkeys(counts, _FROM_1))
         bounds = {"steps": _FROM_0, "lr": _FROM_0, "warmup": _FRACTION, "clip": _FROM_0}
+        bounds["token_budget"] = _FROM_0
         check_bounds("train", self, bounds | {"weight_decay": _FROM_0})
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a run is carried out, not what it is: never part of the fingerprint."""
+    """How a run is carried out, not what it is: never part of the fingerprint.
+
+    `residency`: decoded copies are kept by those who have the memory; the bits are the same.
+    `checkpointing` computes activations twice instead of keeping them: less memory, a third more
+    time. `compile` fuses small operations, where a compiler is found. `measured` is what
+    `compute = "auto"` was measured to mean, once a command.
+    """
 
     __pydantic_config__: ClassVar[Any] = STRICT
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int = 0
     residency: Literal["packed", "decoded"] = "packed"
+    checkpointing: bool = False
+    compile: bool = False
+    measured: Literal["", "fp32", "bf16"] = ""
 
     def __post_init__(self) -> None:
         check_bounds("execution", self, {"threads": _FROM_0})
+
+
+_LATER = (("train", "token_budget", 0),)
+"""Settings that came after records were kept: declared only where they are used, so that what was
+run before them still is what is declared."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +244,11 @@ class RunSpec:
 
     def declared(self) -> dict[str, Any]:
         """The spec as JSON would keep it."""
-        return json.loads(json.dumps(asdict(self)))
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        for table, key, default in _LATER:
+            if found[table][key] == default:
+                del found[table][key]
+        return found
 
     @property
     def fingerprint(self) -> str:

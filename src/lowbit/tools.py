@@ -53,11 +53,9 @@ def doctor() -> None:
     memory = psutil.virtual_memory()
     say(f"memory {memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} GiB free")
     for name, speed in found["speeds"].items():
-        better = "bf16" if speed["bf16"] > speed["fp32"] else "fp32"
-        say(
-            f"{name}: fp32 {speed['fp32']:,.0f} GFLOP/s, bf16 {speed['bf16']:,.0f} GFLOP/s: "
-            f'compute = "auto" means {better}'
-        )
+        figures = ", ".join(f"{of} {value:,.0f} GFLOP/s" for of, value in speed.items())
+        better = max(speed, key=lambda of: speed[of])
+        say(f'{name}: {figures}: compute = "auto" means {better}')
     for tool, purpose in TOOLS.items():
         try:
             state = version(tool)

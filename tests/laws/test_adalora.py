@@ -24,8 +24,9 @@ from lowbit.install import adapters
 from lowbit.layers import SvdAdapter
 from lowbit.losses import training_loss
 from lowbit.quant.ledger import adapter_numbers
+from lowbit.ready import hooks_of
 from lowbit.record import Record
-from lowbit.run import hooks_of, run
+from lowbit.run import run
 from lowbit.spec import Execution, Plan, RankSchedule, Rule, RunSpec, TaskSpec, TrainSpec
 
 Folder = Callable[[str], Path]
@@ -357,7 +358,7 @@ def test_the_saved_adapter_scores_as_the_run_did(
     scheduled: Scheduled, family: str, kind: str
 ) -> None:
     from lowbit.evaluate import evaluate
-    from lowbit.run import prepare_run
+    from lowbit.ready import prepare_run
 
     spec, folder, record = scheduled(family, kind)
     ready = prepare_run(spec)

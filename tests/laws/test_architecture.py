@@ -23,10 +23,10 @@ MOST_LINES, MOST_OF_A_FUNCTION = 300, 60
 
 # A folder's name stands for all of its modules, except those that are named themselves.
 LAYERS = {
-    "the words": ["lowbit", "errors", "files", "spec", "registry", "config", "progress"],
+    "the words": ["lowbit", "errors", "files", "spec", "registry", "config", "progress", "heap"],
     "numbers": ["quant", "stats"],
     "models, tasks, plans": ["models", "tasks", "plan"],
-    "layers": ["products", "layers", "initial", "install", "losses"],
+    "layers": ["products", "layers", "initial", "encoded", "install", "losses", "compiling"],
     "the loop": ["adalora", "checkpoint", "clocks", "evaluate", "state", "adapt", "export"],
     "runs and records": [
         *(
@@ -36,6 +36,8 @@ LAYERS = {
             "preflight",
             "account",
             "demo",
+            "solo",
+            "ready",
             "run",
             "probe",
             "exporting",
@@ -51,18 +53,13 @@ RANK = {name: rank for rank, names in enumerate(LAYERS.values()) for name in nam
 TORCH_FREE = [
     *("lowbit", "errors", "files", "spec", "registry", "config", "progress", "stats", "record"),
     *("quant.formats", "quant.ledger", "quant.bounds", "plan", "study", "preflight", "figures"),
-    *("cells", "rows", "table", "charts", "report", "looking", "commands", "tools", "cli"),
+    *("cells", "rows", "table", "charts", "report", "looking", "solo", "commands", "tools", "cli"),
     *("engines.base", "engines.process", "engines.local", "tasks.cache", "tasks.store"),
 ]
 # Who may call what; nobody else does.
 CALLERS = {
     "adapt": {"run", "probe", "demo"},
     "run": {
-        "probe",
-        "exporting",
-        "looking",
-        "commands",
-        "tools",
         "engines.local",
         "engines.preload",
     },

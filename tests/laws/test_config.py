@@ -114,7 +114,10 @@ def test_an_unknown_key_is_named_with_its_line_and_the_nearest_name(
 
 def test_an_unknown_key_near_to_nothing_lists_what_is_valid(write: Write) -> None:
     said = refused(write(STUDY + "[execution]\nzzz = 1\n"))
-    assert said.endswith("unknown key 'execution.zzz'. Valid: device, residency, threads.")
+    assert said.endswith(
+        "unknown key 'execution.zzz'. "
+        "Valid: checkpointing, compile, device, measured, residency, threads."
+    )
 
 
 @pytest.mark.parametrize(

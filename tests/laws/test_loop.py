@@ -38,7 +38,8 @@ from lowbit.clocks import Log
 from lowbit.evaluate import Found, evaluate
 from lowbit.models.loading import Kind, tokenizer_of
 from lowbit.progress import nobody
-from lowbit.run import hooks_of, run
+from lowbit.ready import hooks_of
+from lowbit.run import run
 from lowbit.spec import Execution, Plan, RankSchedule, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.tasks.base import Example
 from lowbit.tasks.prepare import prepare
@@ -394,7 +395,7 @@ def test_an_epoch_visits_every_example_once(
     number: int, batch: int, accumulate: int, epoch: int
 ) -> None:
     train, part = TrainSpec(batch=batch, accumulate=accumulate), examples(number)
-    steps = steps_per_epoch(number, train)
+    steps = steps_per_epoch(examples(number), train)
     windows = [window(part, epoch * steps + i, setting(train)) for i in range(steps)]
     seen = [i for gathered in windows for one in gathered for i in one.index]
     assert sorted(seen) == list(range(number))
@@ -409,9 +410,11 @@ def test_steps_cap_epochs_and_nothing_else_does(
     number: int, batch: int, accumulate: int, epochs: int, steps: int
 ) -> None:
     train = TrainSpec(batch=batch, accumulate=accumulate, epochs=epochs)
-    whole = total_steps(number, train)
-    assert whole == epochs * steps_per_epoch(number, train)
-    assert total_steps(number, replace(train, steps=steps)) == (min(steps, whole) or whole)
+    whole = total_steps(examples(number), train)
+    assert whole == epochs * steps_per_epoch(examples(number), train)
+    assert total_steps(examples(number), replace(train, steps=steps)) == (
+        min(steps, whole) or whole
+    )
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:

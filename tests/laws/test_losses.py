@@ -63,7 +63,7 @@ def targets(tokens: int) -> Tensor:
 def test_the_heads_loss_and_gradient_are_those_of_cross_entropy(
     text: str, rows: int, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(losses, "_SLICE", rows * WORDS)
+    monkeypatch.setattr(losses, "LOGITS", rows * WORDS)
     x, same = (hidden(tokens).requires_grad_() for _ in range(2))
     found = HeadLoss.apply(x, head(text), targets(tokens))
     logits = F.linear(same, decode(head(text).packed))
@@ -87,7 +87,7 @@ def test_the_size_of_a_slice_changes_nothing_but_rounding(
 ) -> None:
     found = []
     for rows in (64, 128, 4096):
-        monkeypatch.setattr(losses, "_SLICE", rows * WORDS)
+        monkeypatch.setattr(losses, "LOGITS", rows * WORDS)
         x = hidden(192).to(dtype).requires_grad_()  # whole slices of 64: the same products
         loss = HeadLoss.apply(x, head("int4@16"), targets(192))
         loss.sum().backward()
@@ -102,7 +102,7 @@ def test_the_size_of_a_slice_changes_nothing_but_rounding(
 
 
 def test_no_more_logits_are_alive_than_a_slice_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "_SLICE", 64 * WORDS)
+    monkeypatch.setattr(losses, "LOGITS", 64 * WORDS)
     sizes: list[int] = []
     product = F.linear
 

@@ -190,7 +190,7 @@ def test_a_report_is_made_from_records_alone_without_torch(study: Path) -> None:
     assert again == made
 
 
-def test_two_jobs_end_with_the_scores_of_one_and_say_that_their_times_were_shared(
+def test_two_jobs_end_with_the_scores_of_one_and_are_timed_alone_afterwards(
     finished: tuple[Path, str], tmp_path: Path
 ) -> None:
     study = tmp_path / "tiny"
@@ -198,7 +198,12 @@ def test_two_jobs_end_with_the_scores_of_one_and_say_that_their_times_were_share
     shutil.copy(finished[0] / "study.toml", study)
     said = lowbit("run", study, "--jobs", "2")
     assert said.code == 0
-    assert "~ timed while other work shared the machine" in said.out
+    plans = {name.rpartition("-")[0] for name in NAMES}
+    assert sorted(p.stem for p in (study / "results" / "solo").glob("*.json")) == sorted(plans)
+    assert said.out.count("timing alone") == len(plans)
+    assert "~ timed while other work shared the machine" not in said.out
+    again = lowbit("run", study, "--jobs", "2")
+    assert "timing alone" not in again.out
     for name in NAMES:
         alone, shared = (
             record_of(finished[0] / "results" / name),

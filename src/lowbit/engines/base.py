@@ -38,6 +38,8 @@ class Order:
     execution: Execution
     jobs: int
     rerun: bool = False
+    memory: int | None = None
+    """Bytes that each run may take, where several run at once."""
     show: Literal["bar", "nothing"] = "nothing"
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
-from typing import Literal
 
 import psutil
 from filelock import FileLock
@@ -21,7 +20,7 @@ from lowbit.spec import Execution
 
 def carry_out(cells: Sequence[Cell], order: Order, told: Told) -> list[Ending]:
     """Start cells as places become free; an interruption stops those under way."""
-    order = replace(order, execution=_shared_threads(order))
+    order = replace(order, execution=_shared_threads(order), memory=_shared_memory(order))
     waiting = list(cells)
     running: dict[Connection, tuple[Cell, Running]] = {}
     endings: list[Ending] = []
@@ -59,6 +58,11 @@ def _shared_threads(order: Order) -> Execution:
     return replace(order.execution, threads=max(1, cores // order.jobs))
 
 
+def _shared_memory(order: Order) -> int | None:
+    """Each run's part of what is free before the first begins; None for a run alone."""
+    return None if order.jobs == 1 else psutil.virtual_memory().available // order.jobs
+
+
 def work(cell: Cell, order: Order) -> tuple[Record, bool]:
     """In the process: wait for whoever holds this run, then do what is left of it."""
     from lowbit.run import run
@@ -73,9 +77,8 @@ def work(cell: Cell, order: Order) -> tuple[Record, bool]:
         if found is not None and found.fingerprint == cell.run.fingerprint:
             return found, True
         cell.folder.mkdir(parents=True, exist_ok=True)
-        timed: Literal["alone", "shared"] = "alone" if order.jobs == 1 else "shared"
         watcher = stack.enter_context(_watcher(cell, order))
-        return run(cell.run, cell.folder, order.execution, timed, watcher), False
+        return run(cell.run, cell.folder, order.execution, order.memory, watcher), False
 
 
 def _watcher(cell: Cell, order: Order) -> AbstractContextManager[Watcher]:

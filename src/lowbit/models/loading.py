@@ -92,11 +92,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     except (ValueError, OSError, KeyError, TypeError) as error:
         said = str(error).partition("\n")[0]
         raise UserError(f"{folder / 'config.json'} is no model's configuration: {said}") from error
-    names, item = _headers(_weight_files(folder))
+    names, item = _headers(weight_files(folder))
     return Checkpoint(folder, config, names, item)
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     found = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -147,13 +147,13 @@ def tokenizer_of(folder: Path) -> Any:
         raise UserError(f"{folder} holds no tokenizer that can be read: {said}") from error
 
 
-def _auto(kind: Kind) -> Any:
+def auto(kind: Kind) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     return AutoModelForCausalLM if kind == "language" else AutoModelForSequenceClassification
 
 
-def _configured(checkpoint: Checkpoint, kind: Kind, labels: int, pad: int | None) -> Any:
+def configured(checkpoint: Checkpoint, kind: Kind, labels: int, pad: int | None) -> Any:
     from copy import deepcopy
 
     if kind == "language" and checkpoint.config.model_type == "bert":
@@ -173,15 +173,15 @@ def _configured(checkpoint: Checkpoint, kind: Kind, labels: int, pad: int | None
 def skeleton(checkpoint: Checkpoint, kind: Kind, labels: int = 0) -> nn.Module:
     """The model on the meta device: shapes and names, no weights."""
     with torch.device("meta"), quiet():
-        return _auto(kind).from_config(_configured(checkpoint, kind, labels, None))
+        return auto(kind).from_config(configured(checkpoint, kind, labels, None))
 
 
 def load(checkpoint: Checkpoint, kind: Kind, labels: int = 0, pad: int | None = None) -> nn.Module:
     """The model as stored, in the checkpoint's own type, in evaluation mode."""
     with quiet():
-        model, found = _auto(kind).from_pretrained(
+        model, found = auto(kind).from_pretrained(
             checkpoint.folder,
-            config=_configured(checkpoint, kind, labels, pad),
+            config=configured(checkpoint, kind, labels, pad),
             use_safetensors=True,
             local_files_only=True,
             dtype="auto",

@@ -16,6 +16,8 @@ from lowbit.spec import Choice, QuantSpec, Site
 
 SCALE_BYTES = 2
 DQ_BLOCK = 256
+LOGITS = 2**21
+"""Logits alive at a time, as long as 64 tokens have no more."""
 SCALE_SPEC = parse(f"int8@{DQ_BLOCK}")
 """How `+dq` stores the scales, their mean removed."""
 
@@ -140,14 +142,19 @@ class TrainingBytes:
         return self.stored + self.gradients + self.optimiser + self.decoded + self.activations
 
 
-def training_bytes(count: Ledger, shape: Shape, tokens: int, item: int) -> TrainingBytes:
+def training_bytes(
+    count: Ledger, shape: Shape, tokens: int, item: int, checkpointing: bool = False
+) -> TrainingBytes:
     """The training view: gradients, AdamW's two moments, one decoded matrix, activations.
 
     Activations: about eight widths and four inner widths a token and layer are kept for the
-    backward pass, and three copies of the logits at the end. `item` is the compute type's bytes.
+    backward pass; with checkpointing one width a layer, and one layer whole. Logits go by in
+    slices, three copies of one. `item` is the compute type's bytes.
     """
-    kept = tokens * shape.layers * (8 * shape.width + 4 * shape.inner) * item
-    logits = 3 * tokens * shape.vocabulary * 4
+    layer = tokens * (8 * shape.width + 4 * shape.inner) * item
+    kept = tokens * shape.layers * shape.width * item + layer
+    kept = kept if checkpointing else shape.layers * layer
+    logits = 3 * min(tokens * shape.vocabulary, max(LOGITS, 64 * shape.vocabulary)) * 4
     return TrainingBytes(
         stored=count.stored,
         gradients=4 * count.trainable,

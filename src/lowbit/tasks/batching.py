@@ -46,6 +46,18 @@ def filled(part: Sequence[Example], tokens: int, order: Sequence[int]) -> Iterat
         yield stretch
 
 
+def stretch(part: Sequence[Example], order: Sequence[int], number: int, count: int) -> list[int]:
+    """The `number`-th of `count` stretches of `order` with about as many tokens each.
+
+    An example belongs where its first token falls; none is empty if none of the examples is
+    longer than a stretch.
+    """
+    ends = np.cumsum([len(part[i].ids) for i in order])
+    starts = np.concatenate([[0], ends[:-1]])
+    low, high = np.searchsorted(starts * count // ends[-1], [number, number + 1])
+    return list(order[low:high])
+
+
 def collate(part: Sequence[Example], index: Sequence[int]) -> Batch:
     """Some examples of a part as one batch."""
     examples = [part[i] for i in index]

@@ -1,0 +1,46 @@
+"""Encoded matrices kept between runs: seeds of one plan need not encode the same base each.
+
+A file a matrix, named by everything that its content depends on: the checkpoint's digest, the
+matrix, the format spelled out in full, and this version of the encoder. What is stored is what
+was encoded, bit for bit. Plain types are not kept: casting is no slower than reading.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowbit.quant.codec import TENSORS, Packed, encode
+from lowbit.quant.formats import is_cast, spell
+from lowbit.spec import QuantSpec
+from lowbit.tasks.store import Arrays, remembered
+
+ENCODER = 1
+"""To be raised whenever the same weights would be encoded differently."""
+
+
+@dataclass(frozen=True)
+class Encodings:
+    """Encodes for one checkpoint, or reads what was encoded before."""
+
+    cache: Path
+    checkpoint: str
+
+    def __call__(self, name: str, weight: Tensor, spec: QuantSpec) -> Packed:
+        if is_cast(spec) or weight.device.type != "cpu":
+            return encode(weight, spec)
+        key = f"{ENCODER}|{self.checkpoint}|{name}|{spell(spec)}|{spec}|{tuple(weight.shape)}"
+        path = self.cache / "encoded" / f"{sha256(key.encode()).hexdigest()[:24]}.safetensors"
+        arrays = remembered(path, key, partial(_arrays, weight, spec))
+        tensors = {n: torch.from_numpy(np.array(arrays[n])) for n in TENSORS if n in arrays}
+        return Packed(spec, (weight.shape[0], weight.shape[1]), **tensors)
+
+
+def _arrays(weight: Tensor, spec: QuantSpec) -> Arrays:
+    return {name: tensor.numpy() for name, tensor in encode(weight, spec).tensors().items()}

@@ -1,0 +1,149 @@
+"""Weights read one tensor at a time, so that a model larger than memory can be made small.
+
+`blank` builds the model without weights; `Weights` fills any module of it from the files when it
+is asked to. Whoever encodes a matrix and drops it before the next is filled never holds more than
+one of them. Files are read with ordinary reads, not mapped: a mapping would count as held.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lowbit.errors import RunError, UserError
+from lowbit.models.family import family_of
+from lowbit.models.loading import Checkpoint, Kind, auto, configured, quiet, weight_files
+
+_TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+}
+# Names that checkpoints of before 2019 use.
+_OLD = (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta"))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor lies in a file."""
+
+    path: Path
+    start: int
+    size: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+class Weights:
+    """The tensors of a checkpoint, each read when it is wanted."""
+
+    def __init__(self, checkpoint: Checkpoint, prefix: str, device: torch.device) -> None:
+        self.checkpoint, self.prefix, self.device = checkpoint, prefix, device
+        # A tied weight is one parameter of two modules, and read once; what is dropped is dropped.
+        self._read_already: WeakValueDictionary[nn.Parameter, nn.Parameter]
+        self._read_already = WeakValueDictionary()
+
+    @cached_property
+    def places(self) -> dict[str, Place]:
+        found: dict[str, Place] = {}
+        for path in weight_files(self.checkpoint.folder):
+            found |= _places(path)
+        return found
+
+    def fill(self, module: nn.Module, name: str) -> None:
+        """Give a module, and all in it, whatever weights it does not have yet."""
+        for inner, child in module.named_modules():
+            full = ".".join(part for part in (name, inner) if part)
+            for key, parameter in child.named_parameters(recurse=False):
+                if parameter.is_meta:
+                    known = self._read_already.get(parameter)
+                    if known is None:
+                        tensor = self._read(f"{full}.{key}", tuple(parameter.shape))
+                        known = nn.Parameter(tensor, requires_grad=False)
+                        self._read_already[parameter] = known
+                    setattr(child, key, known)
+
+    def _read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        place = self._find(name)
+        if place is None:
+            site = family_of(self.checkpoint.config.model_type).match(name.rpartition(".")[0])
+            if site is None or site.role != "head":
+                raise UserError(f"{self.checkpoint.folder}: its weights lack '{name}'")
+            return torch.zeros(shape, device=self.device)  # a fresh head; install draws it
+        if place.shape != shape:
+            raise UserError(
+                f"{self.checkpoint.folder}: '{name}' is {place.shape} in the weights, and "
+                f"{shape} by config.json and the task's classes"
+            )
+        return _load(place).to(self.device)
+
+    def _find(self, name: str) -> Place | None:
+        """By its name, or by what it is called in a checkpoint of the bare body, or long ago."""
+        bare = name.removeprefix(self.prefix + ".")
+        for candidate in (name, bare, f"{self.prefix}.{name}"):
+            for new, old in (("", ""), *_OLD):
+                place = self.places.get(candidate.replace(new, old) if new else candidate)
+                if place is not None:
+                    return place
+        return None
+
+
+def blank(
+    checkpoint: Checkpoint, kind: Kind, labels: int, pad: int | None, device: torch.device
+) -> tuple[nn.Module, Weights]:
+    """The model with no weights yet, and what fills it."""
+    with torch.device("meta"), quiet():
+        model = auto(kind).from_config(configured(checkpoint, kind, labels, pad))
+    for module in model.modules():
+        _fill_buffers(model, module)
+    return model.eval(), Weights(checkpoint, model.base_model_prefix, device)
+
+
+def _fill_buffers(model: Any, module: nn.Module) -> None:
+    """What is computed and not stored (rotary frequencies, positions), as transformers does it."""
+    empty = {n: b for n, b in module.named_buffers(recurse=False) if b.is_meta}
+    for name, buffer in empty.items():
+        module._buffers[name] = torch.zeros_like(buffer, device="cpu")
+    if empty:
+        model._init_weights(module)
+
+
+def _places(path: Path) -> dict[str, Place]:
+    """The header of a safetensors file: its length in eight bytes, then JSON."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        end = path.stat().st_size
+        return {name: _place(path, entry, 8 + length, end) for name, entry in header.items()}
+    except (ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
+        raise RunError(f"{path} is torn or no safetensors file: {error}") from error
+
+
+def _place(path: Path, entry: dict[str, Any], base: int, end: int) -> Place:
+    first, last = entry["data_offsets"]
+    if not 0 <= first <= last <= end - base:
+        raise ValueError("a tensor lies outside the file")
+    return Place(
+        path, base + first, last - first, _TYPES.get(entry["dtype"], torch.uint8),
+        tuple(entry["shape"]),
+    )  # fmt: skip
+
+
+def _load(place: Place) -> Tensor:
+    held = np.empty(place.size, np.uint8)
+    with place.path.open("rb") as file:
+        file.seek(place.start)
+        if file.readinto(held) != place.size:  # type: ignore[arg-type]
+            raise RunError(f"{place.path} ends before its last tensor")
+    return torch.from_numpy(held).view(place.dtype).view(place.shape)

@@ -1,0 +1,136 @@
+"""What a run starts from: model and data found, the plan carried out on the model.
+
+Shared by everything that needs a model as a run would have it: runs themselves, dry runs, exports.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lowbit import compiling, heap, losses, preflight
+from lowbit import device as machine
+from lowbit.adalora import Hooks, rank_hooks
+from lowbit.demo import model_folder
+from lowbit.encoded import Encodings
+from lowbit.errors import UserError
+from lowbit.files import digest
+from lowbit.install import Settings, adapters, install
+from lowbit.layers import SvdAdapter
+from lowbit.models.family import find_sites
+from lowbit.models.loading import Checkpoint, max_length, open_checkpoint, skeleton, tokenizer_of
+from lowbit.models.reading import blank
+from lowbit.plan.rules import choose
+from lowbit.quant.ledger import Ledger, ledger, spare
+from lowbit.spec import Choice, Execution, Plan, RunSpec, Site
+from lowbit.tasks.base import Data, Task
+from lowbit.tasks.cache import cache_dir
+from lowbit.tasks.prepare import find, prepare
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run starts from: a model on disk, and data cut for it."""
+
+    checkpoint: Checkpoint
+    task: Task
+    data: Data
+    pad: int
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A model with its plan carried out."""
+
+    model: nn.Module
+    sites: tuple[Site, ...]
+    choices: dict[str, Choice]
+    count: Ledger
+    other: tuple[int, int]
+    """Numbers and bytes of what is no site."""
+
+
+def prepare_run(spec: RunSpec) -> Prepared:
+    """The model's folder, the task's data tokenised for it."""
+    checkpoint = open_checkpoint(model_folder(spec.model))
+    tokenizer = tokenizer_of(checkpoint.folder)
+    task = find(spec.task.name, spec.task)
+    data = prepare(spec.task, tokenizer, max_length(checkpoint.config), cache_dir())
+    pad = tokenizer.pad_token_id
+    return Prepared(checkpoint, task, data, tokenizer.eos_token_id or 0 if pad is None else pad)
+
+
+def install_run(
+    spec: RunSpec,
+    start: Prepared,
+    execution: Execution,
+    device: torch.device,
+    compute: str,
+    memory: int | None = None,
+) -> Installed:
+    """The model in its packed form on its device, after a check that it can be trained there.
+
+    `memory`: what this run may take, where it is not alone on the machine.
+    """
+    planned = plan_sites(spec.plan, start.checkpoint, start.task.kind, len(start.data.labels))
+    parts = start.data.parts
+    need = preflight.Need(
+        count=planned.count,
+        shape=preflight.shape_of(start.checkpoint.config),
+        # A batch never holds more than there is.
+        train=replace(spec.train, batch=min(spec.train.batch, len(parts["train"]))),
+        execution=execution,
+        window=max(len(e.ids) for part in parts.values() for e in part),
+        item=2 if compute == "bf16" else 4,
+        classes=start.task.kind == "classification",
+    )
+    preflight.check(machine.free_memory(device) if memory is None else memory, need)
+    settings = Settings(spec.plan, machine.TYPES[compute], spec.seed, execution.residency)
+    encodings = Encodings(cache_dir(), weights_digest(start.checkpoint))
+    labels = len(start.data.labels)
+    with heap.sparing():
+        model, weights = blank(start.checkpoint, start.task.kind, labels, start.pad, device)
+        install(model, planned.sites, planned.choices, settings, weights, encodings)
+    if execution.checkpointing:
+        how = {"use_reentrant": False}
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)  # type: ignore[operator]
+    if execution.compile:
+        compiling.compile_small(model)
+    return replace(planned, model=model.to(device))
+
+
+def plan_sites(plan: Plan, checkpoint: Checkpoint, kind: losses.Kind, labels: int) -> Installed:
+    """A plan counted on a model's skeleton, nothing loaded."""
+    model = skeleton(checkpoint, kind, labels)
+    sites = find_sites(model, checkpoint.matrices)
+    choices = choose(plan, sites)
+    numbers = sum(p.numel() for p in model.parameters())
+    other = spare(sites, choices, numbers)
+    other_bytes = other * checkpoint.item
+    count = ledger(sites, choices, other, other_bytes)
+    if not count.trainable:
+        raise UserError(f"plan '{plan.name}' trains nothing: give some sites a rank")
+    return Installed(model, sites, choices, count, (other, other_bytes))
+
+
+def hooks_of(plan: Plan, model: nn.Module) -> Hooks:
+    if plan.schedule.kind == "fixed":
+        return Hooks()
+    found = {n: a for n, a in adapters(model).items() if isinstance(a, SvdAdapter)}
+    return rank_hooks(plan.schedule, found)
+
+
+def weights_digest(checkpoint: Checkpoint) -> str:
+    """The checkpoint's weights, so that records on different ones are never compared."""
+    files = sorted(checkpoint.folder.glob("*.safetensors"))
+    return "+".join(_digest(path, path.stat().st_mtime_ns)[:16] for path in files)
+
+
+@cache
+def _digest(path: Path, changed: int) -> str:
+    """Read whole once, for as long as the file stays the same."""
+    return digest(path)
