@@ -22,9 +22,10 @@ from torch.nn import functional as F
 
 from lowbit.models.dropout import dropout
 from lowbit.products import AdaptedProduct, FrozenProduct
-from lowbit.quant.codec import TENSORS, Packed, decode
+from lowbit.quant.codec import TENSORS, Packed, Room, decode
 
 Residency = Literal["packed", "decoded"]
+_ROOM = Room()
 
 
 class Frozen(nn.Module):
@@ -54,6 +55,12 @@ class Frozen(nn.Module):
         if kept is None or kept.device != self.codes.device:
             kept = self._kept[dtype] = decode(self.packed, dtype)
         return kept
+
+    def passing(self, dtype: torch.dtype) -> Float[Tensor, "out in"]:
+        """The decoded matrix for a product at once: the next one that is decoded overwrites it."""
+        if self.residency == "packed":
+            return decode(self.packed, dtype, room=_ROOM)
+        return self.weight(dtype)
 
     def rows(self, index: Tensor, dtype: torch.dtype) -> Float[Tensor, "chosen in"]:
         """Some rows only."""

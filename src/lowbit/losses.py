@@ -40,7 +40,7 @@ class HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, frozen: Frozen, target: Tensor) -> Tensor:
-        weight = frozen.weight(hidden.dtype)
+        weight = frozen.passing(hidden.dtype)
         slope = torch.empty_like(hidden) if hidden.requires_grad else None
         rows = max(64, LOGITS // len(weight))
         losses = []

@@ -21,9 +21,9 @@ from torch.nn import functional as F
 
 
 class Stored(Protocol):
-    """Whatever gives its matrix (out, in) in a type."""
+    """Whatever gives its matrix (out, in) in a type, for a product at once."""
 
-    def weight(self, dtype: torch.dtype) -> Tensor: ...
+    def passing(self, dtype: torch.dtype) -> Tensor: ...
 
 
 class FrozenProduct(torch.autograd.Function):
@@ -35,11 +35,11 @@ class FrozenProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, stored: Stored, bias: Tensor | None) -> Tensor:
         ctx.stored = stored
-        return F.linear(x, stored.weight(x.dtype), bias)
+        return F.linear(x, stored.passing(x.dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return grad @ ctx.stored.weight(grad.dtype), None, None
+        return grad @ ctx.stored.passing(grad.dtype), None, None
 
 
 class AdaptedProduct(torch.autograd.Function):
@@ -62,7 +62,7 @@ class AdaptedProduct(torch.autograd.Function):
         flat = x.reshape(-1, x.shape[-1])
         seen = flat if dropped is None else dropped.reshape(flat.shape)
         thin = F.linear(seen, A)
-        y = F.linear(flat, stored.weight(x.dtype), bias).addmm_(thin, B.t(), alpha=scale)
+        y = F.linear(flat, stored.passing(x.dtype), bias).addmm_(thin, B.t(), alpha=scale)
         ctx.save_for_backward(seen, thin, A, B)
         ctx.scale, ctx.stored, ctx.dropped = scale, stored, dropped is not None
         return y.view(*x.shape[:-1], -1)
@@ -77,7 +77,7 @@ class AdaptedProduct(torch.autograd.Function):
         grad_x, grad_dropped = None, None
         shape = (*grad.shape[:-1], -1)
         if ctx.needs_input_grad[0]:
-            grad_x = flat @ ctx.stored.weight(grad.dtype)
+            grad_x = flat @ ctx.stored.passing(grad.dtype)
             if not ctx.dropped:
                 grad_x.addmm_(back, A)
             grad_x = grad_x.view(shape)

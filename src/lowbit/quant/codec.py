@@ -182,18 +182,39 @@ def _offsets_of(packed: Packed, scale: Tensor) -> Tensor | None:
     return -levels[packed.offsets.long()] * scale
 
 
+class Room:
+    """A place to decode into, used again by every matrix: it stays in the processor's cache.
+
+    What was decoded into it is overwritten by the next.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[torch.dtype, Tensor] = {}
+
+    def take(self, count: int, dtype: torch.dtype) -> Tensor:
+        """`count` numbers of a type, with whatever they hold."""
+        held = self._held.get(dtype)
+        if held is None or held.numel() < count:
+            held = self._held[dtype] = torch.empty(count, dtype=dtype)
+        return held[:count]
+
+
 def decode(
-    packed: Packed, dtype: torch.dtype = torch.float32, rows: Tensor | None = None
+    packed: Packed,
+    dtype: torch.dtype = torch.float32,
+    rows: Tensor | None = None,
+    room: Room | None = None,
 ) -> Float[Tensor, "rows columns"]:
     """The matrix that the codes stand for, or only its `rows` (an embedding looks up few).
 
-    To be read, not written to: a plain type asked for as itself is a view of what is stored.
+    To be read, not written to: a plain type asked for as itself is a view of what is stored, and
+    what lies in a `room` lasts until the next decode there.
     """
     columns = packed.shape[1]
     codes = packed.codes if rows is None else packed.codes[rows]
     if packed.spec.format in CASTS:
         return codes.view(CAST_TYPES[packed.spec.format]).to(dtype)
-    weight = _look_up(codes, packed.spec, columns)
+    weight = _look_up(codes, packed.spec, columns, room)
     scale = scales_of(packed)
     offset = _offsets_of(packed, scale)
     if rows is not None and packed.spec.group != "tensor":
@@ -205,12 +226,16 @@ def decode(
     return weight.to(dtype)
 
 
-def _look_up(codes: Tensor, spec: QuantSpec, columns: int) -> Tensor:
-    """The levels of packed codes, unscaled, in a fresh fp32 matrix."""
+def _look_up(codes: Tensor, spec: QuantSpec, columns: int, room: Room | None = None) -> Tensor:
+    """The levels of packed codes, unscaled, in an fp32 matrix that may be written to."""
     packing = FORMATS[spec.format].packing
     rows, padded = len(codes), codes.shape[1] // packing.bytes * packing.codes
     table = _table(levels_of(spec), packing, codes.device)
-    found = table.index_select(0, words(codes, packing).view(-1))
+    index = words(codes, packing).view(-1)
+    if room is None or codes.device.type != "cpu":
+        found = table.index_select(0, index)
+    else:
+        found = torch.index_select(table, 0, index, out=room.take(len(index), table.dtype))
     if packing.word_codes == 5:
         # Five floats are no machine word; five small integers padded to eight bytes are.
         digits = found.view(torch.int8).view(rows, padded // 5, 8)[..., :5]
