@@ -38,7 +38,7 @@ format: $(VENV)/ready-dev
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/ready-bench
-	$(BIN)/python bench/lora_step.py
+	$(BIN)/python bench/compare.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis build dist
