@@ -37,11 +37,13 @@ format: $(VENV)/ready-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/ready-bench
-	$(BIN)/python bench/compare.py
+# In an environment of its own: torchao, once installed, is imported by others, and not quietly.
+bench:
+	$(MAKE) VENV=.venv-bench .venv-bench/ready-bench
+	.venv-bench/bin/python bench/compare.py
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .venv-bench .mypy_cache .ruff_cache .hypothesis build dist
 
 # torch goes in before anything that depends on it: without an NVIDIA driver the CPU build, which
 # saves several GB. From the configured index if it has that build, else from PyTorch's own.

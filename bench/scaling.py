@@ -84,7 +84,9 @@ def seconds(tokens: int, layers: int, width: int) -> float:
     part = [Example(row[:-1], row[1:], i, 1) for i, row in enumerate(rows)]
     marks: list[float] = []
     train = TrainSpec(batch=tokens // 128, epochs=STEPS, steps=STEPS, keep="last")
-    setting = Setting("language", train, 0, device, watcher=lambda *_: marks.append(time.perf_counter()))
+    setting = Setting(
+        "language", train, 0, device, watcher=lambda *_: marks.append(time.perf_counter())
+    )
     adapt(model, {"train": part, "selection": part[:1]}, setting)
     return median(b - a for a, b in zip(marks[WARM - 1 :], marks[WARM:], strict=False))
 

@@ -1,6 +1,6 @@
 """One side of a comparison, in a process of its own: prints a line of JSON.
 
-    python bench/sides.py SIDE WORK [--model M] [--steps N] [--seed S] [--matrix]
+    python bench/sides.py SIDE WORK [--model M] [--steps N] [--seed S] [--matrix | --profile]
 
 Every side trains the same model on the same examples with rank 8 on every block matrix, nf4 in
 groups of 64 (torchao: int8), embedding and head in 16 bit or wider, AdamW, clipping at 1; it is
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 import warnings
 from dataclasses import dataclass, replace
@@ -44,6 +45,7 @@ class Job:
     sentences: int
     seed: int
     dq: bool = False
+    profile: bool = False
 
 
 def main() -> None:
@@ -98,6 +100,7 @@ def _job() -> tuple[Job, bool]:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--sentences", type=int, default=8000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--profile", action="store_true", help="where our own time goes")
     parser.add_argument("--matrix", action="store_true", help="six runs, start to end")
     found = vars(parser.parse_args())
     matrix = found.pop("matrix")
@@ -207,7 +210,9 @@ def ours(job: Job) -> dict[str, float]:
     memory.start()
     name = "sst2" if job.work == "sst2" else "wikitext2"
     plan = Plan("bench", "nf4@64+dq" if job.dq else "nf4@64", embedding="bf16", rank=RANK)
-    settings = TrainSpec(batch=WORKS[job.work], lr=1e-3, epochs=100, steps=job.steps, keep="last")
+    settings = TrainSpec(
+        batch=WORKS[job.work], lr=1e-3, warmup=0, epochs=100, steps=job.steps, keep="last"
+    )
     spec = RunSpec(job.model, TaskSpec(name), plan, settings, job.seed)
     task, parts = find(name), {"train": train, "selection": scored[:1], "scored": scored}
     data = Data(task.kind, parts, ("0", "1") if job.work == "sst2" else (), (), "bench")
@@ -220,7 +225,13 @@ def ours(job: Job) -> dict[str, float]:
         device=device,
         watcher=lambda _, __, tokens, ___: marks.append((time.perf_counter(), tokens)),
     )
-    adapt(made_run.model, parts, setting)
+    if job.profile:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            adapt(made_run.model, parts, setting)
+        averages = seen.key_averages(group_by_input_shape=True)
+        sys.stderr.write(averages.table(sort_by="self_cpu_time_total", row_limit=40))
+    else:
+        adapt(made_run.model, parts, setting)
     peak = memory.peak() - memory.idle
     found, _ = evaluate(made_run.model, scored, task.kind, 32, device)
     return {**summary(marks, peak, ratio(found)), "threads": torch.get_num_threads()}
@@ -343,7 +354,7 @@ def _trainer(job: Job, model: Any, train: Any, tokenizer: Any, marks: list[Any])
         max_steps=job.steps,
         learning_rate=1e-3,
         lr_scheduler_type="cosine",
-        warmup_steps=max(1, job.steps // 10),
+        warmup_steps=0,
         seed=job.seed,
         report_to=[],
         save_strategy="no",
