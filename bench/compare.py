@@ -6,10 +6,11 @@ machine is not equally fast at all times.
 
     lm        one step of the assets' language model, 4 x 256 tokens of WikiText-2
     lm-wide   the same of ten random Llama layers of width 576, vocabulary 49,152
-    sst2      an epoch of MiniLM over the first 8,000 sentences, batch 8
+    sst2      MiniLM over the first 8,000 sentences, batch 8: half an epoch, twice
     matrix    six runs (two plans x three seeds) over 1,000 sentences, start to end
 
---quick does a few steps of each, to see that everything runs; --only takes names of workloads.
+All of it takes the better part of an hour on two cores. --quick does a few steps of each, to see
+that everything runs; --only takes names of workloads. The machine must be idle.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sides import EXTRAS, SIDES
+from jobs import EXTRAS, SIDES
 
 HERE = Path(__file__).parent
 Found = dict[str, list[dict[str, float]]]
@@ -47,9 +48,9 @@ class Work:
 
 ALL = ("ours", "ours-decoded", "ours-checkpointing", "a", "b", "c")
 WORKS = (
-    Work("lm", "lm", "assets:lm-14m", 12, 5, ALL),
-    Work("lm-wide", "lm", "random:10x576", 7, 3, ALL),
-    Work("sst2", "sst2", "assets:minilm", 1000, 1, ("ours-decoded", "ours", "a", "b", "c")),
+    Work("lm", "lm", "assets:lm-14m", 12, 3, ALL),
+    Work("lm-wide", "lm", "random:10x576", 7, 2, ALL),
+    Work("sst2", "sst2", "assets:minilm", 500, 2, ("ours-decoded", "ours", "a", "b", "c")),
     Work("matrix", "sst2", "assets:minilm", 125, 1, ("ours-decoded", "ours", "a", "b", "c"),
          1000, matrix=True),
 )  # fmt: skip

@@ -2,13 +2,15 @@
 
 For every model and task: the probe that `lowbit run --dry-run` makes, then the run itself, each in
 a process of its own; bytes, peak memory and time side by side, and whether memory and time are
-within 20 %. Exits with 1 where one is not.
+within 20 %. Time is what a person waits for the run: starting, loading, training and scoring.
+Exits with 1 where one is not.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from lowbit.engines.base import Cell, Order
@@ -36,14 +38,16 @@ def one(model: str, task: str, plan: Plan) -> bool:
     said = call(probe, spec)
     with tempfile.TemporaryDirectory() as folder:
         order = Order(Execution(device="cpu"), jobs=1)
+        began = time.perf_counter()
         (ending,) = ENGINE.carry_out([Cell(spec, Path(folder) / spec.name)], order, lambda _: None)
+        waited = time.perf_counter() - began
     if ending.record is None:
         raise SystemExit(ending.message)
     was = ending.record
     print(f"{spec.name}\n  {'stored bytes':26} {said.stored:8,} {was.bytes.stored:8,}")
     figures = {
         "peak MB": (said.peak_bytes / 1e6, was.cost.peak_bytes / 1e6),
-        "seconds": (said.total_s, was.cost.wall_s),
+        "seconds": (said.total_s, waited),
     }
     for name, (before, after) in figures.items():
         print(f"  {name:26} {before:8,.1f} {after:8,.1f} {before / after - 1:+6.0%}")

@@ -19,7 +19,7 @@ from typing import Any
 def limit(model: str, tokens: int, work: str, rounds: int = 7) -> dict[str, float]:
     """Seconds of the products of one step in each compute type."""
     import torch
-    from sides import folder_of
+    from jobs import folder_of
 
     from lowbit import device, heap
     from lowbit.models.family import find_sites
@@ -43,9 +43,7 @@ def limit(model: str, tokens: int, work: str, rounds: int = 7) -> dict[str, floa
         inputs = {s: torch.randn(tokens, s[1]).to(dtype) for s in set(shapes)}
         slopes = {s: torch.randn(tokens, s[0]).to(dtype) for s in set(shapes)}
         seconds = []
-        for _ in range(
-            rounds if name == "fp32" or device.speed(torch.device("cpu"))[name] > 50 else 2
-        ):
+        for _ in range(rounds):
             began = time.perf_counter()
             for weight in weights:
                 torch.nn.functional.linear(inputs[tuple(weight.shape)], weight)

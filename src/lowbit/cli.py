@@ -170,6 +170,30 @@ def adapt(
 
 @app.command()
 @guarded
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A folder, a hub id or assets:NAME.")],
+    task: Annotated[str, typer.Option(help="wikitext2, dailydialog, FILE.txt, ...")],
+    plan: Annotated[
+        str, typer.Option(help="A plan's TOML, a format like nf4@64, or a name like Joint-2.")
+    ],
+    settings: SetOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Score a model as a plan stores it, untrained, beside the same model in 16 bits.
+
+    Scores are kept, so asking again costs nothing.
+    """
+    from dataclasses import replace
+
+    from lowbit import tools
+    from lowbit.study import single
+
+    spec, execution = single(model, task, plan, 0, settings or ())
+    tools.evaluate(spec, replace(execution, device=device) if device else execution)
+
+
+@app.command()
+@guarded
 def export(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder.")],
     to: Annotated[Path, typer.Option(help="The folder to write.")],

@@ -21,6 +21,7 @@ import torch
 
 from lowbit import __version__, heap
 from lowbit.errors import UserError
+from lowbit.quant import bitsandbytes
 from lowbit.record import Facts
 from lowbit.spec import Execution
 
@@ -47,6 +48,8 @@ def set_up(execution: Execution, compute: str) -> tuple[torch.device, str]:
     if execution.threads:
         torch.set_num_threads(execution.threads)
     heap.keep()
+    if execution.decoder == "bitsandbytes":
+        bitsandbytes.library()  # an error now rather than in the first product
     declared = execution.measured or compute if compute == "auto" else compute
     return device, resolve_compute(declared, device)
 
@@ -166,6 +169,7 @@ def facts(
         residency=execution.residency,
         checkpointing=execution.checkpointing,
         compiled=execution.compile,
+        decoder=execution.decoder,
         python=platform.python_version(),
         torch=torch.__version__,
         transformers=version("transformers"),

@@ -20,6 +20,7 @@ from lowbit.initial import start_from_residual
 from lowbit.layers import (
     Adapted,
     Adapter,
+    Decoder,
     Frozen,
     FrozenEmbedding,
     Residency,
@@ -39,6 +40,7 @@ class Settings:
     compute: torch.dtype
     seed: int
     residency: Residency = "packed"
+    decoder: Decoder = "own"
 
 
 class Source(Protocol):
@@ -93,7 +95,8 @@ def _install_site(
     if choice.base == "trained":
         _put(model, site.name, _trained(module, weight, site, settings))
         return
-    frozen = Frozen(encoding(site.name, weight, choice.quant), settings.residency)
+    packed = encoding(site.name, weight, choice.quant)
+    frozen = Frozen(packed, settings.residency, settings.decoder)
     for name in (site.name, *site.aliases):
         _put(model, name, _layer(model.get_submodule(name), frozen, site, choice, settings))
 

@@ -22,17 +22,25 @@ from torch.nn import functional as F
 
 from lowbit.models.dropout import dropout
 from lowbit.products import AdaptedProduct, FrozenProduct
+from lowbit.quant import bitsandbytes
 from lowbit.quant.codec import TENSORS, Packed, Room, decode
 
 Residency = Literal["packed", "decoded"]
+Decoder = Literal["own", "bitsandbytes"]
 _ROOM = Room()
 
 
 class Frozen(nn.Module):
-    """A stored matrix: integer tensors only, so casting a model changes nothing in it."""
+    """A stored matrix: integer tensors only, so casting a model changes nothing in it.
 
-    def __init__(self, packed: Packed, residency: Residency = "packed") -> None:
+    `decoder`: who decodes, where another than ours can read this matrix.
+    """
+
+    def __init__(
+        self, packed: Packed, residency: Residency = "packed", decoder: Decoder = "own"
+    ) -> None:
         super().__init__()
+        self.decoder = decoder if bitsandbytes.fits(packed) else "own"
         self.spec, self.shape, self.residency = packed.spec, packed.shape, residency
         for name, tensor in packed.tensors().items():
             # Codes are parameters, so that sharding finds them; the rest are small.
@@ -50,17 +58,22 @@ class Frozen(nn.Module):
     def weight(self, dtype: torch.dtype) -> Float[Tensor, "out in"]:
         """The decoded matrix, fresh each time unless residency says to keep it."""
         if self.residency == "packed":
-            return decode(self.packed, dtype)
+            return self._decoded(dtype)
         kept = self._kept.get(dtype)
         if kept is None or kept.device != self.codes.device:
-            kept = self._kept[dtype] = decode(self.packed, dtype)
+            kept = self._kept[dtype] = self._decoded(dtype)
         return kept
 
     def passing(self, dtype: torch.dtype) -> Float[Tensor, "out in"]:
         """The decoded matrix for a product at once: the next one that is decoded overwrites it."""
         if self.residency == "packed":
-            return decode(self.packed, dtype, room=_ROOM)
+            return self._decoded(dtype, _ROOM)
         return self.weight(dtype)
+
+    def _decoded(self, dtype: torch.dtype, room: Room | None = None) -> Tensor:
+        if self.decoder == "bitsandbytes":
+            return bitsandbytes.decode(self.packed, dtype)
+        return decode(self.packed, dtype, room=room)
 
     def rows(self, index: Tensor, dtype: torch.dtype) -> Float[Tensor, "chosen in"]:
         """Some rows only."""

@@ -1,7 +1,8 @@
 """What a run would cost, by ten real steps of it on this machine (more where they are short).
 
-Bytes at rest are exact (the ledger's); memory is the peak of these steps and of an evaluation;
-time is the tokens of the run at their measured speed, and those of its evaluations at theirs.
+Bytes at rest are exact (the ledger's); memory is the peak of these steps, of a step and of an
+evaluation of the longest examples there are; time is the tokens of the run at their measured
+speed, and those of its evaluations at theirs.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 
@@ -64,6 +66,7 @@ def probe(spec: RunSpec, execution: Execution) -> Probe:
     began_looking = time.perf_counter()
     evaluate(made.model, few, kind, spec.train.eval_batch, device)
     per_token = (time.perf_counter() - began_looking) / sum(len(e.ids) for e in few)
+    _heaviest(spec, start, made, device)
     steps = total_steps(train, spec.train)
     a_step = sum(len(e.ids) for e in train) / steps_per_epoch(train, spec.train)
     step_s = a_step / pace.tokens_per_s
@@ -113,6 +116,23 @@ def _pace(
     adapt(made.model, {"train": start.data.parts["train"], "selection": selection}, setting)
     (first, before), (last, after) = marks[min(WARM, len(marks) - 2)], marks[-1]
     return Pace(last - first, after - before)
+
+
+def _heaviest(spec: RunSpec, start: Prepared, made: Installed, device: torch.device) -> None:
+    """A step and an evaluation over the longest examples: what the peak of a run is made of."""
+    parts, size = start.data.parts, spec.train.batch
+    ranked = {name: sorted(part, key=lambda e: -len(e.ids)) for name, part in parts.items()}
+    looked_at = max(ranked["selection"], ranked["scored"], key=lambda part: len(part[0].ids))
+    most = spec.train.eval_batch * len(looked_at[0].ids)
+    until = 1 + next(
+        (i for i, held in enumerate(accumulate(len(e.ids) for e in looked_at)) if held >= most),
+        len(looked_at),
+    )
+    setting = Setting(
+        kind=start.task.kind, train=replace(spec.train, steps=1), seed=spec.seed, device=device
+    )
+    adapt(made.model, {"train": ranked["train"][:size], "selection": looked_at[:1]}, setting)
+    evaluate(made.model, looked_at[:until], start.task.kind, spec.train.eval_batch, device)
 
 
 def _evaluated_tokens(spec: RunSpec, start: Prepared, steps: int) -> int:

@@ -89,18 +89,51 @@ def install_run(
         classes=start.task.kind == "classification",
     )
     preflight.check(machine.free_memory(device) if memory is None else memory, need)
-    settings = Settings(spec.plan, machine.TYPES[compute], spec.seed, execution.residency)
-    encodings = Encodings(cache_dir(), weights_digest(start.checkpoint))
-    labels = len(start.data.labels)
-    with heap.sparing():
-        model, weights = blank(start.checkpoint, start.task.kind, labels, start.pad, device)
-        install(model, planned.sites, planned.choices, settings, weights, encodings)
+    model = _carried_out(spec, start, planned, execution, device, compute)
     if execution.checkpointing:
         how = {"use_reentrant": False}
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)  # type: ignore[operator]
     if execution.compile:
         compiling.compile_small(model)
-    return replace(planned, model=model.to(device))
+    return replace(planned, model=model)
+
+
+def install_bare(
+    spec: RunSpec, start: Prepared, execution: Execution, device: torch.device, compute: str
+) -> Installed:
+    """The model as the plan stores it and as it was found: no adapters, nothing to train."""
+    planned = plan_sites(spec.plan, start.checkpoint, start.task.kind, len(start.data.labels))
+    fresh = next((site.name for site in planned.sites if site.fresh), None)
+    if fresh is not None:
+        raise UserError(
+            f"{spec.model} holds no '{fresh}': its head would be random, and so would every score. "
+            "`lowbit adapt` trains one."
+        )
+    bare = {name: replace(choice, rank=0) for name, choice in planned.choices.items()}
+    planned = replace(planned, choices=bare)
+    return replace(
+        planned, model=_carried_out(spec, start, planned, execution, device, compute).eval()
+    )
+
+
+def _carried_out(
+    spec: RunSpec,
+    start: Prepared,
+    planned: Installed,
+    execution: Execution,
+    device: torch.device,
+    compute: str,
+) -> nn.Module:
+    """The model with every site stored as planned, read matrix by matrix."""
+    settings = Settings(
+        spec.plan, machine.TYPES[compute], spec.seed, execution.residency, execution.decoder
+    )
+    encodings = Encodings(cache_dir(), weights_digest(start.checkpoint))
+    labels = len(start.data.labels)
+    with heap.sparing():
+        model, weights = blank(start.checkpoint, start.task.kind, labels, start.pad, device)
+        install(model, planned.sites, planned.choices, settings, weights, encodings)
+    return model.to(device)
 
 
 def plan_sites(plan: Plan, checkpoint: Checkpoint, kind: losses.Kind, labels: int) -> Installed:

@@ -75,11 +75,12 @@ class Facts:
     weights: str = ""
     checkpointing: bool = False
     compiled: bool = False
+    decoder: str = "own"
 
 
 COMPARED = (
     *("device", "compute", "threads", "cpu", "lowbit", "torch", "transformers"),
-    *("data", "weights", "compiled"),
+    *("data", "weights", "compiled", "decoder"),
 )
 
 

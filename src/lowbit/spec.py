@@ -208,8 +208,8 @@ class Execution:
 
     `residency`: decoded copies are kept by those who have the memory; the bits are the same.
     `checkpointing` computes activations twice instead of keeping them: less memory, a third more
-    time. `compile` fuses small operations, where a compiler is found. `measured` is what
-    `compute = "auto"` was measured to mean, once a command.
+    time. `compile` fuses small operations, where a compiler is found. `decoder`: whose kernel
+    decodes nf4 matrices. `measured`: what `compute = "auto"` was measured to mean, once a command.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -218,6 +218,7 @@ class Execution:
     residency: Literal["packed", "decoded"] = "packed"
     checkpointing: bool = False
     compile: bool = False
+    decoder: Literal["own", "bitsandbytes"] = "own"
     measured: Literal["", "fp32", "bf16"] = ""
 
     def __post_init__(self) -> None:

@@ -1,14 +1,22 @@
-"""Around a study: a run's model as an ordinary folder, and what this machine has. No torch here."""
+"""Around a study: a run's model as an ordinary folder, scores before training, this machine.
+
+No torch here.
+"""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+from rich.text import Text
+
 from lowbit.engines.process import call
 from lowbit.errors import UserError
-from lowbit.looking import say
+from lowbit.looking import out, say
 from lowbit.record import Record, load
+from lowbit.spec import Execution, RunSpec
 
 
 def export(folder: Path, to: Path, merge: bool) -> None:
@@ -31,6 +39,38 @@ def export_run(folder: Path, to: Path, merge: bool, record: Record) -> dict[str,
     from lowbit.exporting import export_plain
 
     return export_plain(folder, to, merge, record)
+
+
+def evaluate(spec: RunSpec, execution: Execution) -> None:
+    """What a plan's storage costs the model as it was found."""
+    found = call(compare_run, spec, execution)
+    table = Table(box=None, padding=(0, 1))
+    language = found.found.metric == "loss"
+    for name in ("stored as", "bytes", *(("loss", "perplexity") if language else ("accuracy",))):
+        table.add_column(name, justify="left" if name == "stored as" else "right")
+    plans = {spec.plan.name: found.found, "16 bit": found.sixteen}
+    for name, one in plans.items():
+        value = (
+            [f"{one.value:.4f}", f"{math.exp(one.value):.2f}"]
+            if language
+            else [f"{100 * one.value:.2f} %"]
+        )
+        table.add_row(Text(name), f"{one.stored:,}", *value)
+    out().print(table)
+    gap, scale, unit = found.gap, 1 if language else 100, "nats" if language else "points"
+    if gap.low is None:
+        say(f"gap {scale * gap.estimate:+.4f} {unit}; a single document has no interval")
+        return
+    say(
+        f"gap {scale * gap.estimate:+.4f} {unit}, 95 % between {scale * gap.low:+.4f} and "
+        f"{scale * gap.high:+.4f}, paired over {gap.documents} documents"
+    )
+
+
+def compare_run(spec: RunSpec, execution: Execution) -> Any:
+    from lowbit.evaluations import compared
+
+    return compared(spec, execution)
 
 
 TOOLS = {

@@ -38,6 +38,7 @@ LAYERS = {
             "demo",
             "solo",
             "ready",
+            "evaluations",
             "run",
             "probe",
             "exporting",

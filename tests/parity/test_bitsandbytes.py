@@ -2,19 +2,26 @@
 
 It keeps scales in fp32 and we keep them in fp16, so codes may differ only where that matters.
 Its 4-bit decoding is wrong on some CPUs where a row is no multiple of the block, so every matrix
-here has rows of whole blocks, and only its quantiser and its tables are asked.
+that it reads here has rows of whole blocks.
 """
 
 from __future__ import annotations
+
+import sys
 
 import pytest
 import torch
 from torch import Tensor
 
+from lowbit.device import set_up
+from lowbit.errors import UserError
+from lowbit.layers import Frozen
+from lowbit.quant import bitsandbytes as kernel
 from lowbit.quant import bounds
 from lowbit.quant.codec import decode, encode, scales_of
 from lowbit.quant.formats import FORMATS, levels_of, parse
 from lowbit.quant.packing import unpack
+from lowbit.spec import Execution
 
 functional = pytest.importorskip(
     "bitsandbytes.functional", reason="bitsandbytes is not installed", exc_type=ImportError
@@ -140,3 +147,60 @@ def test_double_quantised_weights_are_within_the_bound() -> None:
             spec, float(block.min()), float(block.max()), float(scale), spread
         )
         assert float((block - found).abs().max()) <= bound
+
+
+# --- its kernel as a decoder ----------------------------------------------------------------------
+
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.cuda,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU"),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("text", ["nf4@64", "nf4@64+dq", "nf4@128"])
+def test_its_kernel_decodes_our_codes_to_our_numbers(
+    device: str, dtype: torch.dtype, text: str
+) -> None:
+    store = encode(gaussian(), parse(text))
+    moved = Frozen(store, decoder="bitsandbytes").to(device)
+    assert moved.decoder == "bitsandbytes"
+    assert torch.equal(moved.weight(dtype).cpu(), decode(store, dtype))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_its_kernel_gives_the_same_product_and_gradients(device: str) -> None:
+    store, x = encode(gaussian(), parse("nf4@64")), torch.randn(5, SHAPE[1], device=device)
+    found = []
+    for decoder in ("own", "bitsandbytes"):
+        held = x.clone().requires_grad_()
+        y = Frozen(store, decoder=decoder).to(device)(held)
+        y.square().sum().backward()
+        assert held.grad is not None
+        found.append((y.detach(), held.grad))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"), [("nf4@48", 96), ("nf4@64", 96), ("int4@64", 128), ("nf4@row", 128)]
+)
+def test_what_its_kernel_cannot_read_keeps_our_decoder(text: str, columns: int) -> None:
+    store = encode(torch.randn(8, columns), parse(text))
+    assert Frozen(store, decoder="bitsandbytes").decoder == "own"
+
+
+def test_without_it_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes.functional", None)
+    kernel.library.cache_clear()
+    try:
+        with pytest.raises(UserError, match=r"pip install 'lowbit\[bitsandbytes\]'"):
+            set_up(Execution(device="cpu", decoder="bitsandbytes"), "fp32")
+    finally:
+        kernel.library.cache_clear()
