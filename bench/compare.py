@@ -46,7 +46,7 @@ class Work:
     matrix: bool = False
 
 
-ALL = ("ours", "ours-decoded", "ours-checkpointing", "a", "b", "c")
+ALL = ("ours", "ours-decoded", "ours-checkpointing", "ours-least", "a", "b", "c")
 WORKS = (
     Work("lm", "lm", "assets:lm-14m", 12, 3, ALL),
     Work("lm-wide", "lm", "random:10x576", 7, 2, ALL),

@@ -10,6 +10,7 @@ SIDES = {
     "ours": "lowbit, packed",
     "ours-decoded": "lowbit, residency = decoded",
     "ours-checkpointing": "lowbit, packed, checkpointing",
+    "ours-least": "lowbit, packed, checkpointing, sparing",
     "a": "(a) Trainer + PEFT + bitsandbytes, as documented",
     "b": "(b) the same, tuned",
     "c": "(c) Trainer + PEFT + torchao int8 weight-only",

@@ -32,7 +32,8 @@ def one(job: Job) -> dict[str, float]:
     execution = Execution(
         device="cpu",
         residency="decoded" if job.side == "ours-decoded" else "packed",
-        checkpointing=job.side == "ours-checkpointing",
+        checkpointing=job.side in ("ours-checkpointing", "ours-least"),
+        sparing=job.side == "ours-least",
     )
     device, compute = machine.set_up(execution, "auto")
     checkpoint = open_checkpoint(folder)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,13 +29,15 @@ from lowbit.spec import RankSchedule
 class Hooks:
     """What the training loop calls: `penalty` joins the loss, `after_step` sees the gradients.
 
-    `settled` says whether the model after a step may be the one that is kept.
+    `settled` says whether the model after a step may be the one that is kept. `look` sees the
+    gradients of a step that is logged, before they are clipped, and adds to its line.
     `state` is saved and restored with every checkpoint; its tensors are updated in place.
     """
 
     penalty: Callable[[], Tensor] | None = None
     after_step: Callable[[int, int], None] | None = None
     settled: Callable[[int, int], bool] | None = None
+    look: Callable[[], dict[str, Any]] | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -47,7 +50,8 @@ def budget(schedule: RankSchedule, initial: int, target: int, step: int, total: 
         return target
     left = 1 - (step - start) / (stop - start)
     power = 3 if schedule.kind == "adalora" else 1
-    return target + round((initial - target) * left**power)
+    # Rounded down, as published: with equal gradients the cuts are the same at every step.
+    return int((initial - target) * left**power + target)
 
 
 def rank_hooks(schedule: RankSchedule, adapters: Mapping[str, SvdAdapter]) -> Hooks:
@@ -67,12 +71,13 @@ def rank_hooks(schedule: RankSchedule, adapters: Mapping[str, SvdAdapter]) -> Ho
     def after_step(step: int, total: int) -> None:
         if settled(step - 1, total):
             return
-        _smooth(schedule, adapters, state)
+        if not settled(step, total):
+            _smooth(schedule, adapters, state)
         if step % schedule.every == 0 or settled(step, total):
             keep = budget(schedule, initial, target, step, total)
             _cut(adapters, state, keep, final=settled(step, total))
 
-    return Hooks(lambda: orthogonality(schedule, adapters), after_step, settled, state)
+    return Hooks(lambda: orthogonality(schedule, adapters), after_step, settled, state=state)
 
 
 @torch.no_grad()

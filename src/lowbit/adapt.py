@@ -20,6 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -119,12 +120,12 @@ def adapt(model: nn.Module, parts: Parts, setting: Setting) -> Outcome:
     message = ""
     while state.position.step < total and not message:
         began = setting.clock()
-        loss, norm = _step(model, parts["train"], state, setting, total)
+        loss, norm, seen = _step(model, parts["train"], state, setting, total)
         clocks.train_s += setting.clock() - began
         setting.watcher(state.position.step, total, state.position.tokens, loss)
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
-            _write_step(state, setting, log, clocks, total, per_epoch, norm)
+            _write_step(state, setting, log, clocks, total, per_epoch, norm, seen)
             if state.position.step % per_epoch == 0 or state.position.step == total:
                 finite = _select(model, parts["selection"], state, setting, log, total, per_epoch)
         if not finite:
@@ -140,17 +141,19 @@ def adapt(model: nn.Module, parts: Parts, setting: Setting) -> Outcome:
 
 def _step(
     model: nn.Module, part: Sequence[Example], state: State, setting: Setting, total: int
-) -> tuple[float, float]:
-    """One optimiser step: (mean loss over the window's labels, gradient norm)."""
+) -> tuple[float, float, dict[str, Any]]:
+    """One optimiser step: (mean loss over the window's labels, gradient norm, what was seen)."""
     gathered = window(part, state.position.step, setting)
     labels = sum(sum(batch.labels) for batch in gathered)
-    summed = 0.0
+    losses = []
     for batch in gathered:
         loss, _ = training_loss(model, setting.kind, to(batch, setting.device))
         (loss / labels).backward()
-        summed += float(loss.detach())
+        losses.append(loss.detach().float())
     if setting.hooks.penalty is not None:
         setting.hooks.penalty().backward()
+    looks = setting.hooks.look is not None and _logged(state.position.step + 1, total, setting)
+    seen = setting.hooks.look() if looks and setting.hooks.look is not None else {}
     norm = nn.utils.clip_grad_norm_(state.named.values(), setting.train.clip or math.inf)
     for group in state.optimiser.param_groups:
         group["lr"] = learning_rate(state.position.step, total, setting.train)
@@ -158,6 +161,9 @@ def _step(
     if setting.hooks.after_step is not None:
         setting.hooks.after_step(state.position.step + 1, total)
     state.optimiser.zero_grad(set_to_none=True)
+    # Read off the device once a step, when all of it has been asked for.
+    *parts, size = torch.stack([*losses, norm.float()]).tolist()
+    summed = math.fsum(parts)
     state.position = replace(
         state.position,
         step=state.position.step + 1,
@@ -165,7 +171,11 @@ def _step(
         recent_loss=state.position.recent_loss + summed,
         recent_labels=state.position.recent_labels + labels,
     )
-    return summed / labels, float(norm)
+    return summed / labels, size, seen
+
+
+def _logged(step: int, total: int, setting: Setting) -> bool:
+    return step % setting.train.log_every == 0 or step == total
 
 
 def _write_step(
@@ -176,10 +186,11 @@ def _write_step(
     total: int,
     per_epoch: int,
     norm: float,
+    seen: dict[str, Any],
 ) -> None:
     """Every so many steps, a line with the mean loss since the last one."""
     position = state.position
-    if position.step % setting.train.log_every and position.step != total:
+    if not _logged(position.step, total, setting):
         return
     log.write(
         {
@@ -190,6 +201,7 @@ def _write_step(
             "lr": learning_rate(position.step - 1, total, setting.train),
             "tokens": position.tokens,
             "tokens_per_s": round(position.tokens / max(clocks.train_s, 1e-9), 1),
+            **seen,
         }
     )
     state.position = replace(position, recent_loss=0.0, recent_labels=0)

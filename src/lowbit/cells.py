@@ -16,8 +16,10 @@ import numpy as np
 
 from lowbit.files import lines
 from lowbit.quant.formats import is_cast, parse
-from lowbit.record import SCORES, Record, comparable
+from lowbit.record import SCORES, Record, comparable, load
 from lowbit.stats import Floats, Gap, paired_gap
+from lowbit.study import Study
+from lowbit.studyfile import Part
 
 Run = tuple[Path, Record]
 
@@ -73,6 +75,18 @@ class Scores:
     document: Floats
     sum: Floats
     count: Floats
+
+
+def records(study: Study) -> list[tuple[Path, Record]]:
+    """The finished runs of a study as it is declared now."""
+    found = [(study.place(run), load(study.place(run)), run) for run in study.runs]
+    return [(f, r) for f, r, run in found if r is not None and r.fingerprint == run.fingerprint]
+
+
+def of_part(study: Study, part: Part, runs: Sequence[Run]) -> list[Run]:
+    """The finished runs of a part, in the part's own order of plans."""
+    found = {folder.name: (folder, record) for folder, record in runs}
+    return [found[run.name] for run in study.part(part) if run.name in found]
 
 
 def settings(runs: Sequence[Run]) -> tuple[Setting, ...]:

@@ -29,6 +29,11 @@ def pareto(data: Pareto, plans: Sequence[str]) -> dict[str, Any]:
         {"plan": p.plan, "bytes": p.bytes, "value": shown(data.metric, p.mean), "front": p.front}
         for p in data.points
     ]
+    reach = [
+        {"plan": p.plan, "bytes": p.bytes, "low": shown(data.metric, p.interval[0]),
+         "high": shown(data.metric, p.interval[1])}
+        for p in data.points if p.interval is not None
+    ]  # fmt: skip
     seeds = [
         {"plan": p.plan, "bytes": p.bytes, "value": shown(data.metric, value)}
         for p in data.points
@@ -46,8 +51,8 @@ def pareto(data: Pareto, plans: Sequence[str]) -> dict[str, Any]:
         scale=alt.Scale(zero=False, padding=16),
         axis=alt.Axis(tickCount=6),
     )
-    colour = _plan_colour(plans)
-    base = alt.Chart(_values(points))
+    colour = plan_colour(plans)
+    base = alt.Chart(values_of(points))
     stairs = (
         base.transform_filter("datum.front")
         .mark_line(interpolate="step-after", opacity=0.6, strokeWidth=1.2)
@@ -56,8 +61,14 @@ def pareto(data: Pareto, plans: Sequence[str]) -> dict[str, Any]:
     means = base.mark_point(size=110, filled=True, opacity=1).encode(
         x, y, colour, _plan_shape(plans), tooltip=_tips(data.metric)
     )
-    dots = alt.Chart(_values(seeds)).mark_circle(size=16, opacity=0.55).encode(x, y, colour)
-    return _spec(alt.layer(stairs, dots, means), "Stored bytes against " + data.metric, 320)
+    dots = alt.Chart(values_of(seeds)).mark_circle(size=16, opacity=0.55).encode(x, y, colour)
+    bars = (
+        alt.Chart(values_of(reach))
+        .mark_rule(opacity=0.7)
+        .encode(x, alt.Y("low:Q", title=axis_title(data.metric)), alt.Y2("high:Q"), colour)
+    )
+    layers = (stairs, bars, dots, means) if reach else (stairs, dots, means)
+    return framed(alt.layer(*layers), "Stored bytes against " + data.metric, 320)
 
 
 def curves(data: Curves) -> dict[str, Any]:
@@ -82,26 +93,26 @@ def curves(data: Curves) -> dict[str, Any]:
     reach = limits(data)
     scale = alt.Scale(domain=list(reach), nice=False) if reach else alt.Scale(zero=False)
     x = alt.X("step:Q", axis=alt.Axis(grid=False, tickCount=6))
-    colour = _plan_colour(names, "stroke")
+    colour = line_colour(names)
     y = alt.Y("value:Q", title="training loss", scale=scale, axis=alt.Axis(tickCount=6))
     tips = [alt.Tooltip("plan:N"), alt.Tooltip("step:Q"), alt.Tooltip("value:Q", format=".4f")]
     thin = (
-        alt.Chart(_values(seeds))
+        alt.Chart(values_of(seeds))
         .mark_line(strokeWidth=0.7, opacity=0.35, clip=True)
         .encode(x, y, colour, detail=["plan:N", "run:N"])
     )
     thick = (
-        alt.Chart(_values(means))
+        alt.Chart(values_of(means))
         .mark_line(strokeWidth=2, clip=True)
-        .encode(x, y, colour, _plan_dash(names), tooltip=tips)
+        .encode(x, y, colour, line_dash(names), tooltip=tips)
     )
     hollow = (
-        alt.Chart(_values(selection))
+        alt.Chart(values_of(selection))
         .mark_point(size=45, strokeWidth=1.6, clip=True)
         .encode(x, y, colour, tooltip=tips)
     )
     layers = (thin, thick, hollow) if selection else (thin, thick)
-    return _spec(alt.layer(*layers), "Training loss by step", 320)
+    return framed(alt.layer(*layers), "Training loss by step", 320)
 
 
 def sizes(data: Sequence[Bar]) -> dict[str, Any]:
@@ -115,15 +126,18 @@ def sizes(data: Sequence[Bar]) -> dict[str, Any]:
     present = [role for role in ROLES if any(part["role"] == role for part in parts)]
     hues = [ROLE_COLOURS[ROLES.index(role)] for role in present]
     chart = (
-        alt.Chart(_values(parts))
+        alt.Chart(values_of(parts))
         .mark_bar(height={"band": 0.72})
         .encode(
-            alt.X("sum(bytes):Q", title="stored bytes", axis=_size_axis()),
+            alt.X("sum(bytes):Q", title="stored bytes", axis=bytes_axis()),
             alt.Y(
                 "plan:N", title=None, sort=[bar.plan for bar in data], axis=alt.Axis(ticks=False)
             ),
             alt.Color(
-                "role:N", title=None, scale=alt.Scale(domain=present, range=hues), legend=_legend()
+                "role:N",
+                title=None,
+                scale=alt.Scale(domain=present, range=hues),
+                legend=legend_below(),
             ),
             alt.Order("order:Q"),
             [
@@ -133,18 +147,18 @@ def sizes(data: Sequence[Bar]) -> dict[str, Any]:
             ],
         )
     )
-    return _spec(chart, "Stored bytes by role", 28 * max(1, len(data)))
+    return framed(chart, "Stored bytes by role", 28 * max(1, len(data)))
 
 
-def _values(rows: list[dict[str, Any]]) -> alt.Data:
+def values_of(rows: list[dict[str, Any]]) -> alt.Data:
     return alt.Data(values=rows)
 
 
-def _size_axis() -> alt.Axis:
+def bytes_axis() -> alt.Axis:
     return alt.Axis(labelExpr=_SIZE_LABEL, tickCount=5)
 
 
-def _legend(symbol: str | None = None) -> alt.Legend:
+def legend_below(symbol: str | None = None, title: str | None = None) -> alt.Legend:
     """Below the chart, two columns: what still fits a telephone."""
     look: dict[str, Any] = {"symbolType": symbol} if symbol else {}
     return alt.Legend(
@@ -153,21 +167,27 @@ def _legend(symbol: str | None = None) -> alt.Legend:
         symbolLimit=0,
         symbolOpacity=1,
         labelLimit=140,
-        title=None,
+        title=title,
         **look,
     )
 
 
-def _plan_colour(plans: Sequence[str], symbol: str | None = None) -> alt.Color:
-    return alt.Color("plan:N", scale=alt.Scale(domain=list(plans)), legend=_legend(symbol))
+def plan_colour(plans: Sequence[str], symbol: str | None = None) -> alt.Color:
+    return alt.Color("plan:N", scale=alt.Scale(domain=list(plans)), legend=legend_below(symbol))
 
 
 def _plan_shape(plans: Sequence[str]) -> alt.Shape:
-    return alt.Shape("plan:N", scale=alt.Scale(domain=list(plans)), legend=_legend())
+    return alt.Shape("plan:N", scale=alt.Scale(domain=list(plans)), legend=legend_below())
 
 
-def _plan_dash(plans: Sequence[str]) -> alt.StrokeDash:
-    return alt.StrokeDash("plan:N", scale=alt.Scale(domain=list(plans)), legend=_legend("stroke"))
+def line_colour(plans: Sequence[str]) -> alt.Color:
+    return plan_colour(plans, "stroke")
+
+
+def line_dash(plans: Sequence[str]) -> alt.StrokeDash:
+    return alt.StrokeDash(
+        "plan:N", scale=alt.Scale(domain=list(plans)), legend=legend_below("stroke")
+    )
 
 
 def _tips(metric: str) -> list[alt.Tooltip]:
@@ -179,7 +199,7 @@ def _tips(metric: str) -> list[alt.Tooltip]:
     ]
 
 
-def _spec(chart: Any, description: str, height: int) -> dict[str, Any]:
+def framed(chart: Any, description: str, height: int) -> dict[str, Any]:
     """As wide as the page allows; `description` is what a screen reader says."""
     fitted = chart.properties(
         width="container",

@@ -11,6 +11,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from lowbit.errors import LowbitError, said_by_system
+from lowbit.options import (
+    DeviceOption,
+    OnlyOption,
+    ProfileOption,
+    SeedsOption,
+    SetOption,
+    StudyArgument,
+    seeds_of,
+)
 
 app = typer.Typer(
     name="lowbit",
@@ -21,30 +30,6 @@ app = typer.Typer(
     help="What does low precision cost my fine-tune, and where should I spend my bytes?\n\n"
     "Start with [bold]lowbit run studies/demo[/]: a small study from nothing to a report.",
 )
-
-StudyArgument = Annotated[str, typer.Argument(help="A study's folder, or its study.toml.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Override any key of the study, e.g. --set train.lr=1e-4. May be repeated.",
-    ),
-]
-ProfileOption = Annotated[
-    str | None, typer.Option(help="Use a \\[profile.NAME] of the study; its results lie apart.")
-]
-OnlyOption = Annotated[
-    list[str] | None,
-    typer.Option(help="Only runs whose name, plan, task or model matches this glob. Repeatable."),
-]
-SeedsOption = Annotated[str, typer.Option(help="Other seeds than the study's, e.g. 0,1,2 or 0-5.")]
-DeviceOption = Annotated[
-    Literal["auto", "cpu", "cuda", "mps"] | None,
-    typer.Option(help="Where to run; auto takes CUDA, then MPS, then the CPU."),
-]
-
-MOST_SEEDS = 10_000
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -97,7 +82,7 @@ def run(
     from lowbit import commands
     from lowbit.study import read
 
-    chosen = read(study, settings or (), profile, _seeds(seeds), only or ())
+    chosen = read(study, settings or (), profile, seeds_of(seeds), only or ())
     if dry_run:
         commands.dry_run(chosen, device)
     else:
@@ -138,6 +123,39 @@ def report(study: StudyArgument, settings: SetOption = None, profile: ProfileOpt
 
 @app.command()
 @guarded
+def compare(
+    study: StudyArgument, settings: SetOption = None, profile: ProfileOption = None
+) -> None:
+    """Decide a study's claims from its records: effects, intervals, tests, verdicts.
+
+    Works on what is there, and lists what is missing. Needs no torch.
+    """
+    from lowbit import looking
+    from lowbit.study import read
+
+    looking.compare(read(study, settings or (), profile))
+
+
+@app.command()
+@guarded
+def draw(
+    study: StudyArgument,
+    figure: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this figure: pareto, ranks, memory, curves, ... Repeatable."),
+    ] = None,
+    settings: SetOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Draw a study's figures from its records, as PDF and PNG."""
+    from lowbit import looking
+    from lowbit.study import read
+
+    looking.draw(read(study, settings or (), profile), figure or ())
+
+
+@app.command()
+@guarded
 def adapt(
     model: Annotated[str, typer.Argument(help="A folder, a hub id, assets:NAME or demo:tiny.")],
     task: Annotated[str, typer.Option(help="sst2, wikitext2, dailydialog, demo, FILE.txt, ...")],
@@ -158,7 +176,8 @@ def adapt(
     Settings as in a study: --set train.epochs=1 --set task.limit=2000 --set plan.rank=4
     """
     from lowbit import commands
-    from lowbit.study import Study, single
+    from lowbit.single import single
+    from lowbit.study import Study
 
     spec, execution = single(model, task, plan, seed, settings or ())
     one = Study(out, spec.name, "", (), (spec,), execution, out)
@@ -176,6 +195,10 @@ def evaluate(
     plan: Annotated[
         str, typer.Option(help="A plan's TOML, a format like nf4@64, or a name like Joint-2.")
     ],
+    part: Annotated[
+        Literal["scored", "calibration", "selection"],
+        typer.Option(help="Which part of the task; whoever chooses by it, leaves `scored` alone."),
+    ] = "scored",
     settings: SetOption = None,
     device: DeviceOption = None,
 ) -> None:
@@ -186,10 +209,10 @@ def evaluate(
     from dataclasses import replace
 
     from lowbit import tools
-    from lowbit.study import single
+    from lowbit.single import single
 
     spec, execution = single(model, task, plan, 0, settings or ())
-    tools.evaluate(spec, replace(execution, device=device) if device else execution)
+    tools.evaluate(spec, replace(execution, device=device) if device else execution, part)
 
 
 @app.command()
@@ -210,29 +233,26 @@ def export(
 
 @app.command()
 @guarded
+def freeze(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder.")],
+    to: Annotated[Path, typer.Option(help="The plan's file, ending in .toml.")],
+) -> None:
+    """Write the ranks that a run's schedule found as a plan with fixed ranks.
+
+    Use it with `lowbit adapt --plan`, or in a study: \\[plan.NAME] file = "that.toml".
+    """
+    from lowbit import tools
+
+    tools.freeze(run_folder, to)
+
+
+@app.command()
+@guarded
 def doctor() -> None:
     """What this machine has: devices, the real speed of bf16, memory, optional tools."""
     from lowbit import tools
 
     tools.doctor()
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    """`0,1,2` or `0-5`."""
-    from lowbit.errors import UserError
-
-    found: list[int] = []
-    for part in filter(None, text.split(",")):
-        low, dash, high = part.partition("-")
-        if not low.strip().isdecimal() or (dash and not high.strip().isdecimal()):
-            raise UserError(f"--seeds {text}: expected numbers like 0,1,2 or 0-5")
-        first, last = int(low), int(high or low)
-        if last - first >= MOST_SEEDS:
-            raise UserError(f"--seeds {text}: at most {MOST_SEEDS:,} at once")
-        found += range(first, last + 1)
-    if (text and not found) or len(set(found)) < len(found):
-        raise UserError(f"--seeds {text}: expected each seed once, smaller ones first")
-    return tuple(found)
 
 
 def main() -> None:

@@ -14,10 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from lowbit import solo
+from lowbit.cells import records
 from lowbit.engines.base import Cell, Ending, Order
 from lowbit.engines.process import Failure, call, orphaned, start
 from lowbit.errors import RunError
-from lowbit.looking import check_runs, out, records, report, say
+from lowbit.looking import check_runs, out, report, say
 from lowbit.record import RECORD, Record, check_current, load
 from lowbit.spec import DEMO_MODEL, Execution, RunSpec
 from lowbit.study import Study
@@ -74,7 +75,8 @@ def _todo(study: Study, rerun: bool) -> list[Cell]:
             todo.append(Cell(run, folder))
         else:
             check_current(folder, found, run)
-    return todo
+    # Seed by seed, so that whatever is finished is a balanced set.
+    return sorted(todo, key=lambda cell: cell.run.seed)
 
 
 def _run(todo: list[Cell], order: Order, total: int, kept: int) -> list[Ending]:

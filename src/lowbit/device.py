@@ -47,7 +47,7 @@ def set_up(execution: Execution, compute: str) -> tuple[torch.device, str]:
     device = resolve_device(execution.device)
     if execution.threads:
         torch.set_num_threads(execution.threads)
-    heap.keep()
+    (heap.spare if execution.sparing else heap.keep)()
     if execution.decoder == "bitsandbytes":
         bitsandbytes.library()  # an error now rather than in the first product
     declared = execution.measured or compute if compute == "auto" else compute
@@ -132,12 +132,18 @@ class PeakMemory:
     def start(self) -> None:
         """Take what is held now for idle, and forget the peak so far."""
         if self.device.type == "cuda":
-            self.idle = torch.cuda.memory_allocated(self.device)
+            self.idle = self.held()
             torch.cuda.reset_peak_memory_stats(self.device)
             return
-        self.idle = psutil.Process().memory_info().rss
+        self.idle = self.held()
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
+
+    def held(self) -> int:
+        """Bytes held now."""
+        if self.device.type == "cuda":
+            return torch.cuda.memory_allocated(self.device)
+        return int(psutil.Process().memory_info().rss)
 
     def peak(self) -> int:
         if self.device.type == "cuda":

@@ -58,11 +58,11 @@ class Compared:
     gap: Gap
 
 
-def compared(spec: RunSpec, execution: Execution) -> Compared:
-    """The plan's model and the 16-bit one on the scored part, neither of them trained."""
-    found = evaluated(spec, execution)
+def compared(spec: RunSpec, execution: Execution, part: str = "scored") -> Compared:
+    """The plan's model and the 16-bit one on a part, neither of them trained."""
+    found = evaluated(spec, execution, part)
     plain = replace(spec.plan, format="bf16", embedding="bf16", rule=())
-    sixteen = evaluated(replace(spec, plan=plain), execution)
+    sixteen = evaluated(replace(spec, plan=plain), execution, part)
     pair = (found.sums, found.counts, sixteen.sums, sixteen.counts)
     return Compared(found, sixteen, paired_gap(*pair, found.documents, np.random.default_rng(0)))
 

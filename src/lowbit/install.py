@@ -111,7 +111,11 @@ def _layer(
         kind = Adapter if settings.plan.schedule.kind == "fixed" else SvdAdapter
         seed = generator(settings.seed, site.name)
         adapter = kind(
-            choice.rank, site.shape, settings.plan.alpha, settings.plan.dropout, seed
+            choice.rank,
+            site.shape,
+            settings.plan.alpha_at(choice.rank),
+            settings.plan.dropout,
+            seed,
         ).to(frozen.codes.device)
         if settings.plan.init == "residual":
             start_from_residual(adapter, _weight(module).float() - frozen.weight(torch.float32))

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lowbit.cells import records
 from lowbit.engines.process import call
 from lowbit.errors import RunError
-from lowbit.record import CHECKPOINT, RECORD, Record, check_current, load
+from lowbit.files import to_json, write_atomic
+from lowbit.record import CHECKPOINT, RECORD, check_current, load
 from lowbit.spec import DEMO_MODEL, Execution, RunSpec
 from lowbit.study import Study
+from lowbit.verdicts import Verdicts
 
 
 def out() -> Console:
@@ -23,12 +30,6 @@ def out() -> Console:
 def say(text: str, style: str = "") -> None:
     """A line as it is: what looks like markup in a name is no markup."""
     out().print(Text(text, style), highlight=False, soft_wrap=True)
-
-
-def records(study: Study) -> list[tuple[Path, Record]]:
-    """The finished runs of a study as it is declared now."""
-    found = [(study.place(run), load(study.place(run)), run) for run in study.runs]
-    return [(f, r) for f, r, run in found if r is not None and r.fingerprint == run.fingerprint]
 
 
 def report(study: Study) -> None:
@@ -43,13 +44,75 @@ def report(study: Study) -> None:
         raise RunError(f"{study.results} holds {what}: lowbit run {study.folder}")
     console = out()
     console.print(render(rows(runs), min(console.width, 120)))
-    claims = [f"{c.text} ({c.test})" if c.test else c.text for c in study.claims]
-    name = study.results.name.removeprefix("results").lstrip("-")
-    folder = study.folder / f"profile-{name}" if name else study.folder
-    command = f"lowbit report {study.folder.name}"
-    written = page.write(folder, study.title, study.hypothesis, claims, runs, command)
+    contents = page.contents(study, f"lowbit report {study.folder.name}")
+    written = page.write(_reports(study), contents)
     say(f"figures  {written.parent / 'figures'}")
     say(f"report   {written}")
+
+
+def compare(study: Study) -> None:
+    """Claims and questions, decided from the records; the same in compare.md and compare.json."""
+    from lowbit import sayings
+    from lowbit.verdicts import judge
+
+    found = judge(study)
+    if len(found.missing) == len(study.runs):
+        raise RunError(f"{study.results} holds no finished run: lowbit run {study.folder}")
+    for heading, findings in (
+        (f"Claims, at {found.alpha:g} shared by Holm's rule", found.claims),
+        ("Questions: exploratory, not corrected", found.questions),
+    ):
+        if findings:
+            say(f"\n{heading}", style="bold")
+        for finding in findings:
+            say(f"\n{finding.claim.text}: {finding.state.upper()}")
+            for line in (sayings.asked(finding), sayings.effect(finding), sayings.beside(finding)):
+                wrapped(line)
+    if found.missing:
+        say(f"\n{len(found.missing)} of {len(study.runs)} runs are missing:")
+        wrapped(", ".join(found.missing))
+    folder = _reports(study)
+    write_atomic(folder / "compare.md", sayings.to_markdown(found).encode())
+    write_atomic(folder / "compare.json", (to_json(_plain(found)) + "\n").encode())
+    say(f"\nwritten  {folder / 'compare.md'}, compare.json")
+
+
+def wrapped(text: str) -> None:
+    """Indented, at the terminal's width."""
+    if text:
+        width = max(40, min(out().width, 100))
+        say(textwrap.fill(text, width, initial_indent="  ", subsequent_indent="  "))
+
+
+def _plain(found: Verdicts) -> dict[str, Any]:
+    """Findings as JSON has them, intervals included."""
+    body = asdict(found)
+    pairs = zip(
+        (*body["claims"], *body["questions"]), (*found.claims, *found.questions), strict=True
+    )
+    for finding, one in pairs:
+        if one.gain is not None:
+            finding["gain"] |= {"low": one.gain.low, "high": one.gain.high}
+            finding["gain"]["df"] = one.gain.df if math.isfinite(one.gain.df) else None
+    return body
+
+
+def draw(study: Study, only: Sequence[str]) -> None:
+    """Every figure of every part, as PDF and PNG."""
+    from lowbit import drawing
+
+    written = drawing.draw(drawing.shown(study), _reports(study) / "figures", only)
+    if not written:
+        raise RunError(f"{study.results} holds no finished run: lowbit run {study.folder}")
+    for path in written:
+        if path.suffix == ".png":
+            say(f"figure   {path}")
+
+
+def _reports(study: Study) -> Path:
+    """Where a study's report lies; a profile's beside it."""
+    name = study.results.name.removeprefix("results").lstrip("-")
+    return (study.folder / f"profile-{name}" if name else study.folder) / "report"
 
 
 def status(study: Study) -> None:

@@ -69,7 +69,7 @@ class HeadLoss(torch.autograd.Function):
 
 def token_losses(model: nn.Module, batch: Batch) -> Tensor:
     """Loss of every token that counts, example after example."""
-    hidden, _ = _hidden(model, batch)
+    hidden, _ = hidden_of(model, batch)
     target = batch.target
     if sum(batch.labels) < len(target):
         counts = target != IGNORED
@@ -82,12 +82,12 @@ def token_losses(model: nn.Module, batch: Batch) -> Tensor:
 
 def class_logits(model: nn.Module, batch: Batch) -> Tensor:
     """(examples, classes) in fp32."""
-    hidden, segments = _hidden(model, batch)
+    hidden, segments = hidden_of(model, batch)
     family = family_of(model.config.model_type)  # type: ignore[union-attr, arg-type]
     return family.classify(model, hidden, segments).float()
 
 
-def _hidden(model: nn.Module, batch: Batch) -> tuple[Tensor, Segments]:
+def hidden_of(model: nn.Module, batch: Batch) -> tuple[Tensor, Segments]:
     attention.use(model)
     segments = Segments(batch.lengths, batch.ids.device)
     body: nn.Module = model.base_model  # type: ignore[assignment]

@@ -41,22 +41,28 @@ class Probe:
     steps: int
     step_s: float
     peak_bytes: int
+    weights_bytes: int
+    """Of the peak: the model as it is stored."""
+    data_bytes: int
+    """Beside the peak: the tokenised data."""
     tokens_per_s: float
     total_s: float
+    cpu_s: float
+    gpu_s: float
     compute: str
     device: str
 
 
 def probe(spec: RunSpec, execution: Execution) -> Probe:
     """Ten steps and a little evaluation; nothing is written."""
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     device, compute = machine.set_up(execution, spec.train.compute)
     memory = PeakMemory(device)
     start = prepare_run(spec)
     # The tokenised data stays, whatever was needed to make it; it is no part of a run's memory.
     memory.start()
     made = install_run(spec, start, execution, device, compute)
-    loaded = time.perf_counter()
+    loaded, weights = time.perf_counter(), memory.held() - memory.idle
     kind, train = start.task.kind, start.data.parts["train"]
     few = start.data.parts["selection"][: EVALUATED * spec.train.eval_batch]
     pace = _pace(spec, start, made, device, few[:1])
@@ -71,14 +77,22 @@ def probe(spec: RunSpec, execution: Execution) -> Probe:
     a_step = sum(len(e.ids) for e in train) / steps_per_epoch(train, spec.train)
     step_s = a_step / pace.tokens_per_s
     evaluated = _evaluated_tokens(spec, start, steps)
+    total = loaded - began + steps * step_s + evaluated * per_token
+    busy = (time.process_time() - cpu) / (time.perf_counter() - began)
     return Probe(
         stored=made.count.stored,
         share=made.count.share,
         steps=steps,
         step_s=step_s,
         peak_bytes=max(0, memory.peak() - memory.idle),
+        weights_bytes=max(0, weights),
+        data_bytes=sum(
+            e.ids.nbytes + e.target.nbytes for part in start.data.parts.values() for e in part
+        ),
         tokens_per_s=round(pace.tokens_per_s, 1),
-        total_s=loaded - began + steps * step_s + evaluated * per_token,
+        total_s=total,
+        cpu_s=total * busy,
+        gpu_s=0.0 if device.type == "cpu" else total - (loaded - began),
         compute=compute,
         device=device.type,
     )
@@ -110,7 +124,7 @@ def _pace(
         train=replace(spec.train, steps=steps, epochs=steps),
         seed=spec.seed,
         device=device,
-        hooks=hooks_of(spec.plan, made.model),
+        hooks=hooks_of(spec.plan, made.model, made.sites),
         watcher=lambda _, __, tokens, ___: marks.append((time.perf_counter(), tokens)),
     )
     adapt(made.model, {"train": start.data.parts["train"], "selection": selection}, setting)

@@ -5,8 +5,10 @@ Shared by everything that needs a model as a run would have it: runs themselves,
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -150,11 +152,24 @@ def plan_sites(plan: Plan, checkpoint: Checkpoint, kind: losses.Kind, labels: in
     return Installed(model, sites, choices, count, (other, other_bytes))
 
 
-def hooks_of(plan: Plan, model: nn.Module) -> Hooks:
+def hooks_of(plan: Plan, model: nn.Module, sites: Sequence[Site]) -> Hooks:
+    """The plan's rank schedule, and the gradient's norm of every depth in the log."""
+    look = partial(gradient_norms, model, sites)
     if plan.schedule.kind == "fixed":
-        return Hooks()
+        return Hooks(look=look)
     found = {n: a for n, a in adapters(model).items() if isinstance(a, SvdAdapter)}
-    return rank_hooks(plan.schedule, found)
+    return replace(rank_hooks(plan.schedule, found), look=look)
+
+
+def gradient_norms(model: nn.Module, sites: Sequence[Site]) -> dict[str, dict[str, float]]:
+    """Norm of what is trained, by depth of its site; what lies in no block by its role."""
+    squares: dict[str, float] = {}
+    for site in sites:
+        key = site.role if site.depth is None else str(site.depth)
+        for parameter in model.get_submodule(site.name).parameters():
+            if parameter.grad is not None:
+                squares[key] = squares.get(key, 0.0) + float(parameter.grad.square().sum())
+    return {"grad_norms": {key: math.sqrt(square) for key, square in squares.items()}}
 
 
 def weights_digest(checkpoint: Checkpoint) -> str:

@@ -123,7 +123,9 @@ class Record:
 
     @property
     def task(self) -> str:
-        return str(self.spec["task"]["name"])
+        """Its name, and its cut's where it has one."""
+        task = self.spec["task"]
+        return f"{task['name']} ({task['tag']})" if task.get("tag") else str(task["name"])
 
     @property
     def plan(self) -> str:

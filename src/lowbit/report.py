@@ -10,7 +10,6 @@ a paper, and the table as Markdown and CSV. The same records give the same bytes
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -21,17 +20,21 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lowbit import charts, figures
-from lowbit.cells import Run, Setting, settings
-from lowbit.figures import curves, pareto, sizes
+from lowbit import drawing, sayings
+from lowbit.appendix import appendices, logs
+from lowbit.cells import Run, Setting, of_part, records, settings
 from lowbit.figures.look import megabytes
 from lowbit.files import write_atomic
+from lowbit.page_charts import charts_of
 from lowbit.quant.formats import bits_of, parse
 from lowbit.record import Record, SiteRecord
 from lowbit.rows import Row, rows
+from lowbit.study import Study
+from lowbit.studyfile import MAIN, Part
 from lowbit.table import footnotes, sheets, to_csv, to_markdown
+from lowbit.verdicts import Verdicts, judge
 
-FOLDER, PAGE = "report", "index.html"
+PAGE = "index.html"
 
 
 @dataclass(frozen=True)
@@ -43,96 +46,88 @@ class Bitmap:
     cells: tuple[tuple[SiteRecord | None, ...], ...]
 
 
-def write(
-    folder: Path,
-    title: str,
-    hypothesis: str,
-    claims: Sequence[str],
-    runs: Sequence[Run],
-    generated_by: str,
-) -> Path:
-    """Write `report/` into the study's folder; returns the page's path."""
-    target, groups, table = folder / FOLDER, settings(runs), rows(runs)
-    for i, setting in enumerate(groups):
-        suffix = "" if len(groups) == 1 else f"-{i + 1}-{_slug(setting)}"
-        _figures(setting, target / "figures", suffix)
-    write_atomic(target / "table.md", to_markdown(table).encode())
-    write_atomic(target / "table.csv", to_csv(table).encode())
-    text = page(title, hypothesis, claims, runs, table, generated_by)
-    write_atomic(target / PAGE, text.encode())
-    return target / PAGE
+@dataclass(frozen=True)
+class Contents:
+    """What a report is made of: parts with their finished runs, and what was decided."""
+
+    title: str
+    hypothesis: str
+    generated_by: str
+    parts: tuple[tuple[Part, tuple[Run, ...]], ...]
+    verdicts: Verdicts | None = None
+
+    @property
+    def runs(self) -> list[Run]:
+        """Every run once."""
+        found = {folder: (folder, record) for _, runs in self.parts for folder, record in runs}
+        return list(found.values())
+
+    @property
+    def shown(self) -> list[tuple[Part, Setting]]:
+        return [(part, setting) for part, runs in self.parts for setting in settings(runs)]
 
 
-def page(
-    title: str,
-    hypothesis: str,
-    claims: Sequence[str],
-    runs: Sequence[Run],
-    table: Sequence[Row],
-    generated_by: str,
-) -> str:
-    """The HTML file's text; `table` is `rows(runs)`."""
-    groups, records = settings(runs), [record for _, record in runs]
-    parts = zip(groups, sheets(table), _notes(table, groups), strict=True)
+def contents(study: Study, generated_by: str) -> Contents:
+    """Of a study, from its records."""
+    runs = records(study)
+    parts = tuple((part, tuple(of_part(study, part, runs))) for part in drawing.parts_of(study))
+    judged = judge(study) if study.claims or study.questions else None
+    return Contents(study.title, study.hypothesis, generated_by, parts, judged)
+
+
+def write(folder: Path, made: Contents) -> Path:
+    """Write the page, the figures and the tables into a folder; returns the page's path."""
+    drawing.draw(made.shown, folder / "figures")
+    tables = [(part, rows(runs)) for part, runs in made.parts if runs]
+    several = len(tables) > 1
+    text = "\n".join(
+        (f"## {part.title}\n\n" if several else "") + to_markdown(table) for part, table in tables
+    )
+    write_atomic(folder / "table.md", text.encode())
+    write_atomic(folder / "table.csv", to_csv([row for _, t in tables for row in t]).encode())
+    for name, (markdown, sheet) in appendices(made.shown).items():
+        write_atomic(folder / f"{name}.md", markdown.encode())
+        write_atomic(folder / f"{name}.csv", sheet.encode())
+    write_atomic(folder / "logs.csv", logs(made.runs).encode())
+    write_atomic(folder / PAGE, page(made).encode())
+    return folder / PAGE
+
+
+def page(made: Contents) -> str:
+    """The HTML file's text."""
+    found = [record for _, record in made.runs]
     template = _environment().get_template("report.html.j2")
     return template.render(
-        title=title,
-        hypothesis=hypothesis,
-        claims=list(claims),
-        generated_by=generated_by,
-        sections=[
-            {"sheet": sheet, "notes": notes, "charts": _charts(s), "bitmap": bitmap(s)}
-            for s, sheet, notes in parts
-        ],
-        records=records,
-        notes=list(dict.fromkeys(note for record in records for note in record.facts.notes)),
-        versions=versions(records),
+        title=made.title,
+        hypothesis=made.hypothesis,
+        generated_by=made.generated_by,
+        verdicts=made.verdicts,
+        sections=[section for part, runs in made.parts for section in _sections(part, runs)],
+        records=found,
+        notes=list(dict.fromkeys(note for record in found for note in record.facts.notes)),
+        versions=versions(found),
         runtime=Markup(runtime()),
     )
+
+
+def _sections(part: Part, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One for each setting of a part."""
+    table, groups = rows(runs), settings(runs)
+    return [
+        {
+            "part": "" if part.name == MAIN else part.title,
+            "sheet": sheet,
+            "notes": notes,
+            "charts": charts_of(part, setting),
+            "bitmap": bitmap(setting),
+        }
+        for setting, sheet, notes in zip(groups, sheets(table), _notes(table, groups), strict=True)
+    ]
 
 
 def _notes(table: Sequence[Row], groups: Sequence[Setting]) -> list[list[str]]:
     """The footnotes of each setting."""
     return [footnotes([r for r in table if (r.model, r.task) == (s.model, s.task)]) for s in groups]
-
-
-def _figures(setting: Setting, folder: Path, suffix: str) -> None:
-    figures.save("pareto", pareto.data(setting), folder, f"pareto{suffix}")
-    figures.save("curves", curves.data(setting), folder, f"curves{suffix}")
-    figures.save("bytes", sizes.data(setting), folder, f"bytes{suffix}")
-
-
-def _slug(setting: Setting) -> str:
-    """The last parts of the model's and the task's names, as a file's name may have them."""
-    parts = (re.split(r"[/\\:]", name.rstrip("/\\"))[-1] for name in (setting.model, setting.task))
-    return "-".join(re.sub(r"[^A-Za-z0-9._-]+", "_", part) for part in parts)
-
-
-def _charts(setting: Setting) -> list[dict[str, Any]]:
-    """Each chart with its heading and what to see in it."""
-    history = curves.data(setting)
-    selection = " Circles: the selection split." if history.alike else ""
-    points, plans = pareto.data(setting), [cell.plan for cell in setting.cells]
-    lost = f" Diverged, no score: {', '.join(points.diverged)}." if points.diverged else ""
-    wanted = "Lower" if setting.better == "lower" else "Higher"
-    return [
-        {
-            "heading": "What the bytes buy",
-            "caption": f"{wanted} and further left is better. Small dots are seeds; the stairs "
-            f"join the plans that no other plan beats in both.{lost}",
-            "spec": charts.pareto(points, plans) if points.points else None,
-        },
-        {
-            "heading": "How training went",
-            "caption": "Thick: mean over seeds. Thin: single seeds." + selection,
-            "spec": charts.curves(history),
-        },
-        {
-            "heading": "Where the bytes are",
-            "caption": "Stored bytes by role; adapters are kept in 32 bits.",
-            "spec": charts.sizes(sizes.data(setting)),
-        },
-    ]
 
 
 def bitmap(setting: Setting) -> Bitmap:
@@ -205,5 +200,12 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(embed=embed, size=megabytes, bits=bits, shade=shade)
+    environment.filters.update(
+        embed=embed,
+        size=megabytes,
+        bits=bits,
+        shade=shade,
+        effect=sayings.effect,
+        beside=sayings.beside,
+    )
     return environment

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 from lowbit import solo
 from lowbit.cells import Cell, Comparison, Run, Setting, baseline, compare, settings
-from lowbit.record import Cost, Record
 from lowbit.stats import Gap, Spread, mean_and_spread
+from lowbit.verdicts import winner
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,8 @@ class Row:
     shared: bool
     done: int
     diverged: int
+    best: bool = False
+    """Better than every other plan of its setting, as far as the statistics can say."""
 
     @property
     def gap(self) -> Gap | None:
@@ -42,17 +43,18 @@ class Row:
 def rows(runs: Sequence[Run]) -> list[Row]:
     """One Row per (model, task, plan), in the order in which they are given."""
     return [
-        _row(setting, cell, baseline(setting))
+        _row(setting, cell, baseline(setting), best)
         for setting in settings(runs)
+        for best in (winner(setting),)
         for cell in setting.cells
     ]
 
 
-def _row(setting: Setting, cell: Cell, reference: Cell | None) -> Row:
+def _row(setting: Setting, cell: Cell, reference: Cell | None, best: str | None) -> Row:
     records, done = cell.records, [record for _, record in cell.done.values()]
     metric = setting.metric
     perplexities = [r.metrics["perplexity"] for r in done if "perplexity" in r.metrics]
-    costs = [_alone(folder, record) for folder, record in cell.done.values() or cell.runs]
+    costs = [solo.alone(folder, record) for folder, record in cell.done.values() or cell.runs]
     alone = reference is None or reference is cell
     return Row(
         model=setting.model,
@@ -71,19 +73,7 @@ def _row(setting: Setting, cell: Cell, reference: Cell | None) -> Row:
         shared=any(cost.timed == "shared" for cost in costs),
         done=len(done),
         diverged=len(records) - len(done),
-    )
-
-
-def _alone(folder: Path, record: Record) -> Cost:
-    """A run's cost; where it shared the machine, memory and speed of its pass alone."""
-    known = solo.read(folder, record) if record.cost.timed == "shared" else None
-    if known is None:
-        return record.cost
-    return replace(
-        record.cost,
-        peak_bytes=known.peak_bytes,
-        tokens_per_s=known.tokens_per_s,
-        timed="alone",
+        best=cell.plan == best,
     )
 
 

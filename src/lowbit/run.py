@@ -64,7 +64,7 @@ def run(
         fingerprint=resumable(spec, facts),
         log=folder / LOG,
         checkpoint=folder / CHECKPOINT,
-        hooks=hooks_of(spec.plan, made.model),
+        hooks=hooks_of(spec.plan, made.model, made.sites),
         watcher=watcher,
         checkpoint_every=_checkpoint_every(),
     )

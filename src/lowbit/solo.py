@@ -8,12 +8,12 @@ memory and speed from there. `results/solo/CONFIGURATION.json`; no torch here.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from lowbit.files import to_json, write_atomic
-from lowbit.record import Record
+from lowbit.record import Cost, Record
 from lowbit.spec import RunSpec
 
 FOLDER = "solo"
@@ -25,6 +25,16 @@ class Found(Protocol):
     @property
     def peak_bytes(self) -> int: ...
     @property
+    def weights_bytes(self) -> int: ...
+    @property
+    def data_bytes(self) -> int: ...
+    @property
+    def total_s(self) -> float: ...
+    @property
+    def cpu_s(self) -> float: ...
+    @property
+    def gpu_s(self) -> float: ...
+    @property
     def tokens_per_s(self) -> float: ...
     @property
     def step_s(self) -> float: ...
@@ -34,9 +44,18 @@ class Found(Protocol):
 
 @dataclass(frozen=True)
 class Solo:
-    """Cost of one configuration alone; `declared` is what it was measured for."""
+    """Cost of one configuration alone; `declared` is what it was measured for.
+
+    Of the peak, `weights_bytes` are the stored model; the tokenised data lies beside it. `total_s`,
+    `cpu_s` and `gpu_s` are what a whole run would take at this pace.
+    """
 
     peak_bytes: int
+    weights_bytes: int
+    data_bytes: int
+    total_s: float
+    cpu_s: float
+    gpu_s: float
     tokens_per_s: float
     step_s: float
     compute: str
@@ -56,6 +75,11 @@ def path_of(folder: Path, seed: int) -> Path:
 def write(folder: Path, run: RunSpec, found: Found) -> None:
     known = Solo(
         found.peak_bytes,
+        found.weights_bytes,
+        found.data_bytes,
+        round(found.total_s, 1),
+        round(found.cpu_s, 1),
+        round(found.gpu_s, 1),
         found.tokens_per_s,
         found.step_s,
         found.compute,
@@ -74,6 +98,19 @@ def read(folder: Path, record: Record) -> Solo | None:
         return None
     same = found.declared == _declared(record.spec) and found.compute == record.facts.compute
     return found if same else None
+
+
+def alone(folder: Path, record: Record) -> Cost:
+    """A run's cost; where it shared the machine, memory and speed of its pass alone."""
+    known = read(folder, record) if record.cost.timed == "shared" else None
+    if known is None:
+        return record.cost
+    return replace(
+        record.cost,
+        peak_bytes=known.peak_bytes,
+        tokens_per_s=known.tokens_per_s,
+        timed="alone",
+    )
 
 
 def _declared(spec: dict[str, Any]) -> dict[str, Any]:

@@ -76,13 +76,13 @@ class Rule:
     """Sets the format, rank or base of every site it matches. Later rules win.
 
     All given conditions must hold; `depth` counts blocks, negative from the end; `name` is a
-    glob over site names and aliases.
+    glob over site names and aliases, or several of which one must match.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
     role: Role | None = None
     depth: tuple[int, ...] = ()
-    name: str | None = None
+    name: str | tuple[str, ...] | None = None
     format: str | None = None
     rank: int | None = None
     base: Base | None = None
@@ -127,6 +127,7 @@ class Plan:
 
     `format` and `rank` are for the block matrices; `embedding` is for embeddings and heads (None:
     `format` where that has 8 bits or more, else `int8@row`), whose rank is 0.
+    An adapter's delta is scaled by alpha / rank; `alpha = "2r"` scales by two whatever the rank.
     `init`: adapters start at zero, or at the best approximation of what quantisation took away.
     """
 
@@ -135,15 +136,21 @@ class Plan:
     format: str = "bf16"
     embedding: str | None = None
     rank: int = 8
-    alpha: float = 16.0
+    alpha: float | Literal["2r"] = 16.0
     dropout: float = 0.0
     init: Literal["zero", "residual"] = "zero"
     rule: tuple[Rule, ...] = ()
     schedule: RankSchedule = field(default_factory=RankSchedule)
 
     def __post_init__(self) -> None:
-        bounds = {"rank": _FROM_0, "alpha": Bounds(0, above=True), "dropout": _BELOW_ONE}
+        bounds = {"rank": _FROM_0, "dropout": _BELOW_ONE}
+        if self.alpha != "2r":
+            bounds["alpha"] = Bounds(0, above=True)
         check_bounds("plan", self, bounds)
+
+    def alpha_at(self, rank: int) -> float:
+        """Of an adapter of this rank."""
+        return 2.0 * rank if self.alpha == "2r" else float(self.alpha)
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,8 @@ class TaskSpec:
     """Which data, cut how. `name` is a task's name or a .txt or .jsonl file.
 
     `limit` keeps the first so many training examples (0: all) and `scored_limit` likewise of the
-    scored split; `text`, `sentence` and `label` are the fields of a JSONL file.
+    scored split; `text`, `sentence` and `label` are the fields of a JSONL file. `tag` tells cuts
+    of the same data apart: it joins the names of runs, and tables keep them apart.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -162,10 +170,16 @@ class TaskSpec:
     text: str = "text"
     sentence: str = "sentence"
     label: str = "label"
+    tag: str = ""
 
     def __post_init__(self) -> None:
         bounds = {"window": _FROM_1, "limit": _FROM_0, "scored_limit": _FROM_0}
         check_bounds("task", self, bounds)
+
+    @property
+    def called(self) -> str:
+        """How tables and claims call it: its name, and its cut's where it has one."""
+        return f"{self.name} ({self.tag})" if self.tag else self.name
 
 
 @dataclass(frozen=True)
@@ -208,7 +222,8 @@ class Execution:
 
     `residency`: decoded copies are kept by those who have the memory; the bits are the same.
     `checkpointing` computes activations twice instead of keeping them: less memory, a third more
-    time. `compile` fuses small operations, where a compiler is found. `decoder`: whose kernel
+    time. `sparing` hands freed memory back to the system at once: less still, and slower again.
+    `compile` fuses small operations, where a compiler is found. `decoder`: whose kernel
     decodes nf4 matrices. `measured`: what `compute = "auto"` was measured to mean, once a command.
     """
 
@@ -217,6 +232,7 @@ class Execution:
     threads: int = 0
     residency: Literal["packed", "decoded"] = "packed"
     checkpointing: bool = False
+    sparing: bool = False
     compile: bool = False
     decoder: Literal["own", "bitsandbytes"] = "own"
     measured: Literal["", "fp32", "bf16"] = ""
@@ -225,7 +241,7 @@ class Execution:
         check_bounds("execution", self, {"threads": _FROM_0})
 
 
-_LATER = (("train", "token_budget", 0),)
+_LATER = (("train", "token_budget", 0), ("task", "tag", ""))
 """Settings that came after records were kept: declared only where they are used, so that what was
 run before them still is what is declared."""
 
@@ -259,7 +275,8 @@ class RunSpec:
     @property
     def name(self) -> str:
         """A folder's name that a person can say: model-task-plan-seed."""
-        parts = [_short(self.model), _short(self.task.name), self.plan.name, f"seed{self.seed}"]
+        task = "_".join(filter(None, (_short(self.task.name), self.task.tag)))
+        parts = [_short(self.model), task, self.plan.name, f"seed{self.seed}"]
         return "-".join("".join(c if c.isalnum() or c in "@+._" else "_" for c in p) for p in parts)
 
 

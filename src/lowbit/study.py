@@ -1,4 +1,4 @@
-"""A study: a hypothesis first, at most five claims, then a matrix of runs.
+"""A study: a hypothesis first, at most five claims, then its runs.
 
 `studies/NAME/study.toml`:
 
@@ -6,11 +6,15 @@
     seeds = [0, 1]           plans = ["bf16", "nf4@64+dq", "mixed"]
     [[workload]]             model and task, with their own [workload.train] where they differ
     [train] [task]           settings of every run
-    [plan.mixed]             plans of the study's own (others: a format, a named configuration)
+    [plan.mixed]             plans of the study's own (others: a format, a named configuration);
+                             file = "x.toml" reads one that lies beside the study
     [execution]              device, threads, residency: how, not what
     [profile.quick]          "a.b" = value: overrides for `--profile quick`, with results apart
+    [[claim]] [[question]]   one plan against another: decided, or only looked into (claims.py)
+    [[part]]                 another matrix: name, title, plans, tasks, seeds
 
-The matrix is workloads x plans x seeds. Commands take the folder or the file. No torch.
+The matrix is workloads x plans x seeds (`tasks` keeps some of the workloads to the parts).
+Commands take the folder or the file. No torch.
 """
 
 from __future__ import annotations
@@ -18,62 +22,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import product
 from pathlib import Path
-from typing import Any, ClassVar
 
+from lowbit.claims import Claim, check_claims
 from lowbit.config import Raw, at, check, lay, override, put, read_toml
-from lowbit.errors import BadValueError, UserError, nearest
+from lowbit.errors import UserError, nearest
 from lowbit.plan.named import named
-from lowbit.quant.formats import parse
-from lowbit.spec import SEEDS, STRICT, Execution, Plan, RunSpec, TaskSpec, TrainSpec
-
-MOST_CLAIMS = 5
-SINGLE = ("train", "task", "plan", "execution")
-"""What `--set` may change of a single run."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One primary claim, and the test that will decide it."""
-
-    __pydantic_config__: ClassVar[Any] = STRICT
-    text: str
-    test: str = ""
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What the plans are compared on."""
-
-    __pydantic_config__: ClassVar[Any] = STRICT
-    model: str
-    task: TaskSpec
-    train: TrainSpec = field(default_factory=TrainSpec)
-
-
-@dataclass(frozen=True)
-class StudyFile:
-    """A study as written."""
-
-    __pydantic_config__: ClassVar[Any] = STRICT
-    title: str
-    hypothesis: str
-    plans: tuple[str, ...]
-    workload: tuple[Workload, ...]
-    seeds: tuple[int, ...] = (0,)
-    claim: tuple[Claim, ...] = ()
-    train: TrainSpec = field(default_factory=TrainSpec)
-    task: dict[str, Any] = field(default_factory=dict)
-    plan: dict[str, Plan] = field(default_factory=dict)
-    execution: Execution = field(default_factory=Execution)
-    profile: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for seed in self.seeds:
-            if not SEEDS.holds(seed):
-                raise BadValueError("study", "seeds", seed, str(SEEDS))
+from lowbit.plan.reading import check_formats
+from lowbit.spec import Execution, RunSpec, TaskSpec, TrainSpec
+from lowbit.studyfile import MAIN, Part, StudyFile
 
 
 @dataclass(frozen=True)
@@ -87,9 +47,21 @@ class Study:
     runs: tuple[RunSpec, ...]
     execution: Execution
     results: Path
+    questions: tuple[Claim, ...] = ()
+    parts: tuple[Part, ...] = ()
+    alpha: float = 0.05
 
     def place(self, run: RunSpec) -> Path:
         return self.results / run.name
+
+    def part(self, part: Part) -> tuple[RunSpec, ...]:
+        """The runs of a part, in its own order of plans."""
+        return tuple(
+            run
+            for plan in part.plans
+            for run in self.runs
+            if run.plan.name == plan and run.task.called in part.tasks and run.seed in part.seeds
+        )
 
 
 def locate(reference: str) -> Path:
@@ -117,6 +89,8 @@ def read(
     written = _normal(read_toml(path), path)
     _validate(written, path)
     raw = deepcopy(written)
+    if profile == written.get("default_profile"):
+        profile = None
     if profile is not None:
         _lay_profile(raw, profile)
     check(StudyFile, _normal(raw, path), None)  # a profile may have written anything
@@ -125,15 +99,19 @@ def read(
     changed = raw != written
     parsed = _validate(raw, None if changed else path)
     _no_new_plans(raw, known)
-    runs = _matrix(raw, parsed, tuple(seeds) or parsed.seeds)
+    parts = _parts(parsed, tuple(seeds))
+    runs = _matrix(raw, parsed, parts)
     return Study(
         folder=path.parent,
         title=parsed.title,
         hypothesis=_paragraphs(parsed.hypothesis),
         claims=parsed.claim,
-        runs=_chosen(runs, only),
+        runs=_chosen(runs, parts, only),
         execution=parsed.execution,
         results=path.parent / ("results" if profile is None else f"results-{profile}"),
+        questions=parsed.question,
+        parts=parts,
+        alpha=parsed.alpha,
     )
 
 
@@ -153,8 +131,18 @@ def _normal(raw: Raw, path: Path) -> Raw:
     plans = raw.get("plan")
     if isinstance(plans, dict):
         for name, plan in plans.items():
-            plans[name] = lay(_start(name), plan) if isinstance(plan, dict) else plan
+            plans[name] = _filled(name, plan, path) if isinstance(plan, dict) else plan
     return raw
+
+
+def _filled(name: str, plan: Raw, path: Path) -> Raw:
+    """A plan's table over the plan that its name stands for, or over the file that it names."""
+    rest = {key: value for key, value in plan.items() if key != "file"}
+    if "file" not in plan:
+        return lay(_start(name), rest)
+    if not isinstance(plan["file"], str):
+        raise UserError(f"{at(path, 'plan', name, 'file')}file should be a path beside the study")
+    return lay({"name": name, **read_toml(path.parent / plan["file"])}, rest)
 
 
 def _start(name: str) -> Raw:
@@ -198,27 +186,73 @@ def _validate(raw: Raw, path: Path | None) -> StudyFile:
             named(name, parsed.plan)
         except UserError as error:
             raise UserError(f"{at(path, 'plans')}{error}") from None
-    if len(parsed.claim) > MOST_CLAIMS:
-        raise UserError(f"{where}: {len(parsed.claim)} claims; a study has at most {MOST_CLAIMS}")
+    _check_parts(parsed, path)
+    plans = tuple(dict.fromkeys(plan for part in parsed.matrices() for plan in part.plans))
+    tasks = [workload.task.called for workload in parsed.workload]
+    try:
+        seeds, alpha = len(parsed.seeds), parsed.alpha
+        check_claims(parsed.claim, parsed.question, plans, tasks, seeds, alpha)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     return parsed
+
+
+def _check_parts(parsed: StudyFile, path: Path | None) -> None:
+    tasks = [workload.task.called for workload in parsed.workload]
+    names = [MAIN, *(part.name for part in parsed.part)]
+    for i, part in enumerate(parsed.part):
+        place = at(path, "part", i, "name")
+        if names.count(part.name) > 1:
+            raise UserError(f"{place}two parts are called '{part.name}' ('{MAIN}' is the study's)")
+        if not part.plans:
+            raise UserError(f"{place}part '{part.name}' has no plans")
+        for name in part.plans:
+            try:
+                named(name, parsed.plan)
+            except UserError as error:
+                raise UserError(f"{at(path, 'part', i, 'plans')}{error}") from None
+        if part.control and part.control not in part.plans:
+            raise UserError(
+                f"{at(path, 'part', i, 'control')}control '{part.control}' is none of its plans."
+                f"{nearest(part.control, part.plans)}"
+            )
+    for where, chosen in (("tasks", parsed.tasks), *(("part", p.tasks) for p in parsed.part)):
+        for task in chosen:
+            if task not in tasks:
+                raise UserError(f"{at(path, where)}no workload '{task}'.{nearest(task, tasks)}")
 
 
 def _lay_profile(raw: Raw, profile: str) -> None:
     profiles = raw.get("profile", {})
     if profile not in profiles:
-        raise UserError(f"no profile '{profile}' in this study.{nearest(profile, profiles)}")
+        known = [*filter(None, [raw.get("default_profile")]), *profiles]
+        raise UserError(f"no profile '{profile}' in this study.{nearest(profile, known)}")
     for key, value in profiles[profile].items():
         put(raw, key, value)
 
 
-def _matrix(raw: Raw, parsed: StudyFile, seeds: tuple[int, ...]) -> tuple[RunSpec, ...]:
-    plans = [named(text, parsed.plan) for text in parsed.plans]
-    runs = []
+def _parts(parsed: StudyFile, seeds: tuple[int, ...]) -> tuple[Part, ...]:
+    """The matrices with the seeds that were asked for; a part only has seeds of its own."""
+    first, *rest = parsed.matrices()
+    if not seeds:
+        return (first, *rest)
+    kept = (replace(p, seeds=tuple(s for s in p.seeds if s in seeds)) for p in rest)
+    return (replace(first, seeds=seeds), *(part for part in kept if part.seeds))
+
+
+def _matrix(raw: Raw, parsed: StudyFile, parts: tuple[Part, ...]) -> tuple[RunSpec, ...]:
+    """Every run of every part once, workload by workload."""
+    runs: list[RunSpec] = []
     for workload in raw["workload"]:
         task = check(TaskSpec, {**raw.get("task", {}), **workload["task"]}, None)
         train = check(TrainSpec, {**raw.get("train", {}), **workload.get("train", {})}, None)
-        model = workload["model"]
-        runs += [RunSpec(model, task, plan, train, seed) for plan in plans for seed in seeds]
+        mine: dict[RunSpec, None] = {}
+        for part in parts:
+            for name, seed in product(part.plans, part.seeds):
+                if task.called in part.tasks:
+                    plan = named(name, parsed.plan)
+                    mine[RunSpec(workload["model"], task, plan, train, seed)] = None
+        runs += mine
     names = [run.name for run in runs]
     for name in names:
         if names.count(name) > 1:
@@ -226,65 +260,20 @@ def _matrix(raw: Raw, parsed: StudyFile, seeds: tuple[int, ...]) -> tuple[RunSpe
     return tuple(runs)
 
 
-def _chosen(runs: tuple[RunSpec, ...], only: Sequence[str]) -> tuple[RunSpec, ...]:
-    """The runs whose name, plan, task or model matches any of the globs."""
+def _chosen(
+    runs: tuple[RunSpec, ...], parts: tuple[Part, ...], only: Sequence[str]
+) -> tuple[RunSpec, ...]:
+    """The runs whose name, plan, task, model or part matches any of the globs."""
     if not only:
         return runs
-    kept = tuple(run for run in runs if any(_called(run, glob) for glob in only))
+
+    def called(run: RunSpec) -> list[str]:
+        of = [p.name for p in parts if run.plan.name in p.plans and run.task.called in p.tasks
+              and run.seed in p.seeds]  # fmt: skip
+        return [run.name, run.plan.name, run.task.name, run.task.called, run.model, *of]
+
+    kept = tuple(r for r in runs if any(fnmatchcase(n, glob) for glob in only for n in called(r)))
     if not kept:
-        names = [*{r.plan.name for r in runs}, *(r.name for r in runs)]
+        names = [*{r.plan.name for r in runs}, *(p.name for p in parts), *(r.name for r in runs)]
         raise UserError(f"--only {' '.join(only)} matches no run.{nearest(only[0], names)}")
     return kept
-
-
-def _called(run: RunSpec, glob: str) -> bool:
-    return any(fnmatchcase(n, glob) for n in (run.name, run.plan.name, run.task.name, run.model))
-
-
-def single(
-    model: str, task: str, plan: str, seed: int, settings: Sequence[str]
-) -> tuple[RunSpec, Execution]:
-    """One run from the command line: the same keys as in a study, for `lowbit adapt`."""
-    chosen = json.loads(json.dumps(asdict(plan_from(plan))))
-    raw: Raw = {"train": {}, "task": {"name": task}, "plan": chosen, "execution": {}}
-    override(raw, settings)
-    for key in raw:
-        if key not in SINGLE:
-            raise UserError(f"--set: unknown key '{key}'.{nearest(key, SINGLE)}")
-    changed = check(Plan, raw["plan"], None, ("plan",))
-    check_formats(changed, None, "plan")
-    return (
-        RunSpec(
-            model,
-            check(TaskSpec, raw["task"], None, ("task",)),
-            changed,
-            check(TrainSpec, raw["train"], None, ("train",)),
-            seed,
-        ),
-        check(Execution, raw["execution"], None, ("execution",)),
-    )
-
-
-def plan_from(text: str) -> Plan:
-    """A plan's TOML file, a named configuration, or a format."""
-    path = Path(text)
-    if path.suffix != ".toml":
-        return named(text)
-    raw = read_toml(path)
-    plan = check(Plan, {"name": path.stem, **raw}, path)
-    check_formats(plan, path)
-    return plan
-
-
-def check_formats(plan: Plan, path: Path | None, *inside: str) -> None:
-    """Every format that a plan names, with its place where it is none."""
-    said: list[tuple[tuple[str | int, ...], str | None]] = [
-        (("format",), plan.format),
-        (("embedding",), plan.embedding),
-        *((("rule", i, "format"), rule.format) for i, rule in enumerate(plan.rule)),
-    ]
-    for keys, text in said:
-        try:
-            parse(text or "bf16")
-        except UserError as error:
-            raise UserError(f"{at(path, *inside, *keys)}{error}") from None

@@ -33,6 +33,8 @@ class Sheet:
     title: str
     header: tuple[tuple[str, str], ...]
     body: tuple[tuple[str, ...], ...]
+    winner: str | None = None
+    """The plan that beats every other, where the statistics say so."""
 
 
 def sheets(rows: Sequence[Row]) -> list[Sheet]:
@@ -58,7 +60,8 @@ def _sheet(title: str, rows: list[Row]) -> Sheet:
         quality = [_value(row), *([_perplexity(row.perplexity)] if language else []), *_gap(row)]
         cost = [size, mark + memory, f"{100 * row.share:.3g}", mark + _count(row.tokens_per_s)]
         body.append((row.plan, *quality, *cost, _seeds(row)))
-    return Sheet(title, tuple(header), tuple(body))
+    best = next((row.plan for row in rows if row.best), None)
+    return Sheet(title, tuple(header), tuple(body), best)
 
 
 def _value(row: Row) -> str:
@@ -109,6 +112,12 @@ def footnotes(rows: Sequence[Row]) -> list[str]:
             "gap: to the 16-bit plan (ref.), paired by seed and document. ±: its standard error "
             "over documents, which says nothing about other seeds."
         )
+    best = [row for row in rows if row.best]
+    if best:
+        notes.append(
+            "bold: better than every other plan, by a bootstrap over seeds and documents "
+            "corrected for all of them."
+        )
     several = len({(row.model, row.task) for row in rows}) > 1
     for row in rows:
         name = f"{row.plan} on {row.task}" if several else row.plan
@@ -154,7 +163,8 @@ def _terminal(sheet: Sheet) -> Table:
         else:
             table.add_column(heading, justify="right", no_wrap=True)
     for line in sheet.body:
-        table.add_row(*(Text(cell) for cell in line))
+        style = "bold" if line[0] == sheet.winner else ""
+        table.add_row(*(Text(cell, style) for cell in line))
     return table
 
 
@@ -164,14 +174,21 @@ def to_markdown(rows: Sequence[Row]) -> str:
     for sheet in sheets(rows):
         header = [f"{name} ({unit})" if unit else name for name, unit in sheet.header]
         rule = ["---", *["---:"] * (len(header) - 1)]
-        lines = [_escaped(header), rule, *(_escaped(line) for line in sheet.body)]
+        lines = [escaped(header), rule, *(_bold(escaped(line), sheet) for line in sheet.body)]
         body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        parts.append(f"**{_escaped([sheet.title])[0]}**\n\n{body}")
-    notes = "\n".join(f"- {note}" for note in _escaped(footnotes(rows)))
+        parts.append(f"**{escaped([sheet.title])[0]}**\n\n{body}")
+    notes = "\n".join(f"- {note}" for note in escaped(footnotes(rows)))
     return "\n\n".join([*parts, notes]).strip() + "\n"
 
 
-def _escaped(words: Sequence[str]) -> list[str]:
+def _bold(line: list[str], sheet: Sheet) -> list[str]:
+    """The winner's name and metric stand out."""
+    if sheet.winner is None or line[0] != escaped([sheet.winner])[0]:
+        return line
+    return [f"**{line[0]}**", f"**{line[1]}**", *line[2:]]
+
+
+def escaped(words: Sequence[str]) -> list[str]:
     """Words that can neither end a cell nor start an element."""
     escapes = str.maketrans({"|": r"\|", "<": "&lt;", "&": "&amp;", "\n": " ", "\r": " "})
     return [word.translate(escapes) for word in words]

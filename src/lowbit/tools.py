@@ -12,11 +12,14 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from lowbit.config import check
 from lowbit.engines.process import call
 from lowbit.errors import UserError
+from lowbit.files import write_atomic
+from lowbit.freezing import frozen, to_toml
 from lowbit.looking import out, say
 from lowbit.record import Record, load
-from lowbit.spec import Execution, RunSpec
+from lowbit.spec import Execution, Plan, RunSpec
 
 
 def export(folder: Path, to: Path, merge: bool) -> None:
@@ -41,9 +44,24 @@ def export_run(folder: Path, to: Path, merge: bool, record: Record) -> dict[str,
     return export_plain(folder, to, merge, record)
 
 
-def evaluate(spec: RunSpec, execution: Execution) -> None:
+def freeze(folder: Path, to: Path) -> None:
+    """The ranks that a run found, as a plan."""
+    record = load(folder)
+    if record is None or record.status != "done":
+        raise UserError(f"{folder} holds no finished run")
+    if to.suffix != ".toml":
+        raise UserError(f"{to}: a plan's file ends in .toml")
+    if to.exists():
+        raise UserError(f"{to} is there already")
+    plan = frozen(check(Plan, record.spec["plan"], None, ("plan",)), record)
+    about = f"# The ranks of {folder.name}, which its schedule found; nothing is scheduled here.\n"
+    write_atomic(to, (about + to_toml(plan)).encode())
+    say(f"wrote {to}: {plan.rank} directions a matrix, and {len(plan.rule)} rules for the rest")
+
+
+def evaluate(spec: RunSpec, execution: Execution, part: str) -> None:
     """What a plan's storage costs the model as it was found."""
-    found = call(compare_run, spec, execution)
+    found = call(compare_run, spec, execution, part)
     table = Table(box=None, padding=(0, 1))
     language = found.found.metric == "loss"
     for name in ("stored as", "bytes", *(("loss", "perplexity") if language else ("accuracy",))):
@@ -67,10 +85,10 @@ def evaluate(spec: RunSpec, execution: Execution) -> None:
     )
 
 
-def compare_run(spec: RunSpec, execution: Execution) -> Any:
+def compare_run(spec: RunSpec, execution: Execution, part: str) -> Any:
     from lowbit.evaluations import compared
 
-    return compared(spec, execution)
+    return compared(spec, execution, part)
 
 
 TOOLS = {

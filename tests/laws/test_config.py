@@ -12,9 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lowbit.claims import MOST_CLAIMS
 from lowbit.config import lay, override
 from lowbit.errors import UserError
 from lowbit.plan.named import NAMED, named
+from lowbit.plan.reading import plan_from
+from lowbit.single import single
 from lowbit.spec import (
     Execution,
     Plan,
@@ -24,7 +27,7 @@ from lowbit.spec import (
     TaskSpec,
     TrainSpec,
 )
-from lowbit.study import MOST_CLAIMS, Study, plan_from, read, single
+from lowbit.study import Study, read
 
 HEAD = """title = "T"
 hypothesis = "H"
@@ -35,6 +38,12 @@ model = "m"
 task = "wikitext2"
 """
 STUDY = HEAD + WORKLOAD
+CLAIM = """[[claim]]
+text = "c"
+plan = "nf4@64"
+than = "bf16"
+task = "wikitext2"
+"""
 Write = Callable[..., Path]
 
 
@@ -99,6 +108,7 @@ UNKNOWN = {
         "target",
     ),
     "in a claim": (STUDY + '[[claim]]\ntxt = "a"\n', "claim.0.txt", "text"),
+    "in a part": (STUDY + '[[part]]\nname = "p"\ntitel = "a"\n', "part.0.titel", "title"),
 }
 
 
@@ -116,7 +126,7 @@ def test_an_unknown_key_near_to_nothing_lists_what_is_valid(write: Write) -> Non
     said = refused(write(STUDY + "[execution]\nzzz = 1\n"))
     assert said.endswith(
         "unknown key 'execution.zzz'. "
-        "Valid: checkpointing, compile, device, measured, residency, threads."
+        "Valid: checkpointing, compile, decoder, device, measured, residency, sparing, threads."
     )
 
 
@@ -247,7 +257,7 @@ def test_a_table_or_list_that_is_none_is_named_with_its_line(line: str, write: W
         (STUDY.replace('"bf16"', '"bf16", "bf16"'), "line 3: plans has 'bf16' twice"),
         (STUDY.replace("bf16", "bf61"), "line 3: unknown plan 'bf61'. Did you mean 'bf16'?"),
         (STUDY + WORKLOAD, "two runs would both be called 'm-wikitext2-bf16-seed0'"),
-        (STUDY + '[[claim]]\ntext = "c"\n' * 6, f"6 claims; a study has at most {MOST_CLAIMS}"),
+        (STUDY + CLAIM * 6, f"6 claims; a study has at most {MOST_CLAIMS}"),
         (STUDY + '[[plan]]\nname = "x"\n', "line 7: plan is a list and should be a table"),
     ],
 )
@@ -471,3 +481,84 @@ def test_a_plan_file_is_named_after_itself_unless_it_says(write: Write) -> None:
     assert plan_from(str(write('name = "other"\n', "mine.toml"))).name == "other"
     with pytest.raises(UserError, match=r"no file .*nowhere\.toml"):
         plan_from(str(write("", "x.toml").with_name("nowhere.toml")))
+
+
+# --- parts ----------------------------------------------------------------------------------------
+
+PART = """[[part]]
+name = "more"
+title = "More"
+plans = ["nf4@64", "bf16"]
+seeds = [0, 1]
+control = "bf16"
+"""
+TWO = STUDY.replace('plans = ["bf16"]', 'plans = ["bf16"]\nseeds = [0, 1, 2]') + PART
+
+
+def test_a_part_adds_its_runs_and_shares_those_of_the_main_matrix(write: Write) -> None:
+    study = read(str(write(TWO)))
+    main, more = study.parts
+    assert len(study.runs) == 3 + 2
+    assert [(r.plan.name, r.seed) for r in study.part(more)] == [
+        ("nf4@64", 0), ("nf4@64", 1), ("bf16", 0), ("bf16", 1)
+    ]  # fmt: skip
+    assert [r.seed for r in study.part(main)] == [0, 1, 2]
+    assert {r.plan.name for r in read(str(write(TWO)), only=["more"]).runs} == {"nf4@64", "bf16"}
+
+
+def test_other_seeds_leave_a_part_the_seeds_it_has(write: Write) -> None:
+    study = read(str(write(TWO)), seeds=(1, 2))
+    assert sorted((r.plan.name, r.seed) for r in study.runs) == [
+        ("bf16", 1), ("bf16", 2), ("nf4@64", 1)
+    ]  # fmt: skip
+    assert [p.name for p in read(str(write(TWO)), seeds=(2,)).parts] == ["main"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"nf4@64", "bf16"]', '"nf4@64", "bf61"]', "unknown plan 'bf61'. Did you mean 'bf16'?"),
+        ('"nf4@64", "bf16"]', "]", "part 'more' has no plans"),
+        ('name = "more"', 'name = "main"', "two parts are called 'main'"),
+        ('control = "bf16"', 'control = "bf61"', "control 'bf61' is none of its plans. Did you"),
+        ("seeds = [0, 1]\n", 'tasks = ["wikitxt2"]\n', "no workload 'wikitxt2'. Did you mean"),
+    ],
+)
+def test_a_part_that_cannot_be_is_refused(old: str, new: str, said: str, write: Write) -> None:
+    at = TWO.index(old, TWO.index("[[part]]"))
+    assert said in refused(write(TWO[:at] + new + TWO[at + len(old) :]))
+
+
+def test_a_cut_of_a_task_has_a_name_of_its_own(write: Write) -> None:
+    text = STUDY + WORKLOAD.replace('"wikitext2"', '{name = "wikitext2", limit = 9, tag = "few"}')
+    one, two = read(str(write(text))).runs
+    assert (one.task.called, two.task.called) == ("wikitext2", "wikitext2 (few)")
+    assert (one.name, two.name) == ("m-wikitext2-bf16-seed0", "m-wikitext2_few-bf16-seed0")
+    kept = read(str(write(text + '[profile.x]\n"seeds" = [4]\n').parent), profile="x")
+    assert {run.seed for run in kept.runs} == {4}
+
+
+def test_a_plan_may_lie_in_a_file_beside_the_study(write: Write, tmp_path: Path) -> None:
+    write('format = "int3@64"\nrank = 5\n', "kept.toml")
+    text = STUDY.replace('["bf16"]', '["mine"]') + '[plan.mine]\nfile = "kept.toml"\nrank = 6\n'
+    (run,) = read(str(write(text))).runs
+    assert run.plan == Plan("mine", "int3@64", rank=6)
+    said = refused(write(text.replace("kept.toml", "gone.toml")))
+    assert said == f"no file {tmp_path / 'gone.toml'}"
+
+
+def test_the_profile_that_the_study_is_has_a_name(write: Write) -> None:
+    text = 'default_profile = "small"\n' + STUDY + '[profile.big]\n"train.epochs" = 9\n'
+    path = str(write(text))
+    assert read(path, profile="small") == read(path)
+    assert {run.train.epochs for run in read(path, profile="big").runs} == {9}
+    assert "Did you mean 'small'?" in refused(Path(path), profile="smal")
+
+
+def test_alpha_is_a_number_or_twice_the_rank(write: Write) -> None:
+    text = STUDY.replace('["bf16"]', '["x"]') + '[plan.x]\nalpha = "2r"\n'
+    (run,) = read(str(write(text))).runs
+    assert (run.plan.alpha_at(4), run.plan.alpha_at(10)) == (8, 20)
+    assert Plan("p", alpha=3.0).alpha_at(4) == 3.0
+    assert "alpha" in refused(write(text.replace('"2r"', '"3r"')))
+    assert "alpha" in refused(write(text.replace('"2r"', "0.0")))

@@ -134,7 +134,7 @@ def carry_out(
         fingerprint=fingerprint,
         log=folder and folder / LOG,
         checkpoint=folder and folder / CHECKPOINT,
-        hooks=hooks_of(scene.plan, made.model),
+        hooks=hooks_of(scene.plan, made.model, made.sites),
         watcher=watcher,
         clock=ticking(),
         checkpoint_every=every,

@@ -163,7 +163,11 @@ def test_every_named_configuration_applies_to_every_family(
     assert choices.keys() == {site.name for site in start.sites}
     for site in start.sites:
         choice = choices[site.name]
-        assert (choice.rank > 0) == (site.role in BLOCK_ROLES)
+        if plan.name.endswith(".qv"):
+            parts = ("query", "value", "q_proj", "v_proj", "c_attn")
+            assert (choice.rank > 0) == site.name.endswith(parts)
+        else:
+            assert (choice.rank > 0) == (site.role in BLOCK_ROLES)
         assert (choice.base == "trained") == site.fresh
     counted = start.counted(plan)
     assert counted.count.trainable > 0
@@ -177,9 +181,11 @@ def formats_of(plan: Plan, role: Role, depth: int | None = None) -> set[str]:
 
 
 def test_the_named_configurations_are_those_of_the_joint_study() -> None:
-    assert set(NAMED) == {"B-FP", "B-Q4", "B-Ada", "Joint-1", "Joint-2", "Joint-3"}
+    six = {"B-FP", "B-Q4", "B-Ada", "Joint-1", "Joint-2", "Joint-3"}
+    assert set(NAMED) == six | {f"{name}.qv" for name in six}
     scheduled = {name for name, plan in NAMED.items() if plan.schedule.kind == "adalora"}
-    assert scheduled == {"B-Ada", "Joint-1", "Joint-2"}
+    assert scheduled == {f"{n}{s}" for n in ("B-Ada", "Joint-1", "Joint-2") for s in ("", ".qv")}
+    assert all(plan.alpha == "2r" for plan in NAMED.values())
     assert formats_of(NAMED["B-FP"], "ffn") == formats_of(NAMED["B-FP"], "embedding") == {"bf16"}
     assert formats_of(NAMED["B-Q4"], "embedding") == {"nf4"}
     for depth in range(DEPTH):

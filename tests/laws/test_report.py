@@ -6,13 +6,16 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from synthetic import PLANS, Run, demo_runs, elsewhere, make_run
 
 from lowbit import report
 from lowbit.cells import settings
-from lowbit.rows import rows
+from lowbit.claims import Claim
+from lowbit.studyfile import MAIN, Part
+from lowbit.verdicts import Finding, Verdicts
 
 EVIL = "</script><script>alert(1)</script>\u2028<!--"
 
@@ -48,9 +51,14 @@ def parsed(page: str) -> Elements:
     return elements
 
 
+def contents(runs: list[Run], title: str = "Demo", **more: Any) -> report.Contents:
+    part = Part(MAIN, title, tuple(PLANS))
+    parts = ((part, tuple(runs)),)
+    return report.Contents(title, "Four bits are enough.", "lowbit 0.1.0", parts, **more)
+
+
 def write(folder: Path, runs: list[Run], title: str = "Demo") -> Path:
-    claims = ["nf4@64+dq is within 0.05 nats of bf16"]
-    return report.write(folder, title, "Four bits are enough.", claims, runs, "lowbit 0.1.0")
+    return report.write(folder / "report", contents(runs, title))
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +72,11 @@ def test_the_page_lies_beside_its_table_and_figures(demo: tuple[Path, list[Run]]
     page = demo[0]
     assert page.parts[-2:] == ("report", "index.html")
     names = {path.relative_to(page.parent).as_posix() for path in page.parent.rglob("*.*")}
-    figures = {f"figures/{n}.{e}" for n in ("pareto", "curves", "bytes") for e in ("pdf", "png")}
-    assert names == {"index.html", "table.md", "table.csv", *figures}
+    drawn = ("pareto", "curves", "bytes", "memory", "ranks")
+    figures = {f"figures/{n}.{e}" for n in drawn for e in ("pdf", "png")}
+    tables = {f"{n}.{e}" for n in ("table", "appendix-a-ranks", "appendix-b-bits", "settings")
+              for e in ("md", "csv")}  # fmt: skip
+    assert names == {"index.html", "logs.csv", *tables, *figures}
 
 
 def test_the_same_records_give_the_same_bytes(demo: tuple[Path, list[Run]], tmp_path: Path) -> None:
@@ -99,11 +110,11 @@ def test_the_chart_runtime_is_inside_once(demo: tuple[Path, list[Run]]) -> None:
 def test_every_chart_has_its_spec_and_its_place(demo: tuple[Path, list[Run]]) -> None:
     elements = parsed(demo[0].read_text(encoding="utf-8"))
     wanted = [a["data-for"] for tag, a in elements.found if tag == "script" and "data-for" in a]
-    assert len(wanted) == 3
+    assert len(wanted) == 5
     assert set(wanted) <= {a.get("id") for tag, a in elements.found if tag == "div"}
-    for text in elements.scripts[:3]:
+    for text in elements.scripts[:5]:
         spec = json.loads(text)
-        assert spec["width"] == "container"
+        assert spec.get("width") == "container" or "facet" in spec
         assert spec["description"]
         assert "url" not in spec.get("data", {})
 
@@ -123,11 +134,14 @@ def test_no_text_of_a_record_can_act(demo: tuple[Path, list[Run]], tmp_path: Pat
         make_run(tmp_path / "b", EVIL, formats=PLANS["int2@64"], model=EVIL, task=EVIL),
         make_run(tmp_path / "c", "lost", formats=PLANS["int2@64"], status="diverged", message=EVIL),
     ]
-    page = report.page(EVIL, EVIL, [EVIL], runs, rows(runs), EVIL)
+    part = Part("evil", EVIL, tuple(PLANS))
+    claim = Finding(Claim(EVIL, EVIL, "bf16", EVIL), "refused", reason=EVIL)
+    judged = Verdicts((claim,), (claim,), (EVIL,), 0.05)
+    page = report.page(report.Contents(EVIL, EVIL, EVIL, ((part, tuple(runs)),), judged))
     assert "<script>alert(1)" not in page
     scripts = parsed(page).scripts
-    # Two settings, so twice three charts, less the Pareto chart of the setting without a score.
-    assert len(scripts) == 5 + 2
+    # Two settings, so twice five charts, less what the setting without a score cannot show.
+    assert len(scripts) == 5 + 2 + 2
     assert scripts[-2:] == parsed(demo[0].read_text(encoding="utf-8")).scripts[-2:]
     assert any(EVIL in json.dumps(json.loads(s), ensure_ascii=False) for s in scripts[:-2])
 
@@ -144,7 +158,7 @@ def test_a_diverged_run_is_shown_with_its_message(tmp_path: Path) -> None:
         make_run(tmp_path, "bf16"),
         make_run(tmp_path, "int2@64", status="diverged", message="loss is nan at step 60"),
     ]
-    text = report.page("t", "h", [], runs, rows(runs), "lowbit")
+    text = report.page(contents(runs))
     assert "loss is nan at step 60" in text
     assert "none: the run diverged" in text
 
@@ -156,7 +170,7 @@ def test_several_settings_have_a_section_and_figures_each(tmp_path: Path) -> Non
     ]
     page = write(tmp_path, runs)
     names = {path.name for path in (page.parent / "figures").glob("pareto*.pdf")}
-    assert names == {"pareto-1-lm-14m-wikitext2.pdf", "pareto-2-lm-14m-sst2.pdf"}
+    assert names == {"pareto-wikitext2.pdf", "pareto-sst2.pdf"}
     assert page.read_text(encoding="utf-8").count('<section aria-labelledby="setting-') == 2
 
 

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lowbit.errors import UserError, nearest
-from lowbit.figures import curves, pareto, sizes
+from lowbit.figures import curves, forest, gradients, memory, pareto, ranks, sizes
 from lowbit.figures.look import RC, WIDTH
 from lowbit.files import write_atomic
 
@@ -25,6 +25,10 @@ DRAWERS: dict[str, tuple[Callable[[Any, Any], None], Callable[[Any], float]]] = 
     "pareto": (pareto.draw, lambda data: 0.62 * WIDTH),
     "curves": (curves.draw, lambda data: 0.62 * WIDTH),
     "bytes": (sizes.draw, sizes.height),
+    "memory": (memory.draw, memory.height),
+    "ranks": (ranks.draw, ranks.height),
+    "gradients": (gradients.draw, lambda data: 0.5 * WIDTH),
+    "forest": (forest.draw, forest.height),
 }
 """How each figure is drawn, and its height in inches for given data."""
 

@@ -1,8 +1,8 @@
 """What the bytes buy: stored bytes against loss (or accuracy), a point a plan.
 
-Small dots are the seeds, the marker their mean. A plan is on the front when no other is at least
-as good in both and better in one; the front is drawn as stairs, since between two plans nothing
-is known to exist.
+Small dots are the seeds, the marker their mean with its 95 % interval over seeds. A plan is on the
+front when no other is at least as good in both and better in one; the front is drawn as stairs,
+since between two plans nothing is known to exist.
 """
 
 from __future__ import annotations
@@ -16,17 +16,22 @@ from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, N
 
 from lowbit.cells import Cell, Setting
 from lowbit.figures.look import COLOURS, GREY, INK, megabytes, place_labels, plain
+from lowbit.inference import mean_interval
 
 
 @dataclass(frozen=True)
 class Point:
-    """One plan: its bytes, its mean, its seeds, and whether it is on the front."""
+    """One plan: its bytes, its mean, its seeds, and whether it is on the front.
+
+    `interval`: 95 % of the mean over seeds, where there are several.
+    """
 
     plan: str
     bytes: float
     mean: float
     seeds: tuple[float, ...]
     front: bool
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,9 @@ def data(setting: Setting) -> Pareto:
     places = [_place(cell, setting.metric) for cell in scored]
     flags = front(places, setting.better)
     points = tuple(
-        Point(cell.plan, size, mean, _seeds(cell, setting.metric), flag)
+        Point(
+            cell.plan, size, mean, seeds := _seeds(cell, setting.metric), flag, mean_interval(seeds)
+        )
         for cell, (size, mean), flag in zip(scored, places, flags, strict=True)
     )
     lost = tuple(cell.plan for cell in setting.cells if not cell.done)
@@ -100,6 +107,9 @@ def draw(ax: Axes, data: Pareto) -> None:
     for point in data.points:
         fill, edge = (COLOURS[1], COLOURS[1]) if point.front else ("white", GREY)
         place = (point.bytes, shown(data.metric, point.mean))
+        if point.interval is not None:
+            ends = [shown(data.metric, value) for value in point.interval]
+            ax.plot([point.bytes] * 2, ends, color=edge, lw=1.1, zorder=1)
         ax.scatter(*place, s=40, color=fill, edgecolors=edge, zorder=2)
     ordered = sorted(data.points, key=lambda p: (not p.front, p.bytes, p.plan))
     named = [(p.bytes, shown(data.metric, p.mean), plain(p.plan)) for p in ordered]
@@ -109,7 +119,11 @@ def draw(ax: Axes, data: Pareto) -> None:
 def _scale(ax: Axes, data: Pareto) -> None:
     """Room for labels on all sides, and ticks in bytes: 1, 2, 5 of each decade."""
     sizes = [p.bytes for p in data.points]
-    values = [shown(data.metric, value) for p in data.points for value in (p.mean, *p.seeds)]
+    values = [
+        shown(data.metric, value)
+        for p in data.points
+        for value in (p.mean, *p.seeds, *(p.interval or ()))
+    ]
     stretch = max((max(sizes) / min(sizes)) ** 0.12, 1.15)
     ax.set_xlim(min(sizes) / stretch, max(sizes) * stretch)
     room = 0.1 * (max(values) - min(values)) or 0.01 * abs(values[0]) or 0.1

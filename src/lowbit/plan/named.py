@@ -1,10 +1,13 @@
-"""The configurations with names: the six of the joint study, and any format as a plan.
+"""The configurations with names: the six of the joint study, each also with adapters on query and
+value alone (`B-FP.qv`), and any format as a plan.
 
 A format used as a plan (`--plan nf4@64`) stores the block matrices in it; embeddings and heads
 keep at least eight bits (`rules.careful`).
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from lowbit.errors import UserError, nearest
 from lowbit.quant.formats import CASTS, FORMATS, parse
@@ -13,32 +16,45 @@ from lowbit.spec import Plan, RankSchedule, Rule
 _Q4, _Q8 = "nf4@64+dq", "int8@row"
 _ADA = RankSchedule("adalora", target=4)
 
-NAMED: dict[str, Plan] = {
-    plan.name: plan
-    for plan in (
-        Plan("B-FP", "bf16", rank=8),
-        Plan("B-Q4", _Q4, embedding=_Q4, rank=8),
-        Plan("B-Ada", "bf16", rank=12, schedule=_ADA),
-        Plan("Joint-1", _Q4, embedding=_Q4, rank=12, schedule=_ADA),
-        Plan(
-            "Joint-2",
-            _Q4,
-            embedding=_Q8,
-            rank=12,
-            schedule=_ADA,
-            rule=(Rule(depth=(0, -1), format=_Q8),),
+_SIX = (
+    Plan("B-FP", "bf16", rank=8, alpha="2r"),
+    Plan("B-Q4", _Q4, embedding=_Q4, rank=8, alpha="2r"),
+    Plan("B-Ada", "bf16", rank=12, alpha="2r", schedule=_ADA),
+    Plan("Joint-1", _Q4, embedding=_Q4, rank=12, alpha="2r", schedule=_ADA),
+    Plan(
+        "Joint-2",
+        _Q4,
+        embedding=_Q8,
+        rank=12,
+        alpha="2r",
+        schedule=_ADA,
+        rule=(Rule(depth=(0, -1), format=_Q8),),
+    ),
+    Plan(
+        "Joint-3",
+        _Q4,
+        embedding=_Q4,
+        alpha="2r",
+        rule=(
+            Rule(role="attention", format=_Q8, rank=6),
+            Rule(role="ffn", format=_Q4, rank=10),
         ),
-        Plan(
-            "Joint-3",
-            _Q4,
-            embedding=_Q4,
-            rule=(
-                Rule(role="attention", format=_Q8, rank=6),
-                Rule(role="ffn", format=_Q4, rank=10),
-            ),
-        ),
-    )
-}
+    ),
+)
+_QUERY_AND_VALUE = ("*.query", "*.value", "*.q_proj", "*.v_proj", "*.c_attn")
+"""Where LoRA was first put; GPT-2 keeps both, with the key, in one matrix."""
+
+
+def query_and_value(plan: Plan) -> Plan:
+    """The same storage, with adapters on query and value alone: `NAME.qv`."""
+    ranks = [rule.rank for rule in plan.rule if rule.role == "attention" and rule.rank is not None]
+    bare = (replace(rule, rank=None) for rule in plan.rule)
+    kept = tuple(rule for rule in bare if rule.format is not None)
+    adapted = Rule(name=_QUERY_AND_VALUE, rank=ranks[0] if ranks else plan.rank)
+    return replace(plan, name=f"{plan.name}.qv", rank=0, rule=(*kept, adapted))
+
+
+NAMED: dict[str, Plan] = {plan.name: plan for six in _SIX for plan in (six, query_and_value(six))}
 
 
 def named(text: str, others: dict[str, Plan] | None = None) -> Plan:

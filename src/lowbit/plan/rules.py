@@ -61,7 +61,8 @@ def matches(rule: Rule, site: Site, blocks: int) -> bool:
     if rule.depth and site.depth not in {d + blocks if d < 0 else d for d in rule.depth}:
         return False
     names = (site.name, *site.aliases)
-    return rule.name is None or any(fnmatchcase(name, rule.name) for name in names)
+    globs = (rule.name,) if isinstance(rule.name, str) else rule.name or ()
+    return rule.name is None or any(fnmatchcase(n, glob) for n in names for glob in globs)
 
 
 def _apply(rule: Rule, choice: Choice, site: Site) -> Choice:

@@ -15,9 +15,11 @@ from __future__ import annotations
 from lowbit.spec import TaskSpec
 from lowbit.tasks.base import Document, Source, Task
 from lowbit.tasks.sources import assets, from_hub, text_of
-from lowbit.tasks.split import HELD_OUT, hold_out, without
+from lowbit.tasks.split import HELD_OUT, Share, hold_out, without
 
 FILES = ("wiki.valid.tokens", "wiki.test.tokens")
+SELECTION = Share("selection", 0.1, 1_000, 240_000)
+"""Of a validation split of sixty articles: a tenth, to rank checkpoints by."""
 
 
 def read(spec: TaskSpec) -> Source:
@@ -47,7 +49,7 @@ def _is_title(line: str) -> bool:
 
 def _local(valid: str, test: str) -> Source:
     scored = articles(test)
-    parts = hold_out(without(articles(valid), scored))
+    parts = hold_out(without(articles(valid), scored), (SELECTION, *HELD_OUT[1:]))
     note = "WikiText-2: trained on the validation split, scored on the test split (with <unk>)"
     return Source({**parts, "scored": scored}, notes=(note,))
 

@@ -1,0 +1,103 @@
+"""What a study says before it is run: claims that are decided, questions that are looked into.
+
+A claim holds one plan against another on one task. The study's claims (five at most) share its
+alpha by Holm's rule; questions are written alike, may be any number, and decide nothing. A test
+that could not reach its share of alpha with the seeds declared is refused before anything runs.
+No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from lowbit.errors import BadValueError, Bounds, UserError, check_bounds, nearest
+from lowbit.spec import STRICT
+
+MOST_CLAIMS = 5
+RESAMPLES = 10_000
+ENOUGH_SEEDS = 6
+"""A bootstrap over fewer seeds says little about other seeds."""
+Deciding = Literal["bootstrap", "wilcoxon", "t"]
+Measure = Literal["metric", "perplexity", "stored", "peak"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`plan` is `relation` than `than` on `task`, by at least (`better`) or at most (`no worse`)
+    `margin` in the measure's unit: nats, a fraction of right answers, bytes, or with `relative` a
+    fraction of what `than` has. `equal`: within the margin either way.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+    text: str
+    plan: str
+    than: str
+    task: str
+    relation: Literal["better", "no worse", "equal"] = "better"
+    margin: float = 0.0
+    relative: bool = False
+    measure: Measure = "metric"
+    test: Deciding = "bootstrap"
+
+    def __post_init__(self) -> None:
+        check_bounds("claim", self, {"margin": Bounds(0)})
+        if self.relation != "better" and not self.margin:
+            raise BadValueError("claim", "margin", 0.0, f"above 0 for '{self.relation}'")
+        if self.test != "bootstrap" and (self.relation != "better" or self.margin):
+            right = "bootstrap where there is a margin: the others ask for any difference"
+            raise BadValueError("claim", "test", self.test, right)
+
+
+def least_p(test: Deciding, seeds: int) -> float:
+    """The smallest two-sided p-value that a test can give with so many paired seeds."""
+    if test == "wilcoxon":
+        return min(1.0, 2.0 ** (1 - seeds))
+    if test == "t":
+        return 0.0 if seeds > 1 else 1.0
+    return 0.0 if seeds >= ENOUGH_SEEDS else 1.0
+
+
+def check_claims(
+    claims: Sequence[Claim],
+    questions: Sequence[Claim],
+    plans: Sequence[str],
+    tasks: Sequence[str],
+    seeds: int,
+    alpha: float,
+) -> None:
+    """Raises where a claim names what the study has not, or could never be decided."""
+    if len(claims) > MOST_CLAIMS:
+        raise UserError(f"{len(claims)} claims; a study has at most {MOST_CLAIMS}")
+    for claim in (*claims, *questions):
+        for name in (claim.plan, claim.than):
+            if name not in plans:
+                raise UserError(
+                    f"claim '{claim.text}': no plan '{name}' in this study.{nearest(name, plans)}"
+                )
+        if claim.task not in tasks:
+            raise UserError(
+                f"claim '{claim.text}': no task '{claim.task}' in this study."
+                f"{nearest(claim.task, tasks)}"
+            )
+        if claim.plan == claim.than:
+            raise UserError(f"claim '{claim.text}': holds '{claim.plan}' against itself")
+    for claim in claims:
+        if claim.measure != "metric":
+            raise UserError(
+                f"claim '{claim.text}': bytes are counted, not tested: write it as a [[question]]"
+            )
+        least, share = least_p(claim.test, seeds), alpha / len(claims)
+        if least > share:
+            raise UserError(
+                f"claim '{claim.text}': with {seeds} seeds a {claim.test} test cannot go below "
+                f"p = {least:.3g}, and {len(claims)} claims at {alpha:g} ask for {share:.3g}: "
+                f"{_more(claim.test, share)}"
+            )
+
+
+def _more(test: Deciding, share: float) -> str:
+    """How many seeds would do."""
+    wanted = next(n for n in range(1, 65) if least_p(test, n) <= share)
+    return f"declare {wanted} seeds"

@@ -1,0 +1,292 @@
+"""What the loss does when weights move: gradients, Fisher, K-FAC, Hessian products of a model.
+
+One model in full precision, calibration batches, and the sites to look at. Everything is per
+token, so that 1/2 sum F e^2 is in nats a token. Labels of Fisher and K-FAC are drawn from the model
+itself: with the data's labels the square of a gradient is no curvature (Kunstner et al. 2019). A
+sequence's gradient is summed before it is squared, since its tokens are not independent.
+
+A tied matrix is one site with two uses. As an embedding it is a linear layer of one-hot inputs,
+whose input factor is diagonal; as a head its output factor is kept diagonal; their cross term is
+left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from lowbit.losses import hidden_of
+from lowbit.spec import Site
+from lowbit.tasks.base import Batch
+
+Matrices = dict[str, Tensor]
+
+
+@dataclass
+class Factors:
+    """K-FAC factors of a site, sums over tokens: E[a a'] and E[g g'] with their counts.
+
+    `rows`: as an embedding, how often each row was looked up, and E[g g'] of what it gave.
+    `out_diagonal`: as a head, only the diagonal of E[g g'] is kept.
+    """
+
+    inputs: Tensor | None = None
+    outputs: Tensor | None = None
+    rows: Tensor | None = None
+    row_outputs: Tensor | None = None
+    out_diagonal: bool = False
+
+
+@dataclass
+class Curvature:
+    """Of every site, per token: gradient, Fisher's diagonal, K-FAC's factors."""
+
+    tokens: int
+    gradient: Matrices
+    fisher: Matrices
+    factors: dict[str, Factors] = field(default_factory=dict)
+
+
+def weights_of(model: nn.Module, sites: Sequence[Site]) -> dict[str, nn.Parameter]:
+    """The parameter of every site, as the model keeps it."""
+    return {site.name: model.get_submodule(site.name).weight for site in sites}  # type: ignore
+
+
+def turned(model: nn.Module, name: str) -> bool:
+    """GPT-2's Conv1D keeps (in, out)."""
+    return type(model.get_submodule(name)).__name__ == "Conv1D"
+
+
+def as_site(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
+    """(out, in), whatever the module's own habit."""
+    return tensor.t() if turned(model, name) else tensor
+
+
+def summed_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """The data's loss of a batch, summed over its tokens; fit for second derivatives."""
+    return F.cross_entropy(logits_of(model, batch), batch.target, reduction="sum")
+
+
+def logits_of(model: nn.Module, batch: Batch) -> Tensor:
+    """(tokens, vocabulary) in fp32, through attention that can be differentiated twice."""
+    with sdpa_kernel(SDPBackend.MATH):
+        head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
+        found: Tensor = head(hidden_of(model, batch)[0]).float()
+        return found
+
+
+def measure(
+    model: nn.Module,
+    sites: Sequence[Site],
+    batches: Sequence[Batch],
+    seed: int,
+    told: Callable[[int, int], None] = lambda done, total: None,
+) -> Curvature:
+    """One backward pass a sequence for the gradient, one more for Fisher and K-FAC together."""
+    weights = weights_of(model, sites)
+    names, parameters = list(weights), list(weights.values())
+    gradient = {n: torch.zeros_like(p) for n, p in weights.items()}
+    fisher = {n: torch.zeros_like(p) for n, p in weights.items()}
+    source, tokens = torch.Generator().manual_seed(seed), 0
+    with watched(model, sites) as factors:
+        for i, batch in enumerate(batches):
+            logits = logits_of(model, batch)
+            drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=source)[:, 0]
+            own = F.cross_entropy(logits, batch.target, reduction="sum")
+            sampled = F.cross_entropy(logits, drawn, reduction="sum")
+            with unwatched(factors):
+                slopes = torch.autograd.grad(own, parameters, retain_graph=True)
+            for name, slope in zip(names, slopes, strict=True):
+                gradient[name] += slope
+            for name, slope in zip(names, torch.autograd.grad(sampled, parameters), strict=True):
+                fisher[name] += slope.square()
+            tokens += len(batch.ids)
+            told(i + 1, len(batches))
+    return Curvature(
+        tokens,
+        {n: as_site(model, n, g) / tokens for n, g in gradient.items()},
+        {n: as_site(model, n, f) / tokens for n, f in fisher.items()},
+        {n: _mean(f, tokens) for n, f in factors.found.items()},
+    )
+
+
+def _mean(found: Factors, tokens: int) -> Factors:
+    def over(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor / tokens
+
+    return Factors(
+        over(found.inputs), over(found.outputs), over(found.rows), over(found.row_outputs),
+        found.out_diagonal,
+    )  # fmt: skip
+
+
+class Watch:
+    """Gathers factors in the backward passes that it is switched on for."""
+
+    def __init__(self) -> None:
+        self.on = True
+        self.found: dict[str, Factors] = {}
+
+
+@contextmanager
+def unwatched(watch: Watch) -> Iterator[None]:
+    watch.on = False
+    try:
+        yield
+    finally:
+        watch.on = True
+
+
+@contextmanager
+def watched(model: nn.Module, sites: Sequence[Site]) -> Iterator[Watch]:
+    """Hooks on every use of every site."""
+    watch = Watch()
+    with ExitStack() as stack:
+        for site in sites:
+            watch.found[site.name] = Factors()
+            for name in (site.name, *site.aliases):
+                module = model.get_submodule(name)
+                hook = _embedding_hook if isinstance(module, nn.Embedding) else _linear_hook
+                handle = module.register_forward_hook(
+                    lambda m, x, y, f=watch.found[site.name], h=hook, big=site.shape[0] > _LARGE:
+                    h(watch, f, x[0], y, big)
+                )  # fmt: skip
+                stack.callback(handle.remove)
+        yield watch
+
+
+_LARGE = 4096
+"""Outputs beyond which only the diagonal of E[g g'] is kept."""
+
+
+def _linear_hook(watch: Watch, found: Factors, x: Tensor, y: Tensor, large: bool) -> None:
+    inputs = x.detach().reshape(-1, x.shape[-1])
+    found.out_diagonal = large
+
+    def backward(slope: Tensor) -> None:
+        if not watch.on:
+            return
+        g = slope.detach().reshape(-1, slope.shape[-1])
+        found.inputs = _add(found.inputs, inputs.t() @ inputs)
+        found.outputs = _add(found.outputs, g.square().sum(0) if large else g.t() @ g)
+
+    y.register_hook(backward)
+
+
+def _embedding_hook(watch: Watch, found: Factors, ids: Tensor, y: Tensor, large: bool) -> None:
+    del large
+
+    def backward(slope: Tensor) -> None:
+        if not watch.on:
+            return
+        g = slope.detach().reshape(-1, slope.shape[-1])
+        count = torch.bincount(ids.reshape(-1), minlength=int(ids.max()) + 1).float()
+        found.rows = _add(found.rows, count)
+        found.row_outputs = _add(found.row_outputs, g.t() @ g)
+
+    y.register_hook(backward)
+
+
+def _add(so_far: Tensor | None, more: Tensor) -> Tensor:
+    if so_far is None:
+        return more
+    if len(so_far) != len(more):
+        longest = max(len(so_far), len(more))
+        so_far, more = (F.pad(t, (0, longest - len(t))) for t in (so_far, more))
+    return so_far + more
+
+
+# --- costs of an error ----------------------------------------------------------------------------
+
+
+def fisher_cost(fisher: Tensor, error: Tensor) -> float:
+    """1/2 sum F_ii e_i^2."""
+    return 0.5 * float((fisher * error.square()).sum())
+
+
+def kfac_cost(factors: Factors, error: Tensor) -> float:
+    """1/2 sum tr(e' G e A), over both uses of a tied matrix."""
+    total = 0.0
+    if factors.inputs is not None and factors.outputs is not None:
+        through = error @ factors.inputs
+        if factors.out_diagonal:
+            total += float((factors.outputs * (through * error).sum(1)).sum())
+        else:
+            total += float(((factors.outputs @ error) * through).sum())
+    if factors.rows is not None and factors.row_outputs is not None:
+        seen = error[: len(factors.rows)]
+        total += float((factors.rows * ((seen @ factors.row_outputs) * seen).sum(1)).sum())
+    return 0.5 * total
+
+
+# --- second derivatives ---------------------------------------------------------------------------
+
+
+def hessian_products(
+    model: nn.Module,
+    sites: Sequence[Site],
+    batches: Sequence[Batch],
+    vectors: Mapping[str, Tensor],
+) -> Matrices:
+    """H v per token for one vector over all sites: a backward pass through a backward pass."""
+    weights = weights_of(model, sites)
+    names, parameters = list(weights), list(weights.values())
+    held = [as_site(model, n, vectors[n]) for n in names]  # turned back: transposing twice is none
+    total = [torch.zeros_like(p) for p in parameters]
+    tokens = 0
+    for batch in batches:
+        loss = summed_loss(model, batch)
+        slopes = torch.autograd.grad(loss, parameters, create_graph=True)
+        along = sum((s * v).sum() for s, v in zip(slopes, held, strict=True))
+        found = torch.autograd.grad(along, parameters, allow_unused=True)  # type: ignore[arg-type]
+        total = [t if f is None else t + f for t, f in zip(total, found, strict=True)]
+        tokens += len(batch.ids)
+    return {n: as_site(model, n, t) / tokens for n, t in zip(names, total, strict=True)}
+
+
+def gauss_newton(
+    model: nn.Module, sites: Sequence[Site], batches: Sequence[Batch], vectors: Mapping[str, Tensor]
+) -> float:
+    """1/2 v' J' H_out J v per token, by forward-mode passes: the curvature of the output."""
+    weights = weights_of(model, sites)
+    held = {n: as_site(model, n, v) for n, v in vectors.items()}
+    total, tokens = 0.0, 0
+    for batch in batches:
+
+        def forward(parameters: dict[str, Tensor], batch: Batch = batch) -> Tensor:
+            with _swapped(model, parameters):
+                return logits_of(model, batch)
+
+        primal = {n: p.detach() for n, p in weights.items()}
+        logits, moved = torch.func.jvp(forward, (primal,), (held,))  # type: ignore[misc]
+        share = logits.softmax(-1)
+        mean = (share * moved).sum(-1)
+        total += 0.5 * float(((share * moved.square()).sum(-1) - mean.square()).sum())
+        tokens += len(batch.ids)
+    return total / tokens
+
+
+@contextmanager
+def _swapped(model: nn.Module, parameters: Mapping[str, Any]) -> Iterator[None]:
+    """The model with other tensors in the place of some weights, tied uses included."""
+    before: list[tuple[nn.Module, nn.Parameter]] = []
+    by_id = {id(model.get_submodule(n).weight): t for n, t in parameters.items()}
+    for module in model.modules():
+        own = module._parameters.get("weight")
+        if own is not None and id(own) in by_id:
+            before.append((module, own))
+            del module._parameters["weight"]
+            module.weight = by_id[id(own)]  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module, own in before:
+            del module.weight
+            module._parameters["weight"] = own

@@ -1,0 +1,100 @@
+"""All figures of a study, part by part and task by task, from its records. No torch.
+
+A file is called FIGURE[-PART][-TASK]: the main matrix needs no name, nor does a study's only task.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lowbit import figures
+from lowbit.cells import Setting, of_part, records, settings
+from lowbit.errors import UserError, nearest
+from lowbit.figures import curves, forest, gradients, memory, pareto, ranks, sizes
+from lowbit.study import Study
+from lowbit.studyfile import MAIN, Part
+
+DATA: dict[str, Any] = {
+    "pareto": pareto.data,
+    "ranks": ranks.data,
+    "memory": memory.data,
+    "curves": curves.data,
+    "gradients": gradients.data,
+    "bytes": sizes.data,
+}
+"""What each figure shows of one setting; `forest` also needs the part's control."""
+ALL = (*DATA, "forest")
+Shown = tuple[Part, Setting]
+
+
+def parts_of(study: Study) -> tuple[Part, ...]:
+    """The study's parts; one that was made by hand has its main matrix alone."""
+    everything = Part(
+        MAIN,
+        study.title,
+        tuple(dict.fromkeys(run.plan.name for run in study.runs)),
+        tuple(dict.fromkeys(run.task.called for run in study.runs)),
+        tuple(dict.fromkeys(run.seed for run in study.runs)),
+    )
+    return study.parts or (everything,)
+
+
+def shown(study: Study) -> list[Shown]:
+    """Every part with each of its settings that has a run."""
+    runs = records(study)
+    return [
+        (part, setting)
+        for part in parts_of(study)
+        for setting in settings(of_part(study, part, runs))
+    ]
+
+
+def draw(pairs: Sequence[Shown], folder: Path, only: Sequence[str] = ()) -> list[Path]:
+    """Write the figures as PDF and PNG; returns their paths."""
+    for name in only:
+        if name not in ALL:
+            raise UserError(f"no figure '{name}'.{nearest(name, ALL)}")
+    called = suffixes(pairs)
+    written = []
+    for part, setting in pairs:
+        suffix = called[setting.model, setting.task]
+        for name, data in data_of(part, setting, only or ALL):
+            written += figures.save(name, data, folder, stem(name, part, suffix))
+    return written
+
+
+def suffixes(pairs: Sequence[Shown]) -> dict[tuple[str, str], str]:
+    """What tells the settings apart in a file's name: nothing, the task, or model and task."""
+    found = dict.fromkeys((setting.model, setting.task) for _, setting in pairs)
+    tails = [(_tail(model), _tail(task)) for model, task in found]
+    tasks = [task for _, task in tails]
+    if len(found) == 1:
+        return dict.fromkeys(found, "")
+    if len(set(tasks)) == len(tasks):
+        return dict(zip(found, tasks, strict=True))
+    numbered = enumerate(tails, 1)
+    return dict(zip(found, (f"{i}-{model}-{task}" for i, (model, task) in numbered), strict=True))
+
+
+def _tail(reference: str) -> str:
+    return re.split(r"[/\\:]", reference.rstrip("/\\"))[-1]
+
+
+def data_of(part: Part, setting: Setting, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """The figures that have something to show."""
+    for name in names:
+        if name != "forest":
+            data = DATA[name](setting)
+            if data:
+                yield name, data
+        elif part.control and (found := forest.data(setting, part.control)).effects:
+            yield name, found
+
+
+def stem(name: str, part: Part, suffix: str) -> str:
+    """FIGURE[-PART][-SETTING]."""
+    words = (name, "" if part.name == MAIN else part.name, suffix)
+    return "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", word).strip("_") for word in words if word)

@@ -1,0 +1,112 @@
+"""Findings in words: the same sentences on the terminal, in Markdown and on the page."""
+
+from __future__ import annotations
+
+from lowbit.figures.look import megabytes
+from lowbit.verdicts import Finding, Verdicts
+
+SCALES = {"nats": 1.0, "points": 100.0, "perplexity": 1.0, "bytes": 1.0}
+DIGITS = {"nats": 4, "points": 2, "perplexity": 2}
+
+
+def amount(finding: Finding, value: float, signed: bool = True) -> str:
+    """A gain in its unit."""
+    if finding.unit == "bytes":
+        return ("+" if value >= 0 else "−") * signed + megabytes(abs(value))
+    text = f"{SCALES[finding.unit] * value:{'+' if signed else ''}.{DIGITS[finding.unit]}f}"
+    return text.replace("-", "−")
+
+
+def asked(finding: Finding) -> str:
+    """What is held against what."""
+    claim = finding.claim
+    margin = ""
+    if finding.margin:
+        size = amount(finding, finding.margin, signed=False)
+        margin = (
+            f" by {size} {unit(finding)}"
+            if claim.relation == "better"
+            else (f" within {size} {unit(finding)}")
+        )
+    return (
+        f"{claim.plan} {claim.relation}{' than' if claim.relation != 'equal' else ' to'} "
+        f"{claim.than} on {claim.task}{margin}"
+    )
+
+
+def unit(finding: Finding) -> str:
+    return {"bytes": f"({finding.claim.measure})"}.get(finding.unit, finding.unit)
+
+
+def effect(finding: Finding) -> str:
+    """Effect first, then its p-value."""
+    gain = finding.gain
+    if gain is None:
+        return finding.reason
+    if finding.unit == "bytes":
+        share = gain.estimate / finding.level if finding.level else 0.0
+        return f"saves {amount(finding, gain.estimate)} {unit(finding)}, {100 * share:.1f} %"
+    said = (
+        f"gain {amount(finding, gain.estimate)} {unit(finding)} (95 % {amount(finding, gain.low)} "
+        f"to {amount(finding, gain.high)})"
+    )
+    if finding.p is not None:
+        said += f", p = {probability(finding.p)}"
+    if finding.adjusted is not None:
+        said += f", by Holm {probability(finding.adjusted)}"
+    seeds = (
+        f"{finding.seeds} of {finding.wanted}"
+        if finding.seeds < finding.wanted
+        else (f"{finding.seeds}")
+    )
+    return f"{said}; {seeds} seeds, {gain.documents} documents"
+
+
+def beside(finding: Finding) -> str:
+    """The other tests, over the same pairs."""
+    found = finding.beside
+    if found is None:
+        return ""
+    parts = []
+    if found.effect_size is not None:
+        parts.append(f"effect size over seeds {found.effect_size:+.2f}".replace("-", "−"))
+    for name, p in (("t", found.t), ("Wilcoxon", found.wilcoxon), ("TOST", found.tost)):
+        if p is not None:
+            parts.append(f"{name} p = {probability(p)}")
+    if found.pooled is not None:
+        each = ", ".join(probability(one.p) for one in found.mcnemar)
+        parts.append(
+            f"McNemar pooled {found.pooled.only_a}:{found.pooled.only_b} "
+            f"p = {probability(found.pooled.p)} (by seed {each})"
+        )
+    return "; ".join(parts)
+
+
+def probability(p: float) -> str:
+    return f"{p:.2g}" if p >= 0.001 else "<0.001"
+
+
+def to_markdown(verdicts: Verdicts) -> str:
+    """Claims, questions, and what is missing."""
+    lines = ["## Claims", ""]
+    lines += _table(verdicts.claims) or ["None."]
+    lines += ["", "## Questions", "", "Exploratory: not corrected, and decided by nothing.", ""]
+    lines += _table(verdicts.questions) or ["None."]
+    if verdicts.missing:
+        lines += ["", f"{len(verdicts.missing)} runs are missing: {', '.join(verdicts.missing)}."]
+    return "\n".join(lines) + "\n"
+
+
+def _table(findings: tuple[Finding, ...]) -> list[str]:
+    if not findings:
+        return []
+    rows = [
+        f"| {_cell(one.claim.text)} | {one.state} | {_cell(effect(one))} | {_cell(beside(one))} |"
+        for one in findings
+    ]
+    return ["| | | effect | beside it |", "| --- | --- | --- | --- |", *rows]
+
+
+def _cell(text: str) -> str:
+    escapes = str.maketrans({"|": r"\|", "<": "&lt;", "&": "&amp;", "\n": " "})
+    return text.translate(escapes)

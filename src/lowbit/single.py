@@ -1,0 +1,39 @@
+"""One run from the command line, with the keys of a study."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from lowbit.config import Raw, check, override
+from lowbit.errors import UserError, nearest
+from lowbit.plan.reading import check_formats, plan_from
+from lowbit.spec import Execution, Plan, RunSpec, TaskSpec, TrainSpec
+
+SINGLE = ("train", "task", "plan", "execution")
+"""What `--set` may change of a single run."""
+
+
+def single(
+    model: str, task: str, plan: str, seed: int, settings: Sequence[str]
+) -> tuple[RunSpec, Execution]:
+    """One run from the command line: the same keys as in a study, for `lowbit adapt`."""
+    chosen = json.loads(json.dumps(asdict(plan_from(plan))))
+    raw: Raw = {"train": {}, "task": {"name": task}, "plan": chosen, "execution": {}}
+    override(raw, settings)
+    for key in raw:
+        if key not in SINGLE:
+            raise UserError(f"--set: unknown key '{key}'.{nearest(key, SINGLE)}")
+    changed = check(Plan, raw["plan"], None, ("plan",))
+    check_formats(changed, None, "plan")
+    return (
+        RunSpec(
+            model,
+            check(TaskSpec, raw["task"], None, ("task",)),
+            changed,
+            check(TrainSpec, raw["train"], None, ("train",)),
+            seed,
+        ),
+        check(Execution, raw["execution"], None, ("execution",)),
+    )

@@ -1,0 +1,134 @@
+"""From an error of the weights to nats: what can be said before a run, and what cannot.
+
+Notation: e = w_q - w, g and H the gradient and Hessian of the expected loss where the model stands,
+S the covariance of e. All sums run over weights; what is given per matrix may be summed over
+matrices, since cross blocks of H vanish in the mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log2, sqrt
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def expected_damage(curvature: ArrayLike, variance: ArrayLike) -> float:
+    """(12) E dL = 1/2 tr(H S) for independent zero-mean noise: 1/2 sum H_ii S_ii."""
+    return 0.5 * float(np.sum(np.asarray(curvature, float) * np.asarray(variance, float)))
+
+
+def damage_variance(gradient: ArrayLike, variance: ArrayLike, curvature: ArrayLike = 0.0) -> float:
+    """(13) Var dL = g'S g + 1/2 tr((H S)^2), for independent Gaussian noise and diagonal H.
+
+    The first term falls as 4^-b and is of the *evaluation sample's* gradient; the second as 16^-b.
+    """
+    s = np.asarray(variance, float)
+    first = np.sum(np.asarray(gradient, float) ** 2 * s)
+    second = np.sum((np.asarray(curvature, float) * s) ** 2)
+    return float(first + 0.5 * second)
+
+
+def damage_at(bits: float, at: float, damage: float) -> float:
+    """(14) The mean damage at other bits if 4^-b held: one bit is worth a factor of four.
+
+    It holds between large b only; `distortion.kappa` says how far off it is elsewhere.
+    """
+    return damage * 4.0 ** (at - bits)
+
+
+def crossover(gradient: ArrayLike, curvature: ArrayLike, variance: ArrayLike, bits: float) -> float:
+    """(15) The bits from which the first-order term's spread exceeds the mean damage.
+
+    Mean 1/2 tr(H S) falls as 4^-b, the spread sqrt(g'S g) as 2^-b; equal at
+    bits + log2(mean / spread), where both were taken at `bits`.
+    """
+    mean = expected_damage(curvature, variance)
+    spread = sqrt(damage_variance(gradient, variance))
+    if mean <= 0:
+        return -np.inf
+    return bits + log2(mean / spread) if spread > 0 else np.inf
+
+
+def adapter_parameters(shapes: Sequence[tuple[int, int]], rank: int) -> int:
+    """(16) p_eff = sum r (m + n - r): what a rank-r matrix has to choose."""
+    return sum(min(rank, *shape) * (sum(shape) - min(rank, *shape)) for shape in shapes)
+
+
+def bits_needed(
+    half_trace: float, kappa: float, examples: int, parameters: int, share: float = 1.0
+) -> float:
+    """(17) The least b with damage at most `share` of the statistical term p_eff / (2 N).
+
+    b >= 1/2 log2[kappa N tr(H S_w) / (share p_eff)], with `half_trace` = 1/2 tr(H S_w). More rank
+    makes p_eff larger, so it enters with *minus* 1/2 log2 r: it allows fewer bits, not more.
+    """
+    return 0.5 * log2(kappa * examples * 2 * half_trace / (share * parameters))
+
+
+def unreachable(gradient: np.ndarray, hessian: np.ndarray, tangent: np.ndarray,
+                error: np.ndarray) -> float:  # fmt: skip
+    """(18) What is left after the adapter has done what it can:
+
+    g'e + 1/2 e'(H - H T (T'HT)^-1 T'H) e for the tangent space T of the adapter, T'g = 0. For
+    nested tangent spaces more rank leaves less: there is no + r 2^(-2b) for a frozen base.
+    """
+    reached = hessian @ tangent
+    projected = reached @ np.linalg.solve(tangent.T @ reached, reached.T)
+    return float(gradient @ error + 0.5 * error @ (hessian - projected) @ error)
+
+
+def residual_share(singular: ArrayLike, rank: int) -> float:
+    """(19) Eckart-Young: the share of 1/2 sum sigma_i^2 that no rank-k correction reaches."""
+    squares = np.sort(np.asarray(singular, float) ** 2)[::-1]
+    total = squares.sum()
+    return float(squares[rank:].sum() / total) if total > 0 else 0.0
+
+
+def gradient_bias(hessian: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """(20) A frozen base shifts the gradient by H e: an offset, the same at every step."""
+    return np.asarray(hessian @ error)
+
+
+def fresh_noise_variance(hessian: np.ndarray, variance: ArrayLike) -> np.ndarray:
+    """(21) Noise drawn anew at every step adds H S H to the gradient's covariance."""
+    return np.asarray(hessian @ np.diag(np.asarray(variance, float)) @ hessian)
+
+
+def noise_ratio(bits: int, other: int) -> float:
+    """(22) How much larger (21) is at `bits` than at `other`: ((2^(b'-1)-1) / (2^(b-1)-1))^2."""
+    return ((2 ** (other - 1) - 1) / (2 ** (bits - 1) - 1)) ** 2
+
+
+def converse(eigenvalues: ArrayLike, bits: float) -> float:
+    """(23) The least 1/2 E e'H e that any code of `bits` bits a weight can have, Gaussian weights.
+
+    Reverse water-filling over lambda = eig(S_w^1/2 H S_w^1/2): 1/2 sum min(theta, lambda) with
+    sum 1/2 log2+(lambda / theta) = n b.
+    """
+    values = np.sort(np.asarray(eigenvalues, float))[::-1]
+    values = values[values > 0]
+    if not len(values):
+        return 0.0
+    wanted = bits * np.asarray(eigenvalues).size
+    logs = np.cumsum(np.log2(values))
+    counts = np.arange(1, len(values) + 1)
+    # With the k largest above the water: 1/2 (sum of logs - k log theta) = wanted.
+    levels = (logs - 2 * wanted) / counts
+    above = np.log2(values) > levels
+    count = int(counts[above][-1]) if above.any() else 1
+    theta = 2.0 ** levels[count - 1]
+    return 0.5 * float(np.minimum(theta, values).sum())
+
+
+def means_ratio(eigenvalues: ArrayLike) -> float:
+    """(24) AM / GM of the eigenvalues: what rounding to nearest loses by treating all alike."""
+    values = np.asarray(eigenvalues, float)
+    values = values[values > 0]
+    return float(values.mean() / np.exp(np.log(values).mean()))
+
+
+def tokens_to_resolve(gap: float, share: float = 0.05) -> float:
+    """(25) Tokens for a standard error of `share` of a gap, from SE^2 = about 2 gap / tokens."""
+    return 2 / (share**2 * gap)

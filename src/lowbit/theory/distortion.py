@@ -1,0 +1,147 @@
+"""What a format does to Gaussian weights: E (w_q - w)^2 / s^2, by integration over its levels.
+
+The levels are those that weights are encoded with, so theory and practice cannot disagree about a
+format. With an absmax scale a group's largest weight M sets the grid; given M the others are
+independent Gaussians cut off at M, and the largest itself has whatever error its end of the grid
+leaves it (none, where the grid reaches both ends). With an absmean scale the group's mean size
+sets it. `lsq` and `mse` fit their scale to the weights, which has no such integral: for groups
+that are large the best scale is one number, and it is searched for.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import pairwise
+from math import inf, pi, sqrt
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.stats import norm
+
+from lowbit.errors import UserError
+from lowbit.quant.formats import is_cast, levels_of
+from lowbit.spec import QuantSpec
+
+PANTER_DITE = sqrt(3) * pi / 2
+"""(9) The best b-bit code of a Gaussian, for large b: PANTER_DITE x 4^-b (Panter and Dite)."""
+NODES = 400
+
+
+def cell_error(low: float, high: float, level: float) -> float:
+    """(6) The integral of (w - c)^2 over a Gaussian's density between two boundaries."""
+    a, b = norm.pdf(low), norm.pdf(high)
+    mass = norm.cdf(high) - norm.cdf(low)
+    ends = (0.0 if low == -inf else low * a) - (0.0 if high == inf else high * b)
+    return float((1 + level**2) * mass + ends + 2 * level * (b - a))
+
+
+def grid_error(levels: tuple[float, ...], reach: float = inf) -> float:
+    """(7) E (w - nearest level)^2 of a standard Gaussian, given that |w| <= reach."""
+    middles = [(one + two) / 2 for one, two in pairwise(levels)]
+    edges = [-reach, *(min(max(m, -reach), reach) for m in middles), reach]
+    total = sum(
+        cell_error(low, high, level)
+        for (low, high), level in zip(pairwise(edges), levels, strict=True)
+        if high > low
+    )
+    inside = 1.0 if reach == inf else float(norm.cdf(reach) - norm.cdf(-reach))
+    return total / inside
+
+
+def distortion(spec: QuantSpec, size: int) -> float:
+    """(8) E (w_q - w)^2 of N(0, 1) weights in groups of `size`; the scale kept exactly."""
+    if is_cast(spec):
+        raise UserError(f"{spec.format} has no grid: its error is relative to each weight")
+    if spec.offset != "none":
+        return _ranged(spec, size)
+    levels = levels_of(spec)
+    if spec.scale == "absmax":
+        return _absmax(levels, size)
+    if spec.scale == "absmean":
+        return _absmean(levels, size)
+    return best_scale(levels)[1]
+
+
+def kappa(spec: QuantSpec, size: int, bits: float) -> float:
+    """(10) 4^b x distortion: what stands before 4^-b, and is not constant in b."""
+    return 4**bits * distortion(spec, size)
+
+
+@cache
+def best_scale(levels: tuple[float, ...]) -> tuple[float, float]:
+    """(11) The scale with the least error for one endless group, and that error."""
+    found = minimize_scalar(
+        lambda scale: grid_error(tuple(scale * level for level in levels)),
+        bounds=(0.05, 8.0),
+        method="bounded",
+        options={"xatol": 1e-10},
+    )
+    return float(found.x), float(found.fun)
+
+
+@cache
+def _absmax(levels: tuple[float, ...], size: int) -> float:
+    """Over the largest size M of a group: density 2 m pdf(M) (2 cdf(M) - 1)^(m-1)."""
+    total = 0.0
+    for largest, weight in _largest(size):
+        grid = tuple(largest * level for level in levels)
+        others = grid_error(grid, largest)
+        top = (largest - grid[-1]) ** 2 / 2 + min((largest + g) ** 2 for g in grid[:2]) / 2
+        total += weight * ((size - 1) * others + top) / size
+    return total
+
+
+@cache
+def _largest(size: int) -> tuple[tuple[float, float], ...]:
+    """Nodes and weights over the largest absolute value of `size` Gaussians.
+
+    In the quantiles u of M's own distribution: 2 cdf(M) - 1 = u^(1/m).
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    places = 0.5 * (nodes + 1)
+    values = norm.isf(-np.expm1(np.log(places) / size) / 2)
+    return tuple(zip(map(float, values), map(float, 0.5 * weights), strict=True))
+
+
+@cache
+def _absmean(levels: tuple[float, ...], size: int) -> float:
+    """One weight against the mean size of its group, the rest of which is nearly normal."""
+    mean, spread = sqrt(2 / pi), sqrt((1 - 2 / pi) / max(1, size - 1))
+    nodes, weights = np.polynomial.hermite_e.hermegauss(41)
+    rest = mean + spread * nodes
+    w = np.linspace(-9, 9, 20_001)
+    density = norm.pdf(w) * (w[1] - w[0])
+    total = 0.0
+    for other, share in zip(rest, weights / weights.sum(), strict=True):
+        scale = (np.abs(w) + (size - 1) * max(other, 0.0)) / size
+        total += float(share) * float(density @ _squared(w, scale, np.array(levels)))
+    return total
+
+
+def _squared(w: np.ndarray, scale: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Squared error of weights against levels times a scale for each of them."""
+    chosen = levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, w / scale)]
+    return np.asarray((chosen * scale - w) ** 2)
+
+
+def _ranged(spec: QuantSpec, size: int) -> float:
+    """A grid from the group's least to its largest weight: by the step's mean square over 12.
+
+    E (max - min)^2 over levels - 1 steps, squared; right where a step is small beside the weights.
+    """
+    steps = len(levels_of(spec)) - 1
+    tops = np.array([value for value, _ in _top(size)])
+    weights = np.array([weight for _, weight in _top(size)])
+    mean, square = float(weights @ tops), float(weights @ tops**2)
+    # Largest and smallest of a large group are independent, and alike but for the sign.
+    spread = 2 * (square - mean**2) + (2 * mean) ** 2
+    return spread / steps**2 / 12 * (size - 2) / size
+
+
+@cache
+def _top(size: int) -> tuple[tuple[float, float], ...]:
+    """Nodes and weights over the largest of `size` Gaussians, signs kept."""
+    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    places = 0.5 * (nodes + 1)
+    values = norm.isf(-np.expm1(np.log(places) / size))
+    return tuple(zip(map(float, values), map(float, 0.5 * weights), strict=True))

@@ -1,0 +1,46 @@
+"""What rounding does to one weight.
+
+Levels a step D apart, w rounded to the nearest, error e = w_q - w. Rounding is deterministic:
+"e is uniform on (-D/2, D/2)" is exact only with subtractive dither, and for smooth densities it is
+right up to terms that vanish like exp(-2 pi^2 s^2 / D^2).
+"""
+
+from __future__ import annotations
+
+from math import exp, pi
+
+TERMS = 200
+"""Of a series whose terms fall like exp(-k^2): far more than any D needs."""
+
+
+def step(largest: float, bits: int) -> float:
+    """(1) D = M / q with q = 2^(b-1) - 1: a symmetric grid whose ends are +M and -M."""
+    return largest / (2 ** (bits - 1) - 1)
+
+
+def uniform_variance(width: float) -> float:
+    """(2) D^2 / 12, the variance of an error uniform over one step."""
+    return width**2 / 12
+
+
+def stochastic_variance(width: float) -> float:
+    """(3) D^2 / 6: rounding up or down at random, without bias, doubles the variance."""
+    return width**2 / 6
+
+
+def midtread_variance(width: float, sigma: float) -> float:
+    """(4) E e^2 of Gaussian weights on an endless grid with a level at zero (Sripad and Snyder).
+
+    D^2/12 + (D^2/pi^2) sum_k (-1)^k / k^2 exp(-2 pi^2 k^2 s^2 / D^2).
+    """
+    series = sum((-1) ** k / k**2 * _decay(k, width, sigma) for k in range(1, TERMS))
+    return uniform_variance(width) + width**2 / pi**2 * series
+
+
+def midtread_covariance(width: float, sigma: float) -> float:
+    """(5) E[w e] = 2 s^2 sum_k (-1)^k exp(-2 pi^2 k^2 s^2 / D^2): the error leans against w."""
+    return 2 * sigma**2 * sum((-1) ** k * _decay(k, width, sigma) for k in range(1, TERMS))
+
+
+def _decay(k: int, width: float, sigma: float) -> float:
+    return exp(-2 * (pi * k * sigma / width) ** 2)

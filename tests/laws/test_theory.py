@@ -1,0 +1,254 @@
+"""Every equation against a simulation, a limit, or a definition written out another way."""
+
+from __future__ import annotations
+
+import itertools
+from math import inf, log2, sqrt
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lowbit.errors import UserError
+from lowbit.quant.codec import decode, encode
+from lowbit.quant.formats import FORMATS, bits_of, parse
+from lowbit.theory import damage, distortion, documents, noise
+
+SAMPLE = 400_000
+
+
+def gaussian(count: int = SAMPLE, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=count)
+
+
+# --- one weight -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [0.5, 1.0, 2.0, 3.5])
+def test_the_series_of_a_midtread_grid_are_those_of_a_simulation(width: float) -> None:
+    w = gaussian()
+    e = width * np.round(w / width) - w
+    for found, sample in (
+        (noise.midtread_variance(width, 1.0), e**2),
+        (noise.midtread_covariance(width, 1.0), w * e),
+    ):
+        assert abs(found - sample.mean()) < 5 * sample.std() / sqrt(SAMPLE)
+
+
+def test_a_twelfth_is_right_while_steps_are_small_and_wrong_when_they_are_not() -> None:
+    for width, off in ((0.88, 0.01), (1.9, 0.02)):
+        ratio = noise.midtread_variance(width, 1.0) / noise.uniform_variance(width)
+        assert abs(ratio - 1) < off
+    assert abs(noise.midtread_variance(4.0, 1.0) / noise.uniform_variance(4.0) - 1) > 0.1
+
+
+def test_rounding_at_random_doubles_the_variance() -> None:
+    rng = np.random.default_rng(1)
+    w, width = gaussian(seed=2), 0.3
+    e = width * np.floor(w / width + rng.random(SAMPLE)) - w
+    assert (e**2).mean() == pytest.approx(noise.stochastic_variance(width), rel=0.01)
+    assert abs(e.mean()) < 1e-3
+
+
+def test_a_step_divides_the_range_into_its_codes() -> None:
+    assert noise.step(7.0, 4) == 1.0
+    assert noise.step(1.0, 2) == 1.0
+
+
+# --- formats --------------------------------------------------------------------------------------
+
+TABLE = {  # of N(0, 1) weights by four million samples: two bits are three levels here
+    32: {"int2:sym": 0.433, "int3": 0.0513, "int4": 0.00941, "int8": 2.86e-5, "nf4": 0.00762},
+    64: {"int2:sym": 0.514, "int3": 0.0630, "int4": 0.01156, "int8": 3.51e-5, "nf4": 0.00844},
+    128: {"int2:sym": 0.588, "int3": 0.0750, "int4": 0.01377, "int8": 4.18e-5, "nf4": 0.00914},
+    256: {"int2:sym": 0.651, "int3": 0.0869, "int4": 0.01595, "int8": 4.86e-5, "nf4": 0.00974},
+}
+
+
+@pytest.mark.parametrize(("size", "name"), [(m, f) for m, row in TABLE.items() for f in row])
+def test_integration_meets_the_sampled_table(size: int, name: str) -> None:
+    base, _, variant = name.partition(":")
+    spec = parse(f"{base}@{size}" + (f":{variant}" if variant else ""))
+    assert distortion.distortion(spec, size) == pytest.approx(TABLE[size][name], rel=0.012)
+
+
+@pytest.mark.parametrize("size", [16, 64, 128])
+@pytest.mark.parametrize("name", [*FORMATS, "int4:full", "int2:sym", "int3:even"])
+def test_integration_is_what_our_own_encoder_does(name: str, size: int) -> None:
+    base, _, variant = name.partition(":")
+    spec = parse(f"{base}@{size}" + (f":{variant}" if variant else ""))
+    weight = torch.randn(4096, 2 * size, generator=torch.Generator().manual_seed(3))
+    errors = (decode(encode(weight, spec)) - weight).square().double()
+    mean, spread = float(errors.mean()), float(errors.mean(1).std()) / sqrt(4096)
+    # fp16 scales move the grid by up to 2^-11, which only eight bits notice.
+    allowed = 4 * spread + 0.002 * mean + (2e-7 if bits_of(spec) > 6 else 0.0)
+    assert abs(distortion.distortion(spec, size) - mean) < allowed
+
+
+@pytest.mark.parametrize("name", ["int4:zp", "int4:min", "int8:min"])
+def test_a_grid_over_the_range_is_right_within_a_few_per_cent(name: str) -> None:
+    spec = parse(name.replace(":", "@64:"))
+    weight = torch.randn(4096, 128, generator=torch.Generator().manual_seed(3))
+    mean = float((decode(encode(weight, spec)) - weight).square().double().mean())
+    assert distortion.distortion(spec, 64) == pytest.approx(mean, rel=0.06)
+
+
+def test_the_best_scale_of_a_ternary_code_is_lloyds() -> None:
+    scale, error = distortion.best_scale((-1.0, 0.0, 1.0))
+    assert scale == pytest.approx(1.224, abs=2e-3)
+    assert error == pytest.approx(0.190, abs=1e-3)
+
+
+def test_one_bit_is_not_worth_a_factor_of_four() -> None:
+    kappas = {b: distortion.kappa(parse(f"int{b}@64"), 64, b) for b in (3, 4, 5, 6, 8)}
+    expected = {3: 4.0, 4: 3.0, 5: 2.6, 6: 2.4, 8: 2.3}
+    for bits, value in expected.items():
+        assert kappas[bits] == pytest.approx(value, abs=0.06)
+    assert pytest.approx(2.72, abs=0.01) == distortion.PANTER_DITE
+
+
+def test_a_cast_has_no_grid() -> None:
+    with pytest.raises(UserError, match="bf16 has no grid"):
+        distortion.distortion(parse("bf16"), 64)
+
+
+@given(st.lists(st.floats(-2, 2), min_size=2, max_size=6, unique=True), st.floats(0.3, 4))
+@settings(max_examples=40, deadline=None)
+def test_the_error_of_any_grid_is_the_integral(levels: list[float], reach: float) -> None:
+    grid = tuple(sorted(levels))
+    w = np.linspace(-reach, reach, 200_001)
+    density = np.exp(-w * w / 2)
+    error = np.min([(w - level) ** 2 for level in grid], axis=0)
+    expected = np.trapezoid(error * density, w) / np.trapezoid(density, w)
+    assert distortion.grid_error(grid, reach) == pytest.approx(expected, rel=1e-4, abs=1e-9)
+
+
+# --- from weights to nats -------------------------------------------------------------------------
+
+
+def problem(size: int = 30, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gradient, a Hessian that is positive, and variances."""
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(size, size))
+    return rng.normal(size=size), root @ root.T / size, rng.uniform(0.5, 1.5, size)
+
+
+def test_mean_and_variance_of_the_damage_are_those_of_a_simulation() -> None:
+    g, H, variance = problem()
+    H = np.diag(np.diag(H))
+    e = np.random.default_rng(1).normal(size=(SAMPLE // 4, 30)) * np.sqrt(variance)
+    loss = e @ g + 0.5 * np.einsum("ni,ij,nj->n", e, H, e)
+    mean = damage.expected_damage(np.diag(H), variance)
+    assert loss.mean() == pytest.approx(mean, abs=5 * loss.std() / sqrt(len(loss)))
+    assert loss.var() == pytest.approx(damage.damage_variance(g, variance, np.diag(H)), rel=0.03)
+
+
+def test_cross_terms_vanish_in_the_mean() -> None:
+    _, H, variance = problem(seed=2)
+    e = np.random.default_rng(3).normal(size=(SAMPLE // 4, 30)) * np.sqrt(variance)
+    loss = 0.5 * np.einsum("ni,ij,nj->n", e, H, e)
+    mean = damage.expected_damage(np.diag(H), variance)
+    assert loss.mean() == pytest.approx(mean, abs=5 * loss.std() / sqrt(len(loss)))
+
+
+def test_the_first_order_takes_over_at_the_crossover() -> None:
+    g, H, variance = problem(seed=4)
+    at = damage.crossover(0.1 * g, np.diag(H), variance, bits=4)
+    fewer = variance * 4.0 ** (4 - at)
+    mean = damage.expected_damage(np.diag(H), fewer)
+    assert mean == pytest.approx(sqrt(damage.damage_variance(0.1 * g, fewer)))
+    assert damage.crossover(0 * g, np.diag(H), variance, 4) == inf
+
+
+def test_more_rank_never_leaves_more_behind() -> None:
+    g, H, _ = problem(seed=5)
+    rng = np.random.default_rng(6)
+    tangent, e = rng.normal(size=(30, 12)), rng.normal(size=30)
+    g = g - tangent @ np.linalg.lstsq(tangent, g, rcond=None)[0]
+    left = [damage.unreachable(g, H, tangent[:, :k], e) for k in range(1, 13)]
+    assert all(a >= b - 1e-9 for a, b in itertools.pairwise(left))
+    # And it is what the best correction inside the tangent space leaves.
+    best = np.linalg.solve(tangent.T @ H @ tangent, -tangent.T @ H @ e)
+    moved = e + tangent @ best
+    assert left[-1] == pytest.approx(float(g @ e + 0.5 * moved @ H @ moved))
+
+
+def test_the_rule_for_bits_has_rank_with_a_minus() -> None:
+    shapes = [(64, 64), (128, 64)]
+    p = {r: damage.adapter_parameters(shapes, r) for r in (1, 4, 16)}
+    assert p[4] == 4 * (128 - 4) + 4 * (192 - 4)
+    needed = {r: damage.bits_needed(0.3, 3.0, 10_000, p[r], 0.5) for r in p}
+    assert needed[1] > needed[4] > needed[16]
+    b = needed[4]
+    assert 3.0 * 0.3 * 4.0**-b == pytest.approx(0.5 * p[4] / (2 * 10_000))
+    assert documents.bits_rule(16, 100) > documents.bits_rule(4, 100)
+
+
+def test_what_a_low_rank_correction_leaves_is_eckart_youngs() -> None:
+    matrix = np.random.default_rng(7).normal(size=(9, 6))
+    u, s, v = np.linalg.svd(matrix, full_matrices=False)
+    for rank in range(7):
+        best = u[:, :rank] * s[:rank] @ v[:rank]
+        share = ((matrix - best) ** 2).sum() / (matrix**2).sum()
+        assert damage.residual_share(s, rank) == pytest.approx(share, abs=1e-12)
+
+
+def test_a_frozen_base_shifts_gradients_and_only_fresh_noise_spreads_them() -> None:
+    _, H, variance = problem(seed=8)
+    e = np.random.default_rng(9).normal(size=(20_000, 30)) * np.sqrt(variance)
+    shifts = e @ H
+    found = damage.fresh_noise_variance(H, variance)
+    assert np.trace(np.cov(shifts.T)) == pytest.approx(np.trace(found), rel=0.03)
+    assert np.allclose(damage.gradient_bias(H, e[0]), shifts[0])
+    assert damage.noise_ratio(3, 4) == pytest.approx(5.44, abs=0.01)
+
+
+# --- the converse ---------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(0.01, 100), min_size=1, max_size=20), st.floats(0.05, 8))
+def test_water_fills_to_the_bits_there_are(values: list[float], bits: float) -> None:
+    least = damage.converse(values, bits)
+    # The level by bisection, which knows nothing of the closed form.
+    low, high = 1e-12, max(values)
+    for _ in range(200):
+        theta = sqrt(low * high)
+        used = 0.5 * sum(max(0.0, log2(v / theta)) for v in values)
+        low, high = (theta, high) if used > bits * len(values) else (low, theta)
+    assert least == pytest.approx(0.5 * sum(min(theta, v) for v in values), rel=1e-6)
+
+
+def test_no_format_beats_the_converse() -> None:
+    for name in ("int3@64", "int4@64", "nf4@64", "int8@64"):
+        spec = parse(name)
+        ideal = 2 * damage.converse(np.ones(100), bits_of(spec))
+        assert distortion.distortion(spec, 64) > ideal
+        assert ideal == pytest.approx(4.0 ** -bits_of(spec))
+
+
+def test_unequal_directions_cost_their_means_ratio() -> None:
+    values = [4.0, 1.0]
+    assert damage.means_ratio(values) == pytest.approx(2.5 / 2)
+    even = 0.5 * 4.0**-3 * sum(values)
+    assert even / damage.converse(values, 3) == pytest.approx(damage.means_ratio(values))
+
+
+# --- the documents' own ---------------------------------------------------------------------------
+
+
+def test_the_documents_terms_balance_at_quarters_not_halves() -> None:
+    for rank, examples in ((4, 1000), (16, 50_000)):
+        b = documents.balanced_bits(rank, examples)
+        assert rank * 4.0**-b == pytest.approx(sqrt(rank / examples))
+        assert documents.bits_rule(rank, examples) == pytest.approx(2 * b, rel=1e-9)
+
+
+def test_the_documents_law_is_a_factor_of_four_a_bit() -> None:
+    assert documents.gap_law(3, 2.0) / documents.gap_law(4, 2.0) == 4
+    assert documents.loss_bound(8, 100, 4, 1.0) > documents.loss_bound(4, 100, 4, 1.0)
+    more = documents.gradient_variance_bound(1.0, 8, 4, 1.0, 1.0)
+    assert more - 1.0 == pytest.approx(8 * 4.0**-4)
+    assert damage.damage_at(3, 4, 1.0) == 4.0
+    assert damage.tokens_to_resolve(0.01) == pytest.approx(800 / 0.01)
