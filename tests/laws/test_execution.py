@@ -27,6 +27,7 @@ from lowbit.spec import Execution, Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.tasks.base import Example
 
 CPU = torch.device("cpu")
+REST = {"weights_bytes": 1, "data_bytes": 1, "total_s": 1.0, "cpu_s": 1.0, "gpu_s": 0.0}
 Folder = Callable[[str], Path]
 
 
@@ -220,7 +221,7 @@ def test_shared_times_are_replaced_by_those_of_a_pass_alone(spec: RunSpec, tmp_p
     record = run(spec, folder, Execution(threads=1), memory=2**33)
     assert record.cost.timed == "shared"
     assert rows([(folder, record)])[0].shared
-    found = SimpleNamespace(peak_bytes=123, tokens_per_s=4.5, step_s=0.1, compute="fp32")
+    found = SimpleNamespace(peak_bytes=123, tokens_per_s=4.5, step_s=0.1, compute="fp32", **REST)
     solo.write(folder, spec, found)
     (row,) = rows([(folder, record)])
     assert (row.peak, row.tokens_per_s, row.shared) == (123, 4.5, False)
@@ -234,7 +235,7 @@ def test_a_pass_of_other_settings_counts_for_nothing(
     record = run(spec, folder, Execution(threads=1), memory=2**33)
     other = replace(spec, train=replace(spec.train, lr=0.5)) if changed == "lr" else spec
     compute = "bf16" if changed == "compute" else "fp32"
-    found = SimpleNamespace(peak_bytes=1, tokens_per_s=1.0, step_s=0.1, compute=compute)
+    found = SimpleNamespace(peak_bytes=1, tokens_per_s=1.0, step_s=0.1, compute=compute, **REST)
     solo.write(folder, other, found)
     assert solo.read(folder, record) is None
     assert rows([(folder, record)])[0].shared
