@@ -75,11 +75,11 @@ def summed_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def logits_of(model: nn.Module, batch: Batch) -> Tensor:
-    """(tokens, vocabulary) in fp32, through attention that can be differentiated twice."""
+    """(tokens, vocabulary), fp32 at least, through attention that can be differentiated twice."""
     with sdpa_kernel(SDPBackend.MATH):
         head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
-        found: Tensor = head(hidden_of(model, batch)[0]).float()
-        return found
+        found: Tensor = head(hidden_of(model, batch)[0])
+        return found if found.dtype == torch.float64 else found.float()
 
 
 def measure(
@@ -268,7 +268,8 @@ def gauss_newton(
         logits, moved = torch.func.jvp(forward, (primal,), (held,))  # type: ignore[misc]
         share = logits.softmax(-1)
         mean = (share * moved).sum(-1)
-        total += 0.5 * float(((share * moved.square()).sum(-1) - mean.square()).sum())
+        spread = (share * moved.square()).sum(-1) - mean.square()
+        total += 0.5 * float(spread.sum().detach())
         tokens += len(batch.ids)
     return total / tokens
 
