@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lowbit.errors import RunError
 from lowbit.losses import hidden_of
 from lowbit.spec import Site
 from lowbit.tasks.base import Batch
@@ -98,6 +99,8 @@ def measure(
     with watched(model, sites) as factors:
         for i, batch in enumerate(batches):
             logits = logits_of(model, batch)
+            if not bool(torch.isfinite(logits).all()):
+                raise RunError("the model's outputs are not finite on the calibration text")
             drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=source)[:, 0]
             own = F.cross_entropy(logits, batch.target, reduction="sum")
             sampled = F.cross_entropy(logits, drawn, reduction="sum")

@@ -24,7 +24,7 @@ MOST_LINES, MOST_OF_A_FUNCTION = 300, 60
 # A folder's name stands for all of its modules, except those that are named themselves.
 LAYERS = {
     "the words": ["lowbit", "errors", "files", "spec", "registry", "config", "progress", "heap"],
-    "numbers": ["quant", "stats", "inference", "theory"],
+    "numbers": ["quant", "stats", "inference", "theory", "sensitivity"],
     "models, tasks, plans": ["models", "tasks", "plan"],
     "layers": [
         "products",
@@ -32,6 +32,8 @@ LAYERS = {
         "initial",
         "encoded",
         "curvature",
+        "measure",
+        "reach",
         "install",
         "losses",
         "compiling",
@@ -88,6 +90,8 @@ TORCH_FREE = [
         "progress",
         "stats",
         "inference",
+        "theory",
+        "sensitivity",
         "record",
     ),
     *(

@@ -1,0 +1,147 @@
+"""Sensitivities of tiny models against what the loss really does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from assemble import batch_of, opened, some_ids
+
+from lowbit import measure as measuring
+from lowbit.curvature import Factors, logits_of
+from lowbit.errors import RunError
+from lowbit.measure import Asked, Lab, divergence, error_of, measure, moved
+from lowbit.reach import absorbed_share, gains
+from lowbit.sensitivity import SensitivityTable, from_text, to_text, trusted
+from lowbit.spec import BLOCK_ROLES
+
+Folder = Callable[[str], Path]
+ASKED = Asked(("int8@16", "int4@16", "int2@16"), ranks=(1, 4, 16), samples=3, walk=True)
+
+
+def lab_of(folder: Path) -> Lab:
+    start = opened(folder, "language")
+    ids = some_ids(3, 13)
+    batches = [batch_of(row[None, :-1], row[None, 1:]) for row in ids]
+    return Lab(start.model().float().eval(), start.sites, batches)
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def lab(request: pytest.FixtureRequest, tiny_model: Folder) -> Lab:
+    return lab_of(tiny_model(request.param))
+
+
+@pytest.fixture(scope="module")
+def table(lab: Lab) -> SensitivityTable:
+    return measure(lab, ASKED, ("tiny", "text"))
+
+
+def loss(lab: Lab) -> float:
+    return measuring._loss(lab, [logits_of(lab.model, b).detach() for b in lab.batches])
+
+
+def test_the_table_has_every_site_and_format(lab: Lab, table: SensitivityTable) -> None:
+    assert [site.name for site in table.sites] == [site.name for site in lab.sites]
+    assert table.formats == list(ASKED.formats)
+    assert table.loss == pytest.approx(loss(lab), rel=1e-5)
+    for site in table.sites:
+        assert (site.reach is not None) == (site.role in BLOCK_ROLES)
+        for found in site.damages.values():
+            assert found.weight_error > 0
+            assert found.fisher >= 0
+            assert found.kfac >= 0
+    assert table.passes > 10
+
+
+def test_second_order_is_what_the_loss_does_when_errors_are_small(
+    lab: Lab, table: SensitivityTable
+) -> None:
+    errors = {s.name: error_of(lab.weight(s.name), "int8@16") for s in lab.blocks}
+    sides = []
+    for sign in (1.0, -1.0):
+        with moved(lab, {n: sign * e for n, e in errors.items()}):
+            sides.append(loss(lab))
+    whole = table.whole["int8@16"]
+    assert whole.loss == pytest.approx(sides[0] - loss(lab), abs=1e-6)
+    even, odd = sum(sides) / 2 - loss(lab), (sides[0] - sides[1]) / 2
+    assert whole.first_order == pytest.approx(odd, rel=0.05, abs=2e-6)
+    assert whole.taylor == pytest.approx(even, rel=0.2, abs=5e-6)
+
+
+def test_the_walk_measures_every_site_alone(lab: Lab, table: SensitivityTable) -> None:
+    site = lab.blocks[2]
+    error = error_of(lab.weight(site.name), "int2@16")
+    before = [logits_of(lab.model, b).detach() for b in lab.batches]
+    with moved(lab, {site.name: error}):
+        after = [logits_of(lab.model, b).detach() for b in lab.batches]
+    (row,) = [s for s in table.sites if s.name == site.name]
+    found = row.damages["int2@16"]
+    assert found.measured == pytest.approx(divergence(before, after) + found.first_order, rel=1e-4)
+    plain = measure(lab, Asked(("int8@16",), samples=2), ("tiny", "text"))
+    assert plain.sites[0].damages["int8@16"].measured is None
+    with pytest.raises(ValueError, match="was not measured"):
+        plain.damage({plain.sites[0].name: "int8@16"}, "measured")
+
+
+def test_fewer_bits_do_more_damage(table: SensitivityTable) -> None:
+    for predictor in ("weight_error", "fisher", "kfac"):
+        eight, four, two = (
+            table.damage({s.name: text for s in table.sites}, predictor)  # type: ignore[arg-type]
+            for text in ASKED.formats
+        )
+        assert eight < four < two
+    assert table.damage({}, "kfac") == 0.0
+
+
+def test_moving_weights_leaves_no_trace(lab: Lab) -> None:
+    before = {n: p.detach().clone() for n, p in lab.model.named_parameters()}
+    with moved(lab, {s.name: torch.ones(s.shape) for s in lab.sites}):
+        assert not torch.equal(
+            next(iter(before.values())), next(iter(lab.model.parameters())).detach()
+        )
+    assert all(torch.equal(p, before[n]) for n, p in lab.model.named_parameters())
+
+
+def test_more_rank_takes_back_more_and_full_rank_all(table: SensitivityTable) -> None:
+    for site in table.sites:
+        if site.reach is None:
+            continue
+        for shares in site.reach.absorbed.values():
+            assert list(shares) == sorted(shares)
+            assert 0 <= shares[0] <= shares[-1] <= 1 + 1e-5
+        assert list(site.reach.gains) == sorted(site.reach.gains)
+
+
+def test_shares_are_eckart_youngs_in_the_metric_of_the_factors() -> None:
+    source = torch.Generator().manual_seed(0)
+    root = torch.randn(6, 6, generator=source)
+    other = torch.randn(5, 5, generator=source)
+    factors = Factors(inputs=root @ root.t(), outputs=other @ other.t())
+    error = torch.randn(5, 6, generator=source)
+    assert absorbed_share(factors, error, (5,))[0] == pytest.approx(1.0)
+    plain = Factors(inputs=torch.eye(6), outputs=torch.eye(5))
+    singular = torch.linalg.svdvals(error).square()
+    expected = float(singular[:2].sum() / singular.sum())
+    assert absorbed_share(plain, error, (2,))[0] == pytest.approx(expected, rel=1e-4)
+    won = gains(plain, error, (2, 5))
+    assert won[1] == pytest.approx(0.5 * float(singular.sum()), rel=1e-2)
+
+
+def test_a_table_reads_back_as_it_was_written(table: SensitivityTable) -> None:
+    assert from_text(to_text(table)) == table
+
+
+def test_a_model_that_is_not_finite_is_refused(tiny_model: Folder) -> None:
+    lab = lab_of(tiny_model("llama"))
+    with torch.no_grad():
+        lab.model.get_submodule(lab.blocks[0].name).weight[0, 0] = math.nan  # type: ignore
+    with pytest.raises(RunError, match="outputs are not finite on the calibration text"):
+        measure(lab, ASKED, ("tiny", "text"))
+
+
+def test_below_four_bits_another_predictor_is_believed() -> None:
+    assert trusted("int8@64") == trusted("nf4@64") == "taylor"
+    assert trusted("int3@64") == trusted("ternary@64") == "kfac"
