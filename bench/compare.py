@@ -29,6 +29,8 @@ from typing import Any
 from jobs import EXTRAS, SIDES
 
 HERE = Path(__file__).parent
+RUNS = 6
+"""Of the matrix: two plans x three seeds."""
 Found = dict[str, list[dict[str, float]]]
 
 
@@ -105,10 +107,9 @@ def measured(work: Work, rounds: int) -> tuple[Found, list[dict[str, float]]]:
             figures = process(words, side)
             if figures is not None:
                 found[side].append(figures)
-        if not work.matrix:
-            tokens = "1024" if work.work == "lm" else "107"
-            figures = process([str(HERE / "limit.py"), work.model, tokens, work.work], "limit")
-            limits += [] if figures is None else [figures]
+        tokens = "1024" if work.work == "lm" else "107"
+        figures = process([str(HERE / "limit.py"), work.model, tokens, work.work], "limit")
+        limits += [] if figures is None else [figures]
     return found, limits
 
 
@@ -132,7 +133,7 @@ def table(work: Work, found: Found, limits: list[dict[str, float]]) -> list[str]
         f"of {work.steps} steps" + (f", {work.sentences} sentences" if work.work == "sst2" else "")
     ]
     if work.matrix:
-        lines.append(f"{'':50} {'seconds':>8} {'x (a)':>6} {'accuracy':>9}")
+        lines.append(f"{'':50} {'seconds':>8} {'x (a)':>6} {'limit':>6} {'accuracy':>9}")
     else:
         lines.append(f"{'':50} {'tokens/s':>9} {'spread':>13} {'x (a)':>6} {'x (b)':>6} "
                      f"{'limit':>6} {'peak MB':>8} {'after':>7}")  # fmt: skip
@@ -142,7 +143,11 @@ def table(work: Work, found: Found, limits: list[dict[str, float]]) -> list[str]
         elif work.matrix:
             seconds = _median(rounds, "seconds")
             times = _ratio(_median(found["a"], "seconds"), seconds)
-            lines.append(f"{SIDES[side]:50} {seconds:8.0f} {times:>6} {rounds[0]['quality']:9.4f}")
+            # Of six runs' training steps; starting, encoding and scoring are not in it.
+            floor = RUNS * work.steps * _best(limits) if limits else 0.0
+            share = f"{100 * floor / seconds:.0f} %" if floor else ""
+            quality = rounds[0]["quality"]
+            lines.append(f"{SIDES[side]:50} {seconds:8.0f} {times:>6} {share:>6} {quality:9.4f}")
         else:
             lines.append(_line(side, found, limits))
     if limits:
@@ -155,7 +160,7 @@ def _line(side: str, found: Found, limits: list[dict[str, float]]) -> str:
     rounds = found[side]
     speeds = sorted(r["tokens_per_s"] for r in rounds)
     speed = median(speeds)
-    best = median(min(x.values()) for x in limits) if limits else None
+    best = _best(limits) if limits else None
     # The limit is of a step with the mean number of tokens, so it is held against the mean step.
     share = "" if best is None else f"{100 * best / _median(rounds, 'mean_step_s'):.0f} %"
     a, b = _median(found["a"], "tokens_per_s"), _median(found["b"], "tokens_per_s")
@@ -164,6 +169,11 @@ def _line(side: str, found: Found, limits: list[dict[str, float]]) -> str:
         f"{_ratio(speed, a):>6} {_ratio(speed, b):>6} {share:>6} "
         f"{_median(rounds, 'peak') / 1e6:8,.0f} {_median(rounds, 'quality'):7.3f}"
     )
+
+
+def _best(limits: list[dict[str, float]]) -> float:
+    """Seconds of a step's products in the fastest type."""
+    return median(min(x.values()) for x in limits)
 
 
 def _median(rounds: list[dict[str, float]], key: str) -> float:

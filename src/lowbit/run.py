@@ -58,7 +58,7 @@ def run(
     facts = machine.facts(device, compute, execution, data.fingerprint, weights, data.notes)
     setting = Setting(
         kind=start.task.kind,
-        train=spec.train,
+        train=spec.paced,
         seed=spec.seed,
         device=device,
         fingerprint=resumable(spec, facts),

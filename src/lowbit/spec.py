@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from lowbit.errors import BadValueError, Bounds, check_bounds
@@ -128,6 +128,7 @@ class Plan:
     `format` and `rank` are for the block matrices; `embedding` is for embeddings and heads (None:
     `format` where that has 8 bits or more, else `int8@row`), whose rank is 0.
     An adapter's delta is scaled by alpha / rank; `alpha = "2r"` scales by two whatever the rank.
+    `pace` multiplies the run's learning rate: adapters of another make may need another.
     `init`: adapters start at zero, or at the best approximation of what quantisation took away.
     """
 
@@ -138,12 +139,13 @@ class Plan:
     rank: int = 8
     alpha: float | Literal["2r"] = 16.0
     dropout: float = 0.0
+    pace: float = 1.0
     init: Literal["zero", "residual"] = "zero"
     rule: tuple[Rule, ...] = ()
     schedule: RankSchedule = field(default_factory=RankSchedule)
 
     def __post_init__(self) -> None:
-        bounds = {"rank": _FROM_0, "dropout": _BELOW_ONE}
+        bounds = {"rank": _FROM_0, "dropout": _BELOW_ONE, "pace": Bounds(0, above=True)}
         if self.alpha != "2r":
             bounds["alpha"] = Bounds(0, above=True)
         check_bounds("plan", self, bounds)
@@ -241,7 +243,7 @@ class Execution:
         check_bounds("execution", self, {"threads": _FROM_0})
 
 
-_LATER = (("train", "token_budget", 0), ("task", "tag", ""))
+_LATER = (("train", "token_budget", 0), ("task", "tag", ""), ("plan", "pace", 1.0))
 """Settings that came after records were kept: declared only where they are used, so that what was
 run before them still is what is declared."""
 
@@ -266,6 +268,11 @@ class RunSpec:
             if found[table][key] == default:
                 del found[table][key]
         return found
+
+    @property
+    def paced(self) -> TrainSpec:
+        """The training settings with the plan's own learning rate."""
+        return replace(self.train, lr=self.train.lr * self.plan.pace)
 
     @property
     def fingerprint(self) -> str:

@@ -239,3 +239,20 @@ def test_a_pass_of_other_settings_counts_for_nothing(
     solo.write(folder, other, found)
     assert solo.read(folder, record) is None
     assert rows([(folder, record)])[0].shared
+
+
+# --- a plan's own pace ----------------------------------------------------------------------------
+
+
+def test_a_plans_pace_multiplies_the_learning_rate_and_nothing_else(
+    spec: RunSpec, tmp_path: Path
+) -> None:
+    quick = replace(spec, plan=replace(spec.plan, pace=2.0))
+    doubled = replace(spec, train=replace(spec.train, lr=2 * spec.train.lr))
+    _, learnt, scores = carried_out(quick, tmp_path / "quick", Execution(threads=1))
+    _, also, same = carried_out(doubled, tmp_path / "doubled", Execution(threads=1))
+    assert (learnt, scores) == (also, same)
+    first = json.loads((tmp_path / "quick" / "log.jsonl").read_text().splitlines()[0])
+    assert first["lr"] == 2 * spec.train.lr
+    assert quick.fingerprint != spec.fingerprint
+    assert "pace" not in spec.declared()["plan"]
