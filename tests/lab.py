@@ -87,6 +87,18 @@ threads = 1
 """
 
 
+# Python that begins with this finds no torch: not None in sys.modules, where others look for what
+# has been imported.
+WITHOUT_TORCH = """
+import sys
+class Absent:
+    def find_spec(name, path=None, target=None):
+        if name in ("torch", "transformers", "safetensors.torch"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent)
+"""
+
+
 def write_study(folder: Path, model: Path, data: Path, head: str = HEAD, more: str = "") -> Path:
     """A study of two plans and two seeds that runs in seconds."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -217,6 +217,33 @@ def evaluate(
 
 @app.command()
 @guarded
+def measure(
+    model: Annotated[str, typer.Argument(help="A folder, a hub id or assets:NAME.")],
+    task: Annotated[str, typer.Option(help="wikitext2, dailydialog, FILE.txt, ...")],
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="Only this format. Repeatable.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Of calibration text.")] = 4096,
+    walk: Annotated[
+        bool, typer.Option("--walk", help="Also run the model with every site stored alone.")
+    ] = False,
+    to: Annotated[Path | None, typer.Option(help="Write the whole table as JSON.")] = None,
+    settings: SetOption = None,
+) -> None:
+    """What every format would do to a model, by every predictor; nothing is trained.
+
+    On the task's calibration part, which is neither trained on nor scored; kept once known.
+    """
+    from lowbit import foretelling
+    from lowbit.single import single
+
+    spec, execution = single(model, task, "bf16", 0, settings or ())
+    chosen = formats or foretelling.FORMATS
+    foretelling.measure(spec, execution, chosen, tokens, walk, to)
+
+
+@app.command()
+@guarded
 def export(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder.")],
     to: Annotated[Path, typer.Option(help="The folder to write.")],

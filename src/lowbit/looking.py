@@ -68,6 +68,8 @@ def compare(study: Study) -> None:
             say(f"\n{finding.claim.text}: {finding.state.upper()}")
             for line in (sayings.asked(finding), sayings.effect(finding), sayings.beside(finding)):
                 wrapped(line)
+    if not (found.claims or found.questions):
+        say("This study states no claims and asks no questions; `lowbit report` shows its table.")
     if found.missing:
         say(f"\n{len(found.missing)} of {len(study.runs)} runs are missing:")
         wrapped(", ".join(found.missing))

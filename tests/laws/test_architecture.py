@@ -15,6 +15,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from lab import WITHOUT_TORCH
 
 import lowbit
 
@@ -54,6 +55,7 @@ LAYERS = {
             "solo",
             "ready",
             "evaluations",
+            "measuring",
             "run",
             "probe",
             "exporting",
@@ -74,7 +76,7 @@ LAYERS = {
         "drawing",
         "report",
     ],
-    "commands": ["options", "looking", "commands", "tools", "cli"],
+    "commands": ["options", "looking", "commands", "tools", "foretelling", "cli"],
 }
 RANK = {name: rank for rank, names in enumerate(LAYERS.values()) for name in names}
 
@@ -122,6 +124,7 @@ TORCH_FREE = [
         "solo",
         "commands",
         "tools",
+        "foretelling",
         "cli",
     ),
     *("engines.base", "engines.process", "engines.local", "tasks.cache", "tasks.store"),
@@ -230,17 +233,7 @@ def test_words_numbers_records_and_reports_need_no_torch() -> None:
     folders = {name for name in TORCH_FREE if any(m.startswith(f"{name}.") for m in MODULES)}
     wanted = [m for m in MODULES if m in TORCH_FREE or m.partition(".")[0] in folders - {"lowbit"}]
     names = ["lowbit" if m == "lowbit" else f"lowbit.{m}" for m in wanted]
-    # Not found, rather than None in sys.modules: others look there for what has been imported.
-    code = f"""
-import sys, importlib
-class Absent:
-    def find_spec(name, path=None, target=None):
-        if name in ("torch", "transformers", "safetensors.torch"):
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Absent)
-for name in {names}:
-    importlib.import_module(name)
-"""
+    code = f"{WITHOUT_TORCH}\nimport importlib\nfor name in {names}: importlib.import_module(name)"
     assert run_python(code) == ""
     assert {"plan.rules", "figures.pareto", "report", "cli"} <= set(wanted)
 

@@ -37,7 +37,10 @@ def test_the_laptop_and_the_full_profile_have_the_same_runs(study: Study) -> Non
     assert read(str(ROOT), profile="laptop") == study
     full = read(str(ROOT), profile="full")
     assert [run.plan for run in full.runs] == [run.plan for run in study.runs]
-    assert {run.model for run in full.runs} == {"bert-base-uncased", "gpt2"}
+    assert {run.model for run in full.runs} == {
+        "google-bert/bert-base-uncased",
+        "openai-community/gpt2",
+    }
     train = {(r.train.lr, r.train.epochs, r.train.accumulate, r.train.clip) for r in full.runs}
     assert train == {(2e-4, 3, 2, 1.0)}
     assert {(r.task.name, r.train.batch) for r in full.runs} == {("sst2", 8), ("wikitext2", 4)}

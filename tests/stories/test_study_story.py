@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lab import lowbit, record_of, stamps, write_study
+from lab import WITHOUT_TORCH, lowbit, record_of, stamps, write_study
 
 from lowbit.record import CHECKPOINT, RECORD
 from lowbit.tools import TOOLS
@@ -24,6 +24,22 @@ seeds = [7]
 
 [profile.nested]
 train.epochs = 2
+"""
+QUESTION = """
+[[question]]
+text = "four bits cost nothing to speak of"
+plan = "int4@32"
+than = "bf16"
+task = {task}
+relation = "no worse"
+margin = 5.0
+
+[[question]]
+text = "four bits are smaller"
+plan = "int4@32"
+than = "bf16"
+task = {task}
+measure = "stored"
 """
 NAMES = [f"llama-text-{plan}-seed{seed}" for plan in ("bf16", "int4@32") for seed in (0, 1)]
 needs_assets = pytest.mark.skipif(not os.environ.get("LOWBIT_ASSETS"), reason="needs LOWBIT_ASSETS")
@@ -41,7 +57,8 @@ def finished(
 ) -> tuple[Path, str]:
     """A study that has been run, and what was said meanwhile. To be looked at only."""
     folder = tmp_path_factory.mktemp("story") / "tiny"
-    study = write_study(folder, tiny_model("llama"), tiny_text, more=PROFILE)
+    question = QUESTION.format(task=json.dumps(str(tiny_text)))
+    study = write_study(folder, tiny_model("llama"), tiny_text, more=PROFILE + question)
     said = lowbit("run", study)
     assert (said.code, said.err) == (0, "")
     return study, said.out
@@ -65,9 +82,11 @@ def test_a_study_ends_with_a_table_figures_and_one_page(finished: tuple[Path, st
         assert {RECORD, "log.jsonl", "scores.jsonl", "adapter/adapter_config.json"} <= files
         assert CHECKPOINT not in files
     made = set(stamps(study / "report"))
-    figures = {f"figures/{name}.{kind}" for name in ("pareto", "curves", "bytes")
-               for kind in ("png", "pdf")}  # fmt: skip
-    assert {"index.html", "table.md", "table.csv"} | figures == made
+    drawn = ("pareto", "curves", "bytes", "memory", "ranks", "gradients")
+    figures = {f"figures/{name}.{kind}" for name in drawn for kind in ("png", "pdf")}
+    tables = {f"{name}.{kind}" for name in ("table", "appendix-a-ranks", "appendix-b-bits",
+              "settings") for kind in ("md", "csv")}  # fmt: skip
+    assert {"index.html", "logs.csv"} | tables | figures == made
     assert "https://" not in (study / "report" / "table.md").read_text()
 
 
@@ -178,14 +197,19 @@ def test_validation_runs_nothing_and_counts_runs_and_claims(study: Path) -> None
     assert stamps(study) == before
 
 
+def without_torch(*words: object) -> str:
+    """What a command says in a Python that has no torch."""
+    code = f"{WITHOUT_TORCH}\nfrom lowbit.cli import main\nmain()"
+    command = [sys.executable, "-c", code, *map(str, words)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 def test_a_report_is_made_from_records_alone_without_torch(study: Path) -> None:
     made = {name: (study / "report" / name).read_bytes() for name in ("index.html", "table.md")}
     shutil.rmtree(study / "report")
     for adapter in study.glob("results/*/adapter"):
         shutil.rmtree(adapter)
-    block = "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None; "
-    code = block + "from lowbit.cli import main; sys.argv[1:] = ['report', sys.argv[1]]; main()"
-    subprocess.run([sys.executable, "-c", code, str(study)], check=True, capture_output=True)
+    without_torch("report", study)
     again = {name: (study / "report" / name).read_bytes() for name in made}
     assert again == made
 
@@ -348,3 +372,66 @@ def test_a_head_trained_alone_is_not_said_to_be_for_peft(
     said = lowbit("adapt", tiny_model("bert"), *options, *small)
     assert said.code == 0
     assert "PEFT does not load" in said.out
+
+
+# --- claims, figures, what storage costs ----------------------------------------------------------
+
+
+def test_questions_are_answered_from_records_alone_without_torch(study: Path) -> None:
+    said = without_torch("compare", study)
+    assert "four bits cost nothing to speak of: HELD" in said
+    assert "four bits are smaller: HELD" in said
+    assert "Questions: exploratory, not corrected" in said
+    found = json.loads((study / "report" / "compare.json").read_text())
+    held, smaller = found["questions"]
+    assert held["gain"]["low"] < held["gain"]["estimate"] < held["gain"]["high"]
+    assert smaller["gain"]["estimate"] > 0
+    page = (study / "report" / "index.html").read_text()
+    assert "four bits are smaller" in page
+    shutil.rmtree(study / "results" / NAMES[0])
+    shutil.rmtree(study / "results" / NAMES[2])
+    less = lowbit("compare", study)
+    assert "four bits cost nothing to speak of: UNFINISHED" in less.out
+    assert "2 of 4 runs are missing" in less.out
+    assert NAMES[0] in less.out
+
+
+def test_figures_are_drawn_from_records_alone_without_torch(study: Path) -> None:
+    shutil.rmtree(study / "report")
+    said = without_torch("draw", study, "--figure", "ranks", "--figure", "pareto")
+    assert "ranks.png" in said
+    made = {path.name for path in (study / "report" / "figures").iterdir()}
+    assert made == {"ranks.png", "ranks.pdf", "pareto.png", "pareto.pdf"}
+    wrong = lowbit("draw", study, "--figure", "rnks")
+    assert wrong.code == 2
+    assert "no figure 'rnks'. Did you mean 'ranks'?" in wrong.err
+
+
+def test_storage_is_priced_before_training_and_what_was_found_is_frozen(
+    tiny_model: Callable[[str], Path], tiny_text: Path, study: Path, tmp_path: Path
+) -> None:
+    words = ("evaluate", tiny_model("llama"), "--task", tiny_text, "--plan", "int3@32")
+    said = lowbit(*words, *settings("task.window=32"))
+    assert (said.code, said.err) == (0, "")
+    assert "paired over" in said.out
+    assert "16 bit" in said.out
+    frozen = lowbit("freeze", study / "results" / NAMES[0], "--to", tmp_path / "kept.toml")
+    assert frozen.code == 0
+    assert "rank = " in (tmp_path / "kept.toml").read_text()
+
+
+def test_a_model_is_measured_before_it_is_trained(
+    tiny_model: Callable[[str], Path], tiny_text: Path, tiny_jsonl: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "table.json"
+    words = ("measure", tiny_model("llama"), "--task", tiny_text, "--format", "int4@32")
+    more = ("--tokens", 60, "--to", kept, "--set", "task.window=32")
+    said = lowbit(*words, *more)
+    assert (said.code, said.err) == (0, "")
+    assert "K-FAC" in said.out
+    again = lowbit(*words, *more)
+    assert again.out == said.out
+    assert set(json.loads(kept.read_text())["whole"]) == {"int4@32"}
+    wrong = lowbit("measure", tiny_model("bert"), "--task", tiny_jsonl)
+    assert wrong.code == 2
+    assert "a classifier's head does not exist yet" in " ".join(wrong.err.split())

@@ -73,7 +73,9 @@ def _fetch(reference: str) -> Path:
     except Exception as error:
         raise RunError(
             f"could not fetch '{reference}' from the hub: {type(error).__name__}. "
-            "Check the name and the network, or give a local folder."
+            "Check the name and the network, or give a local folder with config.json, "
+            "model.safetensors and tokenizer.json (or vocab.txt) in its place; in a study: "
+            "--set workload.0.model=FOLDER"
         ) from error
 
 
