@@ -1,0 +1,94 @@
+"""Bits and ranks of every site as options for the solver, and a solution as a plan.
+
+    cost(format, rank) = damage(format) (1 - absorbed(format, rank)) - gain(rank)
+
+in nats a token, the first order of the damage included; embeddings and heads have rank 0. Stored
+bytes are the ledger's. In training an adapter takes four times its own bytes (itself, its gradient,
+two moments), the base what it takes at rest. How much of the damage rank takes back, and what it
+gains, are of second order and off by up to a factor of two: `trust` scales both.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from lowbit.plan.search import Choices, Option, Solution
+from lowbit.quant.formats import parse
+from lowbit.quant.ledger import adapter_numbers, stored
+from lowbit.sensitivity import Predictor, SensitivityTable, SiteTable, trusted
+from lowbit.spec import Plan, Rule, Site
+
+TRAINED = 16
+"""Bytes of an adapter's number in training: fp32 four times."""
+
+
+def options(
+    table: SensitivityTable,
+    formats: Sequence[str],
+    ranks: Sequence[int],
+    predictor: Predictor | None = None,
+    trust: float = 1.0,
+) -> Choices:
+    """What every site may get. `predictor`: None for the trusted one of each format."""
+    return {
+        site.name: [
+            option
+            for text in formats
+            for option in _of_site(site, text, ranks, predictor or trusted(text), trust)
+        ]
+        for site in table.sites
+    }
+
+
+def _of_site(
+    site: SiteTable, text: str, ranks: Sequence[int], predictor: Predictor, trust: float
+) -> list[Option]:
+    found = site.damages[text]
+    value = getattr(found, predictor)
+    # What ran the stored model has the first order in it already.
+    damage = value if predictor == "measured" else value + found.first_order
+    base = stored(parse(text), site.shape).total
+    if site.reach is None:
+        return [Option(site.name, text, 0, damage, base, base)]
+    made = []
+    for i, rank in enumerate(site.reach.ranks):
+        if rank in ranks and rank <= min(site.shape):
+            left = damage - trust * site.reach.absorbed[text][i] * max(damage, 0.0)
+            numbers = adapter_numbers(Site(site.name, "ffn", site.shape), rank)
+            cost = left - trust * site.reach.gains[i]
+            made.append(
+                Option(site.name, text, rank, cost, base + 4 * numbers, base + TRAINED * numbers)
+            )
+    return made
+
+
+def uniform(choices: Choices, adapted: Mapping[str, bool], text: str, rank: int) -> Solution | None:
+    """One format and rank for all block matrices; embeddings and heads in the same format."""
+    chosen = []
+    for site, found in choices.items():
+        wanted = rank if adapted[site] else 0
+        match = [o for o in found if o.format == text and o.rank == wanted]
+        if not match:
+            return None
+        chosen.append(match[0])
+    return Solution(tuple(chosen), float("-inf"))
+
+
+def as_plan(solution: Solution, name: str) -> Plan:
+    """Rules for what is not the commonest choice; sites by their own names."""
+    blocks = [o for o in solution.options if o.rank]
+    rest = [o for o in solution.options if not o.rank]
+    usual, rank = Counter((o.format, o.rank) for o in blocks).most_common(1)[0][0]
+    outside = Counter(o.format for o in rest).most_common(1)
+    embedding = outside[0][0] if outside else None
+    groups: dict[tuple[str, int], list[str]] = {}
+    for option in solution.options:
+        expected = (usual, rank) if option.rank else (embedding, 0)
+        if (option.format, option.rank) != expected:
+            groups.setdefault((option.format, option.rank), []).append(option.site)
+    rules = tuple(
+        Rule(name=tuple(names), format=text, rank=r or None)
+        for (text, r), names in sorted(groups.items())
+    )
+    return Plan(name, usual, embedding=embedding, rank=rank, alpha="2r", rule=rules)
