@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from lowbit.errors import LowbitError, said_by_system
+from lowbit import before
 from lowbit.options import (
     DeviceOption,
     OnlyOption,
@@ -18,6 +16,7 @@ from lowbit.options import (
     SeedsOption,
     SetOption,
     StudyArgument,
+    guarded,
     seeds_of,
 )
 
@@ -30,32 +29,6 @@ app = typer.Typer(
     help="What does low precision cost my fine-tune, and where should I spend my bytes?\n\n"
     "Start with [bold]lowbit run studies/demo[/]: a small study from nothing to a report.",
 )
-
-
-def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """A user's mistake gets a message and an exit code, never a traceback."""
-
-    @wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except LowbitError as error:
-            complain(str(error))
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            complain("interrupted; what is finished is kept, and the same command goes on")
-            raise typer.Exit(1) from None
-        except BrokenPipeError:
-            raise typer.Exit(1) from None
-        except OSError as error:
-            complain(said_by_system(error))
-            raise typer.Exit(1) from None
-
-    return wrapped
-
-
-def complain(message: str) -> None:
-    sys.stderr.write(f"error: {message}\n")
 
 
 @app.command()
@@ -189,61 +162,6 @@ def adapt(
 
 @app.command()
 @guarded
-def evaluate(
-    model: Annotated[str, typer.Argument(help="A folder, a hub id or assets:NAME.")],
-    task: Annotated[str, typer.Option(help="wikitext2, dailydialog, FILE.txt, ...")],
-    plan: Annotated[
-        str, typer.Option(help="A plan's TOML, a format like nf4@64, or a name like Joint-2.")
-    ],
-    part: Annotated[
-        Literal["scored", "calibration", "selection"],
-        typer.Option(help="Which part of the task; whoever chooses by it, leaves `scored` alone."),
-    ] = "scored",
-    settings: SetOption = None,
-    device: DeviceOption = None,
-) -> None:
-    """Score a model as a plan stores it, untrained, beside the same model in 16 bits.
-
-    Scores are kept, so asking again costs nothing.
-    """
-    from dataclasses import replace
-
-    from lowbit import tools
-    from lowbit.single import single
-
-    spec, execution = single(model, task, plan, 0, settings or ())
-    tools.evaluate(spec, replace(execution, device=device) if device else execution, part)
-
-
-@app.command()
-@guarded
-def measure(
-    model: Annotated[str, typer.Argument(help="A folder, a hub id or assets:NAME.")],
-    task: Annotated[str, typer.Option(help="wikitext2, dailydialog, FILE.txt, ...")],
-    formats: Annotated[
-        list[str] | None, typer.Option("--format", help="Only this format. Repeatable.")
-    ] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Of calibration text.")] = 4096,
-    walk: Annotated[
-        bool, typer.Option("--walk", help="Also run the model with every site stored alone.")
-    ] = False,
-    to: Annotated[Path | None, typer.Option(help="Write the whole table as JSON.")] = None,
-    settings: SetOption = None,
-) -> None:
-    """What every format would do to a model, by every predictor; nothing is trained.
-
-    On the task's calibration part, which is neither trained on nor scored; kept once known.
-    """
-    from lowbit import foretelling
-    from lowbit.single import single
-
-    spec, execution = single(model, task, "bf16", 0, settings or ())
-    chosen = formats or foretelling.FORMATS
-    foretelling.measure(spec, execution, chosen, tokens, walk, to)
-
-
-@app.command()
-@guarded
 def export(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder.")],
     to: Annotated[Path, typer.Option(help="The folder to write.")],
@@ -280,6 +198,9 @@ def doctor() -> None:
     from lowbit import tools
 
     tools.doctor()
+
+
+app.add_typer(before.app)
 
 
 def main() -> None:

@@ -1,9 +1,10 @@
-"""`lowbit measure`: what is known of a model before a run, as a person reads it. No torch."""
+"""`lowbit measure` and `lowbit plan`: what is known before a run, in words. No torch."""
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from lowbit.engines.process import call
+from lowbit.errors import UserError
 from lowbit.files import write_atomic
+from lowbit.freezing import to_toml
 from lowbit.looking import out, say
+from lowbit.plan.search import Solution
 from lowbit.quant.formats import parse
 from lowbit.sensitivity import SensitivityTable, Whole, to_text, trusted
 from lowbit.spec import Execution, RunSpec
 
 FORMATS = ("int8@64", "int6@64", "int5@64", "int4@64", "nf4@64", "int3@64", "int2@64", "ternary@64")
+RANKS = (4, 8, 16, 32)
 MOST_SENSITIVE = 8
 
 
@@ -59,14 +64,66 @@ def measured(
     from lowbit.measure import Asked
     from lowbit.measuring import table_of
 
+    return table_of(spec, execution, Asked(formats, walk=walk), tokens, _teller(shown))
+
+
+def _teller(shown: bool) -> Callable[[str, int, int], None]:
+    """Says on the terminal how far a measurement is, and wipes it at the end."""
+
     def told(what: str, done: int, total: int) -> None:
         if shown:
-            sys.stderr.write(f"\r{what}: {done} of {total}   ")
+            said = f"{what}: {done} of {total}" if done < total else ""
+            sys.stderr.write(f"\r{said:40}\r")
 
-    found = table_of(spec, execution, Asked(formats, walk=walk), tokens, told)
-    if shown:
-        sys.stderr.write("\r" + 40 * " " + "\r")
-    return found
+    return told
+
+
+def plan(spec: RunSpec, execution: Execution, wanted: tuple[Any, ...], to: Path) -> None:
+    """Solve for a budget, show what came out, and write it as a plan's file."""
+    if to.suffix != ".toml":
+        raise UserError(f"{to}: a plan's file ends in .toml")
+    found = call(solved, spec, execution, wanted, sys.stderr.isatty())
+    best, budget = found.candidates[0], wanted[0]
+    out().print(_candidates(found))
+    say("Loss: untrained, on the selection part, which nothing was costed on. Predicted: gap after")
+    say("training, of second order. The first line is what is written.")
+    out().print(_layers(best.solution))
+    gap = next(c.solution.gap for c in found.candidates if c.solution.bound > -math.inf)
+    size = f"{best.solution.stored + found.other:,} of {budget:,} bytes"
+    say(f"{size}; at most {gap:.2g} nats from the best there is, as predicted")
+    if found.whole:
+        say("the budget holds the whole model in 16 bits at the largest rank")
+    write_atomic(to, to_toml(best.plan).encode())
+    say(f"written  {to}: lowbit adapt {spec.model} --task {spec.task.name} --plan {to}")
+
+
+def solved(spec: RunSpec, execution: Execution, wanted: tuple[Any, ...], shown: bool) -> Any:
+    """In a process of its own."""
+    from lowbit.planning import Wanted, planned
+
+    return planned(spec, execution, Wanted(*wanted), _teller(shown))
+
+
+def _candidates(found: Any) -> Table:
+    page = Table(box=None, padding=(0, 1))
+    for name in ("plan", "bytes", "predicted gap", "loss", "above 16 bit"):
+        page.add_column(name, justify="left" if name == "plan" else "right")
+    for one in found.candidates:
+        size = f"{one.solution.stored + found.other:,}"
+        page.add_row(one.plan.name, size, _nats(one.solution.cost), f"{one.loss:.4f}",
+                     f"{one.loss - found.sixteen:+.4f}")  # fmt: skip
+    return page
+
+
+def _layers(solution: Solution) -> Table:
+    """A row a site."""
+    page = Table(box=None, padding=(0, 1))
+    for name in ("site", "format", "rank", "bytes", "predicted"):
+        page.add_column(name, justify="left" if name in ("site", "format") else "right",
+                        overflow="fold", no_wrap=name != "site")  # fmt: skip
+    for o in solution.options:
+        page.add_row(o.site, o.format, str(o.rank), f"{o.stored:,}", _nats(o.cost))
+    return page
 
 
 def _predictors(table: SensitivityTable) -> Table:

@@ -1,10 +1,15 @@
-"""Options that several commands share."""
+"""What several commands share: options, how they are read, and how mistakes are told."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any, Literal
 
 import typer
+
+from lowbit.errors import LowbitError, said_by_system
 
 StudyArgument = Annotated[str, typer.Argument(help="A study's folder, or its study.toml.")]
 SetOption = Annotated[
@@ -31,6 +36,32 @@ DeviceOption = Annotated[
 MOST_SEEDS = 10_000
 
 
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """A user's mistake gets a message and an exit code, never a traceback."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except LowbitError as error:
+            complain(str(error))
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            complain("interrupted; what is finished is kept, and the same command goes on")
+            raise typer.Exit(1) from None
+        except BrokenPipeError:
+            raise typer.Exit(1) from None
+        except OSError as error:
+            complain(said_by_system(error))
+            raise typer.Exit(1) from None
+
+    return wrapped
+
+
+def complain(message: str) -> None:
+    sys.stderr.write(f"error: {message}\n")
+
+
 def seeds_of(text: str) -> tuple[int, ...]:
     """`0,1,2` or `0-5`."""
     from lowbit.errors import UserError
@@ -47,3 +78,30 @@ def seeds_of(text: str) -> tuple[int, ...]:
     if (text and not found) or len(set(found)) < len(found):
         raise UserError(f"--seeds {text}: expected each seed once, smaller ones first")
     return tuple(found)
+
+
+UNITS = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+}
+
+
+def bytes_of(text: str) -> int:
+    """`12MB`, `1.5 GB`, `800kB`, `4096`."""
+    from lowbit.errors import UserError
+
+    number = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
+    unit = text[len(number) :].strip().upper()
+    try:
+        size = float(number) * UNITS[unit]
+    except (ValueError, KeyError):
+        raise UserError(f"'{text}': expected bytes, like 12MB or 1.5GB") from None
+    if not 0 < size < float("inf"):
+        raise UserError(f"'{text}': expected a positive number of bytes")
+    return round(size)

@@ -56,6 +56,7 @@ LAYERS = {
             "ready",
             "evaluations",
             "measuring",
+            "planning",
             "run",
             "probe",
             "exporting",
@@ -76,7 +77,7 @@ LAYERS = {
         "drawing",
         "report",
     ],
-    "commands": ["options", "looking", "commands", "tools", "foretelling", "cli"],
+    "commands": ["options", "before", "looking", "commands", "tools", "foretelling", "cli"],
 }
 RANK = {name: rank for rank, names in enumerate(LAYERS.values()) for name in names}
 

@@ -435,3 +435,32 @@ def test_a_model_is_measured_before_it_is_trained(
     wrong = lowbit("measure", tiny_model("bert"), "--task", tiny_jsonl)
     assert wrong.code == 2
     assert "a classifier's head does not exist yet" in " ".join(wrong.err.split())
+
+
+def test_a_budget_becomes_a_plan_that_a_run_takes(
+    tiny_model: Callable[[str], Path], tiny_text: Path, tmp_path: Path
+) -> None:
+    model, to = tiny_model("llama"), tmp_path / "kept.toml"
+    formats = [word for text in ("int8@32", "int3@32") for word in ("--format", text)]
+    words = ("plan", model, "--task", tiny_text, "--tokens", 60, *formats, "--to", to)
+    quick = ("--set", "task.window=32", "--set", "train.compute=fp32")
+    small = lowbit(*words, "--budget", "1kB", *quick)
+    assert small.code == 2
+    assert "a budget of" in small.err
+    least = int(re.search(r"smallest plan has ([\d,]+)", small.err)[1].replace(",", ""))  # type: ignore[index]
+    said = lowbit(*words, "--budget", 2 * least, *quick)
+    assert (said.code, said.err) == (0, "")
+    assert "planned" in said.out
+    assert "uniform" in said.out
+    rows = [line.split() for line in said.out.splitlines()]
+    losses = [float(row[-2]) for row in rows if row and re.fullmatch(r"[+-]0\.[0-9]{4}", row[-1])]
+    assert len(losses) >= 2
+    assert losses == sorted(losses), "what is written is never worse than the best uniform plan"
+    run = lowbit("adapt", model, "--task", tiny_text, "--plan", to, "--out", tmp_path / "runs",
+                 *settings("train.steps=2", "task.window=32"))  # fmt: skip
+    assert run.code == 0, run.err
+    (record,) = (tmp_path / "runs").glob("*/record.json")
+    assert json.loads(record.read_text())["bytes"]["stored"] <= 2 * least
+    wide = lowbit(*words, "--budget", "1GB", *quick)
+    assert "the budget holds the whole model in 16 bits" in wide.out
+    assert lowbit(*words, "--budget", "12XB", *quick).code == 2

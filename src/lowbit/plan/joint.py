@@ -1,11 +1,13 @@
 """Bits and ranks of every site as options for the solver, and a solution as a plan.
 
-    cost(format, rank) = damage(format) (1 - absorbed(format, rank)) - gain(rank)
+    cost(format, rank) = damage(format) (1 - trust absorbed(format, rank)) - believed gain(rank)
 
-in nats a token, the first order of the damage included; embeddings and heads have rank 0. Stored
+in nats a token, of second order: the first order is the calibration sample's own, and training on
+the task takes it away. Embeddings and heads have rank 0. Stored
 bytes are the ledger's. In training an adapter takes four times its own bytes (itself, its gradient,
-two moments), the base what it takes at rest. How much of the damage rank takes back, and what it
-gains, are of second order and off by up to a factor of two: `trust` scales both.
+two moments), the base what it takes at rest. How much of the damage rank takes back is of second
+order and off by up to a factor of two. What rank gains for the task is not believed by default: a
+gradient whitened by the factors of few tokens knows no bounds, and nothing has calibrated it.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from lowbit.quant.ledger import adapter_numbers, stored
 from lowbit.sensitivity import Predictor, SensitivityTable, SiteTable, trusted
 from lowbit.spec import Plan, Rule, Site
 
+FULL = "bf16"
+"""No damage: what the others are measured against."""
 TRAINED = 16
 """Bytes of an adapter's number in training: fp32 four times."""
 
@@ -29,34 +33,42 @@ def options(
     ranks: Sequence[int],
     predictor: Predictor | None = None,
     trust: float = 1.0,
+    believed: float = 0.0,
 ) -> Choices:
     """What every site may get. `predictor`: None for the trusted one of each format."""
     return {
         site.name: [
             option
             for text in formats
-            for option in _of_site(site, text, ranks, predictor or trusted(text), trust)
+            for option in _of_site(site, text, ranks, predictor or trusted(text), (trust, believed))
         ]
         for site in table.sites
     }
 
 
 def _of_site(
-    site: SiteTable, text: str, ranks: Sequence[int], predictor: Predictor, trust: float
+    site: SiteTable,
+    text: str,
+    ranks: Sequence[int],
+    predictor: Predictor,
+    trust: tuple[float, float],
 ) -> list[Option]:
-    found = site.damages[text]
-    value = getattr(found, predictor)
-    # What ran the stored model has the first order in it already.
-    damage = value if predictor == "measured" else value + found.first_order
+    damage = 0.0
+    if text != FULL:
+        found = site.damages[text]
+        value = getattr(found, predictor)
+        # What ran the stored model has the first order in it.
+        damage = value - found.first_order if predictor == "measured" else value
     base = stored(parse(text), site.shape).total
     if site.reach is None:
         return [Option(site.name, text, 0, damage, base, base)]
     made = []
     for i, rank in enumerate(site.reach.ranks):
         if rank in ranks and rank <= min(site.shape):
-            left = damage - trust * site.reach.absorbed[text][i] * max(damage, 0.0)
+            share = site.reach.absorbed[text][i] if text != FULL else 0.0
+            left = damage - trust[0] * share * max(damage, 0.0)
             numbers = adapter_numbers(Site(site.name, "ffn", site.shape), rank)
-            cost = left - trust * site.reach.gains[i]
+            cost = left - trust[1] * site.reach.gains[i]
             made.append(
                 Option(site.name, text, rank, cost, base + 4 * numbers, base + TRAINED * numbers)
             )
