@@ -46,3 +46,12 @@ def test_a_side_that_fails_is_said_with_its_own_reason(
     assert compare.process(["-c", "raise ValueError('its own reason')"], "a") is None
     assert "its own reason" in capsys.readouterr().err
     assert compare.process(["-c", "print('{\"x\": 1}')"], "a") == {"x": 1}
+
+
+def test_six_runs_are_held_against_the_products_of_their_steps(compare: ModuleType) -> None:
+    work = compare.Work("matrix", "sst2", "m", 125, 1, ("ours", "a"), 1000, matrix=True)
+    figures = {"seconds": 150.0, "quality": 0.8}
+    found = {"ours": [figures], "a": [{**figures, "seconds": 300.0}]}
+    lines = compare.table(work, found, [{"fp32": 0.05}])
+    (ours,) = [line for line in lines if line.startswith("lowbit")]
+    assert ours.split()[-4:] == ["2.00", "25", "%", "0.8000"]
