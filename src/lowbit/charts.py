@@ -158,9 +158,12 @@ def bytes_axis() -> alt.Axis:
     return alt.Axis(labelExpr=_SIZE_LABEL, tickCount=5)
 
 
-def legend_below(symbol: str | None = None, title: str | None = None) -> alt.Legend:
+def legend_below(
+    symbol: str | None = None, title: str | None = None, hollow: bool = False
+) -> alt.Legend:
     """Below the chart, two columns: what still fits a telephone."""
     look: dict[str, Any] = {"symbolType": symbol} if symbol else {}
+    look |= {"symbolFillColor": "transparent"} if hollow else {}
     return alt.Legend(
         orient="bottom",
         columns=2,

@@ -37,7 +37,7 @@ def ranks(data: Ranks) -> dict[str, Any]:
         alt.Stroke(
             "bits:O",
             scale=alt.Scale(scheme="category10"),
-            legend=legend_below(title="bits of the base"),
+            legend=legend_below("square", title="bits of the base", hollow=True),
         ),
     )
     ink = f"datum.rank > {0.6 * data.most}"

@@ -51,9 +51,9 @@ def effect(finding: Finding) -> str:
         f"to {amount(finding, gain.high)})"
     )
     if finding.p is not None:
-        said += f", p = {probability(finding.p)}"
+        said += f", p {probability(finding.p)}"
     if finding.adjusted is not None:
-        said += f", by Holm {probability(finding.adjusted)}"
+        said += f", by Holm p {probability(finding.adjusted)}"
     seeds = (
         f"{finding.seeds} of {finding.wanted}"
         if finding.seeds < finding.wanted
@@ -72,18 +72,19 @@ def beside(finding: Finding) -> str:
         parts.append(f"effect size over seeds {found.effect_size:+.2f}".replace("-", "−"))
     for name, p in (("t", found.t), ("Wilcoxon", found.wilcoxon), ("TOST", found.tost)):
         if p is not None:
-            parts.append(f"{name} p = {probability(p)}")
+            parts.append(f"{name} p {probability(p)}")
     if found.pooled is not None:
-        each = ", ".join(probability(one.p) for one in found.mcnemar)
+        each = ", ".join(f"p {probability(one.p)}" for one in found.mcnemar)
         parts.append(
             f"McNemar pooled {found.pooled.only_a}:{found.pooled.only_b} "
-            f"p = {probability(found.pooled.p)} (by seed {each})"
+            f"p {probability(found.pooled.p)} (by seed {each})"
         )
     return "; ".join(parts)
 
 
 def probability(p: float) -> str:
-    return f"{p:.2g}" if p >= 0.001 else "<0.001"
+    """With its sign, as it stands after the name of a test."""
+    return f"= {p:.2g}" if p >= 0.001 else "< 0.001"
 
 
 def to_markdown(verdicts: Verdicts) -> str:

@@ -158,7 +158,7 @@ def test_the_words_name_the_effect_first(results: Path) -> None:
     text = sayings.to_markdown(verdicts)
     effect = sayings.effect(only(verdicts))
     assert effect.startswith("gain +")
-    assert effect.index("95 %") < effect.index("p =")
+    assert effect.index("95 %") < effect.index(", p ")
     assert effect in text.replace("&lt;", "<")
     assert "| held |" in text
 
