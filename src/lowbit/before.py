@@ -7,7 +7,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from lowbit.options import DeviceOption, SetOption, guarded
+from lowbit.options import (
+    DeviceOption,
+    ModelArgument,
+    PlanOption,
+    SetOption,
+    TaskOption,
+    guarded,
+)
 
 app = typer.Typer()
 
@@ -15,11 +22,9 @@ app = typer.Typer()
 @app.command()
 @guarded
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A folder, a hub id or assets:NAME.")],
-    task: Annotated[str, typer.Option(help="wikitext2, dailydialog, FILE.txt, ...")],
-    plan: Annotated[
-        str, typer.Option(help="A plan's TOML, a format like nf4@64, or a name like Joint-2.")
-    ],
+    model: ModelArgument,
+    task: TaskOption,
+    plan: PlanOption,
     part: Annotated[
         Literal["scored", "calibration", "selection"],
         typer.Option(help="Which part of the task; whoever chooses by it, leaves `scored` alone."),
@@ -43,8 +48,8 @@ def evaluate(
 @app.command()
 @guarded
 def measure(
-    model: Annotated[str, typer.Argument(help="A folder, a hub id or assets:NAME.")],
-    task: Annotated[str, typer.Option(help="wikitext2, dailydialog, FILE.txt, ...")],
+    model: ModelArgument,
+    task: TaskOption,
     formats: Annotated[
         list[str] | None, typer.Option("--format", help="Only this format. Repeatable.")
     ] = None,
@@ -70,8 +75,8 @@ def measure(
 @app.command()
 @guarded
 def plan(
-    model: Annotated[str, typer.Argument(help="A folder, a hub id or assets:NAME.")],
-    task: Annotated[str, typer.Option(help="wikitext2, dailydialog, FILE.txt, ...")],
+    model: ModelArgument,
+    task: TaskOption,
     budget: Annotated[str, typer.Option(help="Bytes at rest, like 12MB.")],
     to: Annotated[Path, typer.Option(help="The plan's file to write.")] = Path("plan.toml"),
     train_memory: Annotated[

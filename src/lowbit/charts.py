@@ -12,9 +12,11 @@ from typing import Any
 
 import altair as alt
 
+from lowbit.figures import sizes as sizes_figure
+from lowbit.figures.bars import Look, Stack
 from lowbit.figures.curves import Curves, limits
 from lowbit.figures.pareto import Pareto, axis_title, shown
-from lowbit.figures.sizes import ROLES, Bar
+from lowbit.figures.sizes import Bar
 
 ROLE_COLOURS = ("#0072b2", "#56b4e9", "#e69f00", "#d55e00", "#999999", "#8a63b5")
 _SIZE_LABEL = "datum.value ? format(datum.value, '~s') + 'B' : '0'"
@@ -117,37 +119,38 @@ def curves(data: Curves) -> dict[str, Any]:
 
 def sizes(data: Sequence[Bar]) -> dict[str, Any]:
     """A bar a plan, stacked by role."""
-    parts = [
-        {"plan": bar.plan, "role": role, "order": i, "bytes": part}
+    return stacked(data, sizes_figure.LOOK, ROLE_COLOURS, "role", "Stored bytes by role")
+
+
+def stacked(
+    data: Sequence[Stack], look: Look, hues: Sequence[str], what: str, description: str
+) -> dict[str, Any]:
+    """A bar a plan; only the parts that some plan has are in the legend."""
+    rows = [
+        {"plan": bar.plan, what: part, "order": i, "bytes": size}
         for bar in data
-        for i, (role, part) in enumerate(zip(ROLES, bar.parts, strict=True))
-        if part
+        for i, (part, size) in enumerate(zip(look.parts, bar.parts, strict=True))
+        if size
     ]
-    present = [role for role in ROLES if any(part["role"] == role for part in parts)]
-    hues = [ROLE_COLOURS[ROLES.index(role)] for role in present]
+    present = [part for part in look.parts if any(row[what] == part for row in rows)]
+    scale = alt.Scale(domain=present, range=[hues[look.parts.index(part)] for part in present])
+    plans = [bar.plan for bar in data]
     chart = (
-        alt.Chart(values_of(parts))
+        alt.Chart(values_of(rows))
         .mark_bar(height={"band": 0.72})
         .encode(
-            alt.X("sum(bytes):Q", title="stored bytes", axis=bytes_axis()),
-            alt.Y(
-                "plan:N", title=None, sort=[bar.plan for bar in data], axis=alt.Axis(ticks=False)
-            ),
-            alt.Color(
-                "role:N",
-                title=None,
-                scale=alt.Scale(domain=present, range=hues),
-                legend=legend_below(),
-            ),
+            alt.X("sum(bytes):Q", title=look.axis, axis=bytes_axis()),
+            alt.Y("plan:N", title=None, sort=plans, axis=alt.Axis(ticks=False)),
+            alt.Color(f"{what}:N", title=None, scale=scale, legend=legend_below()),
             alt.Order("order:Q"),
             [
                 alt.Tooltip("plan:N"),
-                alt.Tooltip("role:N"),
+                alt.Tooltip(f"{what}:N"),
                 alt.Tooltip("sum(bytes):Q", title="bytes", format=",.0f"),
             ],
         )
     )
-    return framed(chart, "Stored bytes by role", 28 * max(1, len(data)))
+    return framed(chart, description, 28 * max(1, len(data)))
 
 
 def values_of(rows: list[dict[str, Any]]) -> alt.Data:

@@ -11,11 +11,14 @@ import typer
 from lowbit import before
 from lowbit.options import (
     DeviceOption,
+    ModelArgument,
     OnlyOption,
+    PlanOption,
     ProfileOption,
     SeedsOption,
     SetOption,
     StudyArgument,
+    TaskOption,
     guarded,
     seeds_of,
 )
@@ -130,11 +133,9 @@ def draw(
 @app.command()
 @guarded
 def adapt(
-    model: Annotated[str, typer.Argument(help="A folder, a hub id, assets:NAME or demo:tiny.")],
-    task: Annotated[str, typer.Option(help="sst2, wikitext2, dailydialog, demo, FILE.txt, ...")],
-    plan: Annotated[
-        str, typer.Option(help="A plan's TOML, a format like nf4@64, or a name like Joint-2.")
-    ],
+    model: ModelArgument,
+    task: TaskOption,
+    plan: PlanOption,
     out: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
     seed: Annotated[int, typer.Option(min=0, help="Of adapters, data order and dropout.")] = 0,
     settings: SetOption = None,

@@ -153,14 +153,13 @@ def watched(model: nn.Module, sites: Sequence[Site]) -> Iterator[Watch]:
     watch = Watch()
     with ExitStack() as stack:
         for site in sites:
-            watch.found[site.name] = Factors()
+            watch.found[site.name] = Factors(out_diagonal=site.shape[0] > _LARGE)
             for name in (site.name, *site.aliases):
                 module = model.get_submodule(name)
                 hook = _embedding_hook if isinstance(module, nn.Embedding) else _linear_hook
                 handle = module.register_forward_hook(
-                    lambda m, x, y, f=watch.found[site.name], h=hook, big=site.shape[0] > _LARGE:
-                    h(watch, f, x[0], y, big)
-                )  # fmt: skip
+                    lambda m, x, y, f=watch.found[site.name], h=hook: h(watch, f, x[0], y)
+                )
                 stack.callback(handle.remove)
         yield watch
 
@@ -169,23 +168,20 @@ _LARGE = 4096
 """Outputs beyond which only the diagonal of E[g g'] is kept."""
 
 
-def _linear_hook(watch: Watch, found: Factors, x: Tensor, y: Tensor, large: bool) -> None:
+def _linear_hook(watch: Watch, found: Factors, x: Tensor, y: Tensor) -> None:
     inputs = x.detach().reshape(-1, x.shape[-1])
-    found.out_diagonal = large
 
     def backward(slope: Tensor) -> None:
         if not watch.on:
             return
         g = slope.detach().reshape(-1, slope.shape[-1])
         found.inputs = _add(found.inputs, inputs.t() @ inputs)
-        found.outputs = _add(found.outputs, g.square().sum(0) if large else g.t() @ g)
+        found.outputs = _add(found.outputs, g.square().sum(0) if found.out_diagonal else g.t() @ g)
 
     y.register_hook(backward)
 
 
-def _embedding_hook(watch: Watch, found: Factors, ids: Tensor, y: Tensor, large: bool) -> None:
-    del large
-
+def _embedding_hook(watch: Watch, found: Factors, ids: Tensor, y: Tensor) -> None:
     def backward(slope: Tensor) -> None:
         if not watch.on:
             return

@@ -10,10 +10,10 @@ from typing import Any
 
 import altair as alt
 
-from lowbit.charts import bytes_axis, framed, legend_below, line_colour, line_dash, values_of
+from lowbit.charts import framed, legend_below, line_colour, line_dash, stacked, values_of
 from lowbit.figures.forest import Forest
 from lowbit.figures.gradients import Norms
-from lowbit.figures.memory import FILLS, NAMES, Peak
+from lowbit.figures.memory import LOOK, Peak
 from lowbit.figures.ranks import SHADES, Ranks
 
 
@@ -54,27 +54,7 @@ def ranks(data: Ranks) -> dict[str, Any]:
 
 def memory(data: Sequence[Peak]) -> dict[str, Any]:
     """A bar a plan, from its pass alone."""
-    rows = [
-        {"plan": peak.plan, "part": name, "order": i, "bytes": part}
-        for peak in data
-        for i, (name, part) in enumerate(zip(NAMES, peak.parts, strict=True))
-        if part
-    ]
-    present = [name for name in NAMES if any(row["part"] == name for row in rows)]
-    hues = [FILLS[NAMES.index(name)] for name in present]
-    chart = (
-        alt.Chart(values_of(rows))
-        .mark_bar(height={"band": 0.72})
-        .encode(
-            alt.X("sum(bytes):Q", title="memory", axis=bytes_axis()),
-            alt.Y("plan:N", title=None, sort=[p.plan for p in data], axis=alt.Axis(ticks=False)),
-            alt.Color("part:N", scale=alt.Scale(domain=present, range=hues), legend=legend_below()),
-            alt.Order("order:Q"),
-            [alt.Tooltip("plan:N"), alt.Tooltip("part:N"),
-             alt.Tooltip("sum(bytes):Q", title="bytes", format=",.0f")],
-        )
-    )  # fmt: skip
-    return framed(chart, "Peak memory of a run", 28 * max(1, len(data)))
+    return stacked(data, LOOK, LOOK.fills, "part", "Peak memory of a run")
 
 
 def gradients(data: Sequence[Norms]) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def measure(
     for i, text in enumerate(asked.formats):
         told("formats", i, len(asked.formats))
         errors = {site.name: error_of(lab.weight(site.name), text) for site in lab.sites}
-        whole[text], curved = _whole(lab, asked, text, errors, found, before, loss, traces)
+        whole[text], curved = _whole(lab, asked, errors, found, before, loss, traces)
         for site in lab.sites:
             e, factors = errors[site.name], found.factors[site.name]
             damages[site.name][text] = Damage(
@@ -92,7 +92,7 @@ def measure(
                 first_order=float((found.gradient[site.name] * e).sum()),
                 fisher=curvature.fisher_cost(found.fisher[site.name], e),
                 kfac=curvature.kfac_cost(factors, e),
-                hutchinson=_scaled(traces, site.name, e, lab.weight(site.name)),
+                hutchinson=_scaled(traces, site.name, e),
                 taylor=curved[site.name],
                 measured=_alone(lab, site, e, before, found) if asked.walk else None,
             )
@@ -170,9 +170,8 @@ def _noise_scale(weight: Tensor, group: int = 64) -> Tensor:
     return largest[:, :columns].contiguous()
 
 
-def _scaled(traces: Traces, name: str, error: Tensor, weight: Tensor) -> float:
+def _scaled(traces: Traces, name: str, error: Tensor) -> float:
     """1/2 v'Hv brought to the size of the error that a format really makes."""
-    del weight
     mean = sum(traces.values[name]) / len(traces.values[name])
     return 0.5 * mean * float(error.square().sum()) / traces.power[name]
 
@@ -180,7 +179,6 @@ def _scaled(traces: Traces, name: str, error: Tensor, weight: Tensor) -> float:
 def _whole(
     lab: Lab,
     asked: Asked,
-    text: str,
     errors: Errors,
     found: Curvature,
     before: Sequence[Tensor],
@@ -215,7 +213,6 @@ def _whole(
         monte_carlo=_mean(samples),
         monte_carlo_spread=_error(samples),
     )
-    del text
     return whole, curved
 
 

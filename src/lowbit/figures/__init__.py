@@ -17,15 +17,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lowbit.errors import UserError, nearest
-from lowbit.figures import curves, forest, gradients, memory, pareto, ranks, sizes
+from lowbit.figures import bars, curves, forest, gradients, memory, pareto, ranks, sizes
 from lowbit.figures.look import RC, WIDTH
 from lowbit.files import write_atomic
 
 DRAWERS: dict[str, tuple[Callable[[Any, Any], None], Callable[[Any], float]]] = {
     "pareto": (pareto.draw, lambda data: 0.62 * WIDTH),
     "curves": (curves.draw, lambda data: 0.62 * WIDTH),
-    "bytes": (sizes.draw, sizes.height),
-    "memory": (memory.draw, memory.height),
+    "bytes": (sizes.draw, bars.height),
+    "memory": (memory.draw, bars.height),
     "ranks": (ranks.draw, ranks.height),
     "gradients": (gradients.draw, lambda data: 0.5 * WIDTH),
     "forest": (forest.draw, forest.height),

@@ -7,17 +7,19 @@ lie where the plan's format does not reach; this figure shows it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lowbit.cells import Cell, Setting
-from lowbit.figures.look import INK, megabytes, plain
+from lowbit.figures import bars
 
 ROLES = ("attention", "ffn", "embedding", "head", "other", "adapters")
-_FILLS = ("#0072b2", "#56b4e9", "#e69f00", "#d55e00", "#dedede", "#1a1a1a")
-_HATCHES = ("", "///", "", "...", "", "")
+LOOK = bars.Look(
+    axis="stored bytes",
+    parts=ROLES,
+    fills=("#0072b2", "#56b4e9", "#e69f00", "#d55e00", "#dedede", "#1a1a1a"),
+    hatches=("", "///", "", "...", "", ""),
+)
 
 
 @dataclass(frozen=True)
@@ -47,31 +49,5 @@ def _parts(cell: Cell) -> tuple[float, ...]:
     return tuple(totals[role] / len(cell.records) for role in ROLES)
 
 
-def height(data: tuple[Bar, ...]) -> float:
-    """Inches: a line for each bar, and the axis."""
-    return 1.0 + 0.27 * max(1, len(data))
-
-
 def draw(ax: Axes, data: tuple[Bar, ...]) -> None:
-    """Bars from the first plan down, roles named above, totals at the ends."""
-    places = range(len(data))
-    left = [0.0] * len(data)
-    for i, role in enumerate(ROLES):
-        widths = [bar.parts[i] for bar in data]
-        if any(widths):
-            look: dict[str, Any] = {"color": _FILLS[i], "hatch": _HATCHES[i], "edgecolor": "white"}
-            ax.barh(places, widths, left=left, height=0.7, label=role, linewidth=0.6, **look)
-        left = [a + b for a, b in zip(left, widths, strict=True)]
-    for place, total in zip(places, left, strict=True):
-        at: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points"}
-        ax.annotate(megabytes(total), (total, place), va="center", fontsize=8, color=INK, **at)
-    ax.set_yticks(places, [plain(bar.plan) for bar in data])
-    ax.tick_params(axis="y", length=0)
-    ax.spines["left"].set_visible(False)
-    ax.invert_yaxis()
-    ax.set_xlabel("stored bytes")
-    ax.set_xlim(0, 1.14 * max([*left, 1.0]))
-    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-    ax.xaxis.set_major_formatter(FuncFormatter(megabytes))
-    ax.legend(ncols=len(ROLES), loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2,
-              handlelength=1.2, columnspacing=1.2, borderpad=0.2)  # fmt: skip
+    bars.draw(ax, data, LOOK)

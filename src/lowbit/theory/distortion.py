@@ -94,14 +94,14 @@ def _absmax(levels: tuple[float, ...], size: int) -> float:
 
 
 @cache
-def _largest(size: int) -> tuple[tuple[float, float], ...]:
-    """Nodes and weights over the largest absolute value of `size` Gaussians.
+def _largest(size: int, signed: bool = False) -> tuple[tuple[float, float], ...]:
+    """Nodes and weights over the largest absolute value of `size` Gaussians, or the largest value.
 
-    In the quantiles u of M's own distribution: 2 cdf(M) - 1 = u^(1/m).
+    In the quantiles u of M's own distribution: 2 cdf(M) - 1 = u^(1/m), or cdf(M) where signs stay.
     """
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
     places = 0.5 * (nodes + 1)
-    values = norm.isf(-np.expm1(np.log(places) / size) / 2)
+    values = norm.isf(-np.expm1(np.log(places) / size) / (1 if signed else 2))
     return tuple(zip(map(float, values), map(float, 0.5 * weights), strict=True))
 
 
@@ -133,18 +133,8 @@ def _ranged(spec: QuantSpec, size: int) -> float:
     E (max - min)^2 over levels - 1 steps, squared; right where a step is small beside the weights.
     """
     steps = len(levels_of(spec)) - 1
-    tops = np.array([value for value, _ in _top(size)])
-    weights = np.array([weight for _, weight in _top(size)])
+    tops, weights = (np.array(column) for column in zip(*_largest(size, signed=True), strict=True))
     mean, square = float(weights @ tops), float(weights @ tops**2)
     # Largest and smallest of a large group are independent, and alike but for the sign.
     spread = 2 * (square - mean**2) + (2 * mean) ** 2
     return spread / steps**2 / 12 * (size - 2) / size
-
-
-@cache
-def _top(size: int) -> tuple[tuple[float, float], ...]:
-    """Nodes and weights over the largest of `size` Gaussians, signs kept."""
-    nodes, weights = np.polynomial.legendre.leggauss(NODES)
-    places = 0.5 * (nodes + 1)
-    values = norm.isf(-np.expm1(np.log(places) / size))
-    return tuple(zip(map(float, values), map(float, 0.5 * weights), strict=True))
