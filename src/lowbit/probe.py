@@ -121,7 +121,7 @@ def _pace(
     marks: list[tuple[float, int]] = []
     setting = Setting(
         kind=start.task.kind,
-        train=replace(spec.paced, steps=steps, epochs=steps),
+        train=replace(spec.training, steps=steps, epochs=steps),
         seed=spec.seed,
         device=device,
         hooks=hooks_of(spec.plan, made.model, made.sites),
@@ -143,7 +143,7 @@ def _heaviest(spec: RunSpec, start: Prepared, made: Installed, device: torch.dev
         len(looked_at),
     )
     setting = Setting(
-        kind=start.task.kind, train=replace(spec.paced, steps=1), seed=spec.seed, device=device
+        kind=start.task.kind, train=replace(spec.training, steps=1), seed=spec.seed, device=device
     )
     adapt(made.model, {"train": ranked["train"][:size], "selection": looked_at[:1]}, setting)
     evaluate(made.model, looked_at[:until], start.task.kind, spec.train.eval_batch, device)

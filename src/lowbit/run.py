@@ -58,7 +58,7 @@ def run(
     facts = machine.facts(device, compute, execution, data.fingerprint, weights, data.notes)
     setting = Setting(
         kind=start.task.kind,
-        train=spec.paced,
+        train=spec.training,
         seed=spec.seed,
         device=device,
         fingerprint=resumable(spec, facts),

@@ -128,7 +128,6 @@ class Plan:
     `format` and `rank` are for the block matrices; `embedding` is for embeddings and heads (None:
     `format` where that has 8 bits or more, else `int8@row`), whose rank is 0.
     An adapter's delta is scaled by alpha / rank; `alpha = "2r"` scales by two whatever the rank.
-    `pace` multiplies the run's learning rate: adapters of another make may need another.
     `init`: adapters start at zero, or at the best approximation of what quantisation took away.
     """
 
@@ -139,13 +138,12 @@ class Plan:
     rank: int = 8
     alpha: float | Literal["2r"] = 16.0
     dropout: float = 0.0
-    pace: float = 1.0
     init: Literal["zero", "residual"] = "zero"
     rule: tuple[Rule, ...] = ()
     schedule: RankSchedule = field(default_factory=RankSchedule)
 
     def __post_init__(self) -> None:
-        bounds = {"rank": _FROM_0, "dropout": _BELOW_ONE, "pace": Bounds(0, above=True)}
+        bounds = {"rank": _FROM_0, "dropout": _BELOW_ONE}
         if self.alpha != "2r":
             bounds["alpha"] = Bounds(0, above=True)
         check_bounds("plan", self, bounds)
@@ -189,6 +187,8 @@ class TrainSpec:
     """The settings of the one training loop. `steps` (0: none) caps `epochs`.
 
     `lr` reaches its height after the fraction `warmup` of all steps, then falls along a cosine.
+    `adaptive_lr` (0: `lr`) is for plans with a rank schedule: an adapter of singular values that
+    start at zero may need more.
     `compute` is the type of the matrix products: `auto` follows a measurement on this machine.
     `keep`: the state that was best on the selection split, or simply the last. `token_budget`
     (0: none) fills a step's batches to about so many tokens each, whatever `batch` says: faster
@@ -209,12 +209,13 @@ class TrainSpec:
     log_every: int = 50
     eval_batch: int = 16
     token_budget: int = 0
+    adaptive_lr: float = 0.0
 
     def __post_init__(self) -> None:
         counts = ("epochs", "batch", "accumulate", "log_every", "eval_batch")
         check_bounds("train", self, dict.fromkeys(counts, _FROM_1))
         bounds = {"steps": _FROM_0, "lr": _FROM_0, "warmup": _FRACTION, "clip": _FROM_0}
-        bounds["token_budget"] = _FROM_0
+        bounds |= {"token_budget": _FROM_0, "adaptive_lr": _FROM_0}
         check_bounds("train", self, bounds | {"weight_decay": _FROM_0})
 
 
@@ -243,7 +244,7 @@ class Execution:
         check_bounds("execution", self, {"threads": _FROM_0})
 
 
-_LATER = (("train", "token_budget", 0), ("task", "tag", ""), ("plan", "pace", 1.0))
+_LATER = (("train", "token_budget", 0), ("task", "tag", ""), ("train", "adaptive_lr", 0.0))
 """Settings that came after records were kept: declared only where they are used, so that what was
 run before them still is what is declared."""
 
@@ -270,9 +271,11 @@ class RunSpec:
         return found
 
     @property
-    def paced(self) -> TrainSpec:
-        """The training settings with the plan's own learning rate."""
-        return replace(self.train, lr=self.train.lr * self.plan.pace)
+    def training(self) -> TrainSpec:
+        """The training settings with the learning rate of the plan's make of adapter."""
+        adaptive = self.plan.schedule.kind != "fixed"
+        own = self.train.adaptive_lr if adaptive else 0.0
+        return replace(self.train, lr=own or self.train.lr)
 
     @property
     def fingerprint(self) -> str:

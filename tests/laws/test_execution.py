@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from lowbit.errors import UserError
 from lowbit.record import SCORES, Record, load
 from lowbit.rows import rows
 from lowbit.run import run
-from lowbit.spec import Execution, Plan, RunSpec, TaskSpec, TrainSpec
+from lowbit.spec import Execution, Plan, RankSchedule, RunSpec, TaskSpec, TrainSpec
 from lowbit.tasks.base import Example
 
 CPU = torch.device("cpu")
@@ -241,18 +241,17 @@ def test_a_pass_of_other_settings_counts_for_nothing(
     assert rows([(folder, record)])[0].shared
 
 
-# --- a plan's own pace ----------------------------------------------------------------------------
+# --- the learning rate of adaptive ranks ----------------------------------------------------------
 
 
-def test_a_plans_pace_multiplies_the_learning_rate_and_nothing_else(
-    spec: RunSpec, tmp_path: Path
+@pytest.mark.parametrize("kind", ["fixed", "linear", "adalora"])
+def test_the_adaptive_rate_is_for_rank_schedules_alone(
+    spec: RunSpec, tmp_path: Path, kind: Literal["fixed", "linear", "adalora"]
 ) -> None:
-    quick = replace(spec, plan=replace(spec.plan, pace=2.0))
-    doubled = replace(spec, train=replace(spec.train, lr=2 * spec.train.lr))
-    _, learnt, scores = carried_out(quick, tmp_path / "quick", Execution(threads=1))
-    _, also, same = carried_out(doubled, tmp_path / "doubled", Execution(threads=1))
-    assert (learnt, scores) == (also, same)
+    plan = replace(spec.plan, schedule=RankSchedule(kind, target=2))
+    quick = replace(spec, plan=plan, train=replace(spec.train, adaptive_lr=2 * spec.train.lr))
+    carried_out(quick, tmp_path / "quick", Execution(threads=1))
     first = json.loads((tmp_path / "quick" / "log.jsonl").read_text().splitlines()[0])
-    assert first["lr"] == 2 * spec.train.lr
-    assert quick.fingerprint != spec.fingerprint
-    assert "pace" not in spec.declared()["plan"]
+    assert first["lr"] == spec.train.lr * (1 if kind == "fixed" else 2)
+    assert quick.fingerprint != replace(spec, plan=plan).fingerprint
+    assert "adaptive_lr" not in spec.declared()["train"]
