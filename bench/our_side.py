@@ -22,9 +22,10 @@ def one(job: Job) -> dict[str, float]:
     from lowbit import device as machine
     from lowbit.adapt import Setting, adapt
     from lowbit.evaluate import evaluate, ratio
+    from lowbit.execution import Execution
     from lowbit.models.loading import open_checkpoint, tokenizer_of
     from lowbit.ready import Prepared, install_run
-    from lowbit.spec import Execution, Plan, RunSpec, TaskSpec, TrainSpec
+    from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
     from lowbit.tasks.base import Data
     from lowbit.tasks.prepare import find
 
@@ -76,7 +77,8 @@ def six(job: Job) -> list[float]:
 
     from lowbit.engines.base import Cell, Order
     from lowbit.engines.local import ENGINE
-    from lowbit.spec import Execution, Plan, RunSpec, TaskSpec, TrainSpec
+    from lowbit.execution import Execution
+    from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
 
     train = TrainSpec(batch=WORKS["sst2"], lr=1e-3, epochs=1, keep="last")
     task = TaskSpec("sst2", limit=job.sentences)

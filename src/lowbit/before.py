@@ -18,6 +18,12 @@ from lowbit.options import (
 
 app = typer.Typer()
 
+TokensOption = Annotated[int, typer.Option(min=1, help="Of calibration text.")]
+AtOption = Annotated[
+    Path | None,
+    typer.Option("--at", help="A finished 16-bit run: measure where its adapter brought it."),
+]
+
 
 @app.command()
 @guarded
@@ -53,11 +59,12 @@ def measure(
     formats: Annotated[
         list[str] | None, typer.Option("--format", help="Only this format. Repeatable.")
     ] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Of calibration text.")] = 4096,
+    tokens: TokensOption = 4096,
     walk: Annotated[
         bool, typer.Option("--walk", help="Also run the model with every site stored alone.")
     ] = False,
     to: Annotated[Path | None, typer.Option(help="Write the whole table as JSON.")] = None,
+    at: AtOption = None,
     settings: SetOption = None,
 ) -> None:
     """What every format would do to a model, by every predictor; nothing is trained.
@@ -69,7 +76,61 @@ def measure(
 
     spec, execution = single(model, task, "bf16", 0, settings or ())
     chosen = formats or foretelling.FORMATS
-    foretelling.measure(spec, execution, chosen, tokens, walk, to)
+    foretelling.measure(spec, execution, chosen, tokens, walk, to, at)
+
+
+@app.command()
+@guarded
+def predict(
+    model: ModelArgument,
+    task: TaskOption,
+    plan: Annotated[
+        list[str] | None,
+        typer.Option(help="A plan's TOML, a format or a name like Joint-2. Repeatable."),
+    ] = None,
+    bits: Annotated[
+        list[int] | None,
+        typer.Option(help="Block matrices in so many bits, groups of 64. Repeatable.", min=2),
+    ] = None,
+    tokens: TokensOption = 4096,
+    at: AtOption = None,
+    settings: SetOption = None,
+) -> None:
+    """What a plan will cost in nats and in perplexity, before anything is trained.
+
+    By every predictor, with its interval, and which of them to trust at these bits.
+    """
+    from lowbit import foretelling
+    from lowbit.options import plans_of_bits
+    from lowbit.single import single
+
+    plans = [*(plan or ()), *plans_of_bits(bits or ([] if plan else [8, 4, 3]))]
+    found = [single(model, task, each, 0, settings or ()) for each in plans]
+    foretelling.predict([spec for spec, _ in found], found[0][1], tokens, at)
+
+
+@app.command()
+@guarded
+def guide(
+    model: ModelArgument,
+    task: TaskOption,
+    size: Annotated[
+        list[int] | None, typer.Option(min=1, help="Tokens (sentences) to train on. Repeatable.")
+    ] = None,
+    share: Annotated[
+        float, typer.Option(min=0.0, help="Damage allowed, as a share of what estimation costs.")
+    ] = 1.0,
+    tokens: TokensOption = 4096,
+    at: AtOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Which precision a rank and so much data ask for, from this model's own measurements."""
+    from lowbit import foretelling
+    from lowbit.single import single
+
+    spec, execution = single(model, task, "bf16", 0, settings or ())
+    sizes = tuple(size or foretelling.SIZES)
+    foretelling.guide(spec, execution, sizes, share, tokens, at)
 
 
 @app.command()
@@ -80,20 +141,26 @@ def plan(
     budget: Annotated[str, typer.Option(help="Bytes at rest, like 12MB.")],
     to: Annotated[Path, typer.Option(help="The plan's file to write.")] = Path("plan.toml"),
     train_memory: Annotated[
-        str, typer.Option(help="Bytes of base and adapter states in training, like 2GB.")
+        str, typer.Option(help="Peak bytes of a training step, like 2GB.")
     ] = "",
     formats: Annotated[
         list[str] | None, typer.Option("--format", help="Choose among these. Repeatable.")
     ] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Of calibration text.")] = 4096,
+    maps: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the bits as GPTQModel, AutoRound and HQQ are told them."),
+    ] = None,
+    tokens: TokensOption = 4096,
+    at: AtOption = None,
     settings: SetOption = None,
 ) -> None:
     """The best bits and ranks of every site under a budget of bytes; nothing is trained."""
-    from lowbit import foretelling
+    from lowbit import budgeting, foretelling
     from lowbit.options import bytes_of
     from lowbit.single import single
 
     spec, execution = single(model, task, "bf16", 0, settings or ())
     chosen = tuple(formats or foretelling.FORMATS)
     limits = (bytes_of(budget), bytes_of(train_memory) if train_memory else 0)
-    foretelling.plan(spec, execution, (*limits, chosen, foretelling.RANKS, tokens), to)
+    wanted = (*limits, chosen, foretelling.RANKS, tokens, at)
+    budgeting.plan(spec, execution, wanted, to, maps)

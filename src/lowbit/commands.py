@@ -18,9 +18,10 @@ from lowbit.cells import records
 from lowbit.engines.base import Cell, Ending, Order
 from lowbit.engines.process import Failure, call, orphaned, start
 from lowbit.errors import RunError
+from lowbit.execution import Execution
 from lowbit.looking import check_runs, out, report, say
 from lowbit.record import RECORD, Record, check_current, load
-from lowbit.spec import DEMO_MODEL, Execution, RunSpec
+from lowbit.spec import DEMO_MODEL, RunSpec
 from lowbit.study import Study
 
 # -- run -------------------------------------------------------------------------------------------
@@ -41,7 +42,12 @@ def carry_out(study: Study, jobs: int, device: str | None, rerun: bool) -> None:
         if todo:
             execution = _checked(study, execution)
             _make_models(study)
-        endings = _run(todo, Order(execution, jobs, rerun, show=_show(jobs)), len(study.runs), kept)
+        order = Order(execution, jobs, rerun, show=_show(jobs))
+        # Runs that take another's adapter begin when all others have ended.
+        own = [cell for cell in todo if cell.run.lender is None]
+        taking = [cell for cell in todo if cell.run.lender is not None]
+        endings = _run(own, order, len(study.runs), kept)
+        endings += _run(taking, order, len(study.runs), kept + len(own))
         _time_alone(study, execution)
         if records(study):
             report(study)

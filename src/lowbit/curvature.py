@@ -12,10 +12,9 @@ left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lowbit.errors import RunError
-from lowbit.losses import hidden_of
+from lowbit.losses import IGNORED, Kind, class_logits, hidden_of
 from lowbit.spec import Site
 from lowbit.tasks.base import Batch
 
@@ -47,9 +46,10 @@ class Factors:
 
 @dataclass
 class Curvature:
-    """Of every site, per token: gradient, Fisher's diagonal, K-FAC's factors."""
+    """Of every site: gradient, Fisher's diagonal, K-FAC's factors; a token, or a sentence where
+    sentences have one loss each. `units`: how many of these."""
 
-    tokens: int
+    units: int
     gradient: Matrices
     fisher: Matrices
     factors: dict[str, Factors] = field(default_factory=dict)
@@ -70,17 +70,27 @@ def as_site(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
     return tensor.t() if turned(model, name) else tensor
 
 
-def summed_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """The data's loss of a batch, summed over its tokens; fit for second derivatives."""
-    return F.cross_entropy(logits_of(model, batch), batch.target, reduction="sum")
+def summed_loss(model: nn.Module, batch: Batch, kind: Kind = "language") -> Tensor:
+    """The data's loss of a batch, summed over what is scored; fit for second derivatives."""
+    return F.cross_entropy(logits_of(model, batch, kind), target_of(batch), reduction="sum")
 
 
-def logits_of(model: nn.Module, batch: Batch) -> Tensor:
-    """(tokens, vocabulary), fp32 at least, through attention that can be differentiated twice."""
+def logits_of(model: nn.Module, batch: Batch, kind: Kind = "language") -> Tensor:
+    """(scored tokens, vocabulary) or (sentences, classes), fp32 at least, through attention that
+    can be differentiated twice."""
     with sdpa_kernel(SDPBackend.MATH):
+        if kind == "classification":
+            return class_logits(model, batch)
         head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
-        found: Tensor = head(hidden_of(model, batch)[0])
+        hidden = hidden_of(model, batch)[0]
+        counted = batch.target != IGNORED
+        found: Tensor = head(hidden if bool(counted.all()) else hidden[counted])
         return found if found.dtype == torch.float64 else found.float()
+
+
+def target_of(batch: Batch) -> Tensor:
+    """What counts of a batch's targets."""
+    return batch.target[batch.target != IGNORED]
 
 
 def measure(
@@ -89,20 +99,21 @@ def measure(
     batches: Sequence[Batch],
     seed: int,
     told: Callable[[int, int], None] = lambda done, total: None,
+    kind: Kind = "language",
 ) -> Curvature:
     """One backward pass a sequence for the gradient, one more for Fisher and K-FAC together."""
     weights = weights_of(model, sites)
     names, parameters = list(weights), list(weights.values())
     gradient = {n: torch.zeros_like(p) for n, p in weights.items()}
     fisher = {n: torch.zeros_like(p) for n, p in weights.items()}
-    source, tokens = torch.Generator().manual_seed(seed), 0
+    source, tokens, units = torch.Generator().manual_seed(seed), 0, 0
     with watched(model, sites) as factors:
         for i, batch in enumerate(batches):
-            logits = logits_of(model, batch)
+            logits = logits_of(model, batch, kind)
             if not bool(torch.isfinite(logits).all()):
                 raise RunError("the model's outputs are not finite on the calibration text")
             drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=source)[:, 0]
-            own = F.cross_entropy(logits, batch.target, reduction="sum")
+            own = F.cross_entropy(logits, target_of(batch), reduction="sum")
             sampled = F.cross_entropy(logits, drawn, reduction="sum")
             with unwatched(factors):
                 slopes = torch.autograd.grad(own, parameters, retain_graph=True)
@@ -111,21 +122,26 @@ def measure(
             for name, slope in zip(names, torch.autograd.grad(sampled, parameters), strict=True):
                 fisher[name] += slope.square()
             tokens += len(batch.ids)
+            units += len(logits)
             told(i + 1, len(batches))
     return Curvature(
-        tokens,
-        {n: as_site(model, n, g) / tokens for n, g in gradient.items()},
-        {n: as_site(model, n, f) / tokens for n, f in fisher.items()},
-        {n: _mean(f, tokens) for n, f in factors.found.items()},
+        units,
+        {n: as_site(model, n, g) / units for n, g in gradient.items()},
+        {n: as_site(model, n, f) / units for n, f in fisher.items()},
+        {n: _mean(f, tokens, units) for n, f in factors.found.items()},
     )
 
 
-def _mean(found: Factors, tokens: int) -> Factors:
-    def over(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor / tokens
+def _mean(found: Factors, tokens: int, units: int) -> Factors:
+    """E[a a'] over tokens and the sum of g g' over what is scored: where a sentence of many tokens
+    has one loss, its Fisher is theirs together."""
+
+    def over(tensor: Tensor | None, count: int) -> Tensor | None:
+        return None if tensor is None else tensor / count
 
     return Factors(
-        over(found.inputs), over(found.outputs), over(found.rows), over(found.row_outputs),
+        over(found.inputs, tokens), over(found.outputs, units),
+        over(found.rows, tokens), over(found.row_outputs, units),
         found.out_diagonal,
     )  # fmt: skip
 
@@ -223,70 +239,3 @@ def kfac_cost(factors: Factors, error: Tensor) -> float:
         seen = error[: len(factors.rows)]
         total += float((factors.rows * ((seen @ factors.row_outputs) * seen).sum(1)).sum())
     return 0.5 * total
-
-
-# --- second derivatives ---------------------------------------------------------------------------
-
-
-def hessian_products(
-    model: nn.Module,
-    sites: Sequence[Site],
-    batches: Sequence[Batch],
-    vectors: Mapping[str, Tensor],
-) -> Matrices:
-    """H v per token for one vector over all sites: a backward pass through a backward pass."""
-    weights = weights_of(model, sites)
-    names, parameters = list(weights), list(weights.values())
-    held = [as_site(model, n, vectors[n]) for n in names]  # turned back: transposing twice is none
-    total = [torch.zeros_like(p) for p in parameters]
-    tokens = 0
-    for batch in batches:
-        loss = summed_loss(model, batch)
-        slopes = torch.autograd.grad(loss, parameters, create_graph=True)
-        along = sum((s * v).sum() for s, v in zip(slopes, held, strict=True))
-        found = torch.autograd.grad(along, parameters, allow_unused=True)  # type: ignore[arg-type]
-        total = [t if f is None else t + f for t, f in zip(total, found, strict=True)]
-        tokens += len(batch.ids)
-    return {n: as_site(model, n, t) / tokens for n, t in zip(names, total, strict=True)}
-
-
-def gauss_newton(
-    model: nn.Module, sites: Sequence[Site], batches: Sequence[Batch], vectors: Mapping[str, Tensor]
-) -> float:
-    """1/2 v' J' H_out J v per token, by forward-mode passes: the curvature of the output."""
-    weights = weights_of(model, sites)
-    held = {n: as_site(model, n, v) for n, v in vectors.items()}
-    total, tokens = 0.0, 0
-    for batch in batches:
-
-        def forward(parameters: dict[str, Tensor], batch: Batch = batch) -> Tensor:
-            with _swapped(model, parameters):
-                return logits_of(model, batch)
-
-        primal = {n: p.detach() for n, p in weights.items()}
-        logits, moved = torch.func.jvp(forward, (primal,), (held,))  # type: ignore[misc]
-        share = logits.softmax(-1)
-        mean = (share * moved).sum(-1)
-        spread = (share * moved.square()).sum(-1) - mean.square()
-        total += 0.5 * float(spread.sum().detach())
-        tokens += len(batch.ids)
-    return total / tokens
-
-
-@contextmanager
-def _swapped(model: nn.Module, parameters: Mapping[str, Any]) -> Iterator[None]:
-    """The model with other tensors in the place of some weights, tied uses included."""
-    before: list[tuple[nn.Module, nn.Parameter]] = []
-    by_id = {id(model.get_submodule(n).weight): t for n, t in parameters.items()}
-    for module in model.modules():
-        own = module._parameters.get("weight")
-        if own is not None and id(own) in by_id:
-            before.append((module, own))
-            del module._parameters["weight"]
-            module.weight = by_id[id(own)]  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        for module, own in before:
-            del module.weight
-            module._parameters["weight"] = own

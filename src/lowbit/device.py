@@ -21,9 +21,9 @@ import torch
 
 from lowbit import __version__, heap
 from lowbit.errors import UserError
+from lowbit.execution import Execution
 from lowbit.quant import bitsandbytes
 from lowbit.record import Facts
-from lowbit.spec import Execution
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

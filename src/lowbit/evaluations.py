@@ -10,11 +10,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 
 from lowbit import device as machine
 from lowbit.evaluate import evaluate
+from lowbit.execution import Execution
+from lowbit.export import peft
+from lowbit.files import digest
 from lowbit.quant.formats import spell
 from lowbit.ready import (
     Installed,
@@ -24,12 +28,13 @@ from lowbit.ready import (
     prepare_run,
     weights_digest,
 )
-from lowbit.spec import Execution, RunSpec
+from lowbit.record import ADAPTER
+from lowbit.spec import RunSpec
 from lowbit.stats import Floats, Gap, paired_gap, ratio
 from lowbit.tasks.cache import cache_dir
 from lowbit.tasks.store import Arrays, remembered
 
-EVALUATION = 1
+EVALUATION = 2
 """To be raised whenever the same model would be scored differently."""
 
 
@@ -38,6 +43,8 @@ class Evaluation:
     """Scores of a part, each array (examples,); `stored` is the bytes of the model at rest."""
 
     metric: str
+    better: str
+    loss: float
     sums: Floats
     counts: Floats
     documents: Floats
@@ -67,8 +74,13 @@ def compared(spec: RunSpec, execution: Execution, part: str = "scored") -> Compa
     return Compared(found, sixteen, paired_gap(*pair, found.documents, np.random.default_rng(0)))
 
 
-def evaluated(spec: RunSpec, execution: Execution, part: str = "scored") -> Evaluation:
-    """The scores of a model that is stored as the spec's plan says, and not trained."""
+def evaluated(
+    spec: RunSpec, execution: Execution, part: str = "scored", at: Path | None = None
+) -> Evaluation:
+    """The scores of a model that is stored as the spec's plan says, and not trained.
+
+    `at`: a finished run, whose adapter it is scored with.
+    """
     device, compute = machine.set_up(execution, spec.train.compute)
     start = prepare_run(spec)
     planned = plan_sites(spec.plan, start.checkpoint, start.task.kind, len(start.data.labels))
@@ -76,21 +88,28 @@ def evaluated(spec: RunSpec, execution: Execution, part: str = "scored") -> Eval
     about = [facts.device, compute, facts.cpu, facts.torch, facts.transformers, facts.decoder]
     formats = {name: spell(choice.quant) for name, choice in planned.choices.items()}
     weights = weights_digest(start.checkpoint)
-    key = json.dumps([EVALUATION, weights, facts.data, part, spec.train.eval_batch, formats, about])
+    where = "" if at is None else digest(at / ADAPTER / peft.WEIGHTS)
+    known = [EVALUATION, weights, facts.data, part, spec.train.eval_batch, where]
+    key = json.dumps([*known, formats, about])
     path = cache_dir() / "evaluations" / f"{sha256(key.encode()).hexdigest()[:24]}.safetensors"
 
     def make() -> Arrays:
-        return _scored(install_bare(spec, start, execution, device, compute), start, spec, part)
+        lent = None if at is None else peft.read(at / ADAPTER)
+        made = install_bare(spec, start, execution, device, compute, lent)
+        return _scored(made, start, spec, part)
 
-    arrays, count = remembered(path, key, make), planned.count
-    return Evaluation(start.task.metric, **arrays, stored=count.base + count.other)
+    arrays, count, task = dict(remembered(path, key, make)), planned.count, start.task
+    loss = float(arrays.pop("loss")[0])
+    stored = count.base + count.other
+    return Evaluation(task.metric, task.better, loss, **arrays, stored=stored)
 
 
 def _scored(made: Installed, start: Prepared, spec: RunSpec, part: str) -> Arrays:
     examples = start.data.parts[part]
     device = next(made.model.parameters()).device
-    found, _ = evaluate(made.model, examples, start.task.kind, spec.train.eval_batch, device)
+    found, loss = evaluate(made.model, examples, start.task.kind, spec.train.eval_batch, device)
     return {
+        "loss": np.array([loss]),
         "sums": np.array([s for s, _ in found]),
         "counts": np.array([c for _, c in found], float),
         "documents": np.array([example.document for example in examples], float),

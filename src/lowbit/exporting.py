@@ -10,10 +10,11 @@ from torch import nn
 from lowbit.config import check
 from lowbit.errors import RunError
 from lowbit.evaluate import evaluate
+from lowbit.execution import Execution
 from lowbit.export import peft, plain
 from lowbit.ready import install_run, prepare_run, weights_digest
 from lowbit.record import ADAPTER, Record
-from lowbit.spec import Execution, RunSpec
+from lowbit.spec import RunSpec
 
 EXAMPLES = 64
 """Of the calibration part, for the losses that a merge tells."""

@@ -1,4 +1,4 @@
-"""`lowbit measure` and `lowbit plan`: what is known before a run, in words. No torch."""
+"""`lowbit measure`, `predict` and `guide`: what is known before a run, in words. No torch."""
 
 from __future__ import annotations
 
@@ -12,17 +12,26 @@ from rich.table import Table
 from rich.text import Text
 
 from lowbit.engines.process import call
-from lowbit.errors import UserError
+from lowbit.execution import Execution
 from lowbit.files import write_atomic
-from lowbit.freezing import to_toml
-from lowbit.looking import out, say
-from lowbit.plan.search import Solution
-from lowbit.quant.formats import parse
-from lowbit.sensitivity import SensitivityTable, Whole, to_text, trusted
-from lowbit.spec import Execution, RunSpec
+from lowbit.guiding import Advice, advice
+from lowbit.looking import out, say, wrapped
+from lowbit.quant.formats import bits_of, parse
+from lowbit.sensitivity import (
+    NAMES,
+    Asked,
+    SensitivityTable,
+    Whole,
+    left,
+    predictions,
+    to_text,
+    trusted,
+)
+from lowbit.spec import RunSpec
 
 FORMATS = ("int8@64", "int6@64", "int5@64", "int4@64", "nf4@64", "int3@64", "int2@64", "ternary@64")
 RANKS = (4, 8, 16, 32)
+SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 MOST_SENSITIVE = 8
 
 
@@ -33,97 +42,158 @@ def measure(
     tokens: int,
     walk: bool,
     to: Path | None,
+    at: Path | None,
 ) -> None:
     """Measure, or recall; then show what each predictor says of every format."""
     for text in formats:
         parse(text)
-    shown = sys.stderr.isatty()
-    table: SensitivityTable = call(measured, spec, execution, tuple(formats), tokens, walk, shown)
+    asked = Asked(tuple(formats), walk=walk)
+    table: SensitivityTable = call(measured, spec, execution, asked, tokens, at, shown())
     out().print(_predictors(table))
-    say("Nats a token, all block matrices in one format, the base untrained. Kept by second order:")
-    say(
-        "Fisher, K-FAC, Hutchinson, Taylor at the real error, Gauss-Newton. Measured by running the"
+    wrapped(
+        f"Nats a {table.unit}, all block matrices in one format, no training after it. Second "
+        "order: Fisher, K-FAC, Hutchinson, Taylor at the real error, Gauss-Newton. Measured by "
+        "running the stored model on the calibration text: KL + first order, Monte Carlo, and the "
+        "loss itself."
     )
-    say("stored model on the calibration text: KL + first order, Monte Carlo, and the loss itself.")
     out().print(_sites(table))
-    say(f"{table.tokens:,} tokens of calibration text; work of {table.passes:.0f} forward passes")
+    say(worked(table))
     if to is not None:
         write_atomic(to, to_text(table).encode())
         say(f"written  {to}")
 
 
+def worked(table: SensitivityTable) -> str:
+    """What a table rests on, and what it cost."""
+    text = f"{table.units:,} {table.unit}s of calibration text"
+    return f"{text}; work of {table.passes:.0f} forward passes over it"
+
+
 def measured(
-    spec: RunSpec,
-    execution: Execution,
-    formats: tuple[str, ...],
-    tokens: int,
-    walk: bool,
-    shown: bool,
+    spec: RunSpec, execution: Execution, asked: Asked, tokens: int, at: Path | None, tell: bool
 ) -> Any:
     """In a process of its own."""
-    from lowbit.measure import Asked
     from lowbit.measuring import table_of
 
-    return table_of(spec, execution, Asked(formats, walk=walk), tokens, _teller(shown))
+    return table_of(spec, execution, asked, tokens, teller(tell), at)
 
 
-def _teller(shown: bool) -> Callable[[str, int, int], None]:
+def shown() -> bool:
+    """Whether anybody sees how far it is."""
+    return sys.stderr.isatty()
+
+
+def teller(tell: bool) -> Callable[[str, int, int], None]:
     """Says on the terminal how far a measurement is, and wipes it at the end."""
 
     def told(what: str, done: int, total: int) -> None:
-        if shown:
+        if tell:
             said = f"{what}: {done} of {total}" if done < total else ""
             sys.stderr.write(f"\r{said:40}\r")
 
     return told
 
 
-def plan(spec: RunSpec, execution: Execution, wanted: tuple[Any, ...], to: Path) -> None:
-    """Solve for a budget, show what came out, and write it as a plan's file."""
-    if to.suffix != ".toml":
-        raise UserError(f"{to}: a plan's file ends in .toml")
-    found = call(solved, spec, execution, wanted, sys.stderr.isatty())
-    best, budget = found.candidates[0], wanted[0]
-    out().print(_candidates(found))
-    say("Loss: untrained, on the selection part, which nothing was costed on. Predicted: gap after")
-    say("training, of second order. The first line is what is written.")
-    out().print(_layers(best.solution))
-    gap = next(c.solution.gap for c in found.candidates if c.solution.bound > -math.inf)
-    size = f"{best.solution.stored + found.other:,} of {budget:,} bytes"
-    say(f"{size}; at most {gap:.2g} nats from the best there is, as predicted")
-    if found.whole:
-        say("the budget holds the whole model in 16 bits at the largest rank")
-    write_atomic(to, to_toml(best.plan).encode())
-    say(f"written  {to}: lowbit adapt {spec.model} --task {spec.task.name} --plan {to}")
+# --- predict --------------------------------------------------------------------------------------
 
 
-def solved(spec: RunSpec, execution: Execution, wanted: tuple[Any, ...], shown: bool) -> Any:
-    """In a process of its own."""
-    from lowbit.planning import Wanted, planned
+def predict(specs: Sequence[RunSpec], execution: Execution, tokens: int, at: Path | None) -> None:
+    """The gap that each plan will have, by predictor, before anything is trained or stored."""
+    found = call(predicted, tuple(specs), execution, tokens, at, shown())
+    table: SensitivityTable = found[0]
+    for name, formats, ranks in found[1]:
+        out().print(_prediction(table, name, formats))
+        _after(table, name, formats, ranks)
+    wrapped(
+        "Gap to the same model in 16 bits, with 95 % of what other calibration documents would "
+        "say; what a formula leaves out is in no interval. * is the closed form to trust at these "
+        "bits; what ran the model on calibration text is no theory, and the best there is."
+    )
+    say(worked(table))
 
-    return planned(spec, execution, Wanted(*wanted), _teller(shown))
+
+def predicted(
+    specs: tuple[RunSpec, ...], execution: Execution, tokens: int, at: Path | None, tell: bool
+) -> Any:
+    """In a process: the table with the plans as its joint choices; their formats and ranks."""
+    from lowbit.measuring import table_of
+    from lowbit.predicting import choices_of
+
+    choices = [choices_of(spec) for spec in specs]
+    formats = tuple(dict.fromkeys(text for _, chosen, _ in choices for text in chosen.values()))
+    joint = tuple((name, tuple(chosen.items())) for name, chosen, _ in choices)
+    asked = Asked(formats, joint=joint, uniform=False)
+    return table_of(specs[0], execution, asked, tokens, teller(tell), at), choices
 
 
-def _candidates(found: Any) -> Table:
-    page = Table(box=None, padding=(0, 1))
-    for name in ("plan", "bytes", "predicted gap", "loss", "above 16 bit"):
-        page.add_column(name, justify="left" if name == "plan" else "right")
-    for one in found.candidates:
-        size = f"{one.solution.stored + found.other:,}"
-        page.add_row(one.plan.name, size, _nats(one.solution.cost), f"{one.loss:.4f}",
-                     f"{one.loss - found.sixteen:+.4f}")  # fmt: skip
+def _prediction(table: SensitivityTable, name: str, formats: dict[str, str]) -> Table:
+    page = Table(box=None, padding=(0, 1), title=Text(f"{name} on {table.task}"))
+    for head in ("predictor", "gap, nats", "95 %", "perplexity", "how"):
+        page.add_column(head, justify="left" if head in ("predictor", "how") else "right")
+    few = min((bits_of(parse(text)) for text in formats.values()), default=16.0)
+    believed = "taylor" if few >= 4 else "kfac"
+    for key, one in predictions(table.whole[name]).items():
+        label = NAMES[key] + (" *" if key == believed else "")
+        risen = math.exp(min(50.0, table.loss)) * math.expm1(min(50.0, one.gap))
+        page.add_row(
+            label, nats(one.gap), f"{nats(one.low)} to {nats(one.high)}",
+            f"{risen:+.3g}" if table.unit == "token" else "",
+            "runs the model" if one.runs_model else "closed form",
+        )  # fmt: skip
     return page
 
 
-def _layers(solution: Solution) -> Table:
-    """A row a site."""
-    page = Table(box=None, padding=(0, 1))
-    for name in ("site", "format", "rank", "bytes", "predicted"):
-        page.add_column(name, justify="left" if name in ("site", "format") else "right",
-                        overflow="fold", no_wrap=name != "site")  # fmt: skip
-    for o in solution.options:
-        page.add_row(o.site, o.format, str(o.rank), f"{o.stored:,}", _nats(o.cost))
-    return page
+def _after(
+    table: SensitivityTable, name: str, formats: dict[str, str], ranks: dict[str, int]
+) -> None:
+    """What training at the plan's ranks is expected to leave."""
+    whole, share = table.whole[name], left(table, formats, ranks)
+    if not any(ranks.values()) or not formats:
+        return
+    least = share * whole.kl
+    wrapped(
+        f"After training at its ranks about {nats(least)} nats of it are expected to be left "
+        f"({100 * share:.0f} % of the second order by K-FAC and Eckart-Young), anything from "
+        f"{nats(least / 2)} to {nats(2 * least)}: that share has been off by a factor of two."
+    )
+
+
+# --- guide ----------------------------------------------------------------------------------------
+
+
+def guide(
+    spec: RunSpec,
+    execution: Execution,
+    sizes: Sequence[int],
+    share: float,
+    tokens: int,
+    at: Path | None,
+) -> None:
+    """Rank x data size -> precision, from this model's own measurements."""
+    asked = Asked(FORMATS, ranks=RANKS, uniform=False)
+    table: SensitivityTable = call(measured, spec, execution, asked, tokens, at, shown())
+    found = [[advice(table, rank, size, share, FORMATS) for size in sizes] for rank in RANKS]
+    page = Table(box=None, padding=(0, 1), title=Text(f"{table.model} on {table.task}"))
+    page.add_column("rank", justify="right")
+    for size in sizes:
+        page.add_column(f"{size:,} {table.unit}s", justify="left")
+    for rank, row in zip(RANKS, found, strict=True):
+        page.add_row(str(rank), *(_advised(one) for one in row))
+    out().print(page)
+    wrapped(
+        f"The fewest bits whose damage, after what the rank takes back, is at most {share:g} of "
+        "what estimating the adapter from so much data costs (p / 2N nats for p free numbers); "
+        "and the loss expected from it. More rank costs more to estimate and takes more damage "
+        "back: it allows fewer bits. More data allows fewer mistakes: it asks for more bits."
+    )
+    say(worked(table))
+
+
+def _advised(one: Advice) -> str:
+    return f"{one.format} +{100 * math.expm1(one.damage):.2g} %" if one.format else "16 bit"
+
+
+# --- tables ---------------------------------------------------------------------------------------
 
 
 def _predictors(table: SensitivityTable) -> Table:
@@ -131,19 +201,19 @@ def _predictors(table: SensitivityTable) -> Table:
     page = Table(box=None, padding=(0, 1), title=Text(f"{table.model} · {table.task}"))
     heads = ("format", "1st", "Fisher", "K-FAC", "Hutch.", "Taylor", "G-N", "KL+1st", "MC", "loss")
     for name in heads:
-        page.add_column(name, justify="left" if name == "format" else "right", no_wrap=True)
+        page.add_column(name, justify="left" if name == "format" else "right",
+                        no_wrap=name != "format", overflow="fold")  # fmt: skip
     for text, whole in table.whole.items():
-        page.add_row(text, *(_nats(value) for value in _row(table, text, whole)))
+        page.add_row(text, *(nats(value) for value in _row(whole)))
     return page
 
 
-def _row(table: SensitivityTable, text: str, whole: Whole) -> tuple[float, ...]:
-    blocks = {site.name: text for site in table.sites if site.reach is not None}
+def _row(whole: Whole) -> tuple[float, ...]:
     first = whole.first_order
     return (
         first,
-        first + table.damage(blocks, "fisher"),
-        first + table.damage(blocks, "kfac"),
+        first + whole.fisher,
+        first + whole.kfac,
         first + whole.hutchinson,
         first + whole.taylor,
         first + whole.gauss_newton,
@@ -155,7 +225,7 @@ def _row(table: SensitivityTable, text: str, whole: Whole) -> tuple[float, ...]:
 
 def _sites(table: SensitivityTable) -> Table:
     """The sites that four bits or the fewest measured would hurt most."""
-    text = next((f for f in ("int4@64", "nf4@64") if f in table.formats), table.formats[-1])
+    text = min(table.formats, key=lambda f: abs(bits_of(parse(f)) - 4.25))
     predictor = trusted(text)
     ranked = sorted(
         table.sites, key=lambda s: -getattr(s.damages[text], predictor) / (s.shape[0] * s.shape[1])
@@ -170,9 +240,10 @@ def _sites(table: SensitivityTable) -> Table:
             if reach is None or 8 not in reach.ranks
             else (f"{100 * reach.absorbed[text][reach.ranks.index(8)]:.0f} %")
         )
-        page.add_row(site.name, _nats(getattr(site.damages[text], predictor)), share)
+        page.add_row(site.name, nats(getattr(site.damages[text], predictor)), share)
     return page
 
 
-def _nats(value: float) -> str:
-    return f"{value:.4f}" if abs(value) >= 0.001 else f"{value:.1e}"
+def nats(value: float) -> str:
+    """Short enough for nine columns of a narrow terminal."""
+    return f"{value:.4f}" if abs(value) >= 0.001 else f"{value:.0e}"

@@ -38,7 +38,7 @@ def to_toml(plan: Plan) -> str:
     usual = Plan(plan.name)
     lines = [
         f"{key} = {_value(value)}"
-        for key in ("format", "embedding", "rank", "alpha", "dropout", "init")
+        for key in ("format", "embedding", "rank", "alpha", "dropout", "init", "adapter")
         if (value := getattr(plan, key)) != getattr(usual, key) or key in ("format", "rank")
     ]
     if plan.schedule != usual.schedule:

@@ -16,9 +16,10 @@ from rich.text import Text
 from lowbit.cells import records
 from lowbit.engines.process import call
 from lowbit.errors import RunError
+from lowbit.execution import Execution
 from lowbit.files import to_json, write_atomic
 from lowbit.record import CHECKPOINT, RECORD, check_current, load
-from lowbit.spec import DEMO_MODEL, Execution, RunSpec
+from lowbit.spec import DEMO_MODEL, RunSpec
 from lowbit.study import Study
 from lowbit.verdicts import Verdicts
 

@@ -7,26 +7,37 @@ depends on: weights, data, formats, ranks, samples, seed.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict
 from hashlib import sha256
+from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from lowbit import device as machine
+from lowbit.config import check
+from lowbit.curvature import as_site
 from lowbit.errors import UserError
-from lowbit.files import write_atomic
-from lowbit.measure import Asked, Lab, measure
+from lowbit.execution import Execution
+from lowbit.export import peft, plain
+from lowbit.export.peft import WEIGHTS
+from lowbit.files import digest, write_atomic
+from lowbit.lab import Lab, Told, rounded
+from lowbit.measure import measure
 from lowbit.models.family import find_sites
 from lowbit.models.loading import load
-from lowbit.ready import Prepared, prepare_run, weights_digest
-from lowbit.sensitivity import SensitivityTable, from_text, to_text
-from lowbit.spec import Execution, RunSpec
+from lowbit.quant.formats import is_cast, parse
+from lowbit.ready import Prepared, install_run, prepare_run, weights_digest
+from lowbit.record import ADAPTER
+from lowbit.record import load as load_record
+from lowbit.sensitivity import Asked, SensitivityTable, from_text, to_text
+from lowbit.spec import RunSpec, Site
 from lowbit.tasks.base import Batch
 from lowbit.tasks.batching import collate
 from lowbit.tasks.cache import cache_dir
 
-MEASURE = 1
+MEASURE = 2
 """To be raised whenever the same model would be measured differently."""
 LEAST = 512
 """Tokens below which second derivatives say nothing."""
@@ -37,46 +48,96 @@ def table_of(
     execution: Execution,
     asked: Asked,
     tokens: int,
-    told: Callable[[str, int, int], None],
+    told: Told,
+    at: Path | None = None,
 ) -> SensitivityTable:
-    """The table of the spec's model and task; its plan and settings do not matter."""
+    """The table of the spec's model and task; its plan and settings do not matter.
+
+    `at`: a finished 16-bit run, whose adapter is put into the weights first.
+    """
     machine.set_up(execution, "fp32")
     start = prepare_run(spec)
-    if start.task.kind != "language":
+    if at is None and start.task.kind != "language":
         raise UserError(
-            f"{spec.task.name}: only language models can be measured before they are trained; a "
-            "classifier's head does not exist yet"
+            f"{spec.task.name}: a classifier's head does not exist before training; measure it "
+            f"where a short 16-bit run stands: lowbit adapt {spec.model} --task {spec.task.name} "
+            "--plan bf16 --out RUN, then --at RUN"
         )
-    about = [MEASURE, weights_digest(start.checkpoint), start.data.fingerprint, tokens]
+    where = "" if at is None else digest(at / ADAPTER / WEIGHTS)
+    about = [MEASURE, weights_digest(start.checkpoint), start.data.fingerprint, tokens, where]
     key = json.dumps([*about, torch.__version__, asdict(asked)])
     name = sha256(key.encode()).hexdigest()[:24]
     path = cache_dir() / "sensitivities" / f"{name}.json"
     if path.is_file():
         return from_text(path.read_text(encoding="utf-8"))
-    table = measure(_lab(start, tokens), asked, (spec.model, spec.task.name), told)
+    lab = _lab(start, tokens) if at is None else _lab_at(spec, start, at, tokens)
+    table = measure(lab, asked, (spec.model, spec.task.called), told)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, to_text(table).encode())
     return table
 
 
 def _lab(start: Prepared, tokens: int) -> Lab:
-    """The model in full precision, on the CPU, and single sequences up to so many tokens."""
+    """The model as 16 bits store it, on the CPU, and single sequences up to so many tokens."""
     model = load(start.checkpoint, start.task.kind, 0, start.pad).float().eval()
     sites = find_sites(model, start.checkpoint.matrices)
-    return Lab(model, sites, sequences(start, tokens))
+    base = _weights(model, sites)
+    with torch.no_grad():
+        for site in sites:
+            parameter: torch.nn.Parameter = model.get_submodule(site.name).weight  # type: ignore
+            parameter.copy_(as_site(model, site.name, rounded(base[site.name])))
+    batches, documents = sequences(start, tokens)
+    return Lab(model, sites, batches, start.task.kind, base, documents)
 
 
-def sequences(start: Prepared, tokens: int) -> list[Batch]:
-    """Calibration sequences, one a batch, until there are enough tokens."""
-    part, found, count = start.data.parts["calibration"], [], 0
+def _lab_at(spec: RunSpec, start: Prepared, at: Path, tokens: int) -> Lab:
+    """The model with a run's adapter in its weights."""
+    record = load_record(at)
+    if record is None or record.status != "done":
+        raise UserError(f"{at} holds no finished run to measure at")
+    ran = check(RunSpec, record.spec, None)
+    if (ran.model, ran.task.name) != (spec.model, spec.task.name):
+        raise UserError(f"{at} is a run of {ran.model} on {ran.task.name}, not of what is measured")
+    if not all(is_cast(parse(site.format)) for site in record.sites):
+        raise UserError(f"{at} was trained in few bits already; errors are counted from 16")
+    merged, sites, base = merged_run(ran, start, at)
+    batches, documents = sequences(start, tokens)
+    return Lab(merged, sites, batches, start.task.kind, base, documents)
+
+
+def merged_run(
+    ran: RunSpec, start: Prepared, folder: Path
+) -> tuple[nn.Module, tuple[Site, ...], dict[str, Tensor]]:
+    """A run's model with its adapter merged, its stored sites, and their exact weights."""
+    made = install_run(ran, start, Execution(), torch.device("cpu"), "fp32")
+    peft.attach(made.model, peft.read(folder / ADAPTER))
+    kind, labels = start.task.kind, len(start.data.labels)
+    where = (made.model, made.sites, start.checkpoint, kind, labels, start.pad)
+    merged = plain.plain(*where, merge=True).eval()
+    sites = tuple(site for site in made.sites if not site.fresh)
+    exact = load(start.checkpoint, kind, labels, start.pad).float()
+    return merged, sites, _weights(exact, sites)
+
+
+def _weights(model: nn.Module, sites: Sequence[Site]) -> dict[str, Tensor]:
+    return {
+        site.name: as_site(model, site.name, model.get_submodule(site.name).weight.detach().clone())  # type: ignore
+        for site in sites
+    }
+
+
+def sequences(start: Prepared, tokens: int) -> tuple[list[Batch], list[int]]:
+    """Calibration sequences, one a batch, until there are enough tokens; their documents."""
+    part, found, documents, count = start.data.parts["calibration"], [], [], 0
     for i, example in enumerate(part):
         if count >= tokens:
             break
         found.append(collate(part, [i]))
+        documents.append(example.document)
         count += len(example.ids)
     if count < min(tokens, LEAST):
         raise UserError(
             f"{start.task.name} has {count:,} tokens to calibrate on; at least {LEAST:,} are "
             "needed for an interval worth the name"
         )
-    return found
+    return found, documents

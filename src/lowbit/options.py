@@ -111,3 +111,14 @@ def bytes_of(text: str) -> int:
     if not 0 < size < float("inf"):
         raise UserError(f"'{text}': expected a positive number of bytes")
     return round(size)
+
+
+def plans_of_bits(bits: list[int]) -> list[str]:
+    """The documents' word for a plan: block matrices in so many bits, in groups of 64."""
+    from lowbit.errors import UserError
+
+    known = {16: "bf16", **{b: f"int{b}@64" for b in range(2, 9)}}
+    for each in bits:
+        if each not in known:
+            raise UserError(f"--bits {each}: expected one of {', '.join(map(str, sorted(known)))}")
+    return [known[each] for each in bits]

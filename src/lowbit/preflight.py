@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lowbit.errors import RunError
+from lowbit.execution import Execution
 from lowbit.quant.ledger import Ledger, Shape, TrainingBytes, training_bytes
-from lowbit.spec import Execution, TrainSpec
+from lowbit.spec import TrainSpec
 
 
 def shape_of(config: Any) -> Shape:

@@ -37,6 +37,13 @@ def gains(factors: Factors, gradient: Tensor, ranks: Sequence[int]) -> tuple[flo
     return tuple(0.5 * float(squares[:r].sum()) for r in ranks)
 
 
+def spectrum(factor: Tensor, parts: int = 32) -> tuple[float, ...]:
+    """Eigenvalues, ascending, as the means of so many equal stretches."""
+    values = factor.sort().values if factor.dim() == 1 else torch.linalg.eigvalsh(factor.double())
+    pieces = values.clamp(min=0).tensor_split(min(parts, len(values)))
+    return tuple(float(piece.mean()) for piece in pieces)
+
+
 def _times(left: Tensor, matrix: Tensor) -> Tensor:
     return left[:, None] * matrix if left.dim() == 1 else left @ matrix
 

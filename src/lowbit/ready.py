@@ -20,6 +20,8 @@ from lowbit.adalora import Hooks, rank_hooks
 from lowbit.demo import model_folder
 from lowbit.encoded import Encodings
 from lowbit.errors import UserError
+from lowbit.execution import Execution
+from lowbit.export import peft
 from lowbit.files import digest
 from lowbit.install import Settings, adapters, install
 from lowbit.layers import SvdAdapter
@@ -28,7 +30,7 @@ from lowbit.models.loading import Checkpoint, max_length, open_checkpoint, skele
 from lowbit.models.reading import blank
 from lowbit.plan.rules import choose
 from lowbit.quant.ledger import Ledger, ledger, spare
-from lowbit.spec import Choice, Execution, Plan, RunSpec, Site
+from lowbit.spec import Choice, Plan, RunSpec, Site
 from lowbit.tasks.base import Data, Task
 from lowbit.tasks.cache import cache_dir
 from lowbit.tasks.prepare import find, prepare
@@ -101,21 +103,27 @@ def install_run(
 
 
 def install_bare(
-    spec: RunSpec, start: Prepared, execution: Execution, device: torch.device, compute: str
+    spec: RunSpec,
+    start: Prepared,
+    execution: Execution,
+    device: torch.device,
+    compute: str,
+    lent: peft.Loaded | None = None,
 ) -> Installed:
-    """The model as the plan stores it and as it was found: no adapters, nothing to train."""
+    """The model as the plan stores it, with no adapter or a lent one: nothing to train."""
     planned = plan_sites(spec.plan, start.checkpoint, start.task.kind, len(start.data.labels))
     fresh = next((site.name for site in planned.sites if site.fresh), None)
-    if fresh is not None:
+    if fresh is not None and lent is None:
         raise UserError(
             f"{spec.model} holds no '{fresh}': its head would be random, and so would every score. "
             "`lowbit adapt` trains one."
         )
     bare = {name: replace(choice, rank=0) for name, choice in planned.choices.items()}
     planned = replace(planned, choices=bare)
-    return replace(
-        planned, model=_carried_out(spec, start, planned, execution, device, compute).eval()
-    )
+    model = _carried_out(spec, start, planned, execution, device, compute).eval()
+    if lent is not None:
+        peft.attach(model, lent)
+    return replace(planned, model=model)
 
 
 def _carried_out(
@@ -147,7 +155,7 @@ def plan_sites(plan: Plan, checkpoint: Checkpoint, kind: losses.Kind, labels: in
     other = spare(sites, choices, numbers)
     other_bytes = other * checkpoint.item
     count = ledger(sites, choices, other, other_bytes)
-    if not count.trainable:
+    if not count.trainable and not plan.adapter:
         raise UserError(f"plan '{plan.name}' trains nothing: give some sites a rank")
     return Installed(model, sites, choices, count, (other, other_bytes))
 

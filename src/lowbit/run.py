@@ -6,22 +6,20 @@ call `run` and nothing below it.
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
-from torch import nn
+import torch
 
 from lowbit import device as machine
 from lowbit.account import bytes_of, cost, site_records
-from lowbit.adapt import Outcome, Setting, adapt
+from lowbit.adapt import Setting, adapt
 from lowbit.device import PeakMemory
 from lowbit.errors import UserError
-from lowbit.evaluate import Found, evaluate, ratio
+from lowbit.execution import Execution
 from lowbit.export import peft
-from lowbit.files import write_lines
+from lowbit.lent import lent
 from lowbit.progress import Watcher, nobody
 from lowbit.quant.formats import spell
 from lowbit.ready import (
@@ -33,7 +31,8 @@ from lowbit.ready import (
     weights_digest,
 )
 from lowbit.record import ADAPTER, CHECKPOINT, LOG, RECORD, SCORES, Record, finish, resumable
-from lowbit.spec import Execution, RunSpec
+from lowbit.scoring import score
+from lowbit.spec import RunSpec
 
 
 def run(
@@ -48,8 +47,22 @@ def run(
     `memory`: the bytes it may take where others run beside it; its times are then `shared`.
     """
     device, compute = machine.set_up(execution, spec.train.compute)
-    peak = PeakMemory(device)
     _clear(folder)
+    if spec.plan.adapter:
+        return lent(spec, folder, execution, device, compute)
+    return _trained(spec, folder, execution, device, compute, memory, watcher)
+
+
+def _trained(
+    spec: RunSpec,
+    folder: Path,
+    execution: Execution,
+    device: torch.device,
+    compute: str,
+    memory: int | None,
+    watcher: Watcher,
+) -> Record:
+    peak = PeakMemory(device)
     start = prepare_run(spec)
     # The tokenised data stays, whatever was needed to make it; it is no part of a run's memory.
     peak.start()
@@ -71,7 +84,10 @@ def run(
     outcome = adapt(made.model, start.data.parts, setting)
     metrics, ranks = {}, {s.name: made.choices[s.name].rank for s in made.sites}
     if not outcome.diverged:
-        metrics = _score(made.model, start, setting, outcome, folder)
+        metrics = score(made.model, start, spec.train.eval_batch, folder)
+        if metrics and outcome.position.best_value is not None:
+            metrics["selection"] = outcome.position.best_value
+            metrics["best_step"] = float(outcome.position.best_step)
     if metrics:
         ranks = _write_adapter(spec, start, made, folder)
     trained = sum(p.numel() for p in made.model.parameters() if p.requires_grad)
@@ -115,36 +131,6 @@ def _clear(folder: Path) -> None:
     (folder / RECORD).unlink(missing_ok=True)
     (folder / SCORES).unlink(missing_ok=True)
     shutil.rmtree(folder / ADAPTER, ignore_errors=True)
-
-
-def _score(
-    model: nn.Module, start: Prepared, setting: Setting, outcome: Outcome, folder: Path
-) -> dict[str, float]:
-    """Read the scored split, once; no metrics at all where a score is not finite."""
-    part, size = start.data.parts["scored"], setting.train.eval_batch
-    found, loss = evaluate(model, part, setting.kind, size, setting.device)
-    value = ratio(found)
-    if not all(map(math.isfinite, (value, loss, *(s for s, _ in found)))):
-        return {}
-    write_lines(folder / SCORES, _score_lines(start, found))
-    metrics: dict[str, float] = {start.task.metric: value, "loss": loss}
-    if setting.kind == "language":
-        words = sum(example.words for example in part)
-        a_word = sum(s for s, _ in found) / max(1, words)
-        # A loss can be finite while its exponential is no number any more.
-        nats = {"perplexity": value, "word_perplexity": a_word}
-        metrics |= {name: math.exp(nat) for name, nat in nats.items() if nat < 700}
-    if outcome.position.best_value is not None:
-        metrics["selection"] = outcome.position.best_value
-        metrics["best_step"] = float(outcome.position.best_step)
-    return metrics
-
-
-def _score_lines(start: Prepared, found: Found) -> list[dict[str, Any]]:
-    return [
-        {"example": i, "document": example.document, "sum": s, "count": c, "words": example.words}
-        for i, (example, (s, c)) in enumerate(zip(start.data.parts["scored"], found, strict=True))
-    ]
 
 
 def _write_adapter(spec: RunSpec, start: Prepared, made: Installed, folder: Path) -> dict[str, int]:

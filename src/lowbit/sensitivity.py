@@ -9,14 +9,37 @@ No torch.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from lowbit.quant.formats import bits_of, parse
 
 Predictor = Literal["weight_error", "fisher", "kfac", "hutchinson", "taylor", "measured"]
+Unit = Literal["token", "sentence"]
+UNITS: dict[str, Unit] = {"language": "token", "classification": "sentence"}
 CLOSED: tuple[Predictor, ...] = ("fisher", "kfac", "hutchinson", "taylor")
+
+
+Joint = tuple[str, tuple[tuple[str, str], ...]]
+"""A name, and the format of every site that is not left in 16 bits."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be measured. `joint`: choices for many sites at once (`uniformly` makes some)."""
+
+    formats: tuple[str, ...]
+    ranks: tuple[int, ...] = (4, 8, 16, 32)
+    samples: int = 4
+    seed: int = 0
+    walk: bool = False
+    joint: tuple[Joint, ...] = ()
+    uniform: bool = True
+    """Also every format in all block matrices at once."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +69,19 @@ class Reach:
     absorbed: dict[str, tuple[float, ...]]
     gains: tuple[float, ...]
 
+    def share(self, text: str, rank: int) -> float:
+        """What this rank takes back, between measured ranks by straight lines from (0, 0)."""
+        values = self.absorbed[text]
+        return float(np.interp(rank, (0, *self.ranks), (0.0, *values)))
+
 
 @dataclass(frozen=True)
 class SiteTable:
-    """One site: its damages by format, and its reach where it is adapted."""
+    """One site: its damages by format, and its reach where it is adapted.
+
+    `variance`: of its weights. `spectra`: eigenvalues of its two K-FAC factors, means of equal
+    stretches of them; None where it has no two.
+    """
 
     name: str
     role: str
@@ -57,33 +89,44 @@ class SiteTable:
     shape: tuple[int, int]
     damages: dict[str, Damage]
     reach: Reach | None
+    variance: float = 0.0
+    spectra: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 @dataclass(frozen=True)
 class Whole:
-    """All block matrices in one format at once: where cross terms show.
+    """Several sites stored at once: where cross terms show. `loss` is what was really lost.
 
-    `spread`: standard errors of Hutchinson's and of Monte Carlo's estimate.
+    `spread`: standard errors, over draws (Hutchinson, Monte Carlo) or over documents.
     """
 
+    weight_error: float
     first_order: float
+    fisher: float
+    kfac: float
     taylor: float
     gauss_newton: float
     hutchinson: float
     hutchinson_spread: float
     kl: float
+    kl_spread: float
     loss: float
+    loss_spread: float
     monte_carlo: float
     monte_carlo_spread: float
 
 
 @dataclass(frozen=True)
 class SensitivityTable:
-    """A model on a task's calibration text. `passes`: what it cost, in forward passes over it."""
+    """A model on a task's calibration text. `passes`: what it cost, in forward passes over it.
+
+    `unit`: what a loss is counted by, tokens or sentences, and `units` how many there were.
+    """
 
     model: str
     task: str
-    tokens: int
+    unit: Unit
+    units: int
     loss: float
     passes: float
     sites: tuple[SiteTable, ...]
@@ -103,6 +146,66 @@ class SensitivityTable:
                     raise ValueError(f"{site.name} was not measured in {choices[site.name]}")
                 total += value
         return total
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A gap to 16 bit in nats, first order included, with its standard error over documents."""
+
+    predictor: str
+    gap: float
+    spread: float
+    runs_model: bool
+    """Measured by running the stored or a noisy model on calibration text: no closed form."""
+
+    @property
+    def low(self) -> float:
+        return self.gap - 1.96 * self.spread
+
+    @property
+    def high(self) -> float:
+        return self.gap + 1.96 * self.spread
+
+
+NAMES = {
+    "fisher": "Fisher diagonal",
+    "kfac": "K-FAC",
+    "hutchinson": "Hutchinson",
+    "taylor": "Taylor at the real error",
+    "gauss_newton": "Gauss-Newton",
+    "monte_carlo": "Monte Carlo",
+    "kl": "KL of the outputs",
+    "loss": "the loss itself",
+}
+RUN = ("monte_carlo", "kl", "loss")
+"""What runs the stored or a noisy model."""
+
+
+def predictions(whole: Whole) -> dict[str, Prediction]:
+    """By every predictor. Errors of draws are added to those of documents."""
+    found = {}
+    for name in NAMES:
+        first = 0.0 if name == "loss" else whole.first_order
+        drawn = (
+            getattr(whole, f"{name}_spread", 0.0) if name in ("hutchinson", "monte_carlo") else 0
+        )
+        spread = math.hypot(whole.loss_spread, drawn)
+        found[name] = Prediction(name, first + getattr(whole, name), spread, name in RUN)
+    return found
+
+
+def left(table: SensitivityTable, formats: Mapping[str, str], ranks: Mapping[str, int]) -> float:
+    """The share of the damage that the best corrections of these ranks leave, by K-FAC."""
+    total = remaining = 0.0
+    for site in table.sites:
+        if site.name in formats and formats[site.name] in site.damages:
+            text = formats[site.name]
+            damage, share = max(0.0, site.damages[text].kfac), 0.0
+            if site.reach is not None and ranks.get(site.name):
+                share = site.reach.share(text, ranks[site.name])
+            total += damage
+            remaining += damage * (1 - share)
+    return remaining / total if total else 1.0
 
 
 def trusted(text: str) -> Predictor:
@@ -139,4 +242,7 @@ def _site(body: dict[str, Any]) -> SiteTable:
             tuple(reach["gains"]),
         )
     )
+    spectra = body.pop("spectra")
+    if spectra is not None:
+        body["spectra"] = tuple(tuple(values) for values in spectra)
     return SiteTable(**body, shape=shape, damages=damages, reach=found)  # type: ignore[arg-type]

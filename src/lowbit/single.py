@@ -8,8 +8,9 @@ from dataclasses import asdict
 
 from lowbit.config import Raw, check, override
 from lowbit.errors import UserError, nearest
+from lowbit.execution import Execution
 from lowbit.plan.reading import check_formats, plan_from
-from lowbit.spec import Execution, Plan, RunSpec, TaskSpec, TrainSpec
+from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
 
 SINGLE = ("train", "task", "plan", "execution")
 """What `--set` may change of a single run."""

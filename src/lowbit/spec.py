@@ -121,6 +121,10 @@ class RankSchedule:
             )
 
 
+BARE = "none"
+"""The adapter of a plan that has none: its base is scored as it is stored."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """A choice for every site, written as a default and ordered rules.
@@ -129,6 +133,8 @@ class Plan:
     `format` where that has 8 bits or more, else `int8@row`), whose rank is 0.
     An adapter's delta is scaled by alpha / rank; `alpha = "2r"` scales by two whatever the rank.
     `init`: adapters start at zero, or at the best approximation of what quantisation took away.
+    `adapter`: "" where one is trained; "none" for the base as it is stored; or the name of another
+    plan, whose run of the same seed lends its own. Neither of the last two trains anything.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -139,6 +145,7 @@ class Plan:
     alpha: float | Literal["2r"] = 16.0
     dropout: float = 0.0
     init: Literal["zero", "residual"] = "zero"
+    adapter: str = ""
     rule: tuple[Rule, ...] = ()
     schedule: RankSchedule = field(default_factory=RankSchedule)
 
@@ -219,32 +226,12 @@ class TrainSpec:
         check_bounds("train", self, bounds | {"weight_decay": _FROM_0})
 
 
-@dataclass(frozen=True)
-class Execution:
-    """How a run is carried out, not what it is: never part of the fingerprint.
-
-    `residency`: decoded copies are kept by those who have the memory; the bits are the same.
-    `checkpointing` computes activations twice instead of keeping them: less memory, a third more
-    time. `sparing` hands freed memory back to the system at once: less still, and slower again.
-    `compile` fuses small operations, where a compiler is found. `decoder`: whose kernel
-    decodes nf4 matrices. `measured`: what `compute = "auto"` was measured to mean, once a command.
-    """
-
-    __pydantic_config__: ClassVar[Any] = STRICT
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    threads: int = 0
-    residency: Literal["packed", "decoded"] = "packed"
-    checkpointing: bool = False
-    sparing: bool = False
-    compile: bool = False
-    decoder: Literal["own", "bitsandbytes"] = "own"
-    measured: Literal["", "fp32", "bf16"] = ""
-
-    def __post_init__(self) -> None:
-        check_bounds("execution", self, {"threads": _FROM_0})
-
-
-_LATER = (("train", "token_budget", 0), ("task", "tag", ""), ("train", "adaptive_lr", 0.0))
+_LATER = (
+    ("train", "token_budget", 0),
+    ("task", "tag", ""),
+    ("train", "adaptive_lr", 0.0),
+    ("plan", "adapter", ""),
+)
 """Settings that came after records were kept: declared only where they are used, so that what was
 run before them still is what is declared."""
 
@@ -276,6 +263,13 @@ class RunSpec:
         adaptive = self.plan.schedule.kind != "fixed"
         own = self.train.adaptive_lr if adaptive else 0.0
         return replace(self.train, lr=own or self.train.lr)
+
+    @property
+    def lender(self) -> str | None:
+        """The name of the run whose adapter this one is scored with; None where it has its own."""
+        if self.plan.adapter in ("", BARE):
+            return None
+        return replace(self, plan=replace(self.plan, name=self.plan.adapter)).name
 
     @property
     def fingerprint(self) -> str:

@@ -11,6 +11,7 @@ What this does not tell: how far another training seed would land. Only more see
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,17 @@ def mean_and_spread(values: ArrayLike) -> Spread:
         raise ValueError("expected one value a seed")
     sd = float(array.std(ddof=1)) if array.size > 1 else None
     return Spread(float(array.mean()), sd, array.size)
+
+
+def clustered_error(sums: ArrayLike, counts: ArrayLike, clusters: Sequence[int]) -> float:
+    """Standard error of sum(sums) / sum(counts), whole clusters being what is drawn: inf of one."""
+    places = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    top, bottom = (np.bincount(places, np.asarray(v, float)) for v in (sums, counts))
+    n = len(top)
+    if n < 2:
+        return float("inf")
+    away = top - top.sum() / bottom.sum() * bottom
+    return float(np.sqrt(n / (n - 1) * np.square(away).sum()) / bottom.sum())
 
 
 def paired_gap(

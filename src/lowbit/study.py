@@ -30,9 +30,10 @@ from pathlib import Path
 from lowbit.claims import Claim, check_claims
 from lowbit.config import Raw, at, check, lay, override, put, read_toml
 from lowbit.errors import UserError, nearest
+from lowbit.execution import Execution
 from lowbit.plan.named import named
 from lowbit.plan.reading import check_formats
-from lowbit.spec import Execution, RunSpec, TaskSpec, TrainSpec
+from lowbit.spec import RunSpec, TaskSpec, TrainSpec
 from lowbit.studyfile import MAIN, Part, StudyFile
 
 
@@ -101,6 +102,7 @@ def read(
     _no_new_plans(raw, known)
     parts = _parts(parsed, tuple(seeds))
     runs = _matrix(raw, parsed, parts)
+    _check_lenders(runs)
     return Study(
         folder=path.parent,
         title=parsed.title,
@@ -258,6 +260,18 @@ def _matrix(raw: Raw, parsed: StudyFile, parts: tuple[Part, ...]) -> tuple[RunSp
         if names.count(name) > 1:
             raise UserError(f"two runs would both be called '{name}': rename a plan or a workload")
     return tuple(runs)
+
+
+def _check_lenders(runs: Sequence[RunSpec]) -> None:
+    """A plan that takes another's adapter needs that run: same model, task and seed."""
+    names = {run.name for run in runs}
+    for run in runs:
+        if run.lender is not None and run.lender not in names:
+            raise UserError(
+                f"plan '{run.plan.name}' takes the adapter of '{run.plan.adapter}', which the "
+                f"study does not run on {run.task.called} with seed {run.seed}."
+                + nearest(run.plan.adapter, {r.plan.name for r in runs})
+            )
 
 
 def _chosen(

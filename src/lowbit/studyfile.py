@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from lowbit.claims import Claim
 from lowbit.errors import BadValueError, Bounds, check_bounds
-from lowbit.spec import SEEDS, STRICT, Execution, Plan, TaskSpec, TrainSpec
+from lowbit.execution import Execution
+from lowbit.spec import SEEDS, STRICT, Plan, TaskSpec, TrainSpec
 
 MAIN = "main"
 """The name of the matrix that a study's own plans, tasks and seeds make."""

@@ -15,11 +15,12 @@ from rich.text import Text
 from lowbit.config import check
 from lowbit.engines.process import call
 from lowbit.errors import UserError
+from lowbit.execution import Execution
 from lowbit.files import write_atomic
 from lowbit.freezing import frozen, to_toml
 from lowbit.looking import out, say
 from lowbit.record import Record, load
-from lowbit.spec import Execution, Plan, RunSpec
+from lowbit.spec import Plan, RunSpec
 
 
 def export(folder: Path, to: Path, merge: bool) -> None:

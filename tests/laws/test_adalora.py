@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lowbit import losses
 from lowbit.adalora import budget, importance, orthogonality, rank_hooks
+from lowbit.execution import Execution
 from lowbit.export import peft
 from lowbit.files import lines
 from lowbit.install import adapters
@@ -26,7 +27,7 @@ from lowbit.losses import training_loss
 from lowbit.quant.ledger import adapter_numbers
 from lowbit.record import Record
 from lowbit.run import run
-from lowbit.spec import Execution, Plan, RankSchedule, Rule, RunSpec, TaskSpec, TrainSpec
+from lowbit.spec import Plan, RankSchedule, Rule, RunSpec, TaskSpec, TrainSpec
 
 Folder = Callable[[str], Path]
 KINDS = ("linear", "adalora")

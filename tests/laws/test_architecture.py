@@ -24,8 +24,18 @@ MOST_LINES, MOST_OF_A_FUNCTION = 300, 60
 
 # A folder's name stands for all of its modules, except those that are named themselves.
 LAYERS = {
-    "the words": ["lowbit", "errors", "files", "spec", "registry", "config", "progress", "heap"],
-    "numbers": ["quant", "stats", "inference", "theory", "sensitivity"],
+    "the words": [
+        "lowbit",
+        "errors",
+        "files",
+        "spec",
+        "execution",
+        "registry",
+        "config",
+        "progress",
+        "heap",
+    ],
+    "numbers": ["quant", "stats", "inference", "theory", "sensitivity", "guiding"],
     "models, tasks, plans": ["models", "tasks", "plan"],
     "layers": [
         "products",
@@ -33,6 +43,10 @@ LAYERS = {
         "initial",
         "encoded",
         "curvature",
+        "hessian",
+        "lab",
+        "traces",
+        "jointly",
         "measure",
         "reach",
         "install",
@@ -57,6 +71,9 @@ LAYERS = {
             "evaluations",
             "measuring",
             "planning",
+            "predicting",
+            "scoring",
+            "lent",
             "run",
             "probe",
             "exporting",
@@ -77,7 +94,16 @@ LAYERS = {
         "drawing",
         "report",
     ],
-    "commands": ["options", "before", "looking", "commands", "tools", "foretelling", "cli"],
+    "commands": [
+        "options",
+        "before",
+        "looking",
+        "commands",
+        "tools",
+        "foretelling",
+        "budgeting",
+        "cli",
+    ],
 }
 RANK = {name: rank for rank, names in enumerate(LAYERS.values()) for name in names}
 

@@ -15,18 +15,11 @@ from hypothesis import strategies as st
 from lowbit.claims import MOST_CLAIMS
 from lowbit.config import lay, override
 from lowbit.errors import UserError
+from lowbit.execution import Execution
 from lowbit.plan.named import NAMED, named
 from lowbit.plan.reading import plan_from
 from lowbit.single import single
-from lowbit.spec import (
-    Execution,
-    Plan,
-    RankSchedule,
-    Rule,
-    RunSpec,
-    TaskSpec,
-    TrainSpec,
-)
+from lowbit.spec import Plan, RankSchedule, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.study import Study, read
 
 HEAD = """title = "T"

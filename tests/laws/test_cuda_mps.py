@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lowbit import device as machine
 from lowbit.device import resolve_compute, resolve_device
 from lowbit.errors import UserError
+from lowbit.execution import Execution
 from lowbit.layers import Frozen
 from lowbit.losses import scores
 from lowbit.quant import codec
@@ -26,7 +27,7 @@ from lowbit.quant.codec import decode, encode
 from lowbit.quant.formats import CASTS, FORMATS, levels_of, parse
 from lowbit.record import Record
 from lowbit.run import run
-from lowbit.spec import Execution, Plan, RankSchedule, Rule, RunSpec, TaskSpec, TrainSpec
+from lowbit.spec import Plan, RankSchedule, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.tasks.base import Batch
 
 Folder = Callable[[str], Path]

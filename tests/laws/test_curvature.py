@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from lowbit.curvature import (
     as_site,
     fisher_cost,
-    gauss_newton,
-    hessian_products,
     kfac_cost,
     logits_of,
     measure,
     summed_loss,
     weights_of,
 )
+from lowbit.hessian import gauss_newton, products
 from lowbit.spec import Site
 from lowbit.tasks.base import Batch
 
@@ -98,7 +97,7 @@ def test_fisher_squares_the_summed_gradient_of_a_sequence_with_the_models_own_la
         ):
             squares[name] += slope.square()
     for name, square in squares.items():
-        assert torch.allclose(found.fisher[name], as_site(scene.model, name, square) / found.tokens)
+        assert torch.allclose(found.fisher[name], as_site(scene.model, name, square) / found.units)
     error = random_like(scene, 2)
     name = scene.sites[1].name
     expected = 0.5 * (found.fisher[name] * error[name] ** 2).sum()
@@ -156,7 +155,7 @@ def test_a_tied_matrix_has_the_factors_of_both_uses(tiny_model: Folder) -> None:
 
 def test_hessian_products_are_differences_of_gradients(scene: Scene) -> None:
     direction = random_like(scene, 7)
-    found = hessian_products(scene.model, scene.sites, scene.batches, direction)
+    found = products(scene.model, scene.sites, scene.batches, direction)
     step = 1e-5
     moved(scene, direction, step)
     above = measure(scene.model, scene.sites, scene.batches, seed=0).gradient

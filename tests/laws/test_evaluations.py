@@ -15,8 +15,9 @@ from lowbit import evaluations
 from lowbit.errors import UserError
 from lowbit.evaluate import evaluate
 from lowbit.evaluations import compared, evaluated
+from lowbit.execution import Execution
 from lowbit.ready import install_bare, prepare_run
-from lowbit.spec import Execution, Plan, RunSpec, TaskSpec, TrainSpec
+from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
 
 Folder = Callable[[str], Path]
 CPU = Execution(device="cpu")

@@ -36,11 +36,12 @@ from lowbit.adapt import (
 from lowbit.checkpoint import Position
 from lowbit.clocks import Log
 from lowbit.evaluate import Found, evaluate
+from lowbit.execution import Execution
 from lowbit.models.loading import Kind, tokenizer_of
 from lowbit.progress import nobody
 from lowbit.ready import hooks_of
 from lowbit.run import run
-from lowbit.spec import Execution, Plan, RankSchedule, Rule, RunSpec, TaskSpec, TrainSpec
+from lowbit.spec import Plan, RankSchedule, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.tasks.base import Example
 from lowbit.tasks.prepare import prepare
 

@@ -10,12 +10,18 @@ import pytest
 import torch
 from assemble import batch_of, opened, some_ids
 
-from lowbit import measure as measuring
-from lowbit.curvature import Factors, logits_of
+from lowbit.curvature import Factors
 from lowbit.errors import RunError
-from lowbit.measure import Asked, Lab, divergence, error_of, measure, moved
+from lowbit.lab import Lab, divergences, moved
+from lowbit.measure import measure
 from lowbit.reach import absorbed_share, gains
-from lowbit.sensitivity import SensitivityTable, from_text, to_text, trusted
+from lowbit.sensitivity import (
+    Asked,
+    SensitivityTable,
+    from_text,
+    to_text,
+    trusted,
+)
 from lowbit.spec import BLOCK_ROLES
 
 Folder = Callable[[str], Path]
@@ -40,7 +46,7 @@ def table(lab: Lab) -> SensitivityTable:
 
 
 def loss(lab: Lab) -> float:
-    return measuring._loss(lab, [logits_of(lab.model, b).detach() for b in lab.batches])
+    return sum(lab.losses(lab.logits())) / sum(lab.counts)
 
 
 def test_the_table_has_every_site_and_format(lab: Lab, table: SensitivityTable) -> None:
@@ -59,7 +65,7 @@ def test_the_table_has_every_site_and_format(lab: Lab, table: SensitivityTable) 
 def test_second_order_is_what_the_loss_does_when_errors_are_small(
     lab: Lab, table: SensitivityTable
 ) -> None:
-    errors = {s.name: error_of(lab.weight(s.name), "int8@16") for s in lab.blocks}
+    errors = {s.name: lab.error(s.name, "int8@16") for s in lab.blocks}
     sides = []
     for sign in (1.0, -1.0):
         with moved(lab, {n: sign * e for n, e in errors.items()}):
@@ -73,13 +79,14 @@ def test_second_order_is_what_the_loss_does_when_errors_are_small(
 
 def test_the_walk_measures_every_site_alone(lab: Lab, table: SensitivityTable) -> None:
     site = lab.blocks[2]
-    error = error_of(lab.weight(site.name), "int2@16")
-    before = [logits_of(lab.model, b).detach() for b in lab.batches]
+    error = lab.error(site.name, "int2@16")
+    before = lab.logits()
     with moved(lab, {site.name: error}):
-        after = [logits_of(lab.model, b).detach() for b in lab.batches]
+        after = lab.logits()
+    apart = sum(divergences(before, after)) / sum(lab.counts)
     (row,) = [s for s in table.sites if s.name == site.name]
     found = row.damages["int2@16"]
-    assert found.measured == pytest.approx(divergence(before, after) + found.first_order, rel=1e-4)
+    assert found.measured == pytest.approx(apart + found.first_order, rel=1e-4)
     plain = measure(lab, Asked(("int8@16",), samples=2), ("tiny", "text"))
     assert plain.sites[0].damages["int8@16"].measured is None
     with pytest.raises(ValueError, match="was not measured"):

@@ -35,7 +35,7 @@ def table(weights: list[float]) -> SensitivityTable:
         reach = Reach(RANKS, dict.fromkeys(FORMATS, (0.2, 0.4)), (0.01, 0.015))
         rows.append(SiteTable(site.name, site.role, site.depth, site.shape, damages,
                               reach if block else None))  # fmt: skip
-    return SensitivityTable("m", "t", 1000, 4.0, 1.0, tuple(rows), {})
+    return SensitivityTable("m", "t", "token", 1000, 4.0, 1.0, tuple(rows), {})
 
 
 WEIGHTS = st.lists(st.floats(0.1, 10), min_size=len(SITES), max_size=len(SITES))

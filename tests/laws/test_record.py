@@ -16,6 +16,7 @@ from synthetic import FACTS, Run, make_run
 
 from lowbit.config import check
 from lowbit.errors import RunError, UserError
+from lowbit.execution import Execution
 from lowbit.files import lines, to_json, write_atomic, write_lines
 from lowbit.record import (
     ADAPTER,
@@ -29,7 +30,7 @@ from lowbit.record import (
     load,
     resumable,
 )
-from lowbit.spec import Execution, Plan, RankSchedule, Rule, RunSpec, TaskSpec, TrainSpec
+from lowbit.spec import Plan, RankSchedule, Rule, RunSpec, TaskSpec, TrainSpec
 
 SPEC = RunSpec("m", TaskSpec("t"), Plan("p", rule=(Rule(role="ffn"),)), TrainSpec(), 0)
 

@@ -13,9 +13,10 @@ from lowbit import drawing, sayings
 from lowbit.cells import settings
 from lowbit.claims import Claim, check_claims
 from lowbit.errors import BadValueError, UserError
+from lowbit.execution import Execution
 from lowbit.record import Record
 from lowbit.rows import rows
-from lowbit.spec import Execution, Plan, RunSpec, TaskSpec, TrainSpec
+from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.study import Study
 from lowbit.studyfile import MAIN, Part
 from lowbit.verdicts import Finding, Verdicts, judge, winner

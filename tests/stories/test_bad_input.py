@@ -21,10 +21,11 @@ from safetensors.torch import load_file, save_file
 
 from lowbit import preflight
 from lowbit.errors import RunError
+from lowbit.execution import Execution
 from lowbit.files import lines
 from lowbit.quant.ledger import Ledger, Shape
 from lowbit.record import LOG, RECORD, SCORES
-from lowbit.spec import Execution, TrainSpec
+from lowbit.spec import TrainSpec
 
 ONE = HEAD.replace("[0, 1]", "[0]")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")

@@ -13,9 +13,9 @@ from filelock import FileLock
 
 from lowbit.engines.base import Cell, Ending, Engine, Order, Told
 from lowbit.engines.process import Failure, Running, orphaned, start
+from lowbit.execution import Execution
 from lowbit.progress import Watcher, bar
 from lowbit.record import Record, load
-from lowbit.spec import Execution
 
 
 def carry_out(cells: Sequence[Cell], order: Order, told: Told) -> list[Ending]:

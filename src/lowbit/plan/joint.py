@@ -20,6 +20,7 @@ from lowbit.quant.formats import parse
 from lowbit.quant.ledger import adapter_numbers, stored
 from lowbit.sensitivity import Predictor, SensitivityTable, SiteTable, trusted
 from lowbit.spec import Plan, Rule, Site
+from lowbit.theory.damage import converse
 
 FULL = "bf16"
 """No damage: what the others are measured against."""
@@ -73,6 +74,30 @@ def _of_site(
                 Option(site.name, text, rank, cost, base + 4 * numbers, base + TRAINED * numbers)
             )
     return made
+
+
+def limit_of(table: SensitivityTable, solution: Solution) -> float:
+    """The converse (23): nats of second order that no code of the block matrices' bytes avoids."""
+    chosen = {option.site: option for option in solution.options}
+    values: list[float] = []
+    weights: list[float] = []
+    size = 0
+    for site in table.sites:
+        if site.spectra is None:
+            continue
+        size += stored(parse(chosen[site.name].format), site.shape).total
+        numbers = site.shape[0] * site.shape[1]
+        pairs = [site.variance * a * g for a in site.spectra[0] for g in site.spectra[1]]
+        values += pairs
+        weights += [numbers / len(pairs)] * len(pairs)
+    return converse(values, 8 * size / max(1.0, sum(weights)), weights)
+
+
+def second_order(table: SensitivityTable, solution: Solution) -> float:
+    """K-FAC's damage of the same matrices, before any rank takes some of it back."""
+    chosen = {o.site: o.format for o in solution.options if o.format != FULL}
+    of_blocks = {s.name: chosen[s.name] for s in table.sites if s.spectra and s.name in chosen}
+    return table.damage(of_blocks, "kfac")
 
 
 def uniform(choices: Choices, adapted: Mapping[str, bool], text: str, rank: int) -> Solution | None:

@@ -151,14 +151,18 @@ def training_bytes(
     backward pass; with checkpointing one width a layer, and one layer whole. Logits go by in
     slices, three copies of one. `item` is the compute type's bytes.
     """
-    layer = tokens * (8 * shape.width + 4 * shape.inner) * item
-    kept = tokens * shape.layers * shape.width * item + layer
-    kept = kept if checkpointing else shape.layers * layer
-    logits = 3 * min(tokens * shape.vocabulary, max(LOGITS, 64 * shape.vocabulary)) * 4
     return TrainingBytes(
         stored=count.stored,
         gradients=4 * count.trainable,
         optimiser=8 * count.trainable,
         decoded=2 * count.largest_decoded,
-        activations=kept + logits,
+        activations=activations(shape, tokens, item, checkpointing),
     )
+
+
+def activations(shape: Shape, tokens: int, item: int, checkpointing: bool = False) -> int:
+    """What a step keeps of its tokens for the backward pass, and a slice of logits."""
+    layer = tokens * (8 * shape.width + 4 * shape.inner) * item
+    kept = tokens * shape.layers * shape.width * item + layer
+    kept = kept if checkpointing else shape.layers * layer
+    return kept + 3 * min(tokens * shape.vocabulary, max(LOGITS, 64 * shape.vocabulary)) * 4

@@ -101,25 +101,26 @@ def noise_ratio(bits: int, other: int) -> float:
     return ((2 ** (other - 1) - 1) / (2 ** (bits - 1) - 1)) ** 2
 
 
-def converse(eigenvalues: ArrayLike, bits: float) -> float:
+def converse(eigenvalues: ArrayLike, bits: float, weights: ArrayLike = 1.0) -> float:
     """(23) The least 1/2 E e'H e that any code of `bits` bits a weight can have, Gaussian weights.
 
     Reverse water-filling over lambda = eig(S_w^1/2 H S_w^1/2): 1/2 sum min(theta, lambda) with
-    sum 1/2 log2+(lambda / theta) = n b.
+    sum 1/2 log2+(lambda / theta) = n b. `weights`: how many times each eigenvalue counts.
     """
-    values = np.sort(np.asarray(eigenvalues, float))[::-1]
-    values = values[values > 0]
+    values = np.asarray(eigenvalues, float)
+    times = np.broadcast_to(np.asarray(weights, float), values.shape)
+    wanted = bits * float(times.sum())
+    order = np.argsort(values)[::-1]
+    values, times = values[order], times[order]
+    values, times = values[values > 0], times[values > 0]
     if not len(values):
         return 0.0
-    wanted = bits * np.asarray(eigenvalues).size
-    logs = np.cumsum(np.log2(values))
-    counts = np.arange(1, len(values) + 1)
-    # With the k largest above the water: 1/2 (sum of logs - k log theta) = wanted.
-    levels = (logs - 2 * wanted) / counts
-    above = np.log2(values) > levels
-    count = int(counts[above][-1]) if above.any() else 1
-    theta = 2.0 ** levels[count - 1]
-    return 0.5 * float(np.minimum(theta, values).sum())
+    # With the k largest above the water: 1/2 (sum of their logs - their number log theta) = wanted.
+    counts = np.cumsum(times)
+    levels = (np.cumsum(times * np.log2(values)) - 2 * wanted) / counts
+    above = np.flatnonzero(np.log2(values) > levels)
+    theta = 2.0 ** levels[above[-1] if len(above) else 0]
+    return 0.5 * float((times * np.minimum(theta, values)).sum())
 
 
 def means_ratio(eigenvalues: ArrayLike) -> float:

@@ -1,0 +1,128 @@
+"""`lowbit plan` in words: what was solved, what it was held against, what is written. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from lowbit import figures
+from lowbit.engines.process import call
+from lowbit.errors import UserError
+from lowbit.execution import Execution
+from lowbit.figures.frontier import Frontier
+from lowbit.files import to_json, write_atomic
+from lowbit.foretelling import nats, shown, teller
+from lowbit.freezing import to_toml
+from lowbit.looking import out, say, wrapped
+from lowbit.plan.maps import maps
+from lowbit.plan.search import Solution
+from lowbit.sensitivity import NAMES
+from lowbit.spec import RunSpec
+
+
+def plan(
+    spec: RunSpec, execution: Execution, wanted: tuple[Any, ...], to: Path, maps_to: Path | None
+) -> None:
+    """Solve for a budget, show what came out, and write it as a plan's file."""
+    if to.suffix != ".toml":
+        raise UserError(f"{to}: a plan's file ends in .toml")
+    found = call(solved, spec, execution, wanted, shown())
+    best, budget = found.candidates[0], wanted[0]
+    out().print(_candidates(found))
+    wrapped(
+        "Gap: to 16 bits, untrained, on the selection part, which nothing was costed on (± twice "
+        "its error). Predicted: after training, of second order. The first line is written."
+    )
+    out().print(_layers(best.solution))
+    for line in _said(found, best, budget):
+        wrapped(line)
+    write_atomic(to, to_toml(best.plan).encode())
+    say(f"written  {to}: lowbit adapt {spec.model} --task {spec.task.name} --plan {to}")
+    frontier = Frontier(
+        found.corners, _best_of_formats(found.uniform),
+        (best.solution.stored + found.other, best.solution.cost), budget,
+    )  # fmt: skip
+    for path in figures.save("frontier", frontier, to.parent, f"{to.stem}-frontier"):
+        say(f"figure   {path}")
+    if maps_to is not None:
+        _write_maps(best.solution, maps_to)
+
+
+def _said(found: Any, best: Any, budget: int) -> list[str]:
+    """What is known of the plan, a sentence each."""
+    size = best.solution.stored + found.other
+    lines = [f"{size:,} of {budget:,} bytes."]
+    if found.whole:
+        lines.append("The budget holds the whole model in 16 bits at the largest rank.")
+    else:
+        solved_for = next((c for c in found.candidates if c.plan.name == "planned"), None)
+        if solved_for is not None:
+            gap = f"{solved_for.solution.gap:.2g}"
+            lines.append(f"The plan solved for is at most {gap} nats from the best, as predicted.")
+    if best.plan.name.startswith("uniform"):
+        lines.append("No planned choice was better there than this uniform one, so it is returned.")
+    for name in ("taylor", "kfac", "kl"):
+        if name in found.predictions:
+            one = found.predictions[name]
+            how = "measured on calibration text" if one.runs_model else "closed form"
+            lines.append(
+                f"Predicted gap before training, {NAMES[name]} ({how}): {nats(one.gap)} nats "
+                f"({nats(one.low)} to {nats(one.high)})."
+            )
+    if found.least > 0:
+        lines.append(
+            f"Rounding pays {found.closed / found.least:.1f} times what no code of these bytes "
+            f"could avoid ({nats(found.closed)} against {nats(found.least)} nats, by K-FAC)."
+        )
+    return lines
+
+
+def _best_of_formats(uniform: tuple[tuple[str, int, float], ...]) -> tuple[Any, ...]:
+    """Of every format the uniform plan that is predicted to cost least."""
+    best: dict[str, tuple[str, int, float]] = {}
+    for name, size, cost in uniform:
+        text = name.removeprefix("uniform ").rsplit(" r", 1)[0]
+        if text not in best or cost < best[text][2]:
+            best[text] = (text, size, cost)
+    return tuple(best.values())
+
+
+def _write_maps(solution: Solution, folder: Path) -> None:
+    made = maps({option.site: option.format for option in solution.options})
+    for name, body in made.bodies.items():
+        write_atomic(folder / f"{name}.json", (to_json(body) + "\n").encode())
+        say(f"map      {folder / f'{name}.json'}")
+        for line in made.unsaid[name]:
+            wrapped(f"not said: {line}")
+
+
+def solved(spec: RunSpec, execution: Execution, wanted: tuple[Any, ...], tell: bool) -> Any:
+    """In a process of its own."""
+    from lowbit.planning import Wanted, planned
+
+    return planned(spec, execution, Wanted(*wanted), teller(tell))
+
+
+def _candidates(found: Any) -> Table:
+    page = Table(box=None, padding=(0, 1))
+    for name in ("plan", "bytes", "predicted", "gap", "±"):
+        page.add_column(name, justify="left" if name == "plan" else "right", overflow="fold")
+    for one in found.candidates:
+        size = f"{one.solution.stored + found.other:,}"
+        error = "" if one.gap.se is None else nats(2 * one.gap.se)
+        cost = nats(one.solution.cost)
+        page.add_row(one.plan.name, size, cost, f"{one.gap.estimate:+.4f}", error)
+    return page
+
+
+def _layers(solution: Solution) -> Table:
+    """A row a site."""
+    page = Table(box=None, padding=(0, 1))
+    for name in ("site", "format", "rank", "bytes", "predicted"):
+        page.add_column(name, justify="left" if name in ("site", "format") else "right",
+                        overflow="fold", no_wrap=name != "site")  # fmt: skip
+    for o in solution.options:
+        page.add_row(o.site, o.format, str(o.rank), f"{o.stored:,}", nats(o.cost))
+    return page

@@ -1,0 +1,84 @@
+"""Second derivatives of a model's loss along given errors: exact, and of its outputs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowbit.curvature import Matrices, as_site, logits_of, summed_loss, weights_of
+from lowbit.losses import Kind
+from lowbit.spec import Site
+from lowbit.tasks.base import Batch
+
+
+def products(
+    model: nn.Module,
+    sites: Sequence[Site],
+    batches: Sequence[Batch],
+    vectors: Mapping[str, Tensor],
+    kind: Kind = "language",
+) -> Matrices:
+    """H v per token for one vector over all sites: a backward pass through a backward pass."""
+    weights = weights_of(model, sites)
+    names, parameters = list(weights), list(weights.values())
+    held = [as_site(model, n, vectors[n]) for n in names]  # turned back: transposing twice is none
+    total = [torch.zeros_like(p) for p in parameters]
+    tokens = 0
+    for batch in batches:
+        loss = summed_loss(model, batch, kind)
+        slopes = torch.autograd.grad(loss, parameters, create_graph=True)
+        along = sum((s * v).sum() for s, v in zip(slopes, held, strict=True))
+        found = torch.autograd.grad(along, parameters, allow_unused=True)  # type: ignore[arg-type]
+        total = [t if f is None else t + f for t, f in zip(total, found, strict=True)]
+        tokens += sum(batch.labels)
+    return {n: as_site(model, n, t) / tokens for n, t in zip(names, total, strict=True)}
+
+
+def gauss_newton(
+    model: nn.Module,
+    sites: Sequence[Site],
+    batches: Sequence[Batch],
+    vectors: Mapping[str, Tensor],
+    kind: Kind = "language",
+) -> float:
+    """1/2 v' J' H_out J v per token, by forward-mode passes: the curvature of the output."""
+    weights = weights_of(model, sites)
+    held = {n: as_site(model, n, v) for n, v in vectors.items()}
+    total, tokens = 0.0, 0
+    for batch in batches:
+
+        def forward(parameters: dict[str, Tensor], batch: Batch = batch) -> Tensor:
+            with _swapped(model, parameters):
+                return logits_of(model, batch, kind)
+
+        primal = {n: p.detach() for n, p in weights.items()}
+        logits, moved = torch.func.jvp(forward, (primal,), (held,))  # type: ignore[misc]
+        share = logits.softmax(-1)
+        mean = (share * moved).sum(-1)
+        spread = (share * moved.square()).sum(-1) - mean.square()
+        total += 0.5 * float(spread.sum().detach())
+        tokens += sum(batch.labels)
+    return total / tokens
+
+
+@contextmanager
+def _swapped(model: nn.Module, parameters: Mapping[str, Any]) -> Iterator[None]:
+    """The model with other tensors in the place of some weights, tied uses included."""
+    before: list[tuple[nn.Module, nn.Parameter]] = []
+    by_id = {id(model.get_submodule(n).weight): t for n, t in parameters.items()}
+    for module in model.modules():
+        own = module._parameters.get("weight")
+        if own is not None and id(own) in by_id:
+            before.append((module, own))
+            del module._parameters["weight"]
+            module.weight = by_id[id(own)]  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module, own in before:
+            del module.weight
+            module._parameters["weight"] = own

@@ -1,0 +1,85 @@
+"""Many sites stored in few bits at once: where the cross terms show, and the model is run.
+
+The closed forms (Taylor at the real error, Gauss-Newton, Hutchinson) cost second derivatives; KL
+and Monte Carlo run the stored or a noisy model on the calibration text, and say so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from lowbit import curvature, hessian
+from lowbit.lab import HESSIAN, NEWTON, Errors, Lab, Told, divergences, moved
+from lowbit.sensitivity import Asked, Joint, Whole
+from lowbit.traces import Known, mean, standard_error
+
+
+def jointly(
+    lab: Lab, asked: Asked, known: Known, choices: Sequence[Joint], told: Told
+) -> dict[str, Whole]:
+    """What every choice does, by its name."""
+    found = {}
+    for i, (name, formats) in enumerate(choices):
+        told("choices", i, len(choices))
+        chosen = {site: lab.error(site, text) for site, text in formats}
+        found[name] = _whole(lab, asked, known, chosen)
+    told("choices", len(choices), len(choices))
+    return found
+
+
+def _whole(lab: Lab, asked: Asked, known: Known, chosen: Errors) -> Whole:
+    units = known.curvature.units
+    held = {
+        s.name: chosen[s.name] if s.name in chosen else torch.zeros_like(lab.weight(s.name))
+        for s in lab.sites
+    }
+    product = hessian.products(lab.model, lab.sites, lab.batches, held, lab.kind)
+    newton = hessian.gauss_newton(lab.model, lab.sites, lab.batches, held, lab.kind)
+    lab.passes += HESSIAN + NEWTON
+    before = lab.losses(known.logits)
+    with moved(lab, chosen):
+        after = lab.logits()
+    apart = [b - a for a, b in zip(before, lab.losses(after), strict=True)]
+    kl = divergences(known.logits, after)
+    samples = _monte_carlo(lab, asked, chosen, sum(before) / units)
+    traces = [
+        sum(known.traces.cost(name, e, i) for name, e in chosen.items())
+        for i in range(asked.samples)
+    ]
+    gradient = known.curvature.gradient
+    return Whole(
+        weight_error=sum(float(e.square().sum()) for e in chosen.values()),
+        first_order=sum(float((gradient[n] * e).sum()) for n, e in chosen.items()),
+        fisher=sum(curvature.fisher_cost(known.curvature.fisher[n], e) for n, e in chosen.items()),
+        kfac=sum(curvature.kfac_cost(known.curvature.factors[n], e) for n, e in chosen.items()),
+        taylor=0.5 * sum(float((e * product[n]).sum()) for n, e in chosen.items()),
+        gauss_newton=newton,
+        hutchinson=mean(traces),
+        hutchinson_spread=standard_error(traces),
+        kl=sum(kl) / units,
+        kl_spread=lab.spread(kl),
+        loss=sum(apart) / units,
+        loss_spread=lab.spread(apart),
+        monte_carlo=mean(samples),
+        monte_carlo_spread=standard_error(samples),
+    )
+
+
+def _monte_carlo(lab: Lab, asked: Asked, chosen: Errors, loss: float) -> list[float]:
+    """1/2 [L(w + z) + L(w - z)] - L for noise of each matrix's mean squared error."""
+    source = torch.Generator().manual_seed(asked.seed + 2)
+    units, found = sum(lab.counts), []
+    for _ in range(asked.samples):
+        z = {
+            n: math.sqrt(float(e.square().mean())) * torch.randn(e.shape, generator=source)
+            for n, e in chosen.items()
+        }
+        sides = []
+        for sign in (1.0, -1.0):
+            with moved(lab, {n: sign * v for n, v in z.items()}):
+                sides.append(sum(lab.losses(lab.logits())) / units)
+        found.append(0.5 * sum(sides) - loss)
+    return found

@@ -1,0 +1,115 @@
+"""A model to be looked at, the text for it, and its weights moved and put back.
+
+Errors are what a format gives less what 16 bits give, since gaps are counted from the 16-bit model.
+Where the model stands elsewhere than its base (an adapter merged into it), the errors are still
+those of the base: that is what is stored in few bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lowbit.curvature import as_site, logits_of, target_of, weights_of
+from lowbit.losses import Kind
+from lowbit.quant.codec import decode, encode
+from lowbit.quant.formats import parse
+from lowbit.spec import BLOCK_ROLES, Site
+from lowbit.stats import clustered_error
+from lowbit.tasks.base import Batch
+
+Errors = dict[str, Tensor]
+Told = Callable[[str, int, int], None]
+# What each step costs, in forward passes.
+HESSIAN, NEWTON = 6.0, 3.0
+
+
+@dataclass
+class Lab:
+    """A model, and sequences to measure it on.
+
+    `base`: the exact weights that formats store, (out, in) a site; None: the model's own, and
+    errors are counted from them. `documents`: which document every sequence is of (none: one each).
+    `passes`: work so far, in forward passes over the sequences.
+    """
+
+    model: nn.Module
+    sites: tuple[Site, ...]
+    batches: Sequence[Batch]
+    kind: Kind = "language"
+    base: Mapping[str, Tensor] | None = None
+    documents: Sequence[int] = ()
+    passes: float = 0.0
+
+    @property
+    def blocks(self) -> tuple[Site, ...]:
+        return tuple(site for site in self.sites if site.role in BLOCK_ROLES)
+
+    def weight(self, name: str) -> Tensor:
+        """What is stored of a site."""
+        if self.base is not None:
+            return self.base[name]
+        weight: Tensor = self.model.get_submodule(name).weight.detach()  # type: ignore
+        return as_site(self.model, name, weight).float()
+
+    def error(self, name: str, text: str) -> Tensor:
+        """What a format does to a site, beyond what 16 bits do."""
+        weight = self.weight(name)
+        found = decode(encode(weight, parse(text)))
+        return found - (weight if self.base is None else rounded(weight))
+
+    def logits(self) -> list[Tensor]:
+        """Of every sequence, detached."""
+        self.passes += 1
+        with torch.no_grad():
+            return [logits_of(self.model, batch, self.kind) for batch in self.batches]
+
+    def losses(self, logits: Sequence[Tensor]) -> list[float]:
+        """Of every sequence, summed over what is scored in it."""
+        return [
+            float(F.cross_entropy(x, target_of(b), reduction="sum"))
+            for x, b in zip(logits, self.batches, strict=True)
+        ]
+
+    @property
+    def counts(self) -> list[int]:
+        """What is scored in every sequence: its tokens, or one sentence."""
+        return [sum(batch.labels) for batch in self.batches]
+
+    def spread(self, sums: Sequence[float]) -> float:
+        """Standard error of a mean over what is scored, from sums of every sequence."""
+        return clustered_error(sums, self.counts, self.documents or range(len(sums)))
+
+
+def rounded(weight: Tensor) -> Tensor:
+    """As 16 bits store it."""
+    return decode(encode(weight, parse("bf16")))
+
+
+def divergences(before: Sequence[Tensor], after: Sequence[Tensor]) -> list[float]:
+    """KL(p || q) of every sequence, summed over what is scored in it."""
+    return [
+        float((p.softmax(-1) * (p.log_softmax(-1) - q.log_softmax(-1))).sum())
+        for p, q in zip(before, after, strict=True)
+    ]
+
+
+@contextmanager
+def moved(lab: Lab, by: Mapping[str, Tensor]) -> Iterator[None]:
+    """The model with some weights moved, and exactly as it was afterwards."""
+    weights = weights_of(lab.model, [site for site in lab.sites if site.name in by])
+    kept = {name: weight.detach().clone() for name, weight in weights.items()}
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.add_(as_site(lab.model, name, by[name]))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.copy_(kept[name])

@@ -1,0 +1,75 @@
+"""Hutchinson's estimate for all sites at once, and what is known before any error is looked at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lowbit import hessian
+from lowbit.curvature import Curvature
+from lowbit.lab import HESSIAN, Lab, Told
+from lowbit.sensitivity import Asked
+
+
+@dataclass(frozen=True)
+class Known:
+    """Gradients and curvatures of all sites, and the outputs, where the model stands."""
+
+    curvature: Curvature
+    traces: Traces
+    logits: Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class Traces:
+    """v'Hv of every site for noise with each weight's group variance, a value a sample."""
+
+    values: dict[str, tuple[float, ...]]
+    power: dict[str, float]
+
+    def cost(self, name: str, error: Tensor, sample: int | None = None) -> float:
+        """1/2 v'Hv brought to the size of the error that a format really makes."""
+        values = self.values[name] if sample is None else self.values[name][sample : sample + 1]
+        mean = sum(values) / len(values)
+        return 0.5 * mean * float(error.square().sum()) / self.power[name]
+
+
+def hutchinson(lab: Lab, asked: Asked, told: Told) -> Traces:
+    """Noise over all sites at once: other sites' share of v'(Hv) has mean zero."""
+    source = torch.Generator().manual_seed(asked.seed + 1)
+    values: dict[str, list[float]] = {site.name: [] for site in lab.sites}
+    scales = {site.name: _noise_scale(lab.weight(site.name)) for site in lab.sites}
+    for i in range(asked.samples):
+        told("curvature", i, asked.samples)
+        v = {n: s * torch.randn(s.shape, generator=source) for n, s in scales.items()}
+        product = hessian.products(lab.model, lab.sites, lab.batches, v, lab.kind)
+        for name in values:
+            values[name].append(float((v[name] * product[name]).sum()))
+        lab.passes += HESSIAN
+    power = {name: float(scale.square().sum()) for name, scale in scales.items()}
+    return Traces({n: tuple(v) for n, v in values.items()}, power)
+
+
+def _noise_scale(weight: Tensor, group: int = 64) -> Tensor:
+    """The largest weight of each group, spread over it: what a grid's step is proportional to."""
+    rows, columns = weight.shape
+    padded = F.pad(weight.abs(), (0, -columns % group)).view(rows, -1, group)
+    largest = padded.amax(-1, keepdim=True).expand_as(padded).reshape(rows, -1)
+    return largest[:, :columns].contiguous()
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean."""
+    if len(values) < 2:
+        return math.inf
+    middle = mean(values)
+    return math.sqrt(sum((v - middle) ** 2 for v in values) / (len(values) - 1) / len(values))
