@@ -63,6 +63,7 @@ def table_of(
             f"where a short 16-bit run stands: lowbit adapt {spec.model} --task {spec.task.name} "
             "--plan bf16 --out RUN, then --at RUN"
         )
+    ran = None if at is None else _ran(spec, at)
     where = "" if at is None else digest(at / ADAPTER / WEIGHTS)
     about = [MEASURE, weights_digest(start.checkpoint), start.data.fingerprint, tokens, where]
     key = json.dumps([*about, torch.__version__, asdict(asked)])
@@ -70,7 +71,7 @@ def table_of(
     path = cache_dir() / "sensitivities" / f"{name}.json"
     if path.is_file():
         return from_text(path.read_text(encoding="utf-8"))
-    lab = _lab(start, tokens) if at is None else _lab_at(spec, start, at, tokens)
+    lab = _lab(start, tokens) if at is None or ran is None else _lab_at(ran, start, at, tokens)
     table = measure(lab, asked, (spec.model, spec.task.called), told)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, to_text(table).encode())
@@ -90,8 +91,8 @@ def _lab(start: Prepared, tokens: int) -> Lab:
     return Lab(model, sites, batches, start.task.kind, base, documents)
 
 
-def _lab_at(spec: RunSpec, start: Prepared, at: Path, tokens: int) -> Lab:
-    """The model with a run's adapter in its weights."""
+def _ran(spec: RunSpec, at: Path) -> RunSpec:
+    """The run that is measured at, if it can be."""
     record = load_record(at)
     if record is None or record.status != "done":
         raise UserError(f"{at} holds no finished run to measure at")
@@ -100,6 +101,13 @@ def _lab_at(spec: RunSpec, start: Prepared, at: Path, tokens: int) -> Lab:
         raise UserError(f"{at} is a run of {ran.model} on {ran.task.name}, not of what is measured")
     if not all(is_cast(parse(site.format)) for site in record.sites):
         raise UserError(f"{at} was trained in few bits already; errors are counted from 16")
+    if not (at / ADAPTER).is_dir():
+        raise UserError(f"{at} has a record but no adapter any more: do the run again")
+    return ran
+
+
+def _lab_at(ran: RunSpec, start: Prepared, at: Path, tokens: int) -> Lab:
+    """The model with a run's adapter in its weights."""
     merged, sites, base = merged_run(ran, start, at)
     batches, documents = sequences(start, tokens)
     return Lab(merged, sites, batches, start.task.kind, base, documents)

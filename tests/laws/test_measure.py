@@ -12,13 +12,15 @@ from assemble import batch_of, opened, some_ids
 
 from lowbit.curvature import Factors
 from lowbit.errors import RunError
-from lowbit.lab import Lab, divergences, moved
+from lowbit.lab import Lab, divergences, moved, rounded
 from lowbit.measure import measure
 from lowbit.reach import absorbed_share, gains
 from lowbit.sensitivity import (
     Asked,
     SensitivityTable,
     from_text,
+    left,
+    predictions,
     to_text,
     trusted,
 )
@@ -147,6 +149,48 @@ def test_a_model_that_is_not_finite_is_refused(tiny_model: Folder) -> None:
         lab.model.get_submodule(lab.blocks[0].name).weight[0, 0] = math.nan  # type: ignore
     with pytest.raises(RunError, match="outputs are not finite on the calibration text"):
         measure(lab, ASKED, ("tiny", "text"))
+
+
+def test_predictions_hold_the_first_order_and_their_errors(table: SensitivityTable) -> None:
+    whole = table.whole["int4@16"]
+    found = predictions(whole)
+    assert found["taylor"].gap == pytest.approx(whole.first_order + whole.taylor)
+    assert found["loss"].gap == whole.loss
+    assert found["hutchinson"].spread > found["kfac"].spread == pytest.approx(whole.loss_spread)
+    assert found["kl"].low < found["kl"].gap < found["kl"].high
+    assert {n for n, one in found.items() if one.runs_model} == {"monte_carlo", "kl", "loss"}
+
+
+def test_spreads_are_over_documents(lab: Lab) -> None:
+    one = measure(lab, Asked(("int2@16",), (4,), 2), ("tiny", "text")).whole["int2@16"]
+    lab.documents = [0, 0, 1]
+    two = measure(lab, Asked(("int2@16",), (4,), 2), ("tiny", "text")).whole["int2@16"]
+    lab.documents = ()
+    assert one.loss == two.loss
+    assert one.loss_spread != two.loss_spread
+
+
+def test_errors_are_counted_from_sixteen_bits(lab: Lab) -> None:
+    name = lab.blocks[0].name
+    exact = lab.weight(name)
+    lab.base = {site.name: lab.weight(site.name) for site in lab.sites}
+    try:
+        assert not lab.error(name, "bf16").any()
+        grid = lab.error(name, "int3@16") + rounded(exact)
+        lab.base = None
+        assert torch.allclose(grid, exact + lab.error(name, "int3@16"), atol=1e-6)
+    finally:
+        lab.base = None
+
+
+def test_ranks_leave_what_they_do_not_take_back(table: SensitivityTable) -> None:
+    blocks = {s.name: "int2@16" for s in table.sites if s.reach is not None}
+    shares = [left(table, blocks, dict.fromkeys(blocks, rank)) for rank in (0, 1, 2, 4, 16)]
+    assert shares[0] == 1.0
+    assert shares == sorted(shares, reverse=True)
+    reach = next(s.reach for s in table.sites if s.reach is not None)
+    between = reach.share("int2@16", 2)
+    assert reach.share("int2@16", 1) < between < reach.share("int2@16", 4)
 
 
 def test_below_four_bits_another_predictor_is_believed() -> None:

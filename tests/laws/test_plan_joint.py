@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lowbit.plan.joint import as_plan, options, uniform
+from lowbit.guiding import advice
+from lowbit.plan.joint import as_plan, limit_of, options, second_order, uniform
+from lowbit.plan.maps import maps
 from lowbit.plan.rules import choose
 from lowbit.plan.search import solve
-from lowbit.quant.formats import parse, spell
+from lowbit.quant.formats import bits_of, parse, spell
 from lowbit.quant.ledger import ledger
 from lowbit.sensitivity import Damage, Reach, SensitivityTable, SiteTable
 from lowbit.spec import Choice, Site
+from lowbit.theory.damage import adapter_parameters
 
 FORMATS, RANKS = ("int8@64", "int4@64", "int3@64"), (4, 8)
 SITES = (
@@ -98,3 +102,56 @@ def test_a_sensitive_site_gets_more_bits() -> None:
     bits = {o.site: int(o.format[3]) for o in solve(choices, middle).options}
     assert bits[SITES[3].name] == max(bits[s.name] for s in SITES[1:])
     assert replace(table(weights), loss=1.0).formats == list(FORMATS)
+
+
+# --- guidelines, limits, other quantisers' words --------------------------------------------------
+
+
+def test_advice_is_the_fewest_bits_whose_damage_is_not_seen() -> None:
+    found = table([1.0] * len(SITES))
+    shapes = [site.shape for site in SITES if site.role == "ffn"]
+    left = {text: 6 * d * 0.6 for text, d in zip(FORMATS, (0.001, 0.01, 0.1), strict=True)}
+    for text in FORMATS:
+        size = round(adapter_parameters(shapes, 8) / (2 * left[text]))
+        assert advice(found, 8, size - 10, 1.0, FORMATS).format == text
+        assert advice(found, 8, size - 10, 1.0, FORMATS).damage == pytest.approx(left[text])
+    assert advice(found, 8, 10**9, 1.0, FORMATS).format is None
+    more, less = (advice(found, rank, 40_000, 1.0, FORMATS) for rank in (8, 4))
+    assert bits_of(parse(more.format or "bf16")) <= bits_of(parse(less.format or "bf16"))
+
+
+def test_no_plan_is_below_the_converse() -> None:
+    rows = [
+        replace(site, variance=1.0, spectra=((0.5, 1.0, 2.0), (0.1, 0.4)) if site.reach else None)
+        for site in table([1.0] * len(SITES)).sites
+    ]
+    found = replace(table([1.0] * len(SITES)), sites=tuple(rows))
+    choices = options(found, FORMATS, RANKS)
+    sizes = [uniform(choices, {s.name: bool(s.reach) for s in rows}, f, 8) for f in FORMATS]
+    limits = [limit_of(found, solution) for solution in sizes if solution is not None]
+    assert limits == sorted(limits)
+    few = next(s for s in sizes if s is not None)
+    assert second_order(found, few) == pytest.approx(6 * 0.001)
+
+
+def test_other_quantisers_are_told_what_they_can_say() -> None:
+    block = "model.layers.{}.mlp.{}"
+    told = maps(
+        {
+            block.format(0, "up_proj"): "int8@row",
+            block.format(1, "up_proj"): "int4@64",
+            block.format(0, "down_proj"): "nf4@64+dq",
+            block.format(1, "down_proj"): "bf16",
+        }
+    )
+    dynamic = told.bodies["gptqmodel"]
+    matched = [body for key, body in dynamic.items()
+               if re.match(key.removeprefix("+:"), block.format(1, "up_proj"))]  # fmt: skip
+    assert matched == [{"bits": 4, "group_size": 64, "sym": True}]
+    skipped = next(key for key in dynamic if key.startswith("-:"))
+    assert re.match(skipped[2:], block.format(1, "down_proj"))
+    assert told.bodies["autoround"][block.format(1, "down_proj")] == {"bits": 16}
+    assert told.bodies["autoround"][block.format(0, "up_proj")]["group_size"] == -1
+    assert told.bodies["hqq"] == {"mlp.up_proj": {"nbits": 8, "group_size": None}}
+    assert told.unsaid["gptqmodel"] == (f"{block.format(0, 'down_proj')}: nf4@64+dq",)
+    assert any("8 bits instead of 4" in line for line in told.unsaid["hqq"])

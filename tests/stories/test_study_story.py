@@ -437,6 +437,24 @@ def test_a_model_is_measured_before_it_is_trained(
     assert "a classifier's head does not exist before training" in " ".join(wrong.err.split())
 
 
+def test_a_plan_is_predicted_and_a_precision_advised(
+    tiny_model: Callable[[str], Path], tiny_text: Path
+) -> None:
+    model, quick = tiny_model("llama"), ("--tokens", 60, "--set", "task.window=32")
+    words = ("predict", model, "--task", tiny_text, *quick)
+    said = lowbit(*words, "--plan", "int3@32", "--bits", 4)
+    assert (said.code, said.err) == (0, "")
+    for word in ("Taylor at the real error", "K-FAC *", "runs the model", "After training"):
+        assert word in " ".join(said.out.split())
+    assert said.out.count("on text") == 2
+    wrong = lowbit(*words, "--bits", 9)
+    assert (wrong.code, "expected one of 2, 3" in wrong.err) == (2, True)
+    advised = lowbit("guide", model, "--task", tiny_text, *quick, "--size", 1000, "--size", 10**7)
+    assert (advised.code, advised.err) == (0, "")
+    assert "10,000,000 tokens" in advised.out
+    assert [row.split()[0] for row in advised.out.splitlines()[3:7]] == ["4", "8", "16", "32"]
+
+
 def test_a_budget_becomes_a_plan_that_a_run_takes(
     tiny_model: Callable[[str], Path], tiny_text: Path, tmp_path: Path
 ) -> None:

@@ -1,0 +1,120 @@
+"""Runs that train nothing: what storing costs a base, or an adapter that knew nothing of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lowbit.cells import scores
+from lowbit.errors import RunError, UserError
+from lowbit.evaluations import evaluated
+from lowbit.execution import Execution
+from lowbit.measuring import merged_run, table_of
+from lowbit.predicting import choices_of
+from lowbit.ready import prepare_run
+from lowbit.record import ADAPTER
+from lowbit.run import run
+from lowbit.sensitivity import Asked
+from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
+
+Folder = Callable[[str], Path]
+CPU = Execution(device="cpu", threads=1)
+
+
+@pytest.fixture
+def spec(
+    tiny_model: Folder, tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> RunSpec:
+    monkeypatch.setenv("LOWBIT_CACHE", str(tmp_path / "cache"))
+    task = TaskSpec(str(tiny_text), window=24)
+    train = TrainSpec(compute="fp32", steps=3, lr=0.05, batch=4)
+    return RunSpec(str(tiny_model("llama")), task, Plan("own", "bf16", rank=2), train, 0)
+
+
+def moved(spec: RunSpec, adapter: str, text: str = "int3@16") -> RunSpec:
+    return replace(spec, plan=Plan("moved", text, embedding="bf16", adapter=adapter))
+
+
+def test_a_bare_base_scores_what_evaluate_says(spec: RunSpec, tmp_path: Path) -> None:
+    bare = moved(spec, "none")
+    record = run(bare, tmp_path / "a", CPU)
+    found = evaluated(bare, CPU)
+    assert np.allclose(scores(tmp_path / "a").sum, found.sums, rtol=1e-5)
+    assert (record.trainable, record.bytes.adapters) == (0, 0)
+    assert record.bytes.stored == found.stored
+    assert not (tmp_path / "a" / ADAPTER).exists()
+
+
+def test_a_lent_adapter_does_what_it_does_at_home(spec: RunSpec, tmp_path: Path) -> None:
+    home = run(spec, tmp_path / spec.name, CPU)
+    guest = moved(spec, "own", "bf16")
+    record = run(guest, tmp_path / guest.name, CPU)
+    own, lent = scores(tmp_path / spec.name), scores(tmp_path / guest.name)
+    assert np.allclose(own.sum, lent.sum, rtol=1e-5)
+    assert record.bytes == home.bytes
+    coarse = moved(spec, "own", "int2@16")
+    worse = run(replace(coarse, plan=replace(coarse.plan, name="w")), tmp_path / "w", CPU)
+    assert worse.metrics["loss"] > home.metrics["loss"]
+    assert worse.bytes.adapters == home.bytes.adapters
+
+
+def test_what_is_lent_must_be_there(spec: RunSpec, tmp_path: Path) -> None:
+    guest = moved(spec, "own")
+    with pytest.raises(RunError, match="has not been run here"):
+        run(guest, tmp_path / guest.name, CPU)
+    run(spec, tmp_path / spec.name, CPU)
+    shutil.rmtree(tmp_path / spec.name / ADAPTER)
+    with pytest.raises(RunError, match="no adapter any more"):
+        run(guest, tmp_path / guest.name, CPU)
+
+
+def test_a_plan_that_trains_says_nothing_of_adapters(spec: RunSpec) -> None:
+    assert "adapter" not in spec.declared()["plan"]
+    assert moved(spec, "own").fingerprint != moved(spec, "none").fingerprint
+
+
+# --- measured where a run stands ------------------------------------------------------------------
+
+
+def test_the_transplanted_gap_is_foreseen_where_the_adapter_stands(
+    spec: RunSpec, tmp_path: Path
+) -> None:
+    """All of the scored text as calibration: the loss difference itself must be the runs' gap."""
+    run(spec, tmp_path / spec.name, CPU)
+    guest = moved(spec, "own")
+    run(guest, tmp_path / guest.name, CPU)
+    _, formats, _ = choices_of(guest)
+    asked = Asked(("int3@16",), (1, 2), 2, joint=(("moved", tuple(formats.items())),))
+    table = table_of(guest, CPU, asked, 60, lambda *a: None, tmp_path / spec.name)
+    own = table_of(guest, CPU, asked, 60, lambda *a: None)
+    assert table.loss < own.loss, "the adapter is in the weights"
+    assert table.whole["moved"] == table.whole["int3@16"]
+    merged, sites, base = merged_run(spec, prepare_run(spec), tmp_path / spec.name)
+    assert {site.name for site in sites} == set(base)
+    assert merged.training is False
+
+
+def test_a_classifier_is_measured_where_a_run_gave_it_a_head(
+    spec: RunSpec, tiny_model: Folder, tiny_jsonl: Path, tmp_path: Path
+) -> None:
+    there = replace(spec, model=str(tiny_model("bert")), task=TaskSpec(str(tiny_jsonl)))
+    run(there, tmp_path / "bert", CPU)
+    asked = Asked(("int4@16", "int8@16"), (1, 2), 2, walk=True)
+    table = table_of(there, CPU, asked, 60, lambda *a: None, tmp_path / "bert")
+    assert table.unit == "sentence"
+    assert not [site for site in table.sites if site.name.startswith("classifier")]
+    whole = table.whole["int4@16"]
+    assert whole.kl > table.whole["int8@16"].kl > 0
+    assert 0 < whole.gauss_newton < 10 * whole.kl
+    run(replace(there, plan=Plan("few", "int4@16", rank=2)), tmp_path / "few", CPU)
+    with pytest.raises(UserError, match="trained in few bits already"):
+        table_of(there, CPU, asked, 60, lambda *a: None, tmp_path / "few")
+    with pytest.raises(UserError, match="no finished run"):
+        table_of(there, CPU, asked, 60, lambda *a: None, tmp_path / "none")
+    with pytest.raises(UserError, match="not of what is measured"):
+        table_of(spec, CPU, asked, 60, lambda *a: None, tmp_path / "bert")
