@@ -166,7 +166,8 @@ class TaskSpec:
 
     `limit` keeps the first so many training examples (0: all) and `scored_limit` likewise of the
     scored split; `text`, `sentence` and `label` are the fields of a JSONL file. `tag` tells cuts
-    of the same data apart: it joins the names of runs, and tables keep them apart.
+    of the same data apart: it joins the names of runs, and tables keep them apart. `rest` (0: none):
+    training examples from this one on are no training examples, but scored before the task's own.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -178,9 +179,10 @@ class TaskSpec:
     sentence: str = "sentence"
     label: str = "label"
     tag: str = ""
+    rest: int = 0
 
     def __post_init__(self) -> None:
-        bounds = {"window": _FROM_1, "limit": _FROM_0, "scored_limit": _FROM_0}
+        bounds = {"window": _FROM_1, "limit": _FROM_0, "scored_limit": _FROM_0, "rest": _FROM_0}
         check_bounds("task", self, bounds)
 
     @property
@@ -229,6 +231,7 @@ class TrainSpec:
 _LATER = (
     ("train", "token_budget", 0),
     ("task", "tag", ""),
+    ("task", "rest", 0),
     ("train", "adaptive_lr", 0.0),
     ("plan", "adapter", ""),
 )

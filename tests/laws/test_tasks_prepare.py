@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from lowbit.errors import UserError
-from lowbit.spec import TaskSpec
+from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.tasks.base import END, PARTS, Document, Source, Task
 from lowbit.tasks.check import check_source
 from lowbit.tasks.prepare import find, prepare
@@ -334,3 +334,23 @@ def test_a_sentence_gets_the_encoders_special_tokens(tmp_path):
     data = prepare(jsonl(tmp_path, reviews(40)), model, 512, None)
     row = data.parts["train"][0]
     assert (row.ids[0], row.ids[-1]) == (model.cls_token_id, model.sep_token_id)
+
+
+def test_the_rest_of_the_training_text_is_scored_and_no_document_is_split(
+    text_file: TaskSpec,
+) -> None:
+    spec = replace(text_file, window=8)
+    whole, cut = made(spec), made(replace(spec, rest=5))
+    assert [e.ids.tolist() for e in cut.parts["train"]] == [
+        e.ids.tolist() for e in whole.parts["train"][:5]
+    ]
+    own = len(whole.parts["scored"])
+    added = cut.parts["scored"][:-own]
+    begun = whole.parts["train"][4].document
+    expected = [e for e in whole.parts["train"][5:] if e.document != begun]
+    assert [e.ids.tolist() for e in added] == [e.ids.tolist() for e in expected]
+    assert added
+    assert not {e.document for e in added} & {e.document for e in cut.parts["scored"][-own:]}
+    assert cut.fingerprint != whole.fingerprint
+    assert made(replace(spec, rest=0)).fingerprint == whole.fingerprint
+    assert "rest" not in RunSpec("m", spec, Plan("p"), TrainSpec(), 0).declared()["task"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -50,12 +51,26 @@ def prepare(
     path = cache and cache / "tasks" / f"{_short(task.name)}-{key[:16]}.safetensors"
     arrays = remembered(path, key, make) if path else make()
     parts = {part: tokens.examples(_of(part, arrays), task.kind) for part in PARTS}
+    parts |= _rest(parts, spec.rest)
     limits = {"train": spec.limit, "scored": spec.scored_limit}
     kept = {part: rows[: limits.get(part, 0) or None] for part, rows in parts.items()}
     check_lengths(kept, source, task, max_length)
     notes = (*source.notes, *_notes(spec, task, parts, kept))
-    fingerprint = hashlib.sha256(f"{key}|{sorted(limits.items())}".encode()).hexdigest()[:16]
+    limited = f"{key}|{sorted(limits.items())}" + (f"|{spec.rest}" if spec.rest else "")
+    fingerprint = hashlib.sha256(limited.encode()).hexdigest()[:16]
     return Data(task.kind, kept, source.labels, notes, fingerprint)
+
+
+def _rest(parts: dict[str, tuple[Example, ...]], start: int) -> dict[str, tuple[Example, ...]]:
+    """Training examples from `start` on, scored: documents numbered on, none of them split."""
+    train, scored = parts["train"], parts["scored"]
+    if not start or start >= len(train):
+        return {}
+    begun = train[start - 1].document
+    moved = [example for example in train[start:] if example.document != begun]
+    after = 1 + max((example.document for example in scored), default=0)
+    numbered = tuple(replace(e, document=e.document + after) for e in moved)
+    return {"train": train[:start], "scored": numbered + scored}
 
 
 def encode(
@@ -107,6 +122,8 @@ def _notes(
     parts: dict[str, tuple[Example, ...]],
     kept: dict[str, tuple[Example, ...]],
 ) -> Iterator[str]:
+    if spec.rest:
+        yield f"training examples from {spec.rest:,} on are scored, before the task's own"
     if task.kind == "language":
         yield f"windows of {spec.window} predicted tokens that never join documents"
     for part in PARTS:
