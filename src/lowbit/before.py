@@ -82,8 +82,10 @@ def measure(
 @app.command()
 @guarded
 def predict(
-    model: ModelArgument,
-    task: TaskOption,
+    model: Annotated[
+        str, typer.Argument(help="A model (folder, hub id, assets:NAME), or a study's folder.")
+    ],
+    task: Annotated[str, typer.Option(help="As for `adapt`; a study has its own.")] = "",
     plan: Annotated[
         list[str] | None,
         typer.Option(help="A plan's TOML, a format or a name like Joint-2. Repeatable."),
@@ -98,9 +100,17 @@ def predict(
 ) -> None:
     """What a plan will cost in nats and in perplexity, before anything is trained.
 
-    By every predictor, with its interval, and which of them to trust at these bits.
+    By every predictor, with its interval, and which of them to trust at these bits. Of a study:
+    every [[forecast]] that is not made yet, kept with its results; `compare` holds them against
+    its runs.
     """
     from lowbit import foretelling
+
+    if not task:
+        from lowbit.study import read
+
+        foretelling.predict_study(read(model))
+        return
     from lowbit.options import plans_of_bits
     from lowbit.single import single
 

@@ -14,6 +14,8 @@ from lowbit import figures
 from lowbit.cells import Setting, of_part, records, settings
 from lowbit.errors import UserError, nearest
 from lowbit.figures import curves, forest, gradients, memory, pareto, ranks, sizes
+from lowbit.figures import predicted as foreseen
+from lowbit.scorecard import Cell
 from lowbit.study import Study
 from lowbit.studyfile import MAIN, Part
 
@@ -26,7 +28,7 @@ DATA: dict[str, Any] = {
     "bytes": sizes.data,
 }
 """What each figure shows of one setting; `forest` also needs the part's control."""
-ALL = (*DATA, "forest")
+ALL = (*DATA, "forest", "predicted")
 Shown = tuple[Part, Setting]
 
 
@@ -52,7 +54,12 @@ def shown(study: Study) -> list[Shown]:
     ]
 
 
-def draw(pairs: Sequence[Shown], folder: Path, only: Sequence[str] = ()) -> list[Path]:
+def draw(
+    pairs: Sequence[Shown],
+    folder: Path,
+    only: Sequence[str] = (),
+    predicted: Sequence[Cell] = (),
+) -> list[Path]:
     """Write the figures as PDF and PNG; returns their paths."""
     for name in only:
         if name not in ALL:
@@ -63,6 +70,8 @@ def draw(pairs: Sequence[Shown], folder: Path, only: Sequence[str] = ()) -> list
         suffix = called[setting.model, setting.task]
         for name, data in data_of(part, setting, only or ALL):
             written += figures.save(name, data, folder, stem(name, part, suffix))
+    if predicted and "predicted" in (only or ALL):
+        written += figures.save("predicted", foreseen.data(predicted), folder)
     return written
 
 
@@ -86,12 +95,14 @@ def _tail(reference: str) -> str:
 def data_of(part: Part, setting: Setting, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """The figures that have something to show."""
     for name in names:
-        if name != "forest":
+        if name in DATA:
             data = DATA[name](setting)
             if data:
                 yield name, data
-        elif part.control and (found := forest.data(setting, part.control)).effects:
-            yield name, found
+        elif name == "forest" and part.control:
+            found = forest.data(setting, part.control)
+            if found.effects:
+                yield name, found
 
 
 def stem(name: str, part: Part, suffix: str) -> str:

@@ -53,7 +53,7 @@ def report(study: Study) -> None:
 
 def compare(study: Study) -> None:
     """Claims and questions, decided from the records; the same in compare.md and compare.json."""
-    from lowbit import sayings
+    from lowbit import sayings, scorecard, tally
     from lowbit.verdicts import judge
 
     found = judge(study)
@@ -74,9 +74,16 @@ def compare(study: Study) -> None:
     if found.missing:
         say(f"\n{len(found.missing)} of {len(study.runs)} runs are missing:")
         wrapped(", ".join(found.missing))
+    predicted = scorecard.cells(study)
+    if predicted:
+        for page in tally.tables(predicted):
+            out().print(page)
+        wrapped(tally.CRITERION)
     folder = _reports(study)
-    write_atomic(folder / "compare.md", sayings.to_markdown(found).encode())
-    write_atomic(folder / "compare.json", (to_json(_plain(found)) + "\n").encode())
+    text = sayings.to_markdown(found) + tally.to_markdown(predicted)
+    write_atomic(folder / "compare.md", text.encode())
+    body = _plain(found) | {"predicted": [_known(asdict(cell)) for cell in predicted]}
+    write_atomic(folder / "compare.json", (to_json(body) + "\n").encode())
     say(f"\nwritten  {folder / 'compare.md'}, compare.json")
 
 
@@ -100,11 +107,19 @@ def _plain(found: Verdicts) -> dict[str, Any]:
     return body
 
 
+def _known(value: Any) -> Any:
+    """With nothing in the place of errors that one document cannot tell: JSON knows no infinity."""
+    if isinstance(value, dict):
+        return {key: _known(each) for key, each in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def draw(study: Study, only: Sequence[str]) -> None:
     """Every figure of every part, as PDF and PNG."""
-    from lowbit import drawing
+    from lowbit import drawing, scorecard
 
-    written = drawing.draw(drawing.shown(study), _reports(study) / "figures", only)
+    where = _reports(study) / "figures"
+    written = drawing.draw(drawing.shown(study), where, only, scorecard.cells(study))
     if not written:
         raise RunError(f"{study.results} holds no finished run: lowbit run {study.folder}")
     for path in written:

@@ -20,7 +20,7 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lowbit import drawing, sayings
+from lowbit import drawing, sayings, scorecard, tally
 from lowbit.appendix import appendices, logs
 from lowbit.cells import Run, Setting, of_part, records, settings
 from lowbit.figures.look import megabytes
@@ -29,6 +29,7 @@ from lowbit.page_charts import charts_of
 from lowbit.quant.formats import bits_of, parse
 from lowbit.record import Record, SiteRecord
 from lowbit.rows import Row, rows
+from lowbit.scorecard import Cell, scores
 from lowbit.study import Study
 from lowbit.studyfile import MAIN, Part
 from lowbit.table import footnotes, sheets, to_csv, to_markdown
@@ -55,6 +56,7 @@ class Contents:
     generated_by: str
     parts: tuple[tuple[Part, tuple[Run, ...]], ...]
     verdicts: Verdicts | None = None
+    predicted: tuple[Cell, ...] = ()
 
     @property
     def runs(self) -> list[Run]:
@@ -72,12 +74,13 @@ def contents(study: Study, generated_by: str) -> Contents:
     runs = records(study)
     parts = tuple((part, tuple(of_part(study, part, runs))) for part in drawing.parts_of(study))
     judged = judge(study) if study.claims or study.questions else None
-    return Contents(study.title, study.hypothesis, generated_by, parts, judged)
+    foreseen = tuple(scorecard.cells(study))
+    return Contents(study.title, study.hypothesis, generated_by, parts, judged, foreseen)
 
 
 def write(folder: Path, made: Contents) -> Path:
     """Write the page, the figures and the tables into a folder; returns the page's path."""
-    drawing.draw(made.shown, folder / "figures")
+    drawing.draw(made.shown, folder / "figures", predicted=made.predicted)
     tables = [(part, rows(runs)) for part, runs in made.parts if runs]
     several = len(tables) > 1
     text = "\n".join(
@@ -102,12 +105,28 @@ def page(made: Contents) -> str:
         hypothesis=made.hypothesis,
         generated_by=made.generated_by,
         verdicts=made.verdicts,
+        predicted=_predicted(made.predicted),
+        criterion=tally.CRITERION,
         sections=[section for part, runs in made.parts for section in _sections(part, runs)],
         records=found,
         notes=list(dict.fromkeys(note for record in found for note in record.facts.notes)),
         versions=versions(found),
         runtime=Markup(runtime()),
     )
+
+
+def _predicted(found: Sequence[Cell]) -> list[dict[str, Any]]:
+    """For every kind of gap: its cells, and how each predictor did."""
+    cells = {kind: [c for c in found if c.kind == kind] for kind in tally.kinds(found)}
+    done = {kind: [s for s in scores(found) if s.kind == kind] for kind in cells}
+    return [
+        {
+            "kind": kind,
+            "cells": (tally.HEADS, tally.cell_rows(mine)),
+            "scores": (tally.SCORED, tally.score_rows(done[kind])),
+        }
+        for kind, mine in cells.items()
+    ]
 
 
 def _sections(part: Part, runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -166,8 +166,8 @@ class TaskSpec:
 
     `limit` keeps the first so many training examples (0: all) and `scored_limit` likewise of the
     scored split; `text`, `sentence` and `label` are the fields of a JSONL file. `tag` tells cuts
-    of the same data apart: it joins the names of runs, and tables keep them apart. `rest` (0: none):
-    training examples from this one on are no training examples, but scored before the task's own.
+    of the same data apart: it joins the names of runs, and tables keep them apart. `rest` (0:
+    none): training examples from this one on are not trained on, but scored before the task's own.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT

@@ -12,6 +12,7 @@
     [profile.quick]          "a.b" = value: overrides for `--profile quick`, with results apart
     [[claim]] [[question]]   one plan against another: decided, or only looked into (claims.py)
     [[part]]                 another matrix: name, title, plans, tasks, seeds
+    [[forecast]]             a part's gaps, predicted before they are run
 
 The matrix is workloads x plans x seeds (`tasks` keeps some of the workloads to the parts).
 Commands take the folder or the file. No torch.
@@ -34,7 +35,7 @@ from lowbit.execution import Execution
 from lowbit.plan.named import named
 from lowbit.plan.reading import check_formats
 from lowbit.spec import RunSpec, TaskSpec, TrainSpec
-from lowbit.studyfile import MAIN, Part, StudyFile
+from lowbit.studyfile import MAIN, Forecast, Part, StudyFile
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Study:
     questions: tuple[Claim, ...] = ()
     parts: tuple[Part, ...] = ()
     alpha: float = 0.05
+    forecasts: tuple[Forecast, ...] = ()
 
     def place(self, run: RunSpec) -> Path:
         return self.results / run.name
@@ -114,6 +116,7 @@ def read(
         questions=parsed.question,
         parts=parts,
         alpha=parsed.alpha,
+        forecasts=parsed.forecast,
     )
 
 
@@ -218,6 +221,10 @@ def _check_parts(parsed: StudyFile, path: Path | None) -> None:
                 f"{at(path, 'part', i, 'control')}control '{part.control}' is none of its plans."
                 f"{nearest(part.control, part.plans)}"
             )
+    for i, forecast in enumerate(parsed.forecast):
+        if forecast.part not in names:
+            where = at(path, "forecast", i, "part")
+            raise UserError(f"{where}no part '{forecast.part}'.{nearest(forecast.part, names)}")
     for where, chosen in (("tasks", parsed.tasks), *(("part", p.tasks) for p in parsed.part)):
         for task in chosen:
             if task not in tasks:

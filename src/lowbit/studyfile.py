@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from lowbit.claims import Claim
 from lowbit.errors import BadValueError, Bounds, check_bounds
@@ -41,6 +41,28 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Forecast:
+    """Gaps of a part that are predicted before its runs, and how.
+
+    `kind` says where the model stands: the base alone, with a lent adapter, or trained in few bits
+    (predicted from the 16-bit run of the same rank). `tokens` of calibration text, at the runs of
+    `seeds`. `anchor`: the format whose damage on calibration text sets the constants of the
+    baselines. `resolvable`: the plans that the scored tokens are expected to resolve.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+    kind: Literal["untrained", "transplanted", "adapted"]
+    part: str
+    resolvable: tuple[str, ...] = ()
+    tokens: int = 4096
+    seeds: tuple[int, ...] = (0,)
+    anchor: str = "int4@64"
+
+    def __post_init__(self) -> None:
+        check_bounds("forecast", self, {"tokens": Bounds(1)})
+
+
+@dataclass(frozen=True)
 class StudyFile:
     """A study as written."""
 
@@ -55,6 +77,7 @@ class StudyFile:
     claim: tuple[Claim, ...] = ()
     question: tuple[Claim, ...] = ()
     part: tuple[Part, ...] = ()
+    forecast: tuple[Forecast, ...] = ()
     train: TrainSpec = field(default_factory=TrainSpec)
     task: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Plan] = field(default_factory=dict)

@@ -17,7 +17,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lowbit.errors import UserError, nearest
-from lowbit.figures import bars, curves, forest, frontier, gradients, memory, pareto, ranks, sizes
+from lowbit.figures import (
+    bars,
+    curves,
+    forest,
+    frontier,
+    gradients,
+    memory,
+    pareto,
+    predicted,
+    ranks,
+    sizes,
+)
 from lowbit.figures.look import RC, WIDTH
 from lowbit.files import write_atomic
 
@@ -29,6 +40,7 @@ DRAWERS: dict[str, tuple[Callable[[Any, Any], None], Callable[[Any], float]]] = 
     "ranks": (ranks.draw, ranks.height),
     "gradients": (gradients.draw, lambda data: 0.5 * WIDTH),
     "forest": (forest.draw, forest.height),
+    "predicted": (predicted.draw, lambda data: 0.8 * WIDTH),
     "frontier": (frontier.draw, lambda data: 0.62 * WIDTH),
 }
 """How each figure is drawn, and its height in inches for given data."""

@@ -1,0 +1,131 @@
+"""Which gaps of a study are predicted, from where, and what was said: files, no torch.
+
+`results/forecasts/KIND-RUN.json` holds all plans that are predicted at one point: the base alone,
+or the place where one 16-bit run's adapter stands.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lowbit.files import write_atomic
+from lowbit.quant.formats import is_cast, parse
+from lowbit.sensitivity import Whole
+from lowbit.spec import Plan, RunSpec
+from lowbit.study import Study
+from lowbit.studyfile import Forecast
+
+FOLDER = "forecasts"
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a model stands while plans are predicted: at `at`'s adapter, or at its base (None)."""
+
+    forecast: Forecast
+    at: RunSpec | None
+    runs: tuple[RunSpec, ...]
+    """Of the plans that are predicted here, with the point's seed."""
+
+    @property
+    def name(self) -> str:
+        where = self.at or self.runs[0]
+        text = where.name if self.at else where.name.replace(where.plan.name, "base")
+        return f"{self.forecast.kind}-{text}"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What was foreseen of one plan: its damage all at once, what training should leave of it, the
+    bits of its fewest, and what the anchor did at the same point."""
+
+    plan: str
+    whole: Whole
+    left: float
+    bits: float
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """One point's predictions. `units`: what they were calibrated on."""
+
+    kind: str
+    model: str
+    task: str
+    seed: int
+    units: int
+    passes: float
+    anchor: Said
+    plans: tuple[Said, ...]
+
+
+def sixteen(plan: Plan) -> bool:
+    """Whether a plan stores all it names in a plain floating-point type."""
+    texts = [plan.format, plan.embedding or plan.format, *(r.format or "bf16" for r in plan.rule)]
+    return all(is_cast(parse(text)) for text in texts)
+
+
+def partner(study: Study, forecast: Forecast, run: RunSpec) -> RunSpec | None:
+    """The 16-bit run that a run's gap is counted from: its lender, or the like of the same rank."""
+    if run.lender is not None:
+        return next((r for r in study.runs if r.name == run.lender), None)
+    part = next(p for p in study.parts if p.name == forecast.part)
+    alike = [
+        r
+        for r in study.part(part)
+        if (r.model, r.task, r.seed) == (run.model, run.task, run.seed)
+        and sixteen(r.plan)
+        and r.plan.adapter == run.plan.adapter
+    ]
+    same = [r for r in alike if r.plan.rank == run.plan.rank]
+    return next(iter(same or alike), None)
+
+
+def predicted_runs(study: Study, forecast: Forecast) -> list[RunSpec]:
+    """The runs of a forecast's part that are not in 16 bits."""
+    part = next(p for p in study.parts if p.name == forecast.part)
+    return [run for run in study.part(part) if not sixteen(run.plan)]
+
+
+def points(study: Study) -> list[Point]:
+    """Where the study's forecasts are made, each with the plans that are predicted there."""
+    found: list[Point] = []
+    for forecast in study.forecasts:
+        groups: dict[str, list[RunSpec]] = {}
+        where: dict[str, RunSpec | None] = {}
+        for run in predicted_runs(study, forecast):
+            other = None if forecast.kind == "untrained" else partner(study, forecast, run)
+            if forecast.kind != "untrained" and (other is None or run.seed not in forecast.seeds):
+                continue
+            key = other.name if other else f"{run.model} {run.task.called}"
+            groups.setdefault(key, []).append(run)
+            where[key] = other
+        for key, runs in groups.items():
+            one = {run.plan.name: run for run in runs}
+            found.append(Point(forecast, where[key], tuple(one.values())))
+    return found
+
+
+def path_of(study: Study, point: Point) -> Path:
+    return study.results / FOLDER / f"{point.name}.json"
+
+
+def write(path: Path, foretold: Foretold) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, (json.dumps(asdict(foretold), indent=1) + "\n").encode())
+
+
+def read(path: Path) -> Foretold | None:
+    """None where nothing was foretold yet."""
+    if not path.is_file():
+        return None
+    body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    plans = tuple(_said(each) for each in body.pop("plans"))
+    return Foretold(**{**body, "anchor": _said(body["anchor"]), "plans": plans})
+
+
+def _said(body: dict[str, Any]) -> Said:
+    return Said(**{**body, "whole": Whole(**body["whole"])})

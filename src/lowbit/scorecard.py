@@ -1,0 +1,222 @@
+"""Predictions beside what came out, judged by a criterion that was fixed before.
+
+A cell is resolvable where the standard error of its observed gap and the spread of its prediction
+are each at most 5 % of it; of these at least 80 % are to be within 10 %, none beyond 25 %. Every
+other cell is judged by its interval alone: |predicted - observed| <= 1.96 sqrt(se^2 + spread^2),
+of which at least 90 % are to hold. The baselines (weight error, 4^-b) have one constant each, from
+the anchor's KL on calibration text; nothing is fitted to what is scored. No torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from lowbit.cells import Setting, records, settings
+from lowbit.claims import RESAMPLES
+from lowbit.forecasts import Foretold, Point, Said, partner, path_of, points, predicted_runs, read
+from lowbit.sensitivity import NAMES, predictions
+from lowbit.study import Study
+from lowbit.studyfile import Forecast
+from lowbit.verdicts import gain_over
+
+RESOLVED, CLOSE, FAR = 0.05, 0.10, 0.25
+ENOUGH, COVERED = 0.80, 0.90
+BASELINES = ("weight error", "4^-b")
+TRUSTED = "trusted closed form"
+PREDICTORS = (TRUSTED, *NAMES, *BASELINES)
+RUNNING = ("monte_carlo", "kl", "loss")
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """One predictor's gap and its spread."""
+
+    gap: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One plan's gap: observed with its error, and foreseen by every predictor."""
+
+    kind: str
+    task: str
+    plan: str
+    bits: float
+    observed: float
+    se: float
+    seeds: int
+    documents: int
+    foreseen: dict[str, Foreseen]
+    expected: bool
+    """Whether it was declared beforehand that the tokens can resolve it."""
+
+    def resolvable(self, predictor: str) -> bool:
+        one = self.foreseen[predictor]
+        return self.seen and one.spread <= RESOLVED * abs(one.gap)
+
+    @property
+    def seen(self) -> bool:
+        """Whether the observed gap alone is sharp enough."""
+        return self.se <= RESOLVED * abs(self.observed)
+
+    def off(self, predictor: str) -> float:
+        """Relative error of a prediction."""
+        gap = self.foreseen[predictor].gap
+        return gap / self.observed - 1 if self.observed else math.inf
+
+    def within(self, predictor: str) -> bool:
+        one = self.foreseen[predictor]
+        return abs(one.gap - self.observed) <= 1.96 * math.hypot(self.se, one.spread)
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one predictor did on one kind of gap."""
+
+    kind: str
+    predictor: str
+    cells: int
+    resolvable: int
+    close: int
+    far: int
+    covered: int
+    correlation: float | None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the criterion held; None where no cell could be resolved."""
+        if not self.resolvable:
+            return None
+        rest = self.cells - self.resolvable
+        sharp = self.close >= ENOUGH * self.resolvable and not self.far
+        return sharp and self.covered >= COVERED * rest
+
+
+def cells(study: Study) -> list[Cell]:
+    """Every predicted plan that was also run."""
+    runs = records(study)
+    groups = {(setting.model, setting.task): setting for setting in settings(runs)}
+    told: dict[Forecast, list[tuple[Point, Foretold]]] = {}
+    for point in points(study):
+        if (found := read(path_of(study, point))) is not None:
+            told.setdefault(point.forecast, []).append((point, found))
+    made = []
+    for forecast in study.forecasts:
+        plans = {(r.model, r.task.called, r.plan.name): r for r in predicted_runs(study, forecast)}
+        for (model, task, plan), run in plans.items():
+            other = partner(study, forecast, run)
+            setting = groups.get((model, task))
+            said = [
+                (one, each.anchor)
+                for _, each in told.get(forecast, ())
+                if (each.model, each.task) == (model, task)
+                for one in each.plans
+                if one.plan == plan
+            ]
+            if other is not None and setting is not None and setting.metric == "loss" and said:
+                cell = _cell(forecast, setting, plan, other.plan.name, said)
+                made += [] if cell is None else [cell]
+    return made
+
+
+def _cell(
+    forecast: Forecast,
+    setting: Setting,
+    plan: str,
+    base: str,
+    said: Sequence[tuple[Said, Said]],
+) -> Cell | None:
+    gain = gain_over(setting, plan, base, RESAMPLES)
+    if gain is None:
+        return None
+    return Cell(
+        kind=forecast.kind,
+        task=setting.task,
+        plan=plan,
+        bits=said[0][0].bits,
+        observed=-gain.estimate,
+        se=gain.se,
+        seeds=gain.seeds,
+        documents=gain.documents,
+        foreseen=_foreseen(forecast, said),
+        expected=plan in forecast.resolvable,
+    )
+
+
+def _foreseen(forecast: Forecast, said: Sequence[tuple[Said, Said]]) -> dict[str, Foreseen]:
+    """Over the points' seeds: their mean; calibration text is the same for all, seeds are not."""
+    each = [_at_point(forecast, one, anchor) for one, anchor in said]
+    found = {}
+    for name in each[0]:
+        gaps = [one[name].gap for one in each]
+        spread = math.sqrt(float(np.mean([one[name].spread ** 2 for one in each])))
+        over = float(np.std(gaps, ddof=1)) / math.sqrt(len(gaps)) if len(gaps) > 1 else 0.0
+        found[name] = Foreseen(float(np.mean(gaps)), math.hypot(spread, over))
+    return found
+
+
+def _at_point(forecast: Forecast, said: Said, anchor: Said) -> dict[str, Foreseen]:
+    share = said.left if forecast.kind == "adapted" else 1.0
+    found = {
+        name: Foreseen(
+            share * (one.gap - (said.whole.first_order if forecast.kind == "adapted" else 0.0)),
+            share * one.spread,
+        )
+        for name, one in predictions(said.whole).items()
+    }
+    found[TRUSTED] = found["taylor" if said.bits >= 4 else "kfac"]
+    known, spread = anchor.whole.kl, anchor.whole.kl_spread
+    by_error = said.whole.weight_error / anchor.whole.weight_error
+    by_bits = 4.0 ** (anchor.bits - said.bits)
+    for name, ratio in zip(BASELINES, (by_error, by_bits), strict=True):
+        found[name] = Foreseen(known * ratio, spread * ratio)
+    return found
+
+
+def scores(found: Sequence[Cell]) -> list[Score]:
+    """Every kind of gap by every predictor."""
+    kinds = list(dict.fromkeys(cell.kind for cell in found))
+    return [
+        _score(kind, predictor, [cell for cell in found if cell.kind == kind])
+        for kind in kinds
+        for predictor in PREDICTORS
+    ]
+
+
+def _score(kind: str, predictor: str, found: Sequence[Cell]) -> Score:
+    sharp = [cell for cell in found if cell.resolvable(predictor)]
+    rest = [cell for cell in found if not cell.resolvable(predictor)]
+    return Score(
+        kind=kind,
+        predictor=predictor,
+        cells=len(found),
+        resolvable=len(sharp),
+        close=sum(abs(cell.off(predictor)) <= CLOSE for cell in sharp),
+        far=sum(abs(cell.off(predictor)) > FAR for cell in sharp),
+        covered=sum(cell.within(predictor) for cell in rest),
+        correlation=_correlation(predictor, found),
+    )
+
+
+def _correlation(predictor: str, found: Sequence[Cell]) -> float | None:
+    """Pearson's of logarithms: gaps lie decades apart, and the largest alone would decide."""
+    pairs = [
+        (math.log(cell.observed), math.log(cell.foreseen[predictor].gap))
+        for cell in found
+        if cell.observed > 0 and cell.foreseen[predictor].gap > 0
+    ]
+    if len(pairs) < 3:
+        return None
+    one, two = zip(*pairs, strict=True)
+    return float(stats.pearsonr(one, two).statistic) if len(set(one)) > 1 < len(set(two)) else None
+
+
+def unresolved(found: Sequence[Cell], predictor: str = "kl") -> list[Cell]:
+    """Cells off by more than 10 % whose observed gap is not sharp enough to say so."""
+    return [cell for cell in found if abs(cell.off(predictor)) > CLOSE and not cell.seen]

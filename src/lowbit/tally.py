@@ -1,0 +1,98 @@
+"""The scorecard in words: on the terminal and in Markdown, hits and misses alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from lowbit.scorecard import CLOSE, COVERED, ENOUGH, FAR, RESOLVED, TRUSTED, Cell, Score, scores
+from lowbit.sensitivity import NAMES
+
+SHOWN = (TRUSTED, "kl")
+"""The predictors whose numbers stand beside each cell."""
+HEADS = ("plan", "observed", "±", "closed form", "off", "KL + 1st", "off", "resolved")
+SCORED = ("predictor", "sharp", "≤ 10 %", "> 25 %", "covered", "r", "criterion")
+CRITERION = (
+    f"Fixed before any run: a cell is sharp where observed error and predicted spread are each at "
+    f"most {100 * RESOLVED:.0f} % of it; at least {100 * ENOUGH:.0f} % of these within "
+    f"{100 * CLOSE:.0f} %, none beyond {100 * FAR:.0f} %; of all others at least "
+    f"{100 * COVERED:.0f} % within their interval."
+)
+
+
+def kinds(found: Sequence[Cell]) -> list[str]:
+    return list(dict.fromkeys(cell.kind for cell in found))
+
+
+def cell_rows(found: Sequence[Cell]) -> list[list[str]]:
+    return [_cell(cell) for cell in found]
+
+
+def _cell(cell: Cell) -> list[str]:
+    row = [cell.plan, _nats(cell.observed), _nats(cell.se)]
+    for name in SHOWN:
+        row += [_nats(cell.foreseen[name].gap), f"{100 * cell.off(name):+.0f} %"]
+    state = "yes" if cell.seen else "no"
+    return [*row, state + ("" if cell.seen == cell.expected else " (not as expected)")]
+
+
+def score_rows(found: Sequence[Score]) -> list[list[str]]:
+    return [_score(one) for one in found]
+
+
+def _score(one: Score) -> list[str]:
+    rest = one.cells - one.resolvable
+    met = {None: "nothing sharp", True: "met", False: "missed"}[one.met]
+    return [
+        NAMES.get(one.predictor, one.predictor),
+        f"{one.resolvable} of {one.cells}",
+        f"{one.close}",
+        f"{one.far}",
+        f"{one.covered} of {rest}" if rest else "–",
+        "–" if one.correlation is None else f"{one.correlation:.3f}",
+        met,
+    ]
+
+
+def tables(found: Sequence[Cell]) -> list[Table]:
+    """Cells and scores of every kind of gap."""
+    made = []
+    for kind in kinds(found):
+        mine = [cell for cell in found if cell.kind == kind]
+        made.append(_page(f"{kind}: gap to 16 bits in nats", HEADS, cell_rows(mine)))
+        of_kind = [one for one in scores(found) if one.kind == kind]
+        made.append(_page(f"{kind}: how predictors did", SCORED, score_rows(of_kind)))
+    return made
+
+
+def _page(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    page = Table(box=None, padding=(0, 1), title=Text(title))
+    for i, head in enumerate(heads):
+        page.add_column(head, justify="right" if i else "left", overflow="fold", no_wrap=bool(i))
+    for row in rows:
+        page.add_row(*row)
+    return page
+
+
+def to_markdown(found: Sequence[Cell]) -> str:
+    """Nothing where nothing was predicted."""
+    if not found:
+        return ""
+    lines = ["", "## Predictions", "", CRITERION]
+    for kind in kinds(found):
+        mine = [cell for cell in found if cell.kind == kind]
+        lines += ["", f"### {kind}", "", *_markdown(HEADS, cell_rows(mine)), ""]
+        of_kind = [one for one in scores(found) if one.kind == kind]
+        lines += _markdown(SCORED, score_rows(of_kind))
+    return "\n".join(lines) + "\n"
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    rule = ["---", *["---:"] * (len(heads) - 1)]
+    return [f"| {' | '.join(row)} |" for row in (heads, rule, *rows)]
+
+
+def _nats(value: float) -> str:
+    return f"{value:.4f}" if abs(value) >= 0.001 else f"{value:.1e}"

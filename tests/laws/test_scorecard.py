@@ -1,0 +1,266 @@
+"""Predictions held against runs: what is compared with what, and how it is judged."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lab import lowbit
+
+from lowbit import figures
+from lowbit.errors import UserError
+from lowbit.figures import predicted
+from lowbit.forecasts import points, read
+from lowbit.scorecard import PREDICTORS, TRUSTED, Cell, Foreseen, cells, scores, unresolved
+from lowbit.study import read as read_study
+
+STUDY = """
+title = "Foreseen"
+hypothesis = "What is predicted comes out."
+plans = ["own"]
+seeds = [0, 1]
+tasks = ["%(task)s"]
+
+[[workload]]
+model = "%(model)s"
+task = {name = "%(task)s", window = 32}
+
+[train]
+steps = 4
+batch = 8
+lr = 1e-2
+compute = "fp32"
+
+[execution]
+device = "cpu"
+threads = 1
+
+[plan.own]
+format = "bf16"
+embedding = "bf16"
+rank = 2
+
+[plan."int3 moved"]
+format = "int3@16"
+embedding = "bf16"
+adapter = "own"
+
+[plan."16 bare"]
+format = "bf16"
+embedding = "bf16"
+adapter = "none"
+
+[plan."int3 bare"]
+format = "int3@16"
+embedding = "bf16"
+adapter = "none"
+
+[plan.int3]
+format = "int3@16"
+embedding = "bf16"
+rank = 2
+
+[[part]]
+name = "bare"
+title = "Untrained"
+plans = ["16 bare", "int3 bare"]
+seeds = [0]
+
+[[part]]
+name = "moved"
+title = "Transplanted"
+plans = ["own", "int3 moved"]
+
+[[part]]
+name = "trained"
+title = "Adapted"
+plans = ["own", "int3"]
+
+[[forecast]]
+kind = "untrained"
+part = "bare"
+tokens = 60
+anchor = "int4@16"
+resolvable = ["int3 bare"]
+
+[[forecast]]
+kind = "transplanted"
+part = "moved"
+tokens = 60
+anchor = "int4@16"
+seeds = [0, 1]
+
+[[forecast]]
+kind = "adapted"
+part = "trained"
+tokens = 60
+anchor = "int4@16"
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str], Path], tiny_text: Path
+) -> Path:
+    where = tmp_path_factory.mktemp("foreseen")
+    words = {"model": tiny_model("llama"), "task": tiny_text}
+    (where / "study.toml").write_text(STUDY % words, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOWBIT_CACHE", str(where / "cache"))
+        early = lowbit("predict", where)
+        assert early.code == 0, early.err
+        assert "waits for" in early.out
+        said = lowbit("run", where, "--jobs", 2)
+        assert said.code == 0, said.err
+        late = lowbit("predict", where)
+        assert late.code == 0, late.err
+    return where
+
+
+def test_every_kind_of_gap_is_foreseen_where_its_model_stands(folder: Path) -> None:
+    study = read_study(str(folder))
+    found = points(study)
+    assert [(p.forecast.kind, p.at and p.at.plan.name) for p in found] == [
+        ("untrained", None), ("transplanted", "own"), ("transplanted", "own"), ("adapted", "own"),
+    ]  # fmt: skip
+    files = [read(study.results / "forecasts" / f"{p.name}.json") for p in found]
+    for point, told in zip(found, files, strict=True):
+        assert told is not None
+        assert [one.plan for one in told.plans] == [run.plan.name for run in point.runs]
+        assert told.units >= 60
+    _, moved, other, adapted = files
+    assert None not in files
+    assert moved is not None
+    assert other is not None
+    assert adapted is not None
+    assert moved.plans[0].whole != other.plans[0].whole, "another seed's adapter, another point"
+    assert moved.plans[0].whole == adapted.plans[0].whole
+    assert 0 < adapted.plans[0].left < 1
+
+
+def test_cells_pair_a_plan_with_its_own_sixteen_bits(folder: Path) -> None:
+    study = read_study(str(folder))
+    found = {cell.kind: cell for cell in cells(study)}
+    assert set(found) == {"untrained", "transplanted", "adapted"}
+    for kind, other in (("untrained", "16_bare"), ("transplanted", "own"), ("adapted", "own")):
+        cell, losses = found[kind], []
+        name = cell.plan.replace(" ", "_")
+        for seed in range(cell.seeds):
+            pair = [json.loads((folder / "results" / run / "record.json").read_text())
+                    for run in _names(folder, (name, other), seed)]  # fmt: skip
+            losses.append(pair[0]["metrics"]["loss"] - pair[1]["metrics"]["loss"])
+        assert cell.observed == pytest.approx(sum(losses) / len(losses), rel=1e-6)
+    assert (found["untrained"].seeds, found["transplanted"].seeds) == (1, 2)
+    assert found["untrained"].expected
+    assert not found["adapted"].expected
+
+
+def _names(folder: Path, plans: tuple[str, str], seed: int) -> list[str]:
+    return [
+        next(p.name for p in (folder / "results").iterdir() if p.name.endswith(f"-{n}-seed{seed}"))
+        for n in plans
+    ]
+
+
+def test_training_is_foreseen_to_take_back_what_its_rank_can(folder: Path) -> None:
+    found = {cell.kind: cell for cell in cells(read_study(str(folder)))}
+    moved, trained = found["transplanted"], found["adapted"]
+    told = read(next((folder / "results" / "forecasts").glob("adapted-*")))
+    assert told is not None
+    (said,) = told.plans
+    assert trained.foreseen["kl"].gap == pytest.approx(said.left * said.whole.kl)
+    assert moved.foreseen[TRUSTED] == moved.foreseen["kfac"]
+    anchor = told.anchor.whole
+    ratio = said.whole.weight_error / anchor.weight_error
+    assert trained.foreseen["weight error"].gap == pytest.approx(anchor.kl * ratio)
+    assert trained.foreseen["4^-b"].gap == pytest.approx(anchor.kl * 4)
+
+
+def test_the_scorecard_is_printed_drawn_and_on_the_page(folder: Path) -> None:
+    said = lowbit("compare", folder)
+    assert said.code == 0, said.err
+    for word in ("transplanted: gap to 16 bits", "adapted: how predictors did", "Fixed before any"):
+        assert word in said.out
+    report = folder / "report"
+    assert "## Predictions" in (report / "compare.md").read_text()
+    body = json.loads((report / "compare.json").read_text())
+    assert {cell["kind"] for cell in body["predicted"]} == {"untrained", "transplanted", "adapted"}
+    drawn = lowbit("draw", folder, "--figure", "predicted")
+    assert drawn.code == 0, drawn.err
+    assert (report / "figures" / "predicted.pdf").is_file()
+    assert lowbit("report", folder).code == 0
+    assert "transplanted: gap to 16 bits" in (report / "index.html").read_text()
+
+
+def test_what_is_predicted_is_not_predicted_again(folder: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in (folder / "results" / "forecasts").iterdir()}
+    assert lowbit("predict", folder).code == 0
+    assert before == {p: p.stat().st_mtime_ns for p in (folder / "results" / "forecasts").iterdir()}
+
+
+def test_a_study_names_its_mistakes(folder: Path, tmp_path: Path) -> None:
+    text = (folder / "study.toml").read_text()
+    for old, new, words in (
+        ('part = "bare"', 'part = "bear"', "Did you mean 'bare'"),
+        ('adapter = "own"', 'adapter = "owm"', "takes the adapter of 'owm'"),
+        ('kind = "adapted"', 'kind = "adopted"', "adapted"),
+    ):
+        (tmp_path / "study.toml").write_text(text.replace(old, new))
+        with pytest.raises(UserError, match=words):
+            read_study(str(tmp_path))
+    (tmp_path / "study.toml").write_text(text[: text.index("[[forecast]]")])
+    said = lowbit("predict", tmp_path)
+    assert (said.code, "no [[forecast]]" in said.err) == (2, True)
+
+
+# --- the criterion --------------------------------------------------------------------------------
+
+
+def cell(observed: float, se: float, gap: float, spread: float, kind: str = "adapted") -> Cell:
+    foreseen = {name: Foreseen(gap, spread) for name in PREDICTORS}
+    return Cell(kind, "t", "p", 3, observed, se, 6, 100, foreseen, True)  # type: ignore[arg-type]
+
+
+def score_of(*found: Cell):
+    return next(one for one in scores(found) if one.predictor == "kl")
+
+
+def test_sharp_cells_are_judged_by_ten_percent_and_the_rest_by_intervals() -> None:
+    sharp = [cell(1.0, 0.01, 1.05, 0.01)] * 4
+    assert score_of(*sharp).met is True
+    assert score_of(*sharp, cell(1.0, 0.01, 1.2, 0.01)).met is True, "four of five are enough"
+    assert score_of(*sharp, cell(1.0, 0.01, 1.3, 0.01)).met is False, "none beyond 25 %"
+    assert score_of(*sharp[:3], cell(1.0, 0.01, 1.2, 0.01)).met is False
+    wide = cell(1.0, 0.2, 1.3, 0.0)
+    assert score_of(*sharp, wide).met is True
+    assert score_of(*sharp, cell(1.0, 0.1, 1.3, 0.0)).met is False, "outside its interval"
+    assert score_of(wide).met is None, "a wide interval passed is no 10 % pass"
+    assert score_of(cell(1.0, 0.01, 1.05, 0.2)).resolvable == 0, "nor is a vague prediction"
+
+
+@given(st.lists(st.floats(1e-4, 1.0), min_size=3, max_size=8, unique=True))
+def test_correlation_is_of_decades(gaps: list[float]) -> None:
+    found = [cell(gap, 0.0, 1.5 * gap, 0.0) for gap in gaps]
+    one = score_of(*found)
+    assert one.correlation == pytest.approx(1.0, abs=1e-6)
+    assert one.close == 0
+    assert one.far == len(gaps)
+
+
+def test_what_is_off_and_not_sharp_asks_for_more() -> None:
+    off, vague = cell(1.0, 0.01, 1.5, 0.0), cell(1.0, 0.2, 1.5, 0.0)
+    assert unresolved([off, vague, cell(1.0, 0.2, 1.05, 0.0)]) == [vague]
+    assert math.isinf(cell(0.0, 0.1, 1.0, 0.0).off("kl"))
+
+
+def test_a_gap_that_is_not_positive_is_counted_not_drawn(tmp_path: Path) -> None:
+    found = predicted.data([cell(1.0, 0.01, 1.1, 0.01), cell(-0.1, 0.2, 0.1, 0.0)])
+    assert (len(found.marks), found.left_out) == (1, 1)
+    assert found.marks[0].sharp
+    assert len(figures.save("predicted", found, tmp_path)) == 2
+    assert len(figures.save("predicted", predicted.data([]), tmp_path, "none")) == 2
