@@ -75,6 +75,10 @@ def steps_per_epoch(part: Sequence[Example], train: TrainSpec) -> int:
     return math.ceil(math.ceil(len(part) / train.batch) / train.accumulate)
 
 
+NOISIER = 4.0
+"""Times the first variance of the gradient beyond which a run is warned of."""
+
+
 def total_steps(part: Sequence[Example], train: TrainSpec) -> int:
     """`epochs`, capped by `steps` where that is not 0."""
     total = train.epochs * steps_per_epoch(part, train)
@@ -192,19 +196,44 @@ def _write_step(
     position = state.position
     if not _logged(position.step, total, setting):
         return
+    variance = state.gradient_variance()
+    rising = not position.warned and noisier(position.first_variance, variance)
     log.write(
         {
             "step": position.step,
             "epoch": round(position.step / per_epoch, 4),
             "loss": position.recent_loss / position.recent_labels,
             "grad_norm": norm,
+            "grad_variance": variance,
             "lr": learning_rate(position.step - 1, total, setting.train),
             "tokens": position.tokens,
             "tokens_per_s": round(position.tokens / max(clocks.train_s, 1e-9), 1),
+            **({"warning": _expected(variance / position.first_variance)} if rising else {}),
             **seen,
         }
     )
-    state.position = replace(position, recent_loss=0.0, recent_labels=0)
+    state.position = replace(
+        position,
+        recent_loss=0.0,
+        recent_labels=0,
+        first_variance=position.first_variance or variance,
+        warned=position.warned or rising,
+    )
+
+
+def noisier(first: float, now: float) -> bool:
+    """Whether gradients have become much noisier than they were at the first logged step."""
+    return first > 0 and now > NOISIER * first
+
+
+def _expected(times: float) -> str:
+    """What the theory says to gradients that become noisier."""
+    return (
+        f"the gradient's variance is {times:.1f} times what it was at first. A base stored in few "
+        "bits does not do this: it shifts the gradient by an offset that stays, and only noise "
+        "drawn anew at every step would add variance. A smaller learning rate or a longer warm-up "
+        "is what to try"
+    )
 
 
 def _select(

@@ -17,7 +17,17 @@ from lowbit.studyfile import Part
 from lowbit.table import escaped
 
 Grid = tuple[list[str], list[list[str]]]
-LOGGED = ("step", "epoch", "loss", "selection", "grad_norm", "lr", "tokens", "tokens_per_s")
+LOGGED = (
+    "step",
+    "epoch",
+    "loss",
+    "selection",
+    "grad_norm",
+    "grad_variance",
+    "lr",
+    "tokens",
+    "tokens_per_s",
+)
 
 
 def appendices(shown: Sequence[tuple[Part, Setting]]) -> dict[str, tuple[str, str]]:

@@ -35,6 +35,8 @@ class Position:
     train_s: float = 0.0
     wall_s: float = 0.0
     cpu_s: float = 0.0
+    first_variance: float = 0.0
+    warned: bool = False
 
 
 def write(path: Path, position: Position, tensors: Mapping[str, Tensor]) -> None:

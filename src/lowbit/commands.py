@@ -19,8 +19,9 @@ from lowbit.engines.base import Cell, Ending, Order
 from lowbit.engines.process import Failure, call, orphaned, start
 from lowbit.errors import RunError
 from lowbit.execution import Execution
+from lowbit.files import lines
 from lowbit.looking import check_runs, out, report, say
-from lowbit.record import RECORD, Record, check_current, load
+from lowbit.record import LOG, RECORD, Record, check_current, load
 from lowbit.spec import DEMO_MODEL, RunSpec
 from lowbit.study import Study
 
@@ -108,8 +109,17 @@ def _line(ending: Ending) -> str:
     extra = f", perplexity {metrics['perplexity']:.2f}" if "perplexity" in metrics else ""
     return (
         f"{name}  {value}{extra}  ({record.cost.wall_s:.0f} s, "
-        f"{record.cost.tokens_per_s:,.0f} tok/s)"
+        f"{record.cost.tokens_per_s:,.0f} tok/s){_warned(ending.cell.folder)}"
     )
+
+
+def _warned(folder: Path) -> str:
+    """What the log warned of, on a line of its own."""
+    path = folder / LOG
+    found = [
+        line["warning"] for line in (lines(path) if path.is_file() else ()) if "warning" in line
+    ]
+    return "".join(f"\n  warning: {each}" for each in found)
 
 
 def _conclude(endings: Sequence[Ending]) -> None:

@@ -42,6 +42,7 @@ from lowbit.progress import nobody
 from lowbit.ready import hooks_of
 from lowbit.run import run
 from lowbit.spec import Plan, RankSchedule, Rule, RunSpec, TaskSpec, TrainSpec
+from lowbit.state import State
 from lowbit.tasks.base import Example
 from lowbit.tasks.prepare import prepare
 
@@ -611,3 +612,34 @@ def test_a_run_and_its_repetition_leave_the_same_adapter_scores_and_metrics(
     name = "adapter/adapter_model.safetensors"
     assert same_bits(load_file(tmp_path / "1" / name), load_file(tmp_path / "2" / name))
     assert one.files[name] == two.files[name]
+
+
+# --- the gradient's variance ----------------------------------------------------------------------
+
+
+@given(st.floats(0.5, 5.0), st.integers(0, 3))
+def test_the_gradients_variance_is_that_of_its_noise(spread: float, seed: int) -> None:
+    torch.manual_seed(seed)
+    model = nn.Linear(40, 50, bias=False)
+    state = State(model, TrainSpec(lr=0.0), Hooks(), Position("f"), torch.device("cpu"))
+    assert state.gradient_variance() == 0.0
+    mean = torch.randn(50, 40)
+    for _ in range(200):
+        model.weight.grad = mean + spread * torch.randn(50, 40)
+        state.optimiser.step()
+    # The first moment remembers ten steps, so it has (1 - 0.9) / (1 + 0.9) of the noise itself.
+    expected = spread**2 * 2000 * (1 - 0.1 / 1.9)
+    assert state.gradient_variance() == pytest.approx(expected, rel=0.12)
+
+
+def test_a_run_whose_gradients_become_noisy_is_told_what_theory_expects(
+    scene: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter([1.0, 2.0, 4.5, 9.0])
+    monkeypatch.setattr(State, "gradient_variance", lambda self: next(values))
+    start = scene("llama, dropout")
+    found = carry_out(replace(start, train=replace(TRAIN, log_every=1)), tmp_path)
+    (line,) = [line for line in found.lines if "warning" in line]
+    assert line["step"] == 3, "once, at the first step beyond four times"
+    assert "4.5 times" in line["warning"]
+    assert "offset" in line["warning"]
