@@ -50,17 +50,31 @@ def run(
     rerun: Annotated[
         bool, typer.Option("--rerun", help="Replace records that are there already.")
     ] = False,
+    until_resolved: Annotated[
+        bool,
+        typer.Option(help="Predict too, and add seeds where theory and data differ unresolved."),
+    ] = False,
+    most_seeds: Annotated[int, typer.Option(min=1, help="Of a part, for --until-resolved.")] = 12,
 ) -> None:
     """Carry out a study, or the rest of it, then show its table, figure and report.
 
     Finished runs are skipped; an interrupted one goes on from its last checkpoint.
     """
     from lowbit import commands
-    from lowbit.study import read
+    from lowbit.study import Study, read
 
-    chosen = read(study, settings or (), profile, seeds_of(seeds), only or ())
+    def chosen_now() -> Study:
+        return read(study, settings or (), profile, seeds_of(seeds), only or ())
+
+    chosen = chosen_now()
     if dry_run:
         commands.dry_run(chosen, device)
+    elif until_resolved:
+        from lowbit import resolving
+
+        resolving.until_resolved(
+            chosen_now, lambda now: commands.carry_out(now, jobs, device, False), most_seeds
+        )
     else:
         commands.carry_out(chosen, jobs, device, rerun)
 

@@ -21,21 +21,23 @@ Commands take the folder or the file. No torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
 
-from lowbit.claims import Claim, check_claims
+from lowbit.claims import Claim
 from lowbit.config import Raw, at, check, lay, override, put, read_toml
 from lowbit.errors import UserError, nearest
 from lowbit.execution import Execution
 from lowbit.plan.named import named
-from lowbit.plan.reading import check_formats
 from lowbit.spec import RunSpec, TaskSpec, TrainSpec
-from lowbit.studyfile import MAIN, Forecast, Part, StudyFile
+from lowbit.studycheck import check_lenders, no_new_plans, validate
+from lowbit.studyfile import Forecast, Part, StudyFile
+
+ADDED = "added.json"
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def read(
     """Read a study and lay a profile and `--set` settings over it."""
     path = locate(reference)
     written = _normal(read_toml(path), path)
-    _validate(written, path)
+    validate(written, path)
     raw = deepcopy(written)
     if profile == written.get("default_profile"):
         profile = None
@@ -100,11 +102,12 @@ def read(
     known = _spell_out(raw) if settings else set(written.get("plan", {}))
     raw = _normal(override(raw, settings), path)
     changed = raw != written
-    parsed = _validate(raw, None if changed else path)
-    _no_new_plans(raw, known)
-    parts = _parts(parsed, tuple(seeds))
+    parsed = validate(raw, None if changed else path)
+    no_new_plans(raw, known)
+    results = path.parent / ("results" if profile is None else f"results-{profile}")
+    parts = _parts(parsed, tuple(seeds), added(results))
     runs = _matrix(raw, parsed, parts)
-    _check_lenders(runs)
+    check_lenders(runs)
     return Study(
         folder=path.parent,
         title=parsed.title,
@@ -112,7 +115,7 @@ def read(
         claims=parsed.claim,
         runs=_chosen(runs, parts, only),
         execution=parsed.execution,
-        results=path.parent / ("results" if profile is None else f"results-{profile}"),
+        results=results,
         questions=parsed.question,
         parts=parts,
         alpha=parsed.alpha,
@@ -167,70 +170,6 @@ def _spell_out(raw: Raw) -> set[str]:
     return set(plans)
 
 
-def _no_new_plans(raw: Raw, known: set[str]) -> None:
-    for name in raw.get("plan", {}):
-        if name not in known and name not in raw["plans"]:
-            raise UserError(f"no plan '{name}' in this study.{nearest(name, raw['plans'])}")
-
-
-def _validate(raw: Raw, path: Path | None) -> StudyFile:
-    parsed = check(StudyFile, raw, path)
-    check(TaskSpec, {"name": "any", **parsed.task}, path, ("task",))
-    where = path or "the study"
-    for name in ("plans", "workload", "seeds"):
-        values = getattr(parsed, name)
-        if not values:
-            raise UserError(f"{at(path, name) or 'the study: '}{name} is empty: nothing to run")
-        twice = next((v for v in values if values.count(v) > 1), None)
-        if twice is not None and name != "workload":
-            raise UserError(f"{at(path, name)}{name} has {twice!r} twice")
-    for name, plan in parsed.plan.items():
-        check_formats(plan, path, "plan", name)
-    for name in parsed.plans:
-        try:
-            named(name, parsed.plan)
-        except UserError as error:
-            raise UserError(f"{at(path, 'plans')}{error}") from None
-    _check_parts(parsed, path)
-    plans = tuple(dict.fromkeys(plan for part in parsed.matrices() for plan in part.plans))
-    tasks = [workload.task.called for workload in parsed.workload]
-    try:
-        seeds, alpha = len(parsed.seeds), parsed.alpha
-        check_claims(parsed.claim, parsed.question, plans, tasks, seeds, alpha)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    return parsed
-
-
-def _check_parts(parsed: StudyFile, path: Path | None) -> None:
-    tasks = [workload.task.called for workload in parsed.workload]
-    names = [MAIN, *(part.name for part in parsed.part)]
-    for i, part in enumerate(parsed.part):
-        place = at(path, "part", i, "name")
-        if names.count(part.name) > 1:
-            raise UserError(f"{place}two parts are called '{part.name}' ('{MAIN}' is the study's)")
-        if not part.plans:
-            raise UserError(f"{place}part '{part.name}' has no plans")
-        for name in part.plans:
-            try:
-                named(name, parsed.plan)
-            except UserError as error:
-                raise UserError(f"{at(path, 'part', i, 'plans')}{error}") from None
-        if part.control and part.control not in part.plans:
-            raise UserError(
-                f"{at(path, 'part', i, 'control')}control '{part.control}' is none of its plans."
-                f"{nearest(part.control, part.plans)}"
-            )
-    for i, forecast in enumerate(parsed.forecast):
-        if forecast.part not in names:
-            where = at(path, "forecast", i, "part")
-            raise UserError(f"{where}no part '{forecast.part}'.{nearest(forecast.part, names)}")
-    for where, chosen in (("tasks", parsed.tasks), *(("part", p.tasks) for p in parsed.part)):
-        for task in chosen:
-            if task not in tasks:
-                raise UserError(f"{at(path, where)}no workload '{task}'.{nearest(task, tasks)}")
-
-
 def _lay_profile(raw: Raw, profile: str) -> None:
     profiles = raw.get("profile", {})
     if profile not in profiles:
@@ -240,9 +179,24 @@ def _lay_profile(raw: Raw, profile: str) -> None:
         put(raw, key, value)
 
 
-def _parts(parsed: StudyFile, seeds: tuple[int, ...]) -> tuple[Part, ...]:
+def added(results: Path) -> dict[str, tuple[int, ...]]:
+    """Seeds that parts were given beyond those declared, because something was unresolved."""
+    path = results / ADDED
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): tuple(map(int, seeds)) for name, seeds in found.items()}
+    except (ValueError, AttributeError, TypeError):
+        raise UserError(f"{path} is torn: remove it, and what was added is forgotten") from None
+
+
+def _parts(
+    parsed: StudyFile, seeds: tuple[int, ...], more: Mapping[str, tuple[int, ...]]
+) -> tuple[Part, ...]:
     """The matrices with the seeds that were asked for; a part only has seeds of its own."""
-    first, *rest = parsed.matrices()
+    given = [replace(p, seeds=(*p.seeds, *more.get(p.name, ()))) for p in parsed.matrices()]
+    first, *rest = given
     if not seeds:
         return (first, *rest)
     kept = (replace(p, seeds=tuple(s for s in p.seeds if s in seeds)) for p in rest)
@@ -267,18 +221,6 @@ def _matrix(raw: Raw, parsed: StudyFile, parts: tuple[Part, ...]) -> tuple[RunSp
         if names.count(name) > 1:
             raise UserError(f"two runs would both be called '{name}': rename a plan or a workload")
     return tuple(runs)
-
-
-def _check_lenders(runs: Sequence[RunSpec]) -> None:
-    """A plan that takes another's adapter needs that run: same model, task and seed."""
-    names = {run.name for run in runs}
-    for run in runs:
-        if run.lender is not None and run.lender not in names:
-            raise UserError(
-                f"plan '{run.plan.name}' takes the adapter of '{run.plan.adapter}', which the "
-                f"study does not run on {run.task.called} with seed {run.seed}."
-                + nearest(run.plan.adapter, {r.plan.name for r in runs})
-            )
 
 
 def _chosen(

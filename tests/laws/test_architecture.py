@@ -61,6 +61,7 @@ LAYERS = {
             "forecasts",
             "forecasting",
             "studyfile",
+            "studycheck",
             "claims",
             "single",
             "freezing",
@@ -106,6 +107,7 @@ LAYERS = {
         "tools",
         "foretelling",
         "budgeting",
+        "resolving",
         "cli",
     ],
 }

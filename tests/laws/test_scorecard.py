@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -201,6 +202,22 @@ def test_what_is_predicted_is_not_predicted_again(folder: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in (folder / "results" / "forecasts").iterdir()}
     assert lowbit("predict", folder).code == 0
     assert before == {p: p.stat().st_mtime_ns for p in (folder / "results" / "forecasts").iterdir()}
+
+
+def test_what_is_unresolved_gets_one_more_seed_up_to_a_limit(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "study")
+    said = lowbit("run", tmp_path / "study", "--until-resolved", "--most-seeds", 3)
+    assert said.code == 0, said.err
+    assert "part 'moved' gets seed 2" in said.out
+    assert "part 'bare'" not in said.out
+    more = json.loads((tmp_path / "study" / "results" / "added.json").read_text())
+    assert more["moved"] == [2]
+    study = read_study(str(tmp_path / "study"))
+    assert {cell.kind: cell.seeds for cell in cells(study)}["transplanted"] == 3
+    assert "have 3 seeds already" in said.out
+    (study.results / "added.json").write_text("[torn")
+    with pytest.raises(UserError, match="is torn"):
+        read_study(str(tmp_path / "study"))
 
 
 def test_a_study_names_its_mistakes(folder: Path, tmp_path: Path) -> None:
