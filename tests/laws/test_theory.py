@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 from math import inf, log2, sqrt
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from lowbit.errors import UserError
 from lowbit.quant.codec import decode, encode
 from lowbit.quant.formats import FORMATS, bits_of, parse
-from lowbit.theory import damage, distortion, documents, noise
+from lowbit.theory import damage, distortion, documents, equations, noise
 
 SAMPLE = 400_000
 
@@ -252,3 +254,24 @@ def test_the_documents_law_is_a_factor_of_four_a_bit() -> None:
     assert more - 1.0 == pytest.approx(8 * 4.0**-4)
     assert damage.damage_at(3, 4, 1.0) == 4.0
     assert damage.tokens_to_resolve(0.01) == pytest.approx(800 / 0.01)
+
+
+# --- the equations as LaTeX -----------------------------------------------------------------------
+
+
+def test_every_numbered_function_has_its_equation_and_the_other_way_round() -> None:
+    folder = Path(equations.__file__).parent
+    said = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py")
+                   if path.name != "equations.py")  # fmt: skip
+    numbered = set(re.findall(r'"""\((D?\d+\'?)\)', said))
+    assert numbered | {"D5"} == {one.tag for one in equations.EQUATIONS}
+
+
+@pytest.mark.parametrize("one", equations.EQUATIONS, ids=lambda one: one.tag)
+def test_a_snippet_is_balanced_latex(one: equations.Equation) -> None:
+    text = equations.snippet(one)
+    assert text.count("{") == text.count("}")
+    assert one.latex.count(r"\left") == one.latex.count(r"\right")
+    assert text in equations.document()
+    assert one.says.endswith(".")
+    assert one.says.count("$") % 2 == 0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from lowbit.figures.look import COLOURS, GREY, megabytes, place_labels
+from lowbit.figures.look import COLOURS, GREY, decades, megabytes, place_labels
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ def draw(ax: Axes, data: Frontier) -> None:
             label="chosen")  # fmt: skip
     ax.axvline(data.budget, color=GREY, lw=0.8, ls=":", label="budget")
     ax.set_yscale("log")
+    decades(ax.yaxis)
     ax.set_xlabel("stored bytes")
     ax.set_ylabel("predicted gap, nats")
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))

@@ -6,11 +6,14 @@ with each, so that no difference rests on colour alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.text import Annotation, Text
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 WIDTH = 6.0
@@ -53,6 +56,15 @@ def plain(label: str, longest: int = 28) -> str:
     """A label that stays on one line and inside the figure."""
     label = " ".join(label.split())
     return label if len(label) <= longest else label[: longest - 1] + "…"
+
+
+def decades(axis: Axis) -> None:
+    """A logarithmic axis whose decades are written as numbers; narrow ones also get 2 and 5."""
+    low, high = sorted(axis.get_view_interval())
+    few = math.log10(max(high, 1e-300) / max(low, 1e-300)) < 2
+    axis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if few else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def megabytes(value: float, _position: Any = None) -> str:

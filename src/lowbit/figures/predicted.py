@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from lowbit.figures.look import COLOURS, GREY, INK
+from lowbit.figures.look import COLOURS, GREY, INK, decades
 from lowbit.scorecard import Cell
 
 MARKS = {"untrained": "o", "transplanted": "s", "adapted": "^"}
@@ -74,6 +74,8 @@ def draw(ax: Axes, data: Predicted) -> None:
     ax.set_yscale("log")
     ax.set_xlim(low, high)
     ax.set_ylim(low, high)
+    decades(ax.xaxis)
+    decades(ax.yaxis)
     ax.set_xlabel("observed gap, nats")
     ax.set_ylabel("predicted gap, nats")
     ax.legend(loc="upper left")

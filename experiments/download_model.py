@@ -1,0 +1,21 @@
+"""Fetch the documents' model into the hub's cache: python experiments/download_model.py
+
+Weights as safetensors only. Without a network, `--model FOLDER` of the other scripts takes a copy.
+"""
+
+import sys
+
+from _arguments import parser
+
+from lowbit.classic.tuning import HUB
+from lowbit.demo import model_folder
+from lowbit.errors import LowbitError
+from lowbit.models.loading import open_checkpoint
+
+if __name__ == "__main__":
+    words = parser(__doc__)
+    words.add_argument("--model", default=HUB)
+    try:
+        print(f"model  {open_checkpoint(model_folder(words.parse_args().model)).folder}")
+    except LowbitError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,30 @@
+"""The theory as LaTeX: python experiments/export_theory.py --results paper/theory
+
+Writes eq-NN.tex for every equation and theory.tex with all of them; theory.pdf where TeX is there.
+"""
+
+import shutil
+import subprocess
+import sys
+
+from _arguments import parser
+
+from lowbit.files import write_atomic
+from lowbit.theory.equations import EQUATIONS, document, snippet
+
+if __name__ == "__main__":
+    folder = parser(__doc__).parse_args().results
+    for one in EQUATIONS:
+        name = one.tag.replace("'", "-prime")
+        write_atomic(folder / f"eq-{name}.tex", snippet(one).encode())
+    write_atomic(folder / "theory.tex", document().encode())
+    print(f"snippets {folder}: {len(EQUATIONS)} equations")
+    latex = shutil.which("latexmk") or shutil.which("pdflatex")
+    if latex is None:
+        print("no TeX here (latexmk or pdflatex): theory.tex is written, theory.pdf is not")
+        sys.exit(0)
+    words = ["-pdf", "-interaction=nonstopmode"] if latex.endswith("latexmk") else []
+    done = subprocess.run([latex, *words, "theory.tex"], cwd=folder, capture_output=True, text=True)
+    if done.returncode or not (folder / "theory.pdf").is_file():
+        sys.exit(f"error: {latex} failed:\n{done.stdout[-2000:]}")
+    print(f"pdf      {folder / 'theory.pdf'}")

@@ -1,0 +1,155 @@
+"""The documents' commands, as they are written there."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lowbit.classic.notebook import cells, to_notebook
+from lowbit.classic.simulation import simulate
+from lowbit.classic.summary import gaps, read
+from lowbit.classic.tuning import format_of
+from lowbit.errors import UserError
+
+SCRIPTS = Path(__file__).parents[2] / "experiments"
+
+
+def script(name: str, *words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPTS / f"{name}.py"), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture(scope="module")
+def results(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str], Path], tiny_text: Path
+) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    data = ("--model", tiny_model("llama"), "--task", tiny_text, "--results", folder)
+    quick = [w for text in ("train.steps=4", "train.log_every=1", "task.window=24", "train.lr=0.01",
+                            "execution.threads=1") for w in ("--set", text)]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOWBIT_CACHE", str(folder / "cache"))
+        for bits in (16, 4, 2):
+            said = script("run_experiment", "--bits", bits, "--rank", 2, *data, *quick)
+            assert said.returncode == 0, said.stderr
+        said = script("run_ft", "--bits", 16, "--seed", 1, *data, *quick)
+        assert said.returncode == 0, said.stderr
+    return folder
+
+
+def test_a_run_leaves_the_metrics_that_the_documents_name(results: Path) -> None:
+    assert (results / "metrics_16_1.json").is_file()
+    body = json.loads((results / "metrics_4_r2_0.json").read_text())
+    assert (body["bits"], body["rank"], body["seed"]) == (4, 2, 0)
+    assert body["perplexity"] > 1
+    assert len(body["gradient_norms"]) == 4
+    assert body["gradient_variance"] > 0
+    assert len(body["epochs"]) >= 1
+    record = next((results / "runs").glob("*int4_64_r2*/record.json"), None) or next(
+        path for path in (results / "runs").glob("*/record.json") if "int4" in path.parent.name
+    )
+    found = json.loads(record.read_text())
+    assert found["metrics"]["loss"] == body["eval_loss"]
+    blocks = {s["format"] for s in found["sites"] if s["role"] in ("attention", "ffn")}
+    assert blocks == {format_of(4)}
+
+
+def test_gaps_are_paired_by_rank_and_seed(results: Path) -> None:
+    rows = read(results)
+    assert [row["bits"] for row in rows] == [16, 16, 4, 2]
+    found = gaps(rows)
+    losses = {(r["bits"], r["rank"]): r["eval_loss"] for r in rows}
+    assert found[4, 2] == [losses[4, 2] - losses[16, 2]]
+    assert (4, 16) not in found
+
+
+def test_analysis_writes_every_table_and_figure(results: Path) -> None:
+    said = script("analyze", "--results", results, "--no-theory")
+    assert said.returncode == 0, said.stderr
+    whole = script("analyze_results", "--results", results, "--no-theory")
+    assert whole.returncode == 0, whole.stderr
+    tables = ("summary.csv", "summary_table.csv", "cost_log.md", "validation.json")
+    drawn = ("loss_by_bits.png", "gradient_noise.png", "comprehensive_analysis.png")
+    for name in (*tables, *drawn):
+        assert (results / name).stat().st_size > 0, name
+    with (results / "summary.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == 4
+    assert float(table[2]["eval_loss"]) == read(results)[2]["eval_loss"]
+
+
+def test_nothing_to_analyse_is_said_in_a_line(tmp_path: Path) -> None:
+    said = script("analyze", "--results", tmp_path)
+    assert said.returncode != 0
+    assert "run_experiment.py" in said.stderr
+    assert "Traceback" not in said.stderr
+    with pytest.raises(UserError, match="holds no metrics"):
+        read(tmp_path)
+
+
+def test_theory_and_random_numbers_agree() -> None:
+    found = simulate(1)
+    for row in found["distortion"]:
+        assert row["monte_carlo"] == pytest.approx(row["integral"], rel=0.02), row
+    for row in found["midtread"]:
+        assert row["monte_carlo"] == pytest.approx(row["series"], rel=0.01)
+    for row in found["damage"]:
+        assert row["mean"] == pytest.approx(row["expected"], rel=0.05)
+        assert row["sd"] == pytest.approx(row["expected_sd"], rel=0.05)
+    for row in found["gradient"]:
+        assert row["frozen"] == pytest.approx(1.0, abs=1e-9)
+        assert row["fresh"] == pytest.approx(row["expected"], rel=0.1, abs=0.03)
+
+
+def test_simulation_writes_its_data_and_its_figure(tmp_path: Path) -> None:
+    said = script("simulate_quantization", "--results", tmp_path)
+    assert said.returncode == 0, said.stderr
+    assert json.loads((tmp_path / "simulation_results.json").read_text())["seed"] == 0
+    assert (tmp_path / "theoretical_validation.png").stat().st_size > 0
+
+
+def test_the_documents_model_is_fetched_or_an_error_says_which_files(tmp_path: Path) -> None:
+    said = subprocess.run(
+        [sys.executable, str(SCRIPTS / "download_model.py"), "--model", str(tmp_path)],
+        capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert said.returncode != 0
+    assert "config.json" in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+# --- the derivation -------------------------------------------------------------------------------
+
+ROOT = SCRIPTS.parent
+
+
+def test_the_derivation_holds_cell_by_cell() -> None:
+    space: dict[str, object] = {}
+    for kind, text in cells((ROOT / "quant_noise.py").read_text(encoding="utf-8")):
+        if kind == "code":
+            exec(compile(text, "quant_noise.py", "exec"), space)
+    assert space["ladder"]
+
+
+def test_notebook_and_script_are_one_text() -> None:
+    script = (ROOT / "quant_noise.py").read_text(encoding="utf-8")
+    assert (ROOT / "quant_noise.ipynb").read_text(encoding="utf-8") == to_notebook(script)
+    body = json.loads(to_notebook(script))
+    assert [c["cell_type"] for c in body["cells"]].count("code") >= 10
+    assert len({c["id"] for c in body["cells"]}) == len(body["cells"])
+
+
+def test_the_theory_comes_out_as_latex(tmp_path: Path) -> None:
+    said = script("export_theory", "--results", tmp_path)
+    assert said.returncode == 0, said.stderr + said.stdout
+    assert r"\operatorname{tr}(H S)" in (tmp_path / "eq-12.tex").read_text()
+    assert (tmp_path / "eq-D2-prime.tex").is_file()
+    pdf = (tmp_path / "theory.pdf").is_file()
+    assert pdf or "theory.pdf is not" in said.stdout
