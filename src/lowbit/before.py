@@ -160,6 +160,11 @@ def plan(
         Path | None,
         typer.Option(help="Folder for the bits as GPTQModel, AutoRound and HQQ are told them."),
     ] = None,
+    controls: Annotated[
+        Path | None,
+        typer.Option(help="Folder for plans to hold it against at the same bytes."),
+    ] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Random plans among the controls.")] = 3,
     tokens: TokensOption = 4096,
     at: AtOption = None,
     settings: SetOption = None,
@@ -172,5 +177,5 @@ def plan(
     spec, execution = single(model, task, "bf16", 0, settings or ())
     chosen = tuple(formats or foretelling.FORMATS)
     limits = (bytes_of(budget), bytes_of(train_memory) if train_memory else 0)
-    wanted = (*limits, chosen, foretelling.RANKS, tokens, at)
-    budgeting.plan(spec, execution, wanted, to, maps)
+    wanted = (*limits, chosen, foretelling.RANKS, tokens, at, draws if controls else 0)
+    budgeting.plan(spec, execution, wanted, to, maps, controls)

@@ -23,7 +23,12 @@ from lowbit.spec import RunSpec
 
 
 def plan(
-    spec: RunSpec, execution: Execution, wanted: tuple[Any, ...], to: Path, maps_to: Path | None
+    spec: RunSpec,
+    execution: Execution,
+    wanted: tuple[Any, ...],
+    to: Path,
+    maps_to: Path | None,
+    controls_to: Path | None,
 ) -> None:
     """Solve for a budget, show what came out, and write it as a plan's file."""
     if to.suffix != ".toml":
@@ -48,6 +53,8 @@ def plan(
         say(f"figure   {path}")
     if maps_to is not None:
         _write_maps(best.solution, maps_to)
+    if controls_to is not None:
+        _write_controls(found, controls_to)
 
 
 def _said(found: Any, best: Any, budget: int) -> list[str]:
@@ -87,6 +94,17 @@ def _best_of_formats(uniform: tuple[tuple[str, int, float], ...]) -> tuple[Any, 
         if text not in best or cost < best[text][2]:
             best[text] = (text, size, cost)
     return tuple(best.values())
+
+
+def _write_controls(found: Any, folder: Path) -> None:
+    """A file a plan, for studies that hold the exact one against them."""
+    if not found.controls:
+        wrapped("no controls: everything fits in 16 bits")
+    for plan, solution in found.controls:
+        path = folder / f"{plan.name.replace(' ', '-')}.toml"
+        write_atomic(path, to_toml(plan).encode())
+        size = solution.stored + found.other
+        say(f"control  {path}  {size:,} bytes, predicted {nats(solution.cost)}")
 
 
 def _write_maps(solution: Solution, folder: Path) -> None:

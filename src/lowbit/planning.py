@@ -20,6 +20,7 @@ from lowbit.evaluations import Evaluation, evaluated
 from lowbit.execution import Execution
 from lowbit.lab import Told
 from lowbit.measuring import table_of
+from lowbit.plan.controls import controls
 from lowbit.plan.joint import FULL, as_plan, limit_of, options, second_order, uniform
 from lowbit.plan.search import Choices, Solution, frontier, solve
 from lowbit.quant.formats import bits_of, parse
@@ -40,6 +41,9 @@ class Wanted:
     ranks: tuple[int, ...]
     tokens: int
     at: Path | None = None
+    controls: int = 0
+    """Random plans among the controls that are made too; 0: no controls."""
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Planned:
     closed: float
     corners: tuple[tuple[int, float], ...]
     uniform: tuple[tuple[str, int, float], ...]
+    controls: tuple[tuple[Plan, Solution], ...] = ()
 
 
 def planned(spec: RunSpec, execution: Execution, wanted: Wanted, told: Told) -> Planned:
@@ -99,7 +104,23 @@ def planned(spec: RunSpec, execution: Execution, wanted: Wanted, told: Told) -> 
         closed=second_order(table, best.solution),
         corners=tuple((s.stored + other, s.cost) for s in frontier(choices)),
         uniform=tuple((n, s.stored + other, s.cost) for n, s in even.items()),
+        controls=_controls(choices, found, even, limits, wanted),
     )
+
+
+def _controls(
+    choices: Choices,
+    found: Mapping[str, Solution],
+    even: Mapping[str, Solution],
+    limits: tuple[int, int | None],
+    wanted: Wanted,
+) -> tuple[tuple[Plan, Solution], ...]:
+    """The plan that was solved for first, then what it is to be held against."""
+    if not wanted.controls or "planned" not in found:
+        return ()
+    best = found["planned"]
+    made = controls(choices, best, even, limits, wanted.controls, wanted.seed)
+    return tuple((as_plan(s, n), s) for n, s in {"planned": best, **made}.items())
 
 
 def _solved(

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowbit.guiding import advice
+from lowbit.plan.controls import controls
 from lowbit.plan.joint import as_plan, limit_of, options, second_order, uniform
 from lowbit.plan.maps import maps
 from lowbit.plan.rules import choose
@@ -155,3 +156,55 @@ def test_other_quantisers_are_told_what_they_can_say() -> None:
     assert told.bodies["hqq"] == {"mlp.up_proj": {"nbits": 8, "group_size": None}}
     assert told.unsaid["gptqmodel"] == (f"{block.format(0, 'down_proj')}: nf4@64+dq",)
     assert any("8 bits instead of 4" in line for line in told.unsaid["hqq"])
+
+
+# --- controls -------------------------------------------------------------------------------------
+
+
+@given(WEIGHTS, st.floats(0.2, 0.9), st.integers(0, 5))
+@settings(max_examples=25, deadline=None)
+def test_controls_spend_the_same_bytes_and_none_is_predicted_better(
+    weights: list[float], share: float, seed: int
+) -> None:
+    found = table(weights)
+    choices = options(found, FORMATS, RANKS)
+    least = sum(min(o.stored for o in each) for each in choices.values())
+    most = sum(max(o.stored for o in each) for each in choices.values())
+    limits = (round(least + share * (most - least)), None)
+    adapted = {site.name: site.reach is not None for site in found.sites}
+    even = {
+        f"{text} r{rank}": one
+        for text in FORMATS
+        for rank in RANKS
+        if (one := uniform(choices, adapted, text, rank)) is not None
+    }
+    best = solve(choices, *limits)
+    made = controls(choices, best, even, limits, 3, seed)
+    assert {"bits then rank", "random 0", "random 1", "random 2", "shuffled"} <= set(made)
+    for name, one in made.items():
+        assert one.stored <= limits[0], name
+        assert [o.site for o in one.options] == [o.site for o in best.options], name
+        assert one.cost >= best.cost - 1e-9, name
+        as_plan(one, name)
+    assert made["shuffled"].stored == best.stored
+    dealt = sorted((o.format, o.rank) for o in made["shuffled"].options)
+    assert dealt == sorted((o.format, o.rank) for o in best.options)
+    if "uniform" in made:
+        assert made["bits only"].cost <= made["uniform"].cost + 1e-9
+        assert made["rank only"].cost <= made["uniform"].cost + 1e-9
+    cheapest = min(o.stored for o in choices[SITES[0].name])
+    room = limits[0] - made["random 0"].stored
+    steps = [o.stored - chosen.stored for chosen in made["random 0"].options
+             for o in choices[chosen.site] if o.stored > chosen.stored]  # fmt: skip
+    assert all(step > room for step in steps), "no step up would still fit"
+    assert cheapest > 0
+
+
+def test_the_same_seed_draws_the_same_controls() -> None:
+    choices = options(table([1.0] * len(SITES)), FORMATS, RANKS)
+    limit = sum(sorted(o.stored for o in each)[len(each) // 2] for each in choices.values())
+    best = solve(choices, limit)
+    one, same, other = (controls(choices, best, {}, (limit, None), 2, s) for s in (1, 1, 2))
+    assert one == same
+    assert one != other
+    assert "uniform" not in one

@@ -1,0 +1,122 @@
+"""What an exact plan is to be held against at the same bytes: simpler ways to spend them.
+
+uniform          the uniform plan that fits and is predicted to cost least
+bits only        that plan's rank everywhere, bits chosen exactly
+rank only        that plan's format everywhere, ranks chosen exactly
+bits then rank   bits chosen exactly at the least rank, then ranks with what is left
+random N         drawn site by site, then moved up or down at random until the bytes are spent
+shuffled         the exact plan, its choices dealt anew among sites of the same shape
+
+No torch.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from lowbit.plan.search import Choices, Option, Solution, solve
+
+Controls = dict[str, Solution]
+
+
+def controls(
+    choices: Choices,
+    planned: Solution,
+    uniform: Mapping[str, Solution],
+    limits: tuple[int, int | None],
+    draws: int,
+    seed: int,
+) -> Controls:
+    """Every control that can be made within the limits, by its name."""
+    found: Controls = {}
+    fitting = {n: s for n, s in uniform.items() if _fits(s, limits)}
+    if fitting:
+        best = fitting[min(fitting, key=lambda name: fitting[name].cost)]
+        text, rank = _usual(best)
+        found["uniform"] = best
+        found["bits only"] = solve(_kept(choices, rank=rank), *limits)
+        found["rank only"] = solve(_kept(choices, text=text), *limits)
+    found["bits then rank"] = _in_turn(choices, limits)
+    source = random.Random(seed)
+    for i in range(draws):
+        found[f"random {i}"] = _random(choices, limits, source)
+    found["shuffled"] = _shuffled(choices, planned, source)
+    return found
+
+
+def _fits(solution: Solution, limits: tuple[int, int | None]) -> bool:
+    return solution.stored <= limits[0] and (limits[1] is None or solution.training <= limits[1])
+
+
+def _usual(solution: Solution) -> tuple[str, int]:
+    option = next((o for o in solution.options if o.rank), solution.options[0])
+    return option.format, option.rank
+
+
+def _kept(choices: Choices, text: str = "", rank: int = 0) -> dict[str, list[Option]]:
+    """Only options of a format, or of a rank; a site that has none keeps all it has."""
+    found = {}
+    for site, options in choices.items():
+        mine = [
+            o
+            for o in options
+            if (not text or o.format == text) and (not rank or not o.rank or o.rank == rank)
+        ]
+        found[site] = mine or list(options)
+    return found
+
+
+def _in_turn(choices: Choices, limits: tuple[int, int | None]) -> Solution:
+    least = {site: min(o.rank for o in options) for site, options in choices.items()}
+    first = solve(
+        {site: [o for o in options if o.rank == least[site]] for site, options in choices.items()},
+        *limits,
+    )
+    formats = {o.site: o.format for o in first.options}
+    second = {
+        site: [o for o in options if o.format == formats[site]] for site, options in choices.items()
+    }
+    return solve(second, *limits)
+
+
+def _random(choices: Choices, limits: tuple[int, int | None], source: random.Random) -> Solution:
+    """No bytes are left that any single step up could still use."""
+    chosen = {site: source.choice(list(options)) for site, options in choices.items()}
+    ladders = {site: sorted(options, key=lambda o: o.stored) for site, options in choices.items()}
+    sites = list(choices)
+    while not _fits(_solution(chosen), limits):
+        site = source.choice(sites)
+        place = ladders[site].index(chosen[site])
+        chosen[site] = ladders[site][max(0, place - 1)]
+    for site in source.sample(sites, len(sites)):
+        for option in ladders[site][ladders[site].index(chosen[site]) + 1 :]:
+            more = {**chosen, site: option}
+            if _fits(_solution(more), limits):
+                chosen = more
+    return _solution(chosen)
+
+
+def _solution(chosen: Mapping[str, Option]) -> Solution:
+    return Solution(tuple(chosen.values()), float("-inf"))
+
+
+def _shuffled(choices: Choices, planned: Solution, source: random.Random) -> Solution:
+    """Sites that have the same options by bytes trade what they were given."""
+    groups: dict[tuple[int, ...], list[Option]] = {}
+    for option in planned.options:
+        sizes = tuple(sorted(o.stored for o in choices[option.site]))
+        groups.setdefault(sizes, []).append(option)
+    dealt: dict[str, Option] = {}
+    for mine in groups.values():
+        given = source.sample(mine, len(mine))
+        for option, other in zip(mine, given, strict=True):
+            dealt[option.site] = _same(choices[option.site], other)
+    return _solution({option.site: dealt[option.site] for option in planned.options})
+
+
+def _same(options: Sequence[Option], like: Option) -> Option:
+    """The option of a site that has another's format and rank."""
+    found = next((o for o in options if (o.format, o.rank) == (like.format, like.rank)), None)
+    return found if found is not None else replace(like, site=options[0].site)
