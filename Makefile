@@ -1,6 +1,7 @@
 # make demo    a small study from nothing to a table, a figure and a report
 # make test    everything but what needs a GPU, the hub or a night
 # make check   formatting, types, architecture, spelling: what CI runs before the tests
+# make reproduce   the studies' laptop profiles end to end: many hours, resumable
 # make bench   speed and memory beside peers, on this machine, in one run
 # Every target does its own set-up in .venv; the first one downloads the packages.
 
@@ -15,7 +16,7 @@ ifneq ($(wildcard ../shared/assets/ASSETS.md),)
 export LOWBIT_ASSETS ?= $(abspath ../shared/assets)
 endif
 
-.PHONY: demo test check format bench clean nightly
+.PHONY: demo test check format bench clean nightly reproduce
 
 demo: $(VENV)/ready
 	$(BIN)/lowbit run studies/demo
@@ -31,7 +32,19 @@ check: $(VENV)/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/laws/test_architecture.py
-	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md docs src tests bench studies/*/study.toml
+	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md docs src tests bench experiments quant_noise.py studies/*/study.toml studies/*/README.md
+
+# Runs what has no record yet, so on a fresh clone it only predicts, decides and draws: the records are
+# committed. `rm -r studies/*/results` first to run everything again.
+STUDIES := studies/joint studies/bounds
+reproduce: $(VENV)/ready
+	for study in $(STUDIES); do \
+	  $(BIN)/lowbit run $$study --jobs 2 && \
+	  { ! grep -q '^\[\[forecast\]\]' $$study/study.toml || $(BIN)/lowbit predict $$study; } && \
+	  $(BIN)/lowbit compare $$study && $(BIN)/lowbit draw $$study && $(BIN)/lowbit report $$study || exit 1; \
+	done
+	$(BIN)/python experiments/simulate_quantization.py
+	$(BIN)/python experiments/export_theory.py --results results/theory
 
 format: $(VENV)/ready-dev
 	$(BIN)/ruff format .

@@ -1,7 +1,7 @@
 """Which gaps of a study are predicted, from where, and what was said: files, no torch.
 
-`results/forecasts/KIND-RUN.json` holds all plans that are predicted at one point: the base alone,
-or the place where one 16-bit run's adapter stands.
+`results/forecasts/KIND-PART-RUN.json` holds all plans that are predicted at one point: the base
+alone, or the place where one 16-bit run's adapter stands.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Point:
     def name(self) -> str:
         where = self.at or self.runs[0]
         text = where.name if self.at else where.name.replace(where.plan.name, "base")
-        return f"{self.forecast.kind}-{text}"
+        return f"{self.forecast.kind}-{self.forecast.part}-{text}"
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def cells(study: Study) -> list[Cell]:
     for point in points(study):
         if (found := read(path_of(study, point))) is not None:
             told.setdefault(point.forecast, []).append((point, found))
-    made = []
+    made: list[Cell] = []
     for forecast in study.forecasts:
         plans = {(r.model, r.task.called, r.plan.name): r for r in predicted_runs(study, forecast)}
         for (model, task, plan), run in plans.items():
@@ -119,7 +119,10 @@ def cells(study: Study) -> list[Cell]:
                 for one in each.plans
                 if one.plan == plan
             ]
-            if other is not None and setting is not None and setting.metric == "loss" and said:
+            if other is None or setting is None or setting.metric != "loss" or not said:
+                continue
+            # A plan of two parts is one cell: the first forecast's.
+            if not any((c.kind, c.task, c.plan) == (forecast.kind, task, plan) for c in made):
                 cell = _cell(forecast, setting, plan, other.plan.name, said)
                 made += [] if cell is None else [cell]
     return made

@@ -171,7 +171,7 @@ def _names(folder: Path, plans: tuple[str, str], seed: int) -> list[str]:
 def test_training_is_foreseen_to_take_back_what_its_rank_can(folder: Path) -> None:
     found = {cell.kind: cell for cell in cells(read_study(str(folder)))}
     moved, trained = found["transplanted"], found["adapted"]
-    told = read(next((folder / "results" / "forecasts").glob("adapted-*")))
+    told = read(next((folder / "results" / "forecasts").glob("adapted-trained-*")))
     assert told is not None
     (said,) = told.plans
     assert trained.foreseen["kl"].gap == pytest.approx(said.left * said.whole.kl)
