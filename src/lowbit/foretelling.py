@@ -132,7 +132,7 @@ def predicted(
 
 def _prediction(table: SensitivityTable, name: str, formats: dict[str, str]) -> Table:
     page = Table(box=None, padding=(0, 1), title=Text(f"{name} on {table.task}"))
-    for head in ("predictor", "gap, nats", "95 %", "perplexity", "how"):
+    for head in ("predictor", "gap, nats", "95 %", "perplexity by", "how"):
         page.add_column(head, justify="left" if head in ("predictor", "how") else "right")
     few = min((bits_of(parse(text)) for text in formats.values()), default=16.0)
     believed = "taylor" if few >= 4 else "kfac"

@@ -7,6 +7,7 @@ depends on: weights, data, formats, ranks, samples, seed.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from hashlib import sha256
@@ -145,7 +146,7 @@ def sequences(start: Prepared, tokens: int) -> tuple[list[Batch], list[int]]:
         count += len(example.ids)
     if count < min(tokens, LEAST):
         raise UserError(
-            f"{start.task.name} has {count:,} tokens to calibrate on; at least {LEAST:,} are "
-            "needed for an interval worth the name"
+            f"{start.task.name} has {count:,} tokens to calibrate on and {min(tokens, LEAST):,} are "
+            f"needed: a gap of 0.01 nats would be known to ± {1.96 * math.sqrt(0.02 / count):.3f}"
         )
     return found, documents

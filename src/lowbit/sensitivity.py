@@ -171,7 +171,7 @@ NAMES = {
     "fisher": "Fisher diagonal",
     "kfac": "K-FAC",
     "hutchinson": "Hutchinson",
-    "taylor": "Taylor at the real error",
+    "taylor": "Taylor, real error",
     "gauss_newton": "Gauss-Newton",
     "monte_carlo": "Monte Carlo",
     "kl": "KL of the outputs",

@@ -12,13 +12,13 @@ from lowbit.sensitivity import NAMES
 
 SHOWN = (TRUSTED, "kl")
 """The predictors whose numbers stand beside each cell."""
-HEADS = ("plan", "observed", "±", "closed form", "off", "KL + 1st", "off", "resolved")
+HEADS = ("plan", "observed", "±", "closed form", "off", "KL + 1st", "off", "sharp")
 SCORED = ("predictor", "sharp", "≤ 10 %", "> 25 %", "covered", "r", "criterion")
 CRITERION = (
     f"Fixed before any run: a cell is sharp where observed error and predicted spread are each at "
     f"most {100 * RESOLVED:.0f} % of it; at least {100 * ENOUGH:.0f} % of these within "
     f"{100 * CLOSE:.0f} %, none beyond {100 * FAR:.0f} %; of all others at least "
-    f"{100 * COVERED:.0f} % within their interval."
+    f"{100 * COVERED:.0f} % within their interval. *: sharp or not other than was declared."
 )
 
 
@@ -34,8 +34,7 @@ def _cell(cell: Cell) -> list[str]:
     row = [cell.plan, _nats(cell.observed), _nats(cell.se)]
     for name in SHOWN:
         row += [_nats(cell.foreseen[name].gap), f"{100 * cell.off(name):+.0f} %"]
-    state = "yes" if cell.seen else "no"
-    return [*row, state + ("" if cell.seen == cell.expected else " (not as expected)")]
+    return [*row, ("yes" if cell.seen else "no") + "*" * (cell.seen != cell.expected)]
 
 
 def score_rows(found: Sequence[Score]) -> list[list[str]]:
@@ -70,7 +69,8 @@ def tables(found: Sequence[Cell]) -> list[Table]:
 def _page(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     page = Table(box=None, padding=(0, 1), title=Text(title))
     for i, head in enumerate(heads):
-        page.add_column(head, justify="right" if i else "left", overflow="fold", no_wrap=bool(i))
+        width = None if i else max(len(row[0]) for row in rows)
+        page.add_column(head, justify="right" if i else "left", no_wrap=True, min_width=width)
     for row in rows:
         page.add_row(*row)
     return page
