@@ -146,7 +146,7 @@ def sequences(start: Prepared, tokens: int) -> tuple[list[Batch], list[int]]:
         count += len(example.ids)
     if count < min(tokens, LEAST):
         raise UserError(
-            f"{start.task.name} has {count:,} tokens to calibrate on and {min(tokens, LEAST):,} are "
+            f"{start.task.name} has {count:,} tokens to calibrate on; {min(tokens, LEAST):,} are "
             f"needed: a gap of 0.01 nats would be known to ± {1.96 * math.sqrt(0.02 / count):.3f}"
         )
     return found, documents
