@@ -32,7 +32,7 @@ check: $(VENV)/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/laws/test_architecture.py
-	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md docs src tests bench experiments quant_noise.py studies/*/study.toml studies/*/README.md
+	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md docs src tests bench experiments notebooks/quant_noise.py studies/*/study.toml studies/*/README.md
 
 # Runs what has no record yet, so on a fresh clone it only predicts, decides and draws: the records are
 # committed. `rm -r studies/*/results` first to run everything again.

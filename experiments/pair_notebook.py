@@ -6,7 +6,7 @@ from lowbit.classic.notebook import to_notebook
 from lowbit.files import write_atomic
 
 if __name__ == "__main__":
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parent.parent / "notebooks"
     text = (root / "quant_noise.py").read_text(encoding="utf-8")
     write_atomic(root / "quant_noise.ipynb", to_notebook(text).encode())
     print(f"notebook {root / 'quant_noise.ipynb'}")

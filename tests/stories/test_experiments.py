@@ -127,7 +127,7 @@ def test_the_documents_model_is_fetched_or_an_error_says_which_files(tmp_path: P
 
 # --- the derivation -------------------------------------------------------------------------------
 
-ROOT = SCRIPTS.parent
+ROOT = SCRIPTS.parent / "notebooks"
 
 
 def test_the_derivation_holds_cell_by_cell() -> None:
