@@ -52,6 +52,7 @@ LAYERS = {
         "install",
         "losses",
         "compiling",
+        "ternary",
     ],
     "the loop": ["adalora", "checkpoint", "clocks", "evaluate", "state", "adapt", "export"],
     "runs and records": [
@@ -107,6 +108,7 @@ LAYERS = {
         "tools",
         "foretelling",
         "budgeting",
+        "classic",
         "resolving",
         "cli",
     ],
@@ -171,7 +173,7 @@ CALLERS = {
         "engines.local",
         "engines.preload",
     },
-    "commands": {"cli"},
+    "commands": {"cli", "classic.tuning"},
     "cli": set(),
 }
 

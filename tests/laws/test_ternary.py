@@ -135,7 +135,7 @@ def test_what_is_stored_computes_what_was_trained(group: Group, rule: Rule) -> N
     whole = made.whole_bias()
     assert whole is not None
     assert torch.equal(F.linear(x, weight, whole), made(x)), "bit for bit"
-    assert torch.allclose(kept.bias.float(), whole, atol=1e-4)
+    assert torch.equal(kept.bias.float(), whole), "the bias too"
     assert torch.equal(scales_of(kept.packed), made.scales())
 
 
@@ -171,7 +171,7 @@ def test_reactivation_adds_dead_weights_up_as_a_bias_that_trains_them() -> None:
     dead = unblocked(made.codes() == 0, made.shape, made.grid)
     bias = made.whole_bias()
     assert bias is not None
-    assert torch.allclose(bias, 0.5 * (made.weight * dead).sum(1))
+    assert torch.allclose(bias, 0.5 * (made.weight * dead).sum(1), rtol=1e-3)
     made(torch.zeros(3, 200)).sum().backward()
     assert made.weight.grad is not None
     assert made.revival is not None
@@ -198,9 +198,10 @@ def test_a_learned_scale_is_trained_by_what_its_codes_say() -> None:
 def test_activations_in_eight_bits_are_close_and_let_gradients_through() -> None:
     x = torch.randn(7, 33, requires_grad=True)
     held = bits8(x)
+    found = held.detach()
     largest = x.detach().abs().amax(-1, keepdim=True)
-    assert bool(((held - x).abs() <= largest / 127 * 0.51 + 1e-3 * largest).all())
-    steps = held / (largest / 127)
+    assert bool(((found - x).abs() <= largest / 127 * 0.51 + 1e-3 * largest).all())
+    steps = found / (largest / 127)
     assert float((steps - steps.round()).abs().max()) < 0.2
     held.sum().backward()
     assert torch.equal(x.grad, torch.ones_like(x))  # type: ignore[arg-type]
@@ -223,7 +224,7 @@ def test_zero_dead_and_flipped_weights_are_counted() -> None:
 
 
 def test_what_is_not_yet_ternary_is_not_stored() -> None:
-    with pytest.raises(RunError, match="at lambda = 1, not at 0.999"):
+    with pytest.raises(RunError, match=r"at lambda = 1, not at 0\.999"):
         store(layer(Grid(64), strength=0.999))
 
 
