@@ -1,0 +1,103 @@
+"""Whether a change is better: noise first, paired seeds, and one alpha for the whole campaign.
+
+Screening is one seed: it only says whether confirming is worth the time. A confirmation compares
+candidate and incumbent over the same seeds and articles; seeds and articles are drawn together
+(`inference.bootstrap`). The k-th confirmation of a campaign may err with probability
+
+    alpha_k = alpha 6 / (pi k)^2,        sum over all k = alpha
+
+so that however long the loop runs, a change that is nothing is kept at all with probability at most
+alpha. No torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lowbit.inference import Difference, Paired, bootstrap
+
+Reason = Literal["better", "not better", "another bit class", "too few seeds"]
+RESAMPLES = 4_000
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What another seed alone does: standard deviation of a program's loss over seeds."""
+
+    sd: float
+    seeds: int
+
+    @property
+    def of_difference(self) -> float:
+        """Of two single runs."""
+        return math.sqrt(2) * self.sd
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of a confirmation: kept or not, why, and what was spent on saying so."""
+
+    keep: bool
+    reason: Reason
+    gain: Difference | None
+    p: float | None
+    alpha: float
+
+
+def noise_of(losses: Sequence[float]) -> Noise:
+    """From the same program on several seeds."""
+    if len(losses) < 2:
+        raise ValueError("noise needs two seeds at least")
+    return Noise(float(np.std(losses, ddof=1)), len(losses))
+
+
+def share(alpha: float, confirmation: int) -> float:
+    """Of the campaign's alpha, for its k-th confirmation, counted from 1."""
+    if confirmation < 1:
+        raise ValueError("confirmations are counted from 1")
+    return alpha * 6 / (math.pi * confirmation) ** 2
+
+
+def spent(alpha: float, confirmations: int) -> float:
+    return sum(share(alpha, k) for k in range(1, confirmations + 1))
+
+
+def worth_confirming(candidate: float, incumbent: float, noise: Noise, slack: float = 0.5) -> bool:
+    """Whether one seed looks good enough: not worse by more than half the noise of a difference.
+
+    A true gain as large as the noise is then missed by one screening in fifteen.
+    """
+    return candidate - incumbent < slack * noise.of_difference
+
+
+def confirm(
+    candidate: tuple[ArrayLike, ArrayLike],
+    incumbent: tuple[ArrayLike, ArrayLike],
+    alpha: float,
+    seed: int = 0,
+) -> Verdict:
+    """(sums, counts), each (seeds, articles), of both; better is a lower loss."""
+    ours, theirs = (tuple(np.asarray(a, float) for a in side) for side in (candidate, incumbent))
+    if ours[0].shape[0] < 2:
+        return Verdict(False, "too few seeds", None, None, alpha)
+    pair = Paired(theirs[0], theirs[1], ours[0], ours[1])
+    gain = bootstrap(pair, np.random.default_rng(seed), RESAMPLES)
+    p = gain.p_above(0.0)
+    better = p < alpha
+    return Verdict(better, "better" if better else "not better", gain, p, alpha)
+
+
+def in_class(bits: float, incumbent: float, tolerance: float = 0.02) -> bool:
+    """Whether a candidate's effective bits are those of the incumbent, or fewer."""
+    return bits <= incumbent * (1 + tolerance)
+
+
+def on_front(bits: float, loss: float, kept: Sequence[tuple[float, float]]) -> bool:
+    """Whether no kept (bits, loss) is at least as good in both."""
+    return not any(b <= bits and other <= loss for b, other in kept)

@@ -1,0 +1,224 @@
+"""The loop's memory, its git and its judgement."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lowbit.errors import RunError, UserError
+from lowbit.research.branch import Branch, git
+from lowbit.research.judge import (
+    Noise,
+    confirm,
+    in_class,
+    noise_of,
+    on_front,
+    share,
+    spent,
+    worth_confirming,
+)
+from lowbit.research.ledger import Ledger
+
+
+def ledger(path: Path) -> Ledger:
+    ticks = count(1000)
+    return Ledger(path, lambda: float(next(ticks)))
+
+
+def filled(path: Path, size: int = 6) -> Ledger:
+    made = ledger(path)
+    for i in range(size):
+        made.append("trial", number=i, text="naïve ✓" * i)
+    return made
+
+
+# --- the ledger -----------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_replayed(tmp_path: Path) -> None:
+    made = filled(tmp_path / "ledger.jsonl")
+    again = ledger(tmp_path / "ledger.jsonl")
+    assert again.events == made.events
+    assert again.last("trial") == made.events[-1]
+    assert again.last("other") is None
+    more = again.append("judged", keep=True)
+    assert ledger(tmp_path / "ledger.jsonl").events == [*made.events, more]
+
+
+@pytest.mark.parametrize("lost", range(1, 120, 7))
+def test_a_kill_while_writing_loses_at_most_the_line_it_wrote(tmp_path: Path, lost: int) -> None:
+    path = tmp_path / "ledger.jsonl"
+    made = filled(path)
+    whole = path.read_bytes()
+    last = len(whole.splitlines(keepends=True)[-1])
+    path.write_bytes(whole[: -min(lost, last)])
+    again = ledger(path)
+    assert again.events == made.events[:-1]
+    again.append("trial", number=99)
+    assert [e.body["number"] for e in ledger(path).events] == [0, 1, 2, 3, 4, 99]
+
+
+@pytest.mark.parametrize("how", ["changed", "removed", "doubled", "swapped", "torn inside"])
+def test_a_ledger_that_was_tampered_with_is_refused(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "ledger.jsonl"
+    filled(path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    if how == "changed":
+        body = json.loads(lines[2])
+        body["body"]["number"] = 7
+        lines[2] = (json.dumps(body, sort_keys=True, separators=(",", ":")) + "\n").encode()
+    elif how == "removed":
+        del lines[2]
+    elif how == "doubled":
+        lines.insert(2, lines[2])
+    elif how == "swapped":
+        lines[2], lines[3] = lines[3], lines[2]
+    else:
+        lines[2] = lines[2][:10] + b"\n"
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(RunError, match="line"):
+        ledger(path)
+
+
+def test_a_number_that_is_none_is_not_written(tmp_path: Path) -> None:
+    made = filled(tmp_path / "ledger.jsonl", 2)
+    with pytest.raises(ValueError, match="JSON"):
+        made.append("scored", loss=float("nan"))
+    assert len(ledger(tmp_path / "ledger.jsonl").events) == 2
+
+
+# --- git ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def branch(tmp_path: Path) -> Branch:
+    home = tmp_path / "home"
+    home.mkdir()
+    git(home, "init", "--quiet", "-b", "main")
+    (home / "train.py").write_text("lr = 1\n")
+    (home / "other.txt").write_text("committed\n")
+    git(home, "add", ".")
+    git(home, "commit", "--quiet", "-m", "start")
+    (home / "other.txt").write_text("the person's uncommitted work\n")
+    (home / "train.py").write_text("lr = 'being edited by the person'\n")
+    return Branch(home, tmp_path / "tree", "try.1")
+
+
+def test_the_persons_work_is_never_touched(branch: Branch) -> None:
+    before = subprocess.run(["git", "-C", branch.repository, "status", "--porcelain=v2"],
+                            capture_output=True, text=True, check=True).stdout  # fmt: skip
+    start = branch.create()
+    first = branch.commit("train.py", "lr = 2\n", "double it")
+    branch.discard(1, first, start)
+    second = branch.commit("train.py", "lr = 3\n", "triple it")
+    assert branch.head() == second
+    branch.restore()
+    assert (branch.repository / "other.txt").read_text() == "the person's uncommitted work\n"
+    assert "person" in (branch.repository / "train.py").read_text()
+    after = subprocess.run(["git", "-C", branch.repository, "status", "--porcelain=v2"],
+                           capture_output=True, text=True, check=True).stdout  # fmt: skip
+    assert before == after
+    assert git(branch.repository, "rev-parse", "--abbrev-ref", "HEAD") == "main"
+
+
+def test_what_is_discarded_stays_reachable(branch: Branch) -> None:
+    start = branch.create()
+    commit = branch.commit("train.py", "lr = 2\n", "double it")
+    branch.discard(1, commit, start)
+    branch.discard(1, commit, start)
+    assert branch.head() == start
+    assert git(branch.repository, "rev-parse", branch.ref(1)) == commit
+    assert branch.show(commit, "train.py") == "lr = 2\n"
+    assert branch.changed(commit, start) == ["train.py"]
+
+
+def test_a_worktree_that_was_lost_or_left_dirty_is_put_back(branch: Branch) -> None:
+    branch.create()
+    commit = branch.commit("train.py", "lr = 2\n", "double it")
+    (branch.worktree / "train.py").write_text("half written")
+    folder = Path(git(branch.worktree, "rev-parse", "--absolute-git-dir"))
+    (folder / "index.lock").write_text("")
+    branch.restore()
+    assert (branch.worktree / "train.py").read_text() == "lr = 2\n"
+    branch.remove()
+    branch.restore()
+    assert branch.head() == commit
+
+
+def test_a_branch_is_new_and_a_change_is_a_change(branch: Branch) -> None:
+    branch.create()
+    with pytest.raises(UserError, match="exists already"):
+        branch.create()
+    with pytest.raises(UserError, match="as it was"):
+        branch.commit("train.py", "lr = 1\n", "nothing")
+    for tag in ("../up", "a b", "", "x.lock", "-f"):
+        with pytest.raises(UserError, match="letters"):
+            Branch(branch.repository, branch.worktree / "x", tag).create()
+
+
+# --- judgement ------------------------------------------------------------------------------------
+
+
+@given(st.floats(0.001, 0.2), st.integers(1, 400))
+def test_a_campaign_never_spends_more_than_its_alpha(alpha: float, long: int) -> None:
+    assert spent(alpha, long) < alpha
+    assert share(alpha, long) >= share(alpha, long + 1)
+
+
+def scores(rng: np.random.Generator, seeds: int, gain: float, spread: float) -> tuple:
+    """(candidate, incumbent) over 20 articles, paired by article and seed."""
+    counts = np.full((seeds, 20), 1000.0)
+    article = rng.normal(3.5, 0.3, (1, 20))
+    theirs = article + rng.normal(0, spread, (seeds, 1)) + rng.normal(0, 0.01, (seeds, 20))
+    ours = article - gain + rng.normal(0, spread, (seeds, 1)) + rng.normal(0, 0.01, (seeds, 20))
+    return (ours * counts, counts), (theirs * counts, counts)
+
+
+def test_changes_of_nothing_are_kept_in_no_more_campaigns_than_alpha_says() -> None:
+    rng, alpha, campaigns, kept = np.random.default_rng(0), 0.05, 60, 0
+    for _ in range(campaigns):
+        found = (confirm(*scores(rng, 4, 0.0, 0.02), share(alpha, k)) for k in range(1, 6))
+        kept += any(one.keep for one in found)
+    # At most 5 %: three expected, and eight would come by chance once in a hundred times.
+    assert kept <= 8
+
+
+def test_a_real_gain_is_kept_and_a_loss_is_not() -> None:
+    rng = np.random.default_rng(1)
+    better = confirm(*scores(rng, 4, 0.2, 0.01), share(0.05, 3))
+    assert better.keep
+    assert better.gain is not None
+    assert better.gain.estimate == pytest.approx(0.2, abs=0.05)
+    worse = confirm(*scores(rng, 4, -0.2, 0.01), share(0.05, 3))
+    assert (worse.keep, worse.reason) == (False, "not better")
+    single = confirm(*scores(rng, 1, 0.5, 0.0), 0.05)
+    assert (single.keep, single.reason) == (False, "too few seeds")
+
+
+@given(st.floats(0.001, 0.1), st.floats(-0.3, 0.3))
+@settings(max_examples=40)
+def test_screening_lets_through_what_noise_could_hide(sd: float, gain: float) -> None:
+    noise = Noise(sd, 3)
+    assert worth_confirming(3.0 - gain, 3.0, noise) == (-gain < 0.5 * np.sqrt(2) * sd)
+
+
+def test_noise_is_the_spread_over_seeds() -> None:
+    assert noise_of([1.0, 3.0]).sd == pytest.approx(np.sqrt(2))
+    with pytest.raises(ValueError, match="two seeds"):
+        noise_of([1.0])
+
+
+def test_bits_are_a_class_and_fronts_are_of_both() -> None:
+    assert in_class(1.73, 1.725)
+    assert not in_class(2.1, 1.725)
+    kept = [(1.7, 3.5), (2.1, 3.4)]
+    assert on_front(1.9, 3.45, kept)
+    assert not on_front(2.2, 3.4, kept)
+    assert not on_front(1.7, 3.5, kept)
