@@ -109,6 +109,7 @@ LAYERS = {
         "foretelling",
         "budgeting",
         "classic",
+        "research",
         "resolving",
         "cli",
     ],
