@@ -1,0 +1,148 @@
+"""Runs a program that is not trusted: python -I jail.py SPEC.json
+
+Standard library only, because it runs before anything else of the candidate. It takes away what the
+system lets it take away, says on a pipe what that was, and becomes the program:
+
+    files      Landlock: nothing outside the listed folders can be read or written
+    network    a namespace of its own without any interface, else Landlock's refusal of TCP
+    processes  a namespace of its own: when its first process is killed, all the others are too
+
+What was not possible is reported, never assumed. macOS has `sandbox-exec` (see `sandbox`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+
+CREATE, ADD, RESTRICT = 444, 445, 446
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+ALL_FILES = (0, (1 << 13) - 1, (1 << 14) - 1, (1 << 15) - 1, (1 << 15) - 1, (1 << 16) - 1)
+READ = EXECUTE | READ_FILE | READ_DIR
+NEWNS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
+NO_NEW_PRIVS, DEATH_SIGNAL = 38, 1
+
+
+class Ruleset(ctypes.Structure):
+    _fields_ = (
+        ("files", ctypes.c_uint64),
+        ("network", ctypes.c_uint64),
+        ("scoped", ctypes.c_uint64),
+    )
+
+
+class Beneath(ctypes.Structure):
+    _pack_ = 1
+    _fields_ = (("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32))
+
+
+def libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def namespaces() -> list[str]:
+    """Apart from everybody else's network, processes and mounts, as far as that is allowed."""
+    uid, gid = os.getuid(), os.getgid()
+    for flags, names in (
+        (NEWUSER | NEWNET | NEWPID | NEWIPC | NEWNS, ["network", "processes", "mounts"]),
+        (NEWUSER | NEWNET, ["network"]),
+    ):
+        if libc().unshare(flags) == 0:
+            for name, text in (
+                ("setgroups", "deny"),
+                ("uid_map", f"{uid} {uid} 1"),
+                ("gid_map", f"{gid} {gid} 1"),
+            ):
+                try:
+                    with open(f"/proc/self/{name}", "w") as file:
+                        file.write(text)
+                except OSError:
+                    return []
+            return names
+    return []
+
+
+def own_proc() -> None:
+    """A /proc that knows only the processes in here, where it may be mounted."""
+    private = (1 << 18) | (1 << 14)
+    libc().mount(b"none", b"/", None, private, None)
+    libc().mount(b"proc", b"/proc", b"proc", 0, None)
+
+
+def landlock(readable: list[str], writable: list[str]) -> list[str]:
+    """Only these folders, and no TCP; what the kernel could do of it."""
+    system = libc()
+    version = system.syscall(CREATE, None, 0, 1)
+    if version < 1:
+        return []
+    handled = ALL_FILES[min(version, len(ALL_FILES) - 1)]
+    network = 3 if version >= 4 else 0
+    scoped = 3 if version >= 6 else 0
+    rules = Ruleset(handled, network, scoped)
+    size = 24 if version >= 6 else 16 if version >= 4 else 8
+    made = system.syscall(CREATE, ctypes.byref(rules), size, 0)
+    if made < 0:
+        return []
+    for paths, allowed in ((readable, READ), (writable, handled)):
+        for path in paths:
+            _allow(system, made, path, allowed & handled)
+    if system.prctl(NO_NEW_PRIVS, 1, 0, 0, 0) or system.syscall(RESTRICT, made, 0):
+        return []
+    os.close(made)
+    return ["files", "network"] if network else ["files"]
+
+
+def _allow(system: ctypes.CDLL, rules: int, path: str, allowed: int) -> None:
+    try:
+        folder = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return
+    if not os.path.isdir(path):
+        allowed &= EXECUTE | WRITE_FILE | READ_FILE | (1 << 14) | (1 << 15)
+    system.syscall(ADD, rules, 1, ctypes.byref(Beneath(allowed, folder)), 0)
+    os.close(folder)
+
+
+def limits(spec: dict) -> None:
+    """What one process may take; what all together take is watched from outside."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (spec["file_bytes"], spec["file_bytes"]))
+
+
+def main() -> None:
+    with open(sys.argv[1]) as file:
+        spec = json.load(file)
+    os.setsid()
+    libc().prctl(DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+    apart = namespaces() if spec["isolate"] else []
+    if "processes" in apart:
+        # The first process of the new namespace is the next one that is forked.
+        child = os.fork()
+        if child:
+            _wait(child)
+        libc().prctl(DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+        own_proc()
+    os.chdir(spec["folder"])
+    closed = landlock(spec["readable"], spec["writable"]) if spec["isolate"] else []
+    limits(spec)
+    told = json.dumps({"namespaces": apart, "landlock": closed}) + "\n"
+    os.write(spec["report"], told.encode())
+    os.close(spec["report"])
+    os.execve(spec["program"][0], spec["program"], spec["environment"])
+
+
+def _wait(child: int) -> None:
+    """Ends as the program ended."""
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        signal.signal(os.WTERMSIG(status), signal.SIG_DFL) if os.WTERMSIG(status) != 9 else None
+        os.kill(os.getpid(), os.WTERMSIG(status))
+    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
+if __name__ == "__main__":
+    main()

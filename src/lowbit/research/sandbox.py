@@ -1,0 +1,231 @@
+"""A candidate runs in a copy of its own, watched and bounded from outside.
+
+Outside means: a process of ours looks at the clock, the memory, the number of processes, the size
+of the folder and of what is printed, and kills the whole group when one is too much. `jail` takes
+files and network away, as far as the system can; how far is in the outcome's `level`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+JAIL = Path(__file__).with_name("jail.py")
+End = Literal["done", "failed", "timeout", "memory", "processes", "disk", "output"]
+Clock = Callable[[], float]
+# What an interpreter with torch needs to read; never a person's own folders.
+SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/opt/intel", "/sys/devices", "/sys/fs/cgroup")
+DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random", "/dev/shm", "/proc")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`seconds` of everything, start-up included; bytes of memory, of files, of printed text."""
+
+    seconds: float
+    memory: int = 8 * 2**30
+    processes: int = 64
+    disk: int = 2 * 2**30
+    output: int = 2**20
+
+
+@dataclass(frozen=True)
+class Level:
+    """What was taken away, and by what means."""
+
+    files: str = "none"
+    network: str = "none"
+    processes: str = "group"
+
+    @property
+    def sealed(self) -> bool:
+        """Whether a keep may be called a keep: no file and no network but what was given."""
+        return self.files != "none" and self.network != "none"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. `output` is what it printed, cut to the limit; it proves nothing."""
+
+    end: End
+    code: int
+    seconds: float
+    peak: int
+    output: str
+    level: Level
+
+
+def run(
+    program: Sequence[str],
+    folder: Path,
+    limits: Limits,
+    readable: Sequence[Path] = (),
+    environment: Mapping[str, str] | None = None,
+    isolate: bool = True,
+    clock: Clock = time.monotonic,
+    wait: Callable[[float], None] = time.sleep,
+) -> Outcome:
+    """Run a program in `folder`, which it may write to; nothing else but `readable` is there."""
+    folder = folder.resolve()
+    (folder / "tmp").mkdir(parents=True, exist_ok=True)
+    told, tells = os.pipe()
+    spec = _spec(program, folder, limits, readable, environment or {}, isolate, tells)
+    where = folder / "tmp" / "jail.json"
+    where.write_text(json.dumps(spec), encoding="utf-8")
+    printed = folder / "tmp" / "output.txt"
+    with printed.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-I", str(JAIL), str(where)],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            pass_fds=(tells,),
+            env={},
+            cwd=folder,
+        )
+    os.close(tells)
+    watched = _watch(process, folder, printed, limits, clock, wait)
+    level = _level(told, isolate)
+    end, seconds, peak = watched
+    code = process.returncode
+    if end == "done" and code:
+        end = "failed"
+    text = printed.read_bytes()[: limits.output].decode("utf-8", "replace")
+    return Outcome(end, code, seconds, peak, text, level)
+
+
+def _spec(
+    program: Sequence[str],
+    folder: Path,
+    limits: Limits,
+    readable: Sequence[Path],
+    environment: Mapping[str, str],
+    isolate: bool,
+    report: int,
+) -> dict[str, object]:
+    prefixes = {sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent.parent)}
+    known = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(folder / "tmp"),
+        "TMPDIR": str(folder / "tmp"),
+        "LC_ALL": "C.UTF-8",
+        "HF_HUB_OFFLINE": "1",
+        **environment,
+    }
+    return {
+        "program": list(program),
+        "folder": str(folder),
+        "readable": [*SYSTEM, *sorted(prefixes), *(str(path.resolve()) for path in readable)],
+        "writable": [str(folder), *DEVICES],
+        "environment": known,
+        "file_bytes": limits.disk,
+        "isolate": isolate,
+        "report": report,
+    }
+
+
+def _watch(
+    process: subprocess.Popen[bytes],
+    folder: Path,
+    printed: Path,
+    limits: Limits,
+    clock: Clock,
+    wait: Callable[[float], None],
+) -> tuple[End, float, int]:
+    """Until it ends, or until something is too much."""
+    began, peak, looks = clock(), 0, 0
+    while True:
+        if process.poll() is not None:
+            _kill(process)
+            return "done", clock() - began, peak
+        family = _family(process.pid)
+        held = sum(_resident(one) for one in family)
+        peak, looks = max(peak, held), looks + 1
+        end = _too_much(limits, clock() - began, held, len(family), printed)
+        if end is None and looks % 10 == 1 and _size(folder) > limits.disk:
+            end = "disk"
+        if end is not None:
+            _kill(process)
+            return end, clock() - began, peak
+        wait(0.05)
+
+
+def _too_much(
+    limits: Limits, seconds: float, held: int, processes: int, printed: Path
+) -> End | None:
+    if seconds > limits.seconds:
+        return "timeout"
+    if held > limits.memory:
+        return "memory"
+    if processes > limits.processes:
+        return "processes"
+    return "output" if printed.stat().st_size > limits.output else None
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        first = psutil.Process(pid)
+        return [first, *first.children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(where, name)).st_size
+            except OSError:
+                continue
+    return total
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """The whole group, and whoever left it: nobody is asked twice."""
+    family = _family(process.pid)
+    for kill in (lambda: os.killpg(process.pid, signal.SIGKILL), process.kill):
+        try:
+            kill()
+        except (ProcessLookupError, PermissionError):
+            continue
+    for one in family:
+        try:
+            one.kill()
+        except psutil.Error:
+            continue
+    process.wait()
+    psutil.wait_procs(family, timeout=5)
+
+
+def _level(told: int, isolate: bool) -> Level:
+    """What the jail said that it could take away, before it became the program."""
+    with os.fdopen(told, "rb") as pipe:
+        text = pipe.readline()
+    if not isolate or not text:
+        return Level()
+    found = json.loads(text)
+    apart, closed = found["namespaces"], found["landlock"]
+    network = "namespace" if "network" in apart else "landlock" if "network" in closed else "none"
+    return Level(
+        files="landlock" if "files" in closed else "none",
+        network=network,
+        processes="namespace" if "processes" in apart else "group",
+    )
