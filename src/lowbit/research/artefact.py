@@ -1,0 +1,164 @@
+"""What a candidate leaves: packed ternary matrices and the rest of the model, in one file.
+
+    SITE.codes    uint8 (rows, bytes), five codes a byte
+    SITE.scales   int16 (rows, groups), the bits of 16-bit numbers
+    SITE.bias     float16 (rows,), where training added one
+    NAME          float16, every parameter of the model that is no block matrix
+
+Nothing else may be in it and nothing may be missing, so there is no place to hide capacity in.
+Every byte counts towards the effective bits of a weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lowbit.errors import LowbitError
+from lowbit.models.family import find_sites
+from lowbit.models.loading import Checkpoint, load
+from lowbit.quant.codec import Packed, decode
+from lowbit.quant.formats import FORMATS, parse
+from lowbit.quant.packing import unpack
+from lowbit.spec import BLOCK_ROLES, Site
+
+NAME = "model.safetensors"
+MOST_BYTES = 4 * 2**30
+
+
+class RefusedError(LowbitError):
+    """An artefact that is not what was asked for; says what."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """A model made from an artefact, and what it takes: `bits` a ternary weight, all counted."""
+
+    model: nn.Module
+    bits: float
+    stored: int
+    zero: float
+    """Share of the ternary weights that are zero."""
+
+
+def read(folder: Path, checkpoint: Checkpoint) -> Read:
+    """The model that an artefact describes; refused where it is not ternary, or not just that."""
+    tensors = _tensors(folder / NAME)
+    model = load(checkpoint, "language", 0, 0).float().eval()
+    blocks = [s for s in find_sites(model, checkpoint.matrices) if s.role in BLOCK_ROLES]
+    taken: set[str] = set()
+    numbers = zeros = 0
+    for site in blocks:
+        zeros += _put_site(model, site, tensors, taken)
+        numbers += site.shape[0] * site.shape[1]
+    _put_rest(model, {site.name for site in blocks}, tensors, taken)
+    more = sorted(set(tensors) - taken)
+    if more:
+        raise RefusedError(f"the artefact holds what the model has no place for: {more[0]}")
+    stored = sum(t.numel() * t.element_size() for t in tensors.values())
+    return Read(model, 8 * stored / numbers, stored, zeros / numbers)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    if path.is_symlink() or not path.is_file():
+        raise RefusedError(f"the candidate left no {NAME}")
+    if path.stat().st_size > MOST_BYTES:
+        raise RefusedError(f"{NAME} is larger than any ternary model of this size")
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, OSError, KeyError) as error:
+        raise RefusedError(f"{NAME} is torn: {error}") from None
+
+
+def _take(
+    tensors: Mapping[str, Tensor],
+    taken: set[str],
+    name: str,
+    kind: torch.dtype,
+    shape: tuple[int, ...],
+) -> Tensor:
+    if name not in tensors:
+        raise RefusedError(f"the artefact lacks {name}")
+    found = tensors[name]
+    if found.dtype != kind or tuple(found.shape) != shape:
+        was, wanted = (str(one).removeprefix("torch.") for one in (found.dtype, kind))
+        raise RefusedError(f"{name} is {was} {tuple(found.shape)}, not {wanted} {shape}")
+    taken.add(name)
+    return found
+
+
+def _put_site(model: nn.Module, site: Site, tensors: Mapping[str, Tensor], taken: set[str]) -> int:
+    """Decode a matrix into the model; how many of its weights are zero."""
+    rows, columns = site.shape
+    packing = FORMATS["ternary"].packing
+    bytes_a_row = -(-columns // packing.codes)
+    codes = _take(tensors, taken, f"{site.name}.codes", torch.uint8, (rows, bytes_a_row))
+    if int(codes.max()) >= packing.radix**packing.codes:
+        raise RefusedError(f"{site.name}.codes holds a byte that stands for no five codes")
+    digits = unpack(codes, columns, packing)
+    group = _group(site, tensors)
+    groups = 1 if group == "row" else -(-columns // int(group))
+    scales = _take(tensors, taken, f"{site.name}.scales", torch.int16, (rows, groups))
+    if not bool(torch.isfinite(scales.view(torch.float16)).all()):
+        raise RefusedError(f"{site.name}.scales are not finite")
+    packed = Packed(parse(f"ternary@{group}"), site.shape, codes, scales)
+    module = model.get_submodule(site.name)
+    weight = decode(packed)
+    # Three values in every group: what the format promises, asserted on the numbers themselves.
+    _assert_ternary(site, weight, scales.view(torch.float16).float(), group)
+    with torch.no_grad():
+        turned = type(module).__name__ == "Conv1D"
+        module.weight.copy_(weight.t() if turned else weight)  # type: ignore[union-attr, operator]
+    name = f"{site.name}.bias"
+    if name in tensors:
+        bias = _take(tensors, taken, name, torch.float16, (rows,)).float()
+        if not bool(torch.isfinite(bias).all()):
+            raise RefusedError(f"{name} is not finite")
+        module.bias = nn.Parameter(bias, requires_grad=False)
+    elif getattr(module, "bias", None) is not None:
+        raise RefusedError(f"the artefact lacks {name}")
+    return int((digits == 1).sum())
+
+
+def _group(site: Site, tensors: Mapping[str, Tensor]) -> int | str:
+    """From the number of scales a row: groups are as wide as that many need."""
+    scales = tensors.get(f"{site.name}.scales")
+    if scales is None or scales.dim() != 2 or not 1 <= scales.shape[1] <= site.shape[1]:
+        raise RefusedError(f"{site.name}.scales is missing or has no shape of scales")
+    count = scales.shape[1]
+    if count == 1:
+        return "row"
+    for size in (32, 64, 128, 256):
+        if -(-site.shape[1] // size) == count:
+            return size
+    raise RefusedError(
+        f"{site.name} has {count} scales a row: groups are 32, 64, 128, 256 or a row"
+    )
+
+
+def _assert_ternary(site: Site, weight: Tensor, scales: Tensor, group: int | str) -> None:
+    size = site.shape[1] if group == "row" else int(group)
+    spread = scales.repeat_interleave(size, 1)[:, : site.shape[1]]
+    if not bool(((weight == 0) | (weight.abs() == spread.abs())).all()):
+        raise RefusedError(f"{site.name} has weights that are not -1, 0 or +1 times a scale")
+
+
+def _put_rest(
+    model: nn.Module, blocks: set[str], tensors: Mapping[str, Tensor], taken: set[str]
+) -> None:
+    """Embeddings, norms, heads: in 16 bits, every one of them, once."""
+    for name, parameter in model.named_parameters():
+        site = name.rpartition(".")[0]
+        if site in blocks:
+            continue
+        found = _take(tensors, taken, name, torch.float16, tuple(parameter.shape))
+        if not bool(torch.isfinite(found).all()):
+            raise RefusedError(f"{name} is not finite")
+        with torch.no_grad():
+            parameter.copy_(found.float())
