@@ -22,7 +22,7 @@ def analysed(doc: str | None) -> tuple[list[Row], dict[int, float], Path]:
         rows = read(said.results)
         for path in write_tables(rows, said.results):
             print(f"table    {path}")
-        predicted = {} if said.no_theory else foreseen(rows, said.tokens)
+        predicted = {} if said.no_theory else foreseen(rows, said.results, said.tokens)
     except LowbitError as error:
         sys.exit(f"error: {error}")
     found = write_validation(rows, predicted, said.results)

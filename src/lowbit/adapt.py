@@ -76,7 +76,7 @@ def steps_per_epoch(part: Sequence[Example], train: TrainSpec) -> int:
 
 
 NOISIER = 4.0
-"""Times the first variance of the gradient beyond which a run is warned of."""
+"""Times the variance of the gradient after the warm-up beyond which a run is warned of."""
 
 
 def total_steps(part: Sequence[Example], train: TrainSpec) -> int:
@@ -174,6 +174,8 @@ def _step(
         tokens=state.position.tokens + sum(len(batch.ids) for batch in gathered),
         recent_loss=state.position.recent_loss + summed,
         recent_labels=state.position.recent_labels + labels,
+        recent_squares=state.position.recent_squares + size**2,
+        recent_steps=state.position.recent_steps + 1,
     )
     return summed / labels, size, seen
 
@@ -196,7 +198,9 @@ def _write_step(
     position = state.position
     if not _logged(position.step, total, setting):
         return
-    variance = state.gradient_variance()
+    # The share of noise, of what the squares of unclipped gradients came to since the last line.
+    variance = state.noise_share() * position.recent_squares / position.recent_steps
+    warmed = position.step >= math.ceil(setting.train.warmup * total)
     rising = not position.warned and noisier(position.first_variance, variance)
     log.write(
         {
@@ -216,23 +220,25 @@ def _write_step(
         position,
         recent_loss=0.0,
         recent_labels=0,
-        first_variance=position.first_variance or variance,
+        recent_squares=0.0,
+        recent_steps=0,
+        first_variance=position.first_variance or (variance if warmed else 0.0),
         warned=position.warned or rising,
     )
 
 
 def noisier(first: float, now: float) -> bool:
-    """Whether gradients have become much noisier than they were at the first logged step."""
+    """Whether gradients have become much noisier than they were once the warm-up was over."""
     return first > 0 and now > NOISIER * first
 
 
 def _expected(times: float) -> str:
     """What the theory says to gradients that become noisier."""
     return (
-        f"the gradient's variance is {times:.1f} times what it was at first. A base stored in few "
-        "bits does not do this: it shifts the gradient by an offset that stays, and only noise "
-        "drawn anew at every step would add variance. A smaller learning rate or a longer warm-up "
-        "is what to try"
+        f"the gradient's variance is {times:.1f} times what it was after the warm-up. A base "
+        "stored in few bits does not do this: it shifts the gradient by an offset that stays, and "
+        "only noise drawn anew at every step would add variance. A smaller learning rate or a "
+        "longer warm-up is what to try"
     )
 
 

@@ -11,6 +11,7 @@ from lowbit.options import (
     DeviceOption,
     ModelArgument,
     PlanOption,
+    ProfileOption,
     SetOption,
     TaskOption,
     guarded,
@@ -97,6 +98,7 @@ def predict(
     tokens: TokensOption = 4096,
     at: AtOption = None,
     settings: SetOption = None,
+    profile: ProfileOption = None,
 ) -> None:
     """What a plan will cost in nats and in perplexity, before anything is trained.
 
@@ -107,9 +109,12 @@ def predict(
     from lowbit import foretelling
 
     if not task:
+        from lowbit.errors import UserError
         from lowbit.study import read
 
-        foretelling.predict_study(read(model))
+        if plan or bits or at:
+            raise UserError("a study says itself what is predicted: no --plan, --bits or --at")
+        foretelling.predict_study(read(model, settings or (), profile))
         return
     from lowbit.options import plans_of_bits
     from lowbit.single import single

@@ -91,6 +91,8 @@ def _best_of_formats(uniform: tuple[tuple[str, int, float], ...]) -> tuple[Any, 
     best: dict[str, tuple[str, int, float]] = {}
     for name, size, cost in uniform:
         text = name.removeprefix("uniform ").rsplit(" r", 1)[0]
+        if " and " in text:
+            continue
         if text not in best or cost < best[text][2]:
             best[text] = (text, size, cost)
     return tuple(best.values())

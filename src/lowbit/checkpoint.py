@@ -35,6 +35,8 @@ class Position:
     train_s: float = 0.0
     wall_s: float = 0.0
     cpu_s: float = 0.0
+    recent_squares: float = 0.0
+    recent_steps: int = 0
     first_variance: float = 0.0
     warned: bool = False
 

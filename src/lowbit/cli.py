@@ -71,7 +71,10 @@ def run(
         commands.dry_run(chosen, device)
     elif until_resolved:
         from lowbit import resolving
+        from lowbit.errors import UserError
 
+        if seeds or only:
+            raise UserError("--until-resolved chooses seeds itself: no --seeds, no --only")
         resolving.until_resolved(
             chosen_now, lambda now: commands.carry_out(now, jobs, device, False), most_seeds
         )

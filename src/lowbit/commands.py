@@ -195,6 +195,8 @@ def dry_run(study: Study, device: str | None) -> None:
     seconds, failures = 0.0, []
     cells: dict[Any, list[RunSpec]] = {}
     for run in study.runs:
+        if run.plan.adapter:
+            continue
         cells.setdefault((run.model, run.task, run.plan, run.train), []).append(run)
     for same in cells.values():
         found = start(probe_run, same[0], execution).answer()
@@ -216,7 +218,10 @@ def dry_run(study: Study, device: str | None) -> None:
             clock(found.total_s),
         )
     out().print(table)
-    say(f"all {len(study.runs)} runs one after another: about {clock(seconds)}.")
+    trained = sum(not run.plan.adapter for run in study.runs)
+    say(f"all {trained} runs that train, one after another: about {clock(seconds)}.")
+    if trained < len(study.runs):
+        say(f"{len(study.runs) - trained} more only score what others trained, or the base.")
     say("Stored bytes are exact (≤: before a rank schedule's cuts). Peak (above the idle")
     say("interpreter) and time are measured on ten steps of each plan.")
     if failures:

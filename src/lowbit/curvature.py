@@ -42,6 +42,9 @@ class Factors:
     rows: Tensor | None = None
     row_outputs: Tensor | None = None
     out_diagonal: bool = False
+    rows_in: int = 0
+    """Rows that the layer was given: tokens, or fewer where it sees only some of them."""
+    looked_up: int = 0
 
 
 @dataclass
@@ -106,7 +109,7 @@ def measure(
     names, parameters = list(weights), list(weights.values())
     gradient = {n: torch.zeros_like(p) for n, p in weights.items()}
     fisher = {n: torch.zeros_like(p) for n, p in weights.items()}
-    source, tokens, units = torch.Generator().manual_seed(seed), 0, 0
+    source, units = torch.Generator().manual_seed(seed), 0
     with watched(model, sites) as factors:
         for i, batch in enumerate(batches):
             logits = logits_of(model, batch, kind)
@@ -121,28 +124,27 @@ def measure(
                 gradient[name] += slope
             for name, slope in zip(names, torch.autograd.grad(sampled, parameters), strict=True):
                 fisher[name] += slope.square()
-            tokens += len(batch.ids)
             units += len(logits)
             told(i + 1, len(batches))
     return Curvature(
         units,
         {n: as_site(model, n, g) / units for n, g in gradient.items()},
         {n: as_site(model, n, f) / units for n, f in fisher.items()},
-        {n: _mean(f, tokens, units) for n, f in factors.found.items()},
+        {n: _mean(f, units) for n, f in factors.found.items()},
     )
 
 
-def _mean(found: Factors, tokens: int, units: int) -> Factors:
-    """E[a a'] over tokens and the sum of g g' over what is scored: where a sentence of many tokens
-    has one loss, its Fisher is theirs together."""
+def _mean(found: Factors, units: int) -> Factors:
+    """E[a a'] over the rows that the site was given, and the sum of g g' over what is scored: where
+    a sentence of many tokens has one loss, its Fisher is theirs together."""
 
     def over(tensor: Tensor | None, count: int) -> Tensor | None:
         return None if tensor is None else tensor / count
 
     return Factors(
-        over(found.inputs, tokens), over(found.outputs, units),
-        over(found.rows, tokens), over(found.row_outputs, units),
-        found.out_diagonal,
+        over(found.inputs, found.rows_in), over(found.outputs, units),
+        over(found.rows, found.looked_up), over(found.row_outputs, units),
+        found.out_diagonal, found.rows_in, found.looked_up,
     )  # fmt: skip
 
 
@@ -191,6 +193,7 @@ def _linear_hook(watch: Watch, found: Factors, x: Tensor, y: Tensor) -> None:
         if not watch.on:
             return
         g = slope.detach().reshape(-1, slope.shape[-1])
+        found.rows_in += len(inputs)
         found.inputs = _add(found.inputs, inputs.t() @ inputs)
         found.outputs = _add(found.outputs, g.square().sum(0) if found.out_diagonal else g.t() @ g)
 
@@ -202,6 +205,7 @@ def _embedding_hook(watch: Watch, found: Factors, ids: Tensor, y: Tensor) -> Non
         if not watch.on:
             return
         g = slope.detach().reshape(-1, slope.shape[-1])
+        found.looked_up += ids.numel()
         count = torch.bincount(ids.reshape(-1), minlength=int(ids.max()) + 1).float()
         found.rows = _add(found.rows, count)
         found.row_outputs = _add(found.row_outputs, g.t() @ g)

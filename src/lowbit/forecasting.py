@@ -29,6 +29,7 @@ def foretold(point: Point, at: Path | None, execution: Execution, told: Told) ->
     table = table_of(first, execution, asked, forecast.tokens, told, at)
     said = [_said(table, *choice) for choice in choices]
     return Foretold(
+        about=point.about,
         kind=forecast.kind,
         model=first.model,
         task=first.task.called,

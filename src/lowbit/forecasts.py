@@ -7,7 +7,8 @@ alone, or the place where one 16-bit run's adapter stands.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from lowbit.study import Study
 from lowbit.studyfile import Forecast
 
 FOLDER = "forecasts"
+VERSION = 1
+"""To be raised whenever the same would be foretold differently."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,16 @@ class Point:
 
     @property
     def name(self) -> str:
-        where = self.at or self.runs[0]
-        text = where.name if self.at else where.name.replace(where.plan.name, "base")
-        return f"{self.forecast.kind}-{self.forecast.part}-{text}"
+        first = self.runs[0]
+        base = replace(first, plan=replace(first.plan, name="base"))
+        return f"{self.forecast.kind}-{self.forecast.part}-{(self.at or base).name}"
+
+    @property
+    def about(self) -> str:
+        """Everything that a forecast depends on: another one is another forecast."""
+        runs = [run.fingerprint for run in (*self.runs, *([self.at] if self.at else []))]
+        body = [VERSION, self.forecast.tokens, self.forecast.anchor, self.forecast.kind, runs]
+        return sha256(json.dumps(body).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,7 @@ class Said:
 class Foretold:
     """One point's predictions. `units`: what they were calibrated on."""
 
+    about: str
     kind: str
     model: str
     task: str
@@ -116,6 +127,12 @@ def path_of(study: Study, point: Point) -> Path:
 def write(path: Path, foretold: Foretold) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, (json.dumps(asdict(foretold), indent=1) + "\n").encode())
+
+
+def made(study: Study, point: Point) -> Foretold | None:
+    """The forecast of this very point; None where there is none, or one of other settings."""
+    found = read(path_of(study, point))
+    return found if found is not None and found.about == point.about else None
 
 
 def read(path: Path) -> Foretold | None:

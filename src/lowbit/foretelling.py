@@ -111,7 +111,7 @@ def predict(specs: Sequence[RunSpec], execution: Execution, tokens: int, at: Pat
     wrapped(
         "Gap to the same model in 16 bits, with 95 % of what other calibration documents would "
         "say; what a formula leaves out is in no interval. * is the closed form to trust at these "
-        "bits; what ran the model on calibration text is no theory, and the best there is."
+        "bits; what was run on calibration text is no theory, and the best there is."
     )
     say(worked(table))
 
@@ -132,17 +132,19 @@ def predicted(
 
 def _prediction(table: SensitivityTable, name: str, formats: dict[str, str]) -> Table:
     page = Table(box=None, padding=(0, 1), title=Text(f"{name} on {table.task}"))
-    for head in ("predictor", "gap, nats", "95 %", "perplexity by", "how"):
-        page.add_column(head, justify="left" if head in ("predictor", "how") else "right")
+    for head in ("predictor", "gap, nats", "95 %", "perplexity by", ""):
+        page.add_column(head, justify="left" if head in ("predictor", "") else "right",
+                        no_wrap=head != "predictor")  # fmt: skip
     few = min((bits_of(parse(text)) for text in formats.values()), default=16.0)
     believed = "taylor" if few >= 4 else "kfac"
     for key, one in predictions(table.whole[name]).items():
         label = NAMES[key] + (" *" if key == believed else "")
-        risen = math.exp(min(50.0, table.loss)) * math.expm1(min(50.0, one.gap))
+        now = math.exp(min(50.0, table.loss))
+        low, risen, high = (now * math.expm1(min(50.0, g)) for g in (one.low, one.gap, one.high))
         page.add_row(
             label, nats(one.gap), f"{nats(one.low)} to {nats(one.high)}",
-            f"{risen:+.3g}" if table.unit == "token" else "",
-            "runs the model" if one.runs_model else "closed form",
+            f"{risen:+.3g} ({low:+.2g} to {high:+.2g})" if table.unit == "token" else "",
+            "run" if one.runs_model else "theory",
         )  # fmt: skip
     return page
 
@@ -169,16 +171,26 @@ def predict_study(study: Study) -> None:
         raise UserError(f"{study.folder}: this study has no [[forecast]]")
     for i, point in enumerate(todo, 1):
         path = forecasts.path_of(study, point)
-        if path.is_file():
+        if forecasts.made(study, point) is not None:
             continue
         at = None if point.at is None else study.place(point.at)
-        if at is not None and load(at) is None:
-            say(f"[{i}/{len(todo)}] {point.name}: waits for {at.name} to be run")
+        if at is not None and (missing := _not_ready(at, point)):
+            say(f"[{i}/{len(todo)}] {point.name}: {missing}")
             continue
         found = call(foretold, point, at, study.execution, shown())
         forecasts.write(path, found)
         work = f"{found.passes:.0f} forward passes"
         say(f"[{i}/{len(todo)}] {point.name}  {len(found.plans)} plans, {work}")
+
+
+def _not_ready(at: Path, point: forecasts.Point) -> str:
+    """Why nothing can be measured where a run stands; "" where it can."""
+    record = load(at)
+    if record is None:
+        return f"waits for {at.name} to be run"
+    if point.at is not None and record.fingerprint != point.at.fingerprint:
+        return f"{at.name} was recorded with other settings; --rerun replaces it"
+    return "" if record.status == "done" else f"{at.name} diverged"
 
 
 def foretold(point: Any, at: Path | None, execution: Execution, tell: bool) -> Any:
@@ -208,19 +220,27 @@ def guide(
     for size in sizes:
         page.add_column(f"{size:,} {table.unit}s", justify="left")
     for rank, row in zip(RANKS, found, strict=True):
-        page.add_row(str(rank), *(_advised(one) for one in row))
+        page.add_row(str(rank), *(_advised(one, table.unit == "token") for one in row))
     out().print(page)
     wrapped(
         f"The fewest bits whose damage, after what the rank takes back, is at most {share:g} of "
         "what estimating the adapter from so much data costs (p / 2N nats for p free numbers); "
-        "and the loss expected from it. More rank costs more to estimate and takes more damage "
-        "back: it allows fewer bits. More data allows fewer mistakes: it asks for more bits."
+        f"and how much it is expected to raise {_raised(table)}. More rank costs more to estimate "
+        "and takes more damage back: it allows fewer bits. More data allows fewer mistakes: it "
+        "asks for more bits."
     )
     say(worked(table))
 
 
-def _advised(one: Advice) -> str:
-    return f"{one.format} +{100 * math.expm1(one.damage):.2g} %" if one.format else "16 bit"
+def _advised(one: Advice, tokens: bool) -> str:
+    if not one.format:
+        return "16 bit"
+    amount = f"{100 * math.expm1(one.damage):.2g} %" if tokens else f"{nats(one.damage)} nats"
+    return f"{one.format} +{amount}"
+
+
+def _raised(table: SensitivityTable) -> str:
+    return "perplexity" if table.unit == "token" else "the loss"
 
 
 # --- tables ---------------------------------------------------------------------------------------

@@ -71,13 +71,17 @@ class Paired:
 
 @dataclass(frozen=True)
 class Difference:
-    """a - b with its standard error and 95 % interval by Student's t with `df` degrees."""
+    """a - b with its standard error and 95 % interval by Student's t with `df` degrees.
+
+    `seed_se`: what of the error is the seeds', and would shrink with more of them.
+    """
 
     estimate: float
     se: float
     df: float
     seeds: int
     documents: int
+    seed_se: float = 0.0
 
     @property
     def low(self) -> float:
@@ -129,7 +133,7 @@ def bootstrap(pair: Paired, rng: np.random.Generator, resamples: int = 10_000) -
     shares = of_seeds**2 / max(1, seeds - 1) + of_documents**2 / max(1, documents - 1)
     df = (of_seeds + of_documents) ** 2 / shares if shares else np.inf
     se = float(np.sqrt(both + of_seeds / seeds))
-    return Difference(pair.estimate, se, float(df), seeds, documents)
+    return Difference(pair.estimate, se, float(df), seeds, documents, float(np.sqrt(of_seeds)))
 
 
 def _draws(pair: Paired, rng: np.random.Generator, count: int) -> tuple[Floats, Floats]:

@@ -28,7 +28,10 @@ from lowbit.spec import RunSpec
 def lent(
     spec: RunSpec, folder: Path, execution: Execution, device: torch.device, compute: str
 ) -> Record:
-    """Score the plan's base on the scored split and leave the record in `folder`."""
+    """Score the plan's base on the scored split and leave the record in `folder`.
+
+    Its time is of no interest, so it is `alone` even where others run beside it.
+    """
     peak, clocks = PeakMemory(device), Clocks(Position(spec.fingerprint))
     loaded, ranks = _lender(spec, folder)
     start = prepare_run(spec)
@@ -64,6 +67,10 @@ def _lender(spec: RunSpec, folder: Path) -> tuple[peft.Loaded | None, dict[str, 
     record = load(other)
     if record is None or record.status != "done":
         raise RunError(f"{spec.lender}, whose adapter this run takes, has not been run here")
+    if spec.plan.lent and record.fingerprint != spec.plan.lent:
+        raise RunError(
+            f"{spec.lender} was recorded with other settings: --rerun --only {spec.lender}"
+        )
     if not (other / ADAPTER).is_dir():
         raise RunError(
             f"{spec.lender} has a record but no adapter any more: --rerun --only {spec.lender}"

@@ -79,6 +79,9 @@ def compare(study: Study) -> None:
         for page in tally.tables(predicted):
             out().print(page)
         wrapped(tally.CRITERION)
+    if study.forecasts and (silent := scorecard.unpredicted(study)):
+        say(f"\nnothing was predicted at {len(silent)} points (lowbit predict {study.folder}):")
+        wrapped(", ".join(silent))
     folder = _reports(study)
     text = sayings.to_markdown(found) + tally.to_markdown(predicted)
     write_atomic(folder / "compare.md", text.encode())

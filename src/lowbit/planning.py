@@ -8,6 +8,7 @@ plan of the budget with them: what is returned is never worse there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from lowbit.execution import Execution
 from lowbit.lab import Told
 from lowbit.measuring import table_of
 from lowbit.plan.controls import controls
-from lowbit.plan.joint import FULL, as_plan, limit_of, options, second_order, uniform
+from lowbit.plan.joint import FULL, TRAINED, as_plan, limit_of, options, second_order, uniform
 from lowbit.plan.search import Choices, Solution, frontier, solve
 from lowbit.quant.formats import bits_of, parse
 from lowbit.quant.ledger import activations
@@ -76,36 +77,84 @@ class Planned:
     controls: tuple[tuple[Plan, Solution], ...] = ()
 
 
+@dataclass(frozen=True)
+class Room:
+    """What there is to choose from, and the bytes for it: `beside` lies in both budgets already."""
+
+    choices: Choices
+    stored: int
+    training: int | None
+    beside: int
+    overhead: int
+
+    @property
+    def limits(self) -> tuple[int, int | None]:
+        return self.stored, self.training
+
+    @property
+    def whole(self) -> bool:
+        """Whether 16 bits and the largest ranks fit."""
+        full = [
+            max(each, key=lambda o: (o.format == FULL, o.rank)) for each in self.choices.values()
+        ]
+        return _fits(Solution(tuple(full), -math.inf), self.limits)
+
+
 def planned(spec: RunSpec, execution: Execution, wanted: Wanted, told: Told) -> Planned:
     """Solve, then choose among the best few by their loss on the selection part."""
     asked = Asked(wanted.formats, wanted.ranks, uniform=False)
     table = table_of(spec, execution, asked, wanted.tokens, told, wanted.at)
-    start = prepare_run(spec)
-    other = plan_sites(spec.plan, start.checkpoint, start.task.kind, len(start.data.labels)).other[
-        1
-    ]
-    choices = options(table, (*wanted.formats, FULL), wanted.ranks)
-    limits = (
-        wanted.stored - other,
-        _for_states(wanted, start, spec, table, other, execution.checkpointing),
-    )
-    even = _uniform(choices, table, wanted)
-    fitting = {n: s for n, s in even.items() if _fits(s, limits)}
-    most = sum(max(option.stored for option in each) for each in choices.values())
-    found = {} if most <= limits[0] else _solved(table, choices, wanted, limits, other)
+    room = _room(spec, execution, wanted, table)
+    even = _uniform(room.choices, table, wanted)
+    if room.whole:
+        name = f"uniform {FULL} r{max(wanted.ranks)}"
+        found, fitting = {}, {name: even[name]}
+    else:
+        _enough(room, wanted)
+        found = _solved(table, room, wanted)
+        fitting = {n: s for n, s in even.items() if _fits(s, room.limits)}
     tried = _tried(spec, execution, {**found, **fitting}, wanted, told)
     best = tried[0]
     return Planned(
         candidates=tuple(tried),
-        other=other,
-        whole=most <= limits[0],
+        other=room.beside,
+        whole=room.whole,
         predictions=_foretold(spec, execution, wanted, best.solution, told),
         least=limit_of(table, best.solution),
         closed=second_order(table, best.solution),
-        corners=tuple((s.stored + other, s.cost) for s in frontier(choices)),
-        uniform=tuple((n, s.stored + other, s.cost) for n, s in even.items()),
-        controls=_controls(choices, found, even, limits, wanted),
+        corners=tuple((s.stored + room.beside, s.cost) for s in frontier(room.choices)),
+        uniform=tuple((n, s.stored + room.beside, s.cost) for n, s in even.items()),
+        controls=_controls(room.choices, found, even, room.limits, wanted),
     )
+
+
+def _room(spec: RunSpec, execution: Execution, wanted: Wanted, table: SensitivityTable) -> Room:
+    start = prepare_run(spec)
+    counted = plan_sites(spec.plan, start.checkpoint, start.task.kind, len(start.data.labels))
+    # A head that the checkpoint does not hold is trained in full precision, whatever the plan.
+    head = sum(s.shape[0] * s.shape[1] + s.bias for s in counted.sites if s.fresh)
+    beside = counted.other[1] + 4 * head
+    overhead = counted.other[1] + TRAINED * head
+    overhead += _of_a_step(start, spec, table, execution.checkpointing)
+    choices = options(table, (*wanted.formats, FULL), wanted.ranks)
+    training = wanted.training - overhead if wanted.training else None
+    return Room(choices, wanted.stored - beside, training, beside, overhead)
+
+
+def _enough(room: Room, wanted: Wanted) -> None:
+    """Budgets below the smallest plan say what the smallest is, in the words they were asked in."""
+    least = sum(min(o.stored for o in each) for each in room.choices.values()) + room.beside
+    if least > wanted.stored:
+        raise UserError(f"a budget of {wanted.stored:,} bytes: the smallest plan has {least:,}")
+    if room.training is not None:
+        least = sum(min(o.training for o in each) for each in room.choices.values())
+        least += room.overhead
+        if least > wanted.training:
+            raise UserError(
+                f"{wanted.training:,} bytes in training: the smallest plan takes {least:,}, of "
+                f"which {room.overhead:,} are activations, a decoded matrix and what is no matrix; "
+                "a smaller batch or window takes less"
+            )
 
 
 def _controls(
@@ -123,71 +172,47 @@ def _controls(
     return tuple((as_plan(s, n), s) for n, s in {"planned": best, **made}.items())
 
 
-def _solved(
-    table: SensitivityTable,
-    choices: Choices,
-    wanted: Wanted,
-    limits: tuple[int, int | None],
-    other: int,
-) -> dict[str, Solution]:
+def _solved(table: SensitivityTable, room: Room, wanted: Wanted) -> dict[str, Solution]:
     """The exact plan, and those that a doubter of its costs would have made."""
-    try:
-        found = {"planned": solve(choices, *limits)}
-    except UserError as error:
-        raise UserError(f"{error} (besides {other:,} of norms and biases)") from None
+    found = {"planned": solve(room.choices, *room.limits)}
     doubts = {
         "planned, K-FAC alone": options(table, (*wanted.formats, FULL), wanted.ranks, "kfac"),
         "planned, half the trust in ranks": options(
             table, (*wanted.formats, FULL), wanted.ranks, trust=0.5
         ),
     }
+    same = {(o.site, o.format, o.rank): o for each in room.choices.values() for o in each}
     for name, costed in doubts.items():
-        solution = solve(costed, *limits)
-        same = {(o.site, o.format, o.rank): o for each in choices.values() for o in each}
+        solution = solve(costed, *room.limits)
         recosted = tuple(same[o.site, o.format, o.rank] for o in solution.options)
         if recosted not in [s.options for s in found.values()]:
             found[name] = Solution(recosted, found["planned"].bound)
     return found
 
 
-def _for_states(
-    wanted: Wanted,
-    start: Prepared,
-    spec: RunSpec,
-    table: SensitivityTable,
-    other: int,
-    checkpointing: bool,
-) -> int | None:
-    """What a peak leaves for packed matrices and adapters' states: it also holds one decoded
-    matrix, activations, and what is no site."""
-    if not wanted.training:
-        return None
-    config, train = start.checkpoint.config, spec.train
+def _of_a_step(start: Prepared, spec: RunSpec, table: SensitivityTable, checkpointing: bool) -> int:
+    """Activations of a training step, and one decoded matrix."""
     window = max(len(e.ids) for part in start.data.parts.values() for e in part)
-    tokens = max(train.batch * window, train.token_budget)
-    shape = preflight.shape_of(config)
+    tokens = max(spec.train.batch * window, spec.train.token_budget)
+    shape = preflight.shape_of(start.checkpoint.config)
     if start.task.kind == "classification":
         shape = replace(shape, vocabulary=0)
-    acts = activations(shape, tokens, 4, checkpointing)
     decoded = 4 * max(a * b for a, b in (site.shape for site in table.sites))
-    left = wanted.training - other - acts - decoded
-    if left <= 0:
-        raise UserError(
-            f"{wanted.training:,} bytes in training: activations of a step alone take {acts:,} and "
-            f"a decoded matrix {decoded:,}; a smaller batch or window is needed first"
-        )
-    return left
+    return decoded + activations(shape, tokens, 4, checkpointing)
 
 
 def _uniform(choices: Choices, table: SensitivityTable, wanted: Wanted) -> dict[str, Solution]:
-    """Every format and rank for all matrices alike."""
+    """Every format and rank for all block matrices; embeddings alike, in 8 bits, and in 16."""
     adapted = {site.name: site.reach is not None for site in table.sites}
     found = {}
     for text in (*wanted.formats, FULL):
+        others = [f for f in ("int8@64", FULL) if f in (*wanted.formats, FULL) and f != text]
         for rank in wanted.ranks:
-            solution = uniform(choices, adapted, text, rank)
-            if solution is not None:
-                found[f"uniform {text} r{rank}"] = solution
+            for embedding in (text, *others):
+                solution = uniform(choices, adapted, text, rank, embedding)
+                beside = "" if embedding == text else f" and {embedding}"
+                if solution is not None:
+                    found[f"uniform {text}{beside} r{rank}"] = solution
     return found
 
 

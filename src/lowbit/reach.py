@@ -38,10 +38,14 @@ def gains(factors: Factors, gradient: Tensor, ranks: Sequence[int]) -> tuple[flo
 
 
 def spectrum(factor: Tensor, parts: int = 32) -> tuple[float, ...]:
-    """Eigenvalues, ascending, as the means of so many equal stretches."""
+    """Eigenvalues, ascending, as the geometric means of so many equal stretches.
+
+    What is above the water in (23) counts by its logarithm, and what is below by less than it is:
+    a limit from these is never above that of all eigenvalues.
+    """
     values = factor.sort().values if factor.dim() == 1 else torch.linalg.eigvalsh(factor.double())
     pieces = values.clamp(min=0).tensor_split(min(parts, len(values)))
-    return tuple(float(piece.mean()) for piece in pieces)
+    return tuple(float(piece.log().mean().exp()) for piece in pieces)
 
 
 def _times(left: Tensor, matrix: Tensor) -> Tensor:

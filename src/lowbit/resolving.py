@@ -1,8 +1,9 @@
 """More seeds where theory and data differ and the data cannot say so yet. No torch.
 
-A cell that is off by more than 10 % while its own error is above 5 % decides nothing; the whole
-part it is in gets one more seed, so that what is finished stays balanced. The seeds that were added
-stand beside the records, and every command reads them.
+A cell that is off by more than 10 % while its own error is above 5 % decides nothing. Where it is
+the seeds' error that is too large (the documents' does not shrink with seeds), the part it is in
+gets one more, so that what is finished stays balanced. The seeds that were added stand beside the
+records, and every command reads them.
 """
 
 from __future__ import annotations
@@ -27,15 +28,14 @@ def until_resolved(
         predict_study(study)
         vague = unresolved(cells(study))
         if not vague:
-            say("every cell that is off by more than 10 % is sharp enough to say so")
+            say("no cell is off by more than 10 % that more seeds could decide")
             return
-        found = dict(added(study.results))
-        more = {part.name: _next(part, found) for part in _parts(study, vague)}
-        more = {name: seed for name, seed in more.items() if seed < most}
         wrapped(f"unresolved: {', '.join(f'{one.plan} ({one.kind})' for one in vague)}")
+        more = {part.name: seed for part in _parts(study, vague) if (seed := _next(part)) < most}
         if not more:
             say(f"and their parts have {most} seeds already: nothing is added")
             return
+        found = dict(added(study.results))
         for name, seed in more.items():
             found[name] = (*found.get(name, ()), seed)
             say(f"part '{name}' gets seed {seed}")
@@ -43,12 +43,20 @@ def until_resolved(
 
 
 def _parts(study: Study, vague: Sequence[Cell]) -> list[studyfile.Part]:
-    kinds = {(one.kind, one.task) for one in vague}
-    names = {f.part for f in study.forecasts if any(kind == f.kind for kind, _ in kinds)}
-    # A bare base has no seed: more of them would say the same again.
-    bare = {f.part for f in study.forecasts if f.kind == "untrained"}
-    return [part for part in study.parts if part.name in names - bare]
+    """The parts of these cells, and those that run what they borrow from."""
+    names = {cell.part for cell in vague}
+    lenders = {
+        run.plan.adapter
+        for p in study.parts
+        if p.name in names
+        for run in study.part(p)
+        if run.lender
+    }
+    for adapter in lenders:
+        if not any(adapter in p.plans for p in study.parts if p.name in names):
+            names.add(next(p.name for p in study.parts if adapter in p.plans))
+    return [part for part in study.parts if part.name in names]
 
 
-def _next(part: studyfile.Part, found: dict[str, tuple[int, ...]]) -> int:
-    return max((*part.seeds, *found.get(part.name, ()))) + 1
+def _next(part: studyfile.Part) -> int:
+    return max(part.seeds) + 1

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
 from lowbit.cells import Setting, records, settings
 from lowbit.claims import RESAMPLES
-from lowbit.forecasts import Foretold, Point, Said, partner, path_of, points, predicted_runs, read
+from lowbit.forecasts import Foretold, Point, Said, partner, points, predicted_runs
+from lowbit.forecasts import made as made_at
 from lowbit.sensitivity import NAMES, predictions
 from lowbit.study import Study
 from lowbit.studyfile import Forecast
@@ -45,11 +46,14 @@ class Cell:
     """One plan's gap: observed with its error, and foreseen by every predictor."""
 
     kind: str
+    part: str
+    model: str
     task: str
     plan: str
     bits: float
     observed: float
     se: float
+    seed_se: float
     seeds: int
     documents: int
     foreseen: dict[str, Foreseen]
@@ -57,8 +61,13 @@ class Cell:
     """Whether it was declared beforehand that the tokens can resolve it."""
 
     def resolvable(self, predictor: str) -> bool:
-        one = self.foreseen[predictor]
-        return self.seen and one.spread <= RESOLVED * abs(one.gap)
+        return self.seen and self.foreseen[predictor].spread <= RESOLVED * abs(self.observed)
+
+    @property
+    def by_seeds(self) -> bool:
+        """Whether more seeds could make it sharp: documents' error does not shrink with them."""
+        documents = math.sqrt(max(0.0, self.se**2 - self.seed_se**2))
+        return not self.seen and documents <= RESOLVED * abs(self.observed)
 
     @property
     def seen(self) -> bool:
@@ -87,15 +96,23 @@ class Score:
     far: int
     covered: int
     correlation: float | None
+    factor: float | None
+    """By how much it is typically off, as a factor: exp of the mean |log(predicted / observed)|."""
+    beaten: bool = True
+    """Whether it is off by less than both baselines."""
 
     @property
     def met(self) -> bool | None:
-        """Whether the criterion held; None where no cell could be resolved."""
+        """Whether the criterion held; None where no cell could be resolved and all intervals did.
+
+        A predictor that a baseline equals has met nothing.
+        """
+        rest = self.cells - self.resolvable
+        if self.covered < COVERED * rest:
+            return False
         if not self.resolvable:
             return None
-        rest = self.cells - self.resolvable
-        sharp = self.close >= ENOUGH * self.resolvable and not self.far
-        return sharp and self.covered >= COVERED * rest
+        return self.close >= ENOUGH * self.resolvable and not self.far and self.beaten
 
 
 def cells(study: Study) -> list[Cell]:
@@ -104,7 +121,7 @@ def cells(study: Study) -> list[Cell]:
     groups = {(setting.model, setting.task): setting for setting in settings(runs)}
     told: dict[Forecast, list[tuple[Point, Foretold]]] = {}
     for point in points(study):
-        if (found := read(path_of(study, point))) is not None:
+        if (found := made_at(study, point)) is not None:
             told.setdefault(point.forecast, []).append((point, found))
     made: list[Cell] = []
     for forecast in study.forecasts:
@@ -122,10 +139,16 @@ def cells(study: Study) -> list[Cell]:
             if other is None or setting is None or setting.metric != "loss" or not said:
                 continue
             # A plan of two parts is one cell: the first forecast's.
-            if not any((c.kind, c.task, c.plan) == (forecast.kind, task, plan) for c in made):
+            key = (forecast.kind, model, task, plan)
+            if key not in [(c.kind, c.model, c.task, c.plan) for c in made]:
                 cell = _cell(forecast, setting, plan, other.plan.name, said)
                 made += [] if cell is None else [cell]
     return made
+
+
+def unpredicted(study: Study) -> list[str]:
+    """Points whose runs are there, or could be, and that nothing was foretold at."""
+    return [point.name for point in points(study) if made_at(study, point) is None]
 
 
 def _cell(
@@ -140,11 +163,14 @@ def _cell(
         return None
     return Cell(
         kind=forecast.kind,
+        part=forecast.part,
+        model=setting.model,
         task=setting.task,
         plan=plan,
         bits=said[0][0].bits,
         observed=-gain.estimate,
         se=gain.se,
+        seed_se=gain.seed_se,
         seeds=gain.seeds,
         documents=gain.documents,
         foreseen=_foreseen(forecast, said),
@@ -165,16 +191,15 @@ def _foreseen(forecast: Forecast, said: Sequence[tuple[Said, Said]]) -> dict[str
 
 
 def _at_point(forecast: Forecast, said: Said, anchor: Said) -> dict[str, Foreseen]:
-    share = said.left if forecast.kind == "adapted" else 1.0
+    share, first = (said.left if forecast.kind == "adapted" else 1.0), said.whole.first_order
+    # Training takes back what the rank reaches of the second order; the first stays (18).
     found = {
-        name: Foreseen(
-            share * (one.gap - (said.whole.first_order if forecast.kind == "adapted" else 0.0)),
-            share * one.spread,
-        )
+        name: Foreseen(first + share * (one.gap - first), one.spread)
         for name, one in predictions(said.whole).items()
     }
     found[TRUSTED] = found["taylor" if said.bits >= 4 else "kfac"]
-    known, spread = anchor.whole.kl, anchor.whole.kl_spread
+    rest = anchor.left if forecast.kind == "adapted" else 1.0
+    known, spread = rest * anchor.whole.kl, rest * anchor.whole.kl_spread
     by_error = said.whole.weight_error / anchor.whole.weight_error
     by_bits = 4.0 ** (anchor.bits - said.bits)
     for name, ratio in zip(BASELINES, (by_error, by_bits), strict=True):
@@ -184,12 +209,28 @@ def _at_point(forecast: Forecast, said: Said, anchor: Said) -> dict[str, Foresee
 
 def scores(found: Sequence[Cell]) -> list[Score]:
     """Every kind of gap by every predictor."""
-    kinds = list(dict.fromkeys(cell.kind for cell in found))
-    return [
-        _score(kind, predictor, [cell for cell in found if cell.kind == kind])
-        for kind in kinds
-        for predictor in PREDICTORS
-    ]
+    made = []
+    for kind in dict.fromkeys(cell.kind for cell in found):
+        mine = [cell for cell in found if cell.kind == kind]
+        each = {name: _score(kind, name, mine) for name in PREDICTORS}
+        best = min((f for name in BASELINES if (f := each[name].factor) is not None), default=None)
+        made += [replace(one, beaten=_beats(one, best)) for one in each.values()]
+    return made
+
+
+def _beats(one: Score, best: float | None) -> bool:
+    return one.factor is not None and (best is None or one.factor < best)
+
+
+def _factor(predictor: str, found: Sequence[Cell]) -> float | None:
+    """Over the cells that are observed sharply; a gap of the wrong sign counts as a hundredfold."""
+    away = [
+        abs(math.log(gap / cell.observed)) if (gap := cell.foreseen[predictor].gap) > 0
+        else math.log(100)
+        for cell in found
+        if cell.seen and cell.observed > 0
+    ]  # fmt: skip
+    return math.exp(sum(away) / len(away)) if away else None
 
 
 def _score(kind: str, predictor: str, found: Sequence[Cell]) -> Score:
@@ -204,6 +245,7 @@ def _score(kind: str, predictor: str, found: Sequence[Cell]) -> Score:
         far=sum(abs(cell.off(predictor)) > FAR for cell in sharp),
         covered=sum(cell.within(predictor) for cell in rest),
         correlation=_correlation(predictor, found),
+        factor=_factor(predictor, found),
     )
 
 
@@ -220,6 +262,6 @@ def _correlation(predictor: str, found: Sequence[Cell]) -> float | None:
     return float(stats.pearsonr(one, two).statistic) if len(set(one)) > 1 < len(set(two)) else None
 
 
-def unresolved(found: Sequence[Cell], predictor: str = "kl") -> list[Cell]:
-    """Cells off by more than 10 % whose observed gap is not sharp enough to say so."""
-    return [cell for cell in found if abs(cell.off(predictor)) > CLOSE and not cell.seen]
+def unresolved(found: Sequence[Cell], predictor: str = TRUSTED) -> list[Cell]:
+    """Cells off by more than 10 % that cannot say so yet, and could with more seeds."""
+    return [cell for cell in found if abs(cell.off(predictor)) > CLOSE and cell.by_seeds]

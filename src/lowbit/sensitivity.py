@@ -79,8 +79,8 @@ class Reach:
 class SiteTable:
     """One site: its damages by format, and its reach where it is adapted.
 
-    `variance`: of its weights. `spectra`: eigenvalues of its two K-FAC factors, means of equal
-    stretches of them; None where it has no two.
+    `variance`: of its weights. `spectra`: eigenvalues of its two K-FAC factors, geometric means of
+    equal stretches of them; None where it has no two.
     """
 
     name: str

@@ -146,6 +146,8 @@ class Plan:
     dropout: float = 0.0
     init: Literal["zero", "residual"] = "zero"
     adapter: str = ""
+    lent: str = ""
+    """The lender's fingerprint, which a study fills in: another lender makes another run."""
     rule: tuple[Rule, ...] = ()
     schedule: RankSchedule = field(default_factory=RankSchedule)
 
@@ -234,6 +236,7 @@ _LATER = (
     ("task", "rest", 0),
     ("train", "adaptive_lr", 0.0),
     ("plan", "adapter", ""),
+    ("plan", "lent", ""),
 )
 """Settings that came after records were kept: declared only where they are used, so that what was
 run before them still is what is declared."""

@@ -37,11 +37,13 @@ class State:
             fused=device.type in ("cpu", "cuda"),
         )
 
-    def gradient_variance(self) -> float:
-        """Summed over all numbers, from AdamW's own moments: E g^2 - (E g)^2, at no cost.
+    def noise_share(self) -> float:
+        """Of the gradients' squares, what is noise: 1 - (E g)^2 / E g^2, from AdamW's own moments.
 
-        The moments remember about ten and a thousand steps, of gradients as they were clipped.
+        They remember about ten and a thousand steps, of gradients as they were clipped; a share
+        does not mind.
         """
+        mean = torch.zeros((), device=self.device)
         total = torch.zeros((), device=self.device)
         for group in self.optimiser.param_groups:
             for parameter in group["params"]:
@@ -50,8 +52,9 @@ class State:
                     steps = found["step"].to(self.device)
                     first = found["exp_avg"] / (1 - group["betas"][0] ** steps)
                     second = found["exp_avg_sq"] / (1 - group["betas"][1] ** steps)
-                    total += (second - first.square()).sum()
-        return max(0.0, float(total))
+                    mean += first.square().sum()
+                    total += second.sum()
+        return float((1 - mean / total).clamp(0, 1)) if float(total) > 0 else 0.0
 
     def keep_as_best(self) -> None:
         self.best = {name: tensor.detach().clone() for name, tensor in self._kept().items()}

@@ -108,6 +108,7 @@ def read(
     parts = _parts(parsed, tuple(seeds), added(results))
     runs = _matrix(raw, parsed, parts)
     check_lenders(runs)
+    runs = _lent(runs)
     return Study(
         folder=path.parent,
         title=parsed.title,
@@ -221,6 +222,17 @@ def _matrix(raw: Raw, parsed: StudyFile, parts: tuple[Part, ...]) -> tuple[RunSp
         if names.count(name) > 1:
             raise UserError(f"two runs would both be called '{name}': rename a plan or a workload")
     return tuple(runs)
+
+
+def _lent(runs: tuple[RunSpec, ...]) -> tuple[RunSpec, ...]:
+    """Runs that take an adapter, with the fingerprint of the run it comes from."""
+    by_name = {run.name: run for run in runs}
+    return tuple(
+        run
+        if run.lender is None
+        else replace(run, plan=replace(run.plan, lent=by_name[run.lender].fingerprint))
+        for run in runs
+    )
 
 
 def _chosen(

@@ -13,12 +13,13 @@ from lowbit.sensitivity import NAMES
 SHOWN = (TRUSTED, "kl")
 """The predictors whose numbers stand beside each cell."""
 HEADS = ("plan", "observed", "±", "closed form", "off", "KL + 1st", "off", "sharp")
-SCORED = ("predictor", "sharp", "≤ 10 %", "> 25 %", "covered", "r", "criterion")
+SCORED = ("predictor", "sharp", "≤ 10 %", "> 25 %", "covered", "r", "off by", "criterion")
 CRITERION = (
     f"Fixed before any run: a cell is sharp where observed error and predicted spread are each at "
     f"most {100 * RESOLVED:.0f} % of it; at least {100 * ENOUGH:.0f} % of these within "
     f"{100 * CLOSE:.0f} %, none beyond {100 * FAR:.0f} %; of all others at least "
-    f"{100 * COVERED:.0f} % within their interval. *: sharp or not other than was declared."
+    f"{100 * COVERED:.0f} % within their interval; and off by less than both baselines. "
+    "*: observed sharply, or not, other than declared."
 )
 
 
@@ -27,11 +28,17 @@ def kinds(found: Sequence[Cell]) -> list[str]:
 
 
 def cell_rows(found: Sequence[Cell]) -> list[list[str]]:
-    return [_cell(cell) for cell in found]
+    """A row a cell, with task and model where there are several."""
+    tasks, models = ({getattr(c, what) for c in found} for what in ("task", "model"))
+    rows = []
+    for cell in found:
+        more = [cell.task] * (len(tasks) > 1) + [cell.model] * (len(models) > 1)
+        rows.append(_cell(cell, " · ".join([cell.plan, *more])))
+    return rows
 
 
-def _cell(cell: Cell) -> list[str]:
-    row = [cell.plan, _nats(cell.observed), _nats(cell.se)]
+def _cell(cell: Cell, label: str) -> list[str]:
+    row = [label, _nats(cell.observed), _nats(cell.se)]
     for name in SHOWN:
         row += [_nats(cell.foreseen[name].gap), f"{100 * cell.off(name):+.0f} %"]
     return [*row, ("yes" if cell.seen else "no") + "*" * (cell.seen != cell.expected)]
@@ -43,7 +50,7 @@ def score_rows(found: Sequence[Score]) -> list[list[str]]:
 
 def _score(one: Score) -> list[str]:
     rest = one.cells - one.resolvable
-    met = {None: "nothing sharp", True: "met", False: "missed"}[one.met]
+    met = {None: "intervals only", True: "met", False: "missed"}[one.met]
     return [
         NAMES.get(one.predictor, one.predictor),
         f"{one.resolvable} of {one.cells}",
@@ -51,6 +58,7 @@ def _score(one: Score) -> list[str]:
         f"{one.far}",
         f"{one.covered} of {rest}" if rest else "–",
         "–" if one.correlation is None else f"{one.correlation:.3f}",
+        "–" if one.factor is None else f"× {one.factor:.2f}",
         met,
     ]
 

@@ -79,7 +79,7 @@ def blocks(found: nn.Module) -> dict[str, nn.Linear]:
 
 
 def batches(size: int) -> Iterator[Tensor]:
-    """(size, window + 1) tokens, for ever; the order is the seed's, the same for every candidate."""
+    """(size, window + 1) tokens, for ever; the order is the seed's, whatever the candidate."""
     rows = np.load(TRIAL["data"], allow_pickle=False)
     source = np.random.default_rng(SEED)
     while True:
@@ -117,8 +117,8 @@ def pack(codes: Tensor) -> Tensor:
 def export(
     found: nn.Module, stored: Callable[[nn.Module], tuple[Tensor, Tensor, Tensor | None]]
 ) -> None:
-    """Write model.safetensors. `stored` gives a ternary layer's codes (rows, columns) in {-1, 0, 1},
-    scales (rows, groups) and bias, or None, for every layer that stands where a matrix was."""
+    """Write model.safetensors. `stored` gives, for every layer that stands where a matrix was, its
+    codes (rows, columns) in {-1, 0, 1}, scales (rows, groups), and bias or None."""
     tensors: dict[str, Tensor] = {}
     taken: set[str] = set()
     for name in TERNARY:

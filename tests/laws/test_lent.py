@@ -84,14 +84,19 @@ def test_a_plan_that_trains_says_nothing_of_adapters(spec: RunSpec) -> None:
 def test_the_transplanted_gap_is_foreseen_where_the_adapter_stands(
     spec: RunSpec, tmp_path: Path
 ) -> None:
-    """All of the scored text as calibration: the loss difference itself must be the runs' gap."""
+    """What storing does to the loss on calibration text is what it does to the same text scored."""
     run(spec, tmp_path / spec.name, CPU)
     guest = moved(spec, "own")
-    run(guest, tmp_path / guest.name, CPU)
+    home, away = (
+        evaluated(one, CPU, "calibration", tmp_path / spec.name)
+        for one in (moved(spec, "own", "bf16"), guest)
+    )
     _, formats, _ = choices_of(guest)
     asked = Asked(("int3@16",), (1, 2), 2, joint=(("moved", tuple(formats.items())),))
-    table = table_of(guest, CPU, asked, 60, lambda *a: None, tmp_path / spec.name)
-    own = table_of(guest, CPU, asked, 60, lambda *a: None)
+    table = table_of(guest, CPU, asked, 132, lambda *a: None, tmp_path / spec.name)
+    own = table_of(guest, CPU, asked, 132, lambda *a: None)
+    assert table.whole["moved"].loss == pytest.approx(away.value - home.value, rel=0.02, abs=1e-5)
+    assert table.loss == pytest.approx(home.value, rel=1e-4)
     assert table.loss < own.loss, "the adapter is in the weights"
     assert table.whole["moved"] == table.whole["int3@16"]
     merged, sites, base = merged_run(spec, prepare_run(spec), tmp_path / spec.name)

@@ -14,9 +14,9 @@ from lowbit.plan.controls import controls
 from lowbit.plan.joint import as_plan, limit_of, options, second_order, uniform
 from lowbit.plan.maps import maps
 from lowbit.plan.rules import choose
-from lowbit.plan.search import solve
+from lowbit.plan.search import Solution, solve
 from lowbit.quant.formats import bits_of, parse, spell
-from lowbit.quant.ledger import ledger
+from lowbit.quant.ledger import ledger, stored
 from lowbit.sensitivity import Damage, Reach, SensitivityTable, SiteTable
 from lowbit.spec import Choice, Site
 from lowbit.theory.damage import adapter_parameters
@@ -131,6 +131,13 @@ def test_no_plan_is_below_the_converse() -> None:
     sizes = [uniform(choices, {s.name: bool(s.reach) for s in rows}, f, 8) for f in FORMATS]
     limits = [limit_of(found, solution) for solution in sizes if solution is not None]
     assert limits == sorted(limits)
+    few = replace(rows[1], spectra=(tuple(1.0 for _ in range(4)), (0.25, 1.0)))
+    site = replace(found, sites=(few,))
+    option = next(o for o in choices[few.name] if (o.format, o.rank) == ("int3@64", 8))
+    bits = 8 * stored(parse("int3@64"), few.shape).total / (few.shape[0] * few.shape[1])
+    # Two eigenvalues a quarter and one: above the water both, so their geometric mean counts.
+    expected = 0.5 * few.shape[0] * few.shape[1] * 0.5 * 4.0**-bits
+    assert limit_of(site, Solution((option,), 0.0)) == pytest.approx(expected, rel=1e-6)
     few = next(s for s in sizes if s is not None)
     assert second_order(found, few) == pytest.approx(6 * 0.001)
 
@@ -149,12 +156,17 @@ def test_other_quantisers_are_told_what_they_can_say() -> None:
     matched = [body for key, body in dynamic.items()
                if re.match(key.removeprefix("+:"), block.format(1, "up_proj"))]  # fmt: skip
     assert matched == [{"bits": 4, "group_size": 64, "sym": True}]
-    skipped = next(key for key in dynamic if key.startswith("-:"))
-    assert re.match(skipped[2:], block.format(1, "down_proj"))
+    skipped = [key[2:] for key in dynamic if key.startswith("-:")]
+    assert any(re.match(key, block.format(1, "down_proj")) for key in skipped)
     assert told.bodies["autoround"][block.format(1, "down_proj")] == {"bits": 16}
     assert told.bodies["autoround"][block.format(0, "up_proj")]["group_size"] == -1
     assert told.bodies["hqq"] == {"mlp.up_proj": {"nbits": 8, "group_size": None}}
-    assert told.unsaid["gptqmodel"] == (f"{block.format(0, 'down_proj')}: nf4@64+dq",)
+    left = f"{block.format(0, 'down_proj')}: nf4@64+dq, left in 16 bits"
+    assert told.unsaid["gptqmodel"] == (left,)
+    assert f"-:^{re.escape(block.format(0, 'down_proj'))}$" in dynamic
+    six = maps({block.format(0, "up_proj"): "int6@64"})
+    assert six.bodies["autoround"] == {block.format(0, "up_proj"): {"bits": 16}}
+    assert six.bodies["hqq"] == {"mlp.up_proj": {"nbits": 6, "group_size": 64}}
     assert any("8 bits instead of 4" in line for line in told.unsaid["hqq"])
 
 

@@ -1,4 +1,4 @@
-"""The campaign's starting files: the layer is the library's, the program runs sealed and is scored."""
+"""The campaign's starting files: the library's layer, run sealed, scored from what it leaves."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def trial(folder: Path, model: Path, **changed: Any) -> Path:
     rows = np.random.default_rng(0).integers(0, 60, (40, WIDTH + 1)).astype(np.int32)
     np.save(folder / "data.npy", rows)
     np.save(folder / "check.npy", rows[:6])
-    body = {"model": str(model), "data": "data.npy", "check": "check.npy", "seed": 0, "seconds": 2.0,
-            "tokens": 8 * WIDTH * 3, "threads": 1}  # fmt: skip
+    files = {"model": str(model), "data": "data.npy", "check": "check.npy"}
+    body = {**files, "seed": 0, "seconds": 2.0, "tokens": 8 * WIDTH * 3, "threads": 1}
     (folder / "trial.json").write_text(json.dumps({**body, **changed}))
     return folder
 

@@ -1,26 +1,42 @@
-"""The gap that calibration text foresees at every bit-width that was run."""
+"""The gap after training that calibration text foresees at every bit-width that was run.
+
+Measured where a 16-bit run's adapter stands: the first order there, and the second order times what
+the best correction of its rank leaves (theory 18 and 19). That is what trained gaps are compared
+with; the damage to an untrained base is another thing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from lowbit.classic.summary import Row
 from lowbit.classic.tuning import format_of
 from lowbit.engines.process import call
+from lowbit.errors import UserError
 from lowbit.foretelling import measured, shown
-from lowbit.sensitivity import Asked, SensitivityTable, predictions, trusted
+from lowbit.record import ADAPTER
+from lowbit.sensitivity import Asked, SensitivityTable, left, predictions, trusted
 from lowbit.single import single
 
 
-def foreseen(rows: Sequence[Row], tokens: int) -> dict[int, float]:
-    """Nats before training, by the closed form that is trusted at these bits; never negative."""
+def foreseen(rows: Sequence[Row], results: Path, tokens: int) -> dict[int, float]:
+    """Nats, by the closed form that is trusted at these bits."""
     bits = sorted({row["bits"] for row in rows if row["bits"] < 16})
-    if not bits:
+    whole = [row for row in rows if row["bits"] == 16]
+    if not bits or not whole:
         return {}
-    spec, execution = single(rows[0]["model"], rows[0]["task"], "bf16", 0, ())
+    at = results / "runs" / whole[0]["run"]
+    if not (at / ADAPTER).is_dir():
+        raise UserError(f"{at} has no adapter any more: run 16 bits again, or give --no-theory")
+    spec, execution = single(whole[0]["model"], whole[0]["task"], "bf16", 0, ())
     formats = tuple(format_of(each) for each in bits)
-    table: SensitivityTable = call(measured, spec, execution, Asked(formats), tokens, None, shown())
+    table: SensitivityTable = call(measured, spec, execution, Asked(formats), tokens, at, shown())
+    blocks = [site.name for site in table.sites if site.reach is not None]
     found = {}
     for each, text in zip(bits, formats, strict=True):
-        found[each] = max(0.0, predictions(table.whole[text])[trusted(text)].gap)
+        first = table.whole[text].first_order
+        ranks = dict.fromkeys(blocks, int(whole[0]["rank"]))
+        share = left(table, dict.fromkeys(blocks, text), ranks)
+        found[each] = first + share * (predictions(table.whole[text])[trusted(text)].gap - first)
     return found

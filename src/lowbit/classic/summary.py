@@ -31,6 +31,8 @@ def read(results: Path) -> list[Row]:
             f"{results} holds no metrics_*.json: python experiments/run_experiment.py --bits 16"
         )
     rows = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    # Both scripts may have written of the same run.
+    rows = list({row["fingerprint"]: row for row in rows}.values())
     return sorted(rows, key=lambda row: (-row["bits"], row["rank"], row["seed"]))
 
 
@@ -44,13 +46,18 @@ def cells(rows: Sequence[Row]) -> dict[tuple[int, int], list[Row]]:
 
 def gaps(rows: Sequence[Row]) -> dict[tuple[int, int], list[float]]:
     """Loss above 16 bits of the same rank and seed."""
-    base = {(row["rank"], row["seed"]): row["eval_loss"] for row in rows if row["bits"] == 16}
+    base = {_pair(row): row["eval_loss"] for row in rows if row["bits"] == 16}
     found: dict[tuple[int, int], list[float]] = {}
     for row in rows:
-        key = (row["rank"], row["seed"])
+        key = _pair(row)
         if row["bits"] != 16 and key in base:
             found.setdefault((row["bits"], row["rank"]), []).append(row["eval_loss"] - base[key])
     return found
+
+
+def _pair(row: Row) -> tuple[Any, ...]:
+    """What two runs must have in common to be compared."""
+    return row["model"], row["task"], row["rank"], row["seed"]
 
 
 def write_tables(rows: Sequence[Row], results: Path) -> list[Path]:

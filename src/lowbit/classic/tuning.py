@@ -55,12 +55,14 @@ def fine_tune(asked: Asked, results: Path, name: str) -> Path:
     if record is None or record.status != "done":
         raise RunError(f"{folder} has no score: {record.message if record else 'not finished'}")
     path = results / name
-    body = metrics(asked, record, list(lines(folder / LOG)))
+    body = metrics(asked, record, list(lines(folder / LOG)), folder)
     write_atomic(path, (to_json(body) + "\n").encode())
     return path
 
 
-def metrics(asked: Asked, record: Record, log: list[dict[str, Any]]) -> dict[str, Any]:
+def metrics(
+    asked: Asked, record: Record, log: list[dict[str, Any]], folder: Path
+) -> dict[str, Any]:
     """What the documents log: loss and perplexity, every epoch too, gradients, cost."""
     steps = [line for line in log if "grad_norm" in line]
     epochs = [line for line in log if "selection" in line]
@@ -86,4 +88,5 @@ def metrics(asked: Asked, record: Record, log: list[dict[str, Any]]) -> dict[str
         "cpu_s": record.cost.cpu_s,
         "gpu_s": record.cost.gpu_s,
         "fingerprint": record.fingerprint,
+        "run": folder.name,
     }

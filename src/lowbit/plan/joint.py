@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from lowbit.errors import UserError
 from lowbit.plan.search import Choices, Option, Solution
 from lowbit.quant.formats import parse
 from lowbit.quant.ledger import adapter_numbers, stored
@@ -73,6 +74,10 @@ def _of_site(
             made.append(
                 Option(site.name, text, rank, cost, base + 4 * numbers, base + TRAINED * numbers)
             )
+    if not made:
+        tried = ", ".join(map(str, ranks))
+        shape = f"{site.shape[0]} x {site.shape[1]}"
+        raise UserError(f"{site.name} is {shape}: none of the ranks {tried} fits it")
     return made
 
 
@@ -100,12 +105,15 @@ def second_order(table: SensitivityTable, solution: Solution) -> float:
     return table.damage(of_blocks, "kfac")
 
 
-def uniform(choices: Choices, adapted: Mapping[str, bool], text: str, rank: int) -> Solution | None:
-    """One format and rank for all block matrices; embeddings and heads in the same format."""
+def uniform(
+    choices: Choices, adapted: Mapping[str, bool], text: str, rank: int, embedding: str = ""
+) -> Solution | None:
+    """One format and rank for all block matrices; embeddings and heads alike, or in `embedding`."""
     chosen = []
     for site, found in choices.items():
         wanted = rank if adapted[site] else 0
-        match = [o for o in found if o.format == text and o.rank == wanted]
+        named = text if adapted[site] else embedding or text
+        match = [o for o in found if o.format == named and o.rank == wanted]
         if not match:
             return None
         chosen.append(match[0])

@@ -16,6 +16,9 @@ from typing import Any
 from lowbit.quant.formats import is_cast, parse
 from lowbit.spec import QuantSpec
 
+PACKED = (2, 3, 4, 8)
+"""Bits that GPTQModel and AutoRound can pack."""
+
 
 @dataclass(frozen=True)
 class Maps:
@@ -29,17 +32,23 @@ def maps(formats: Mapping[str, str]) -> Maps:
     """Of the sites that these formats name, in full module names."""
     specs = {name: parse(text) for name, text in formats.items()}
     known = {name: spec for name, spec in specs.items() if _integer(spec)}
-    other = tuple(
-        f"{name}: {formats[name]}"
-        for name, spec in specs.items()
-        if name not in known and not is_cast(spec)
-    )
+    packed = {name: spec for name, spec in known.items() if _bits(spec) in PACKED}
     casts = [name for name, spec in specs.items() if is_cast(spec)]
-    hqq, widened = _by_kind(known, casts)
+    left = [name for name in specs if name not in packed]
+    hqq, widened = _by_kind(known, [name for name in specs if name not in known])
     return Maps(
-        {"gptqmodel": _gptqmodel(known, casts), "autoround": _autoround(known, casts), "hqq": hqq},
-        {"gptqmodel": other, "autoround": other, "hqq": other + widened},
+        {"gptqmodel": _gptqmodel(packed, left), "autoround": _autoround(packed, left), "hqq": hqq},
+        {
+            "gptqmodel": _left(formats, left, casts),
+            "autoround": _left(formats, left, casts),
+            "hqq": _left(formats, [n for n in specs if n not in known], casts) + widened,
+        },
     )
+
+
+def _left(formats: Mapping[str, str], left: list[str], casts: list[str]) -> tuple[str, ...]:
+    """What is left in 16 bits because it could not be said."""
+    return tuple(f"{n}: {formats[n]}, left in 16 bits" for n in left if n not in casts)
 
 
 def _integer(spec: QuantSpec) -> bool:

@@ -21,6 +21,7 @@ from lowbit.errors import UserError
 PRECISION = 1e-6
 """Relative gap at which the search stops."""
 SECONDS = 60.0
+ROUNDS = 20
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,27 @@ def undominated(options: Sequence[Option]) -> tuple[Option, ...]:
 
 
 def solve(choices: Choices, stored: int, training: int | None = None) -> Solution:
-    """The plan with the least cost whose bytes fit."""
+    """The plan with the least cost whose bytes fit, to the byte.
+
+    The solver keeps to a limit within a millionth of it. A plan that is over by so little is solved
+    again with that much less room; the bound of the first, which had more, holds for all.
+    """
     sites = {site: undominated(options) for site, options in choices.items()}
     _check(sites, stored, training)
+    found = _solved(sites, stored, training)
+    bound, less, lean = found.bound, 0, 0
+    for _ in range(ROUNDS):
+        over = found.stored - stored
+        more = 0 if training is None else found.training - training
+        if over <= 0 and more <= 0:
+            return Solution(found.options, min(bound, found.cost))
+        less, lean = less + max(over, 0), lean + max(more, 0)
+        limit = None if training is None else training - lean
+        found = _solved(sites, stored - less, limit)
+    raise UserError("no plan was found that keeps to the budget exactly; try one a little larger")
+
+
+def _solved(sites: Choices, stored: int, training: int | None) -> Solution:
     flat = [option for options in sites.values() for option in options]
     costs = np.array([option.cost for option in flat])
     # The solver's tolerances are absolute: costs and bytes are brought to the order of one.
@@ -95,7 +114,7 @@ def solve(choices: Choices, stored: int, training: int | None = None) -> Solutio
     chosen = tuple(option for option, x in zip(flat, found.x, strict=True) if x > 0.5)
     shift = costs.min() * len(sites)
     bound = float(found.mip_dual_bound) * unit + shift
-    return Solution(chosen, min(bound, sum(option.cost for option in chosen)))
+    return Solution(chosen, bound)
 
 
 def _check(sites: Choices, stored: int, training: int | None) -> None:
