@@ -92,12 +92,14 @@ class Room:
         return self.stored, self.training
 
     @property
+    def most(self) -> Solution:
+        """16 bits and the largest ranks."""
+        found = (max(o, key=lambda o: (o.format == FULL, o.rank)) for o in self.choices.values())
+        return Solution(tuple(found), -math.inf)
+
+    @property
     def whole(self) -> bool:
-        """Whether 16 bits and the largest ranks fit."""
-        full = [
-            max(each, key=lambda o: (o.format == FULL, o.rank)) for each in self.choices.values()
-        ]
-        return _fits(Solution(tuple(full), -math.inf), self.limits)
+        return _fits(self.most, self.limits)
 
 
 def planned(spec: RunSpec, execution: Execution, wanted: Wanted, told: Told) -> Planned:
@@ -107,8 +109,7 @@ def planned(spec: RunSpec, execution: Execution, wanted: Wanted, told: Told) -> 
     room = _room(spec, execution, wanted, table)
     even = _uniform(room.choices, table, wanted)
     if room.whole:
-        name = f"uniform {FULL} r{max(wanted.ranks)}"
-        found, fitting = {}, {name: even[name]}
+        found, fitting = {}, {"16 bits": room.most}
     else:
         _enough(room, wanted)
         found = _solved(table, room, wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,17 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lowbit import curvature
 from lowbit.cells import scores
 from lowbit.errors import RunError, UserError
 from lowbit.evaluations import evaluated
 from lowbit.execution import Execution
-from lowbit.measuring import merged_run, table_of
+from lowbit.measuring import merged_run, sequences, table_of
+from lowbit.planning import Wanted, planned
 from lowbit.predicting import choices_of
 from lowbit.ready import prepare_run
 from lowbit.record import ADAPTER
 from lowbit.run import run
 from lowbit.sensitivity import Asked
-from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
+from lowbit.spec import BLOCK_ROLES, Plan, RunSpec, TaskSpec, TrainSpec
 
 Folder = Callable[[str], Path]
 CPU = Execution(device="cpu", threads=1)
@@ -123,3 +126,44 @@ def test_a_classifier_is_measured_where_a_run_gave_it_a_head(
         table_of(there, CPU, asked, 60, lambda *a: None, tmp_path / "none")
     with pytest.raises(UserError, match="not of what is measured"):
         table_of(spec, CPU, asked, 60, lambda *a: None, tmp_path / "bert")
+
+
+def test_a_classifiers_plan_keeps_to_its_budget_head_included(
+    spec: RunSpec, tiny_model: Folder, tiny_jsonl: Path, tmp_path: Path
+) -> None:
+    there = replace(spec, model=str(tiny_model("bert")), task=TaskSpec(str(tiny_jsonl)))
+    run(there, tmp_path / "bert", CPU)
+    formats, at = ("int8@16", "int3@16"), tmp_path / "bert"
+    with pytest.raises(UserError, match="a budget of 1,000 bytes: the smallest plan has") as said:
+        planned(there, CPU, Wanted(1000, 0, formats, (2, 4), 60, at), lambda *a: None)
+    least = int(re.search(r"has ([\d,]+)", str(said.value))[1].replace(",", ""))  # type: ignore[index]
+    budget = round(1.3 * least)
+    found = planned(there, CPU, Wanted(budget, 0, formats, (2, 4), 60, at), lambda *a: None)
+    best = found.candidates[0]
+    assert [c.loss for c in found.candidates] == sorted(c.loss for c in found.candidates)
+    record = run(replace(there, plan=best.plan), tmp_path / "best", CPU)
+    assert record.bytes.stored == best.solution.stored + found.other <= budget
+    whole = planned(there, CPU, Wanted(10**9, 0, formats, (2, 4), 60, at), lambda *a: None)
+    (only,) = whole.candidates
+    assert (whole.whole, only.plan.format, only.plan.rank) == (True, "bf16", 4)
+    assert only.gap.estimate == 0.0
+    with pytest.raises(UserError, match=r"of which .* are activations"):
+        planned(there, CPU, Wanted(10**9, 1000, formats, (2, 4), 60, at), lambda *a: None)
+
+
+def test_kfac_agrees_with_fisher_where_a_layer_sees_few_of_the_tokens(
+    spec: RunSpec, tiny_model: Folder, tiny_jsonl: Path, tmp_path: Path
+) -> None:
+    """A pooler is given one row a sentence: for random errors both say the same on average."""
+    there = replace(spec, model=str(tiny_model("bert")), task=TaskSpec(str(tiny_jsonl)))
+    run(there, tmp_path / "bert", CPU)
+    start = prepare_run(there)
+    merged, sites, _ = merged_run(there, start, tmp_path / "bert")
+    batches, _ = sequences(start, 62)
+    found = curvature.measure(merged, sites, batches, 0, kind="classification")
+    for site in sites:
+        factors = found.factors[site.name]
+        if site.role in BLOCK_ROLES and factors.inputs is not None and factors.outputs is not None:
+            trace = float(factors.inputs.trace() * factors.outputs.trace())
+            assert trace == pytest.approx(float(found.fisher[site.name].sum()), rel=1.0), site.name
+    assert any("pooler" in site.name for site in sites)

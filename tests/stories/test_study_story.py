@@ -444,7 +444,7 @@ def test_a_plan_is_predicted_and_a_precision_advised(
     words = ("predict", model, "--task", tiny_text, *quick)
     said = lowbit(*words, "--plan", "int3@32", "--bits", 4)
     assert (said.code, said.err) == (0, "")
-    for word in ("Taylor, real error", "K-FAC *", "runs the model", "After training"):
+    for word in ("Taylor, real error", "K-FAC *", "theory", "After training"):
         assert word in " ".join(said.out.split())
     assert said.out.count("on text") == 2
     wrong = lowbit(*words, "--bits", 9)
@@ -452,7 +452,10 @@ def test_a_plan_is_predicted_and_a_precision_advised(
     advised = lowbit("guide", model, "--task", tiny_text, *quick, "--size", 1000, "--size", 10**7)
     assert (advised.code, advised.err) == (0, "")
     assert "10,000,000 tokens" in advised.out
-    assert [row.split()[0] for row in advised.out.splitlines()[3:7]] == ["4", "8", "16", "32"]
+    ranks = [
+        row.split()[0] for row in advised.out.splitlines() if re.match(r" *\d+ .*(@|16 bit)", row)
+    ]
+    assert ranks == ["4", "8", "16", "32"]
 
 
 def test_a_budget_becomes_a_plan_that_a_run_takes(
