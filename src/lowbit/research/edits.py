@@ -1,0 +1,165 @@
+"""Typed edits of a program: one constant at a time, and what an edit may not be.
+
+The built-in proposer knows no language; it knows the dials that the program keeps as constants at
+the top of its file, and which values each may have. An edit changes the text of one assignment and
+nothing else, which is checked on the syntax tree.
+"""
+
+from __future__ import annotations
+
+import ast
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lowbit.errors import UserError, nearest
+
+Value = float | int | str | bool
+PRIORITIES = {
+    1: "quantisation schedule",
+    2: "learning rate",
+    3: "quantisation details",
+    4: "dead zone",
+    5: "distillation",
+}
+
+
+@dataclass(frozen=True)
+class Dial:
+    """A constant, its priority in the program, and what it may be."""
+
+    name: str
+    priority: int
+    values: tuple[Value, ...]
+
+
+DIALS = (
+    Dial("WARMUP_SHAPE", 1, ("linear", "cosine", "exponential", "sigmoid", "two-phase", "none")),
+    Dial("WARMUP_SHARE", 1, (0.1, 0.25, 0.5, 0.75, 0.9)),
+    Dial("WARMUP_KNEE", 1, (0.5, 0.8, 0.95)),
+    Dial("LR", 2, (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3)),
+    Dial("LR_SCHEDULE", 2, ("constant", "linear", "cosine")),
+    Dial("LR_WARMUP", 2, (0.0, 0.05, 0.1)),
+    Dial("GROUP", 3, (32, 64, 128, 256, 0)),
+    Dial("SCALE", 3, ("absmean", "absmax", "lsq", "learned")),
+    Dial("THRESHOLD", 3, (0.3, 0.4, 0.5, 0.6, 0.7)),
+    Dial("REACTIVATION", 4, (0.0, 0.01, 0.1)),
+    Dial("BIAS", 4, (False, True)),
+    Dial("DEAD_GRADIENT", 4, (0.5, 1.0, 2.0)),
+    Dial("OFF_WEIGHT", 5, (0.0, 0.1, 1.0)),
+    Dial("LOGITS_WEIGHT", 5, (0.0, 0.3, 1.0)),
+    Dial("FEATURES_WEIGHT", 5, (0.0, 0.1, 1.0)),
+)
+
+
+def constants(text: str) -> dict[str, Any]:
+    """Every literal that is assigned to a name at the top level."""
+    found = {}
+    for node in _parsed(text).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            try:
+                found[node.targets[0].id] = ast.literal_eval(node.value)
+            except ValueError:
+                continue
+    return found
+
+
+def _parsed(text: str) -> ast.Module:
+    try:
+        return ast.parse(text)
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"the program does not parse: {error}") from None
+
+
+def change(text: str, name: str, value: Value) -> str:
+    """The same text with one constant changed; comments and all else stay."""
+    tree = _parsed(text)
+    places = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and node.targets[0].id == name
+    ]
+    if len(places) != 1:
+        known = constants(text)
+        raise UserError(f"the program has no one constant '{name}'.{nearest(name, known)}")
+    (place,) = places
+    lines = text.splitlines(keepends=True)
+    if place.lineno != place.end_lineno:
+        raise UserError(f"'{name}' is written over several lines: edit it by hand")
+    line = lines[place.lineno - 1].encode()
+    assert place.end_col_offset is not None
+    edited = line[: place.col_offset] + repr(value).encode() + line[place.end_col_offset :]
+    lines[place.lineno - 1] = edited.decode()
+    found = "".join(lines)
+    if {**constants(text), name: value} != constants(found):
+        raise UserError(f"changing '{name}' changed something else")
+    return found
+
+
+def neighbours(text: str, dials: Sequence[Dial] = DIALS) -> list[tuple[str, Value]]:
+    """Every single change that the dials know from here."""
+    now = constants(text)
+    return [
+        (dial.name, value)
+        for dial in dials
+        if dial.name in now
+        for value in dial.values
+        if value != now[dial.name] or type(value) is not type(now[dial.name])
+    ]
+
+
+def drawn(
+    text: str, source: random.Random, tried: Sequence[Mapping[str, Any]] = ()
+) -> tuple[str, Value] | None:
+    """One change at random whose outcome has not been tried yet; None where all have been."""
+    now = constants(text)
+    fresh = [
+        (name, value) for name, value in neighbours(text) if {**now, name: value} not in list(tried)
+    ]
+    return source.choice(fresh) if fresh else None
+
+
+SEEDING = {"manual_seed", "manual_seed_all", "seed", "default_rng", "Random", "RandomState"}
+
+
+def nothing_but_a_seed(before: str, after: str) -> bool:
+    """Whether two programs differ in the numbers that randomness starts from, and only there."""
+    one, two = _parsed(before), _parsed(after)
+    if ast.dump(one) == ast.dump(two):
+        return True
+    return _seedless(one) == _seedless(two)
+
+
+def _seedless(tree: ast.Module) -> str:
+    return ast.dump(_Seedless().visit(tree))
+
+
+class _Seedless(ast.NodeTransformer):
+    """Puts one number in the place of every seed; a call that only seeds is no statement at all."""
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST:
+        target = node.targets[0]
+        if isinstance(target, ast.Name) and "SEED" in target.id.upper():
+            node.value = ast.Constant(0)
+            return node
+        return self.generic_visit(node)
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        return None if _seeds(node.value) else self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        if _seeds(node):
+            node.args, node.keywords = [ast.Constant(0)], []
+            return node
+        return self.generic_visit(node)
+
+
+def _seeds(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    called = node.func
+    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    return name in SEEDING
