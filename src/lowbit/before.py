@@ -102,9 +102,9 @@ def predict(
 ) -> None:
     """What a plan will cost in nats and in perplexity, before anything is trained.
 
-    By every predictor, with its interval, and which of them to trust at these bits. Of a study:
-    every [[forecast]] that is not made yet, kept with its results; `compare` holds them against
-    its runs.
+    By every predictor, with its interval, and which of them to trust at these bits.
+
+    Of a study: every forecast that is not made yet; `compare` holds them against its runs.
     """
     from lowbit import foretelling
 
