@@ -49,7 +49,7 @@ def test_an_edit_changes_one_constant_and_no_other_character(dial) -> None:
 
 def test_a_constant_that_is_not_there_is_named() -> None:
     with pytest.raises(UserError, match="Did you mean 'THRESHOLD'"):
-        change(TRAIN, "TRESHOLD", 0.5)
+        change(TRAIN, "THRESHOLDS", 0.5)
     with pytest.raises(UserError, match="does not parse"):
         change("def", "LR", 0.1)
     with pytest.raises(UserError, match="several lines"):
