@@ -219,7 +219,7 @@ def dry_run(study: Study, device: str | None) -> None:
         )
     out().print(table)
     trained = sum(not run.plan.adapter for run in study.runs)
-    say(f"all {trained} runs that train, one after another: about {clock(seconds)}.")
+    say(f"all {trained} runs one after another: about {clock(seconds)}.")
     if trained < len(study.runs):
         say(f"{len(study.runs) - trained} more only score what others trained, or the base.")
     say("Stored bytes are exact (≤: before a rank schedule's cuts). Peak (above the idle")

@@ -113,6 +113,9 @@ tokens = 60
 anchor = "int4@16"
 """
 
+# One worker: what the tests look at takes a minute to make.
+pytestmark = pytest.mark.xdist_group("scorecard")
+
 
 @pytest.fixture(scope="module")
 def folder(

@@ -20,6 +20,9 @@ from lowbit.errors import UserError
 
 SCRIPTS = Path(__file__).parents[2] / "experiments"
 
+# One worker: what the tests look at takes a minute to make.
+pytestmark = pytest.mark.xdist_group("experiments")
+
 
 def script(name: str, *words: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPTS / f"{name}.py"), *map(str, words)]
