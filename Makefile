@@ -22,10 +22,10 @@ demo: $(VENV)/ready
 	$(BIN)/lowbit run studies/demo
 
 test: $(VENV)/ready-dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not nightly and not hub"
+	$(BIN)/python -m pytest -n 2 -m "not nightly and not hub"
 
 nightly: $(VENV)/ready-dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not hub"
+	$(BIN)/python -m pytest -n 2 -m "not hub"
 
 check: $(VENV)/ready-dev
 	$(BIN)/ruff format --check .
