@@ -99,7 +99,7 @@ class Room:
 
     @property
     def whole(self) -> bool:
-        return _fits(self.most, self.limits)
+        return self.most.fits(*self.limits)
 
 
 def planned(spec: RunSpec, execution: Execution, wanted: Wanted, told: Told) -> Planned:
@@ -113,7 +113,7 @@ def planned(spec: RunSpec, execution: Execution, wanted: Wanted, told: Told) -> 
     else:
         _enough(room, wanted)
         found = _solved(table, room, wanted)
-        fitting = {n: s for n, s in even.items() if _fits(s, room.limits)}
+        fitting = {n: s for n, s in even.items() if s.fits(*room.limits)}
     tried = _tried(spec, execution, {**found, **fitting}, wanted, told)
     best = tried[0]
     return Planned(
@@ -215,10 +215,6 @@ def _uniform(choices: Choices, table: SensitivityTable, wanted: Wanted) -> dict[
                 if solution is not None:
                     found[f"uniform {text}{beside} r{rank}"] = solution
     return found
-
-
-def _fits(solution: Solution, limits: tuple[int, int | None]) -> bool:
-    return solution.stored <= limits[0] and (limits[1] is None or solution.training <= limits[1])
 
 
 def _tried(

@@ -31,7 +31,7 @@ def controls(
 ) -> Controls:
     """Every control that can be made within the limits, by its name."""
     found: Controls = {}
-    fitting = {n: s for n, s in uniform.items() if _fits(s, limits)}
+    fitting = {n: s for n, s in uniform.items() if s.fits(*limits)}
     if fitting:
         best = fitting[min(fitting, key=lambda name: fitting[name].cost)]
         text, rank = _usual(best)
@@ -44,10 +44,6 @@ def controls(
         found[f"random {i}"] = _random(choices, limits, source)
     found["shuffled"] = _shuffled(choices, planned, source)
     return found
-
-
-def _fits(solution: Solution, limits: tuple[int, int | None]) -> bool:
-    return solution.stored <= limits[0] and (limits[1] is None or solution.training <= limits[1])
 
 
 def _usual(solution: Solution) -> tuple[str, int]:
@@ -86,14 +82,14 @@ def _random(choices: Choices, limits: tuple[int, int | None], source: random.Ran
     chosen = {site: source.choice(list(options)) for site, options in choices.items()}
     ladders = {site: sorted(options, key=lambda o: o.stored) for site, options in choices.items()}
     sites = list(choices)
-    while not _fits(_solution(chosen), limits):
+    while not _solution(chosen).fits(*limits):
         site = source.choice(sites)
         place = ladders[site].index(chosen[site])
         chosen[site] = ladders[site][max(0, place - 1)]
     for site in source.sample(sites, len(sites)):
         for option in ladders[site][ladders[site].index(chosen[site]) + 1 :]:
             more = {**chosen, site: option}
-            if _fits(_solution(more), limits):
+            if _solution(more).fits(*limits):
                 chosen = more
     return _solution(chosen)
 

@@ -55,6 +55,10 @@ class Solution:
     def training(self) -> int:
         return sum(option.training for option in self.options)
 
+    def fits(self, stored: int, training: int | None = None) -> bool:
+        """Whether its bytes keep to both limits."""
+        return self.stored <= stored and (training is None or self.training <= training)
+
     @property
     def gap(self) -> float:
         """How far from the best this may still be, in nats."""
