@@ -22,6 +22,7 @@ from lowbit.options import (
     guarded,
     seeds_of,
 )
+from lowbit.research.cli import app as research
 
 app = typer.Typer(
     name="lowbit",
@@ -32,6 +33,8 @@ app = typer.Typer(
     help="What does low precision cost my fine-tune, and where should I spend my bytes?\n\n"
     "Start with [bold]lowbit run studies/demo[/]: a small study from nothing to a report.",
 )
+
+app.add_typer(research, name="research")
 
 
 @app.command()

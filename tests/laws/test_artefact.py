@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,6 +66,16 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
+def said_by(base: Path, artefact: Path, text: Path) -> dict[str, Any]:
+    """The line of the evaluator's own process."""
+    texts = {"screening": str(text)}
+    asked = {"model": str(base), "artefact": str(artefact), "texts": texts, "threads": 1}
+    command = [sys.executable, "-m", "lowbit.research.evaluator", json.dumps(asked)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    found: dict[str, Any] = json.loads(said.stdout.strip().splitlines()[-1])
+    return found
+
+
 def refusal(base: Path, folder: Path) -> str:
     with pytest.raises(RefusedError) as said:
         read(folder, open_checkpoint(base))
@@ -103,14 +114,14 @@ def test_the_evaluators_number_is_the_models_own_loss(
     base: Path, tmp_path: Path, text: Path
 ) -> None:
     left(base, tmp_path / "a")
-    found = score(str(base), tmp_path / "a", text)
-    assert len(found.sums) == len(TEXT)
-    assert found.perplexity == pytest.approx(math.exp(found.loss))
-    command = [sys.executable, "-m", "lowbit.research.evaluator", str(base), str(tmp_path / "a"),
-               str(text), "1"]  # fmt: skip
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    body = json.loads(said.stdout.strip().splitlines()[-1])
-    assert sum(body["sums"]) == pytest.approx(sum(found.sums), rel=1e-4)
+    rows = torch.randint(0, 60, (3, 25), dtype=torch.int32)
+    (tmp_path / "check.json").write_text(json.dumps(rows.tolist()))
+    found = score(str(base), tmp_path / "a", {"screening": text}, tmp_path / "check.json")
+    sums, counts = found.texts["screening"]
+    assert len(sums) == len(counts) == len(TEXT)
+    assert found.loss("screening") == pytest.approx(sum(sums) / sum(counts))
+    body = said_by(base, tmp_path / "a", text)
+    assert sum(body["texts"]["screening"][0]) == pytest.approx(sum(sums), rel=1e-4)
     model = read(tmp_path / "a", open_checkpoint(base)).model
     from lowbit.models.loading import tokenizer_of
 
@@ -120,7 +131,11 @@ def test_the_evaluators_number_is_the_models_own_loss(
     with torch.no_grad():
         logits = model(input_ids=ids[:, :-1]).logits[0]
     loss = nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum")
-    assert found.sums[0] == pytest.approx(float(loss), rel=1e-3)
+    assert sums[0] == pytest.approx(float(loss), rel=1e-3)
+    with torch.no_grad():
+        logits = model(input_ids=rows[:, :-1].long()).logits
+    loss = nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten().long())
+    assert found.check == pytest.approx(math.exp(float(loss)), rel=1e-4)
 
 
 # --- cheating -------------------------------------------------------------------------------------
@@ -222,7 +237,4 @@ def test_what_a_refused_artefact_says_reaches_the_loop(
     base: Path, tmp_path: Path, text: Path
 ) -> None:
     (tmp_path / "a").mkdir()
-    command = [sys.executable, "-m", "lowbit.research.evaluator", str(base), str(tmp_path / "a"),
-               str(text), "1"]  # fmt: skip
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    assert "left no" in json.loads(said.stdout.strip().splitlines()[-1])["refused"]
+    assert "left no" in said_by(base, tmp_path / "a", text)["refused"]

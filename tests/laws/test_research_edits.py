@@ -82,6 +82,7 @@ def test_when_all_has_been_tried_nothing_is_drawn() -> None:
     [
         ("torch.manual_seed(1)\nx = 1", "torch.manual_seed(2)\nx = 1", True),
         ("x = 1", "torch.manual_seed(7)\nx = 1", True),
+        ("x = 1", "import torch\ntorch.manual_seed(7)\nx = 1", True),
         ("SEED = 1\nx = SEED", "SEED = 2\nx = SEED", True),
         ("r = np.random.default_rng(0)", "r = np.random.default_rng(seed=5)", True),
         ("x = 1", "x = 1  # a comment", True),

@@ -1,8 +1,10 @@
-"""Git beside the person's own work: a branch, a worktree, and a ref for everything discarded.
+"""Git beside the person's own work: a branch, a worktree, and a ref for everything tried.
 
-The person's checkout, index and stash are never touched: all happens in a worktree of the loop's
-own. A candidate is one commit on `autoresearch/TAG`; what is rolled back stays reachable under
-`refs/lowbit/research/TAG/N`, so that nothing that was tried is ever lost.
+The person's checkout, index and stash are never touched. A candidate is one commit that is made
+without any checkout, and takes its dates from the ledger: making it twice makes the same commit.
+It lies under `refs/lowbit/research/TAG/N` from its first moment, kept or not, so that nothing that
+was tried is ever lost. `autoresearch/TAG` moves only when a candidate is kept; the worktree shows
+that branch, and is where an agent edits.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,42 +42,31 @@ class Branch:
     def ref(self, trial: int) -> str:
         return f"refs/lowbit/research/{self.tag}/{trial}"
 
-    def create(self) -> str:
-        """The branch at the person's HEAD, in a new worktree; it must not exist yet."""
+    def check(self) -> None:
+        """Refuse a tag that is no name, or that has been used."""
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.tag) or self.tag.endswith(".lock"):
             raise UserError(f"tag '{self.tag}': letters, digits, dots, dashes and underscores")
         if git(self.repository, "branch", "--list", self.name):
-            raise UserError(f"branch {self.name} exists already: choose another tag, or resume")
+            raise UserError(f"branch {self.name} exists already: choose another --tag, or resume")
         if self.worktree.exists() and any(self.worktree.iterdir()):
             raise UserError(f"{self.worktree} is not empty")
-        git(
-            self.repository,
-            "worktree",
-            "add",
-            "--quiet",
-            "-b",
-            self.name,
-            str(self.worktree),
-            "HEAD",
-        )
-        return self.head()
 
-    def restore(self) -> None:
-        """The worktree as the branch has it: after a kill, or where somebody removed it."""
+    def create(self, base: str) -> None:
+        """The branch at a commit, in its worktree. Twice is once."""
+        if not git(self.repository, "branch", "--list", self.name):
+            git(self.repository, "branch", "--no-track", self.name, base)
+        self.restore(base)
+
+    def restore(self, commit: str) -> None:
+        """Branch and worktree at a commit: after a keep, a kill, or where somebody removed it."""
         if not (self.worktree / ".git").exists():
             git(self.repository, "worktree", "prune")
-            git(
-                self.repository,
-                "worktree",
-                "add",
-                "--quiet",
-                "--force",
-                str(self.worktree),
-                self.name,
-            )
+            where = str(self.worktree)
+            git(self.repository, "worktree", "add", "--quiet", "--force", where, self.name)
         for lock in self._locks():
             lock.unlink(missing_ok=True)
-        git(self.worktree, "reset", "--quiet", "--hard", self.name)
+        git(self.worktree, "checkout", "--quiet", "--force", self.name)
+        git(self.worktree, "reset", "--quiet", "--hard", commit)
 
     def _locks(self) -> list[Path]:
         """What a killed git leaves in the worktree's own folder, where only the loop works."""
@@ -83,47 +76,80 @@ class Branch:
     def head(self) -> str:
         return git(self.worktree, "rev-parse", "HEAD")
 
-    def commit(self, path: str, text: str, message: str) -> str:
-        """One file changed, one commit; a change of nothing is refused."""
-        target = self.worktree / path
-        if target.is_file() and target.read_text(encoding="utf-8") == text:
-            raise UserError(f"{path} is as it was: a trial needs a change")
-        target.write_text(text, encoding="utf-8")
-        git(self.worktree, "add", "--", path)
-        git(self.worktree, "commit", "--quiet", "--no-verify", "--no-gpg-sign", "-m", message)
-        return self.head()
+    def store(self, text: str) -> str:
+        """A file's content, kept by git under its digest."""
+        return git(self.repository, "hash-object", "-w", "--stdin", told=text)
 
-    def discard(self, trial: int, commit: str, back_to: str) -> None:
-        """Keep the commit under the trial's ref, and put the branch back. Twice is once."""
+    def candidate(self, base: str, path: str, blob: str, message: str, at: float) -> str:
+        """The commit that puts `blob` at `path` of `base`; the same arguments, the same commit."""
+        with tempfile.TemporaryDirectory() as folder:
+            index = {"GIT_INDEX_FILE": f"{folder}/index"}
+            git(self.repository, "read-tree", base, more=index)
+            entry = f"100644,{blob},{path}"
+            git(self.repository, "update-index", "--add", "--cacheinfo", entry, more=index)
+            tree = git(self.repository, "write-tree", more=index)
+        when = f"@{int(at)} +0000"
+        dates = {"GIT_AUTHOR_DATE": when, "GIT_COMMITTER_DATE": when}
+        words = ("commit-tree", tree, "-p", base, "-m", message)
+        return git(self.repository, *words, more=dates)
+
+    def mark(self, trial: int, commit: str) -> None:
+        """Reachable for ever, whatever becomes of it."""
         git(self.repository, "update-ref", self.ref(trial), commit)
-        git(self.worktree, "reset", "--quiet", "--hard", back_to)
 
-    def changed(self, commit: str, base: str) -> list[str]:
-        """Paths that a commit changes against its base."""
-        return git(self.repository, "diff", "--name-only", base, commit).splitlines()
+    def edited(self, base: str) -> list[str]:
+        """Paths in which the worktree differs from a commit, whether committed or not."""
+        tracked = git(self.worktree, "diff", "--name-only", base).splitlines()
+        new = git(self.worktree, "ls-files", "--others", "--exclude-standard").splitlines()
+        return tracked + [path for path in new if Path(path).name != "results.tsv"]
 
     def show(self, commit: str, path: str) -> str:
         return git(self.repository, "show", f"{commit}:{path}", strip=False)
+
+    def merged(self, base: str, ours: str, theirs: str) -> str | None:
+        """Three texts merged line by line; None where they touch the same lines."""
+        with tempfile.TemporaryDirectory() as folder:
+            paths = [Path(folder) / name for name in ("ours", "base", "theirs")]
+            for path, text in zip(paths, (ours, base, theirs), strict=True):
+                path.write_text(text, encoding="utf-8")
+            try:
+                words = ("merge-file", "-p", "--quiet", *map(str, paths))
+                return git(self.repository, *words, strip=False)
+            except RunError:
+                return None
 
     def remove(self) -> None:
         """The worktree alone; branch and refs stay."""
         git(self.repository, "worktree", "remove", "--force", str(self.worktree))
 
 
-def git(folder: Path, *words: str, strip: bool = True) -> str:
+def git(
+    folder: Path,
+    *words: str,
+    strip: bool = True,
+    told: str | None = None,
+    more: Mapping[str, str] | None = None,
+) -> str:
     """Git's answer, with no hooks, no prompts and no configuration of the person's in the way."""
     quiet = {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    off = [
+        "-c",
+        "core.hooksPath=/dev/null",
+        "-c",
+        "core.autocrlf=false",
+        "-c",
+        "commit.gpgSign=false",
+    ]
     done = subprocess.run(
-        ["git", "-C", str(folder), "-c", "core.hooksPath=/dev/null", *words],
+        ["git", "-C", str(folder), *off, *words],
         capture_output=True,
         text=True,
-        env={
-            **{k: v for k, v in os.environ.items() if not k.startswith("GIT_")},
-            **AUTHOR,
-            **quiet,
-        },
+        input=told,
+        env={**inherited, **AUTHOR, **quiet, **(more or {})},
         check=False,
     )
     if done.returncode:
-        raise RunError(f"git {' '.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
+        said = done.stderr.strip() or done.stdout.strip()
+        raise RunError(f"git {' '.join(words)}: {said[:500]}")
     return done.stdout.strip() if strip else done.stdout

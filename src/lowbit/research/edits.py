@@ -138,7 +138,13 @@ def _seedless(tree: ast.Module) -> str:
 
 
 class _Seedless(ast.NodeTransformer):
-    """Puts one number in the place of every seed; a call that only seeds is no statement at all."""
+    """Puts one number in the place of every seed; what only seeds, or imports, is no statement."""
+
+    def visit_Import(self, node: ast.Import) -> None:
+        return None
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        return None
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST:
         target = node.targets[0]

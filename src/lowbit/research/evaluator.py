@@ -1,9 +1,10 @@
 """Where the number comes from: a process of ours, on text that no candidate has seen.
 
-    python -m lowbit.research.evaluator MODEL ARTEFACT TEXT        a line of JSON
+    python -m lowbit.research.evaluator '{"model": ..., "artefact": ..., "texts": {NAME: FILE}}'
 
 It loads the packed artefact, refuses what is not what it should be, and computes the loss of every
-article from logits of its own. Targets never leave this process.
+article from logits of its own; of the check rows too, which the candidate's claim is about. Targets
+never leave this process. What it says is one line of JSON.
 """
 
 from __future__ import annotations
@@ -11,18 +12,21 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from lowbit.evaluate import evaluate
 from lowbit.files import to_json
 from lowbit.install import Settings, install
 from lowbit.models.family import find_sites
-from lowbit.models.loading import max_length, open_checkpoint, resolve, tokenizer_of
+from lowbit.models.loading import Checkpoint, max_length, open_checkpoint, resolve, tokenizer_of
 from lowbit.plan.rules import choose
-from lowbit.research.artefact import RefusedError, read
+from lowbit.research.artefact import Read, RefusedError, read
 from lowbit.spec import Plan
 from lowbit.tasks import tokens
 from lowbit.tasks.base import Document
@@ -32,58 +36,91 @@ WINDOW, BATCH = 256, 16
 
 @dataclass(frozen=True)
 class Scored:
-    """Summed loss and tokens of every article, and what the model takes."""
+    """(sums, counts) by article of every text, the check's perplexity, and what the model takes."""
 
-    sums: tuple[float, ...]
-    counts: tuple[int, ...]
+    texts: Mapping[str, tuple[tuple[float, ...], tuple[int, ...]]]
+    check: float | None
     bits: float
     stored: int
     zero: float
 
-    @property
-    def loss(self) -> float:
-        return math.fsum(self.sums) / sum(self.counts)
-
-    @property
-    def perplexity(self) -> float:
-        return math.exp(min(self.loss, 700.0))
+    def loss(self, name: str) -> float:
+        sums, counts = self.texts[name]
+        return math.fsum(sums) / sum(counts)
 
 
-def score(model: str, artefact: Path, text: Path, threads: int = 0) -> Scored:
-    """Every article of a JSON list of texts."""
+def score(
+    model: str,
+    artefact: Path,
+    texts: Mapping[str, Path],
+    check: Path | None = None,
+    threads: int = 0,
+) -> Scored:
+    """Every article of JSON lists of texts."""
     if threads:
         torch.set_num_threads(threads)
     checkpoint = open_checkpoint(resolve(model))
-    tokenizer = tokenizer_of(checkpoint.folder)
-    documents = [Document(one) for one in json.loads(text.read_text(encoding="utf-8"))]
-    window = min(WINDOW, max_length(checkpoint.config))
-    part = tokens.examples(tokens.language(documents, tokenizer, window), "language")
     made = read(artefact, checkpoint)
+    checked = None if check is None else _of_rows(made.model, check)
+    _with_our_layers(made, checkpoint)
+    found = {name: _of_articles(made.model, checkpoint, path) for name, path in texts.items()}
+    return Scored(found, checked, made.bits, made.stored, made.zero)
 
-    # The lab's own loss needs its own layers; fp32 ones hold the very same numbers.
+
+@torch.no_grad()
+def _of_rows(model: nn.Module, path: Path) -> float:
+    """Perplexity of rows of tokens, as `prepare.val_ppl` defines it."""
+    rows = torch.tensor(json.loads(path.read_text(encoding="utf-8")))
+    total = 0.0
+    for batch in rows.split(BATCH):
+        logits = model(input_ids=batch[:, :-1]).logits.float()
+        losses = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum")
+        total += float(losses)
+    return _perplexity(total / (len(rows) * (rows.shape[1] - 1)))
+
+
+def _perplexity(loss: float) -> float:
+    return math.exp(min(50.0, loss)) if math.isfinite(loss) else math.inf
+
+
+def _with_our_layers(made: Read, checkpoint: Checkpoint) -> None:
+    """The lab's own loss needs its own layers; fp32 ones hold the very same numbers."""
     sites = find_sites(made.model, checkpoint.matrices)
     plain = Plan("fp32", "fp32", embedding="fp32", rank=0, adapter="none")
     install(made.model, sites, choose(plain, sites), Settings(plain, torch.float32, 0, "decoded"))
-    found, _ = evaluate(made.model, part, "language", BATCH, torch.device("cpu"))
+
+
+def _of_articles(
+    model: nn.Module, checkpoint: Checkpoint, path: Path
+) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    tokenizer = tokenizer_of(checkpoint.folder)
+    documents = [Document(one) for one in json.loads(path.read_text(encoding="utf-8"))]
+    window = min(WINDOW, max_length(checkpoint.config))
+    part = tokens.examples(tokens.language(documents, tokenizer, window), "language")
+    found, _ = evaluate(model, part, "language", BATCH, torch.device("cpu"))
     sums, counts = [0.0] * len(documents), [0] * len(documents)
     for example, (total, count) in zip(part, found, strict=True):
         sums[example.document] += total
         counts[example.document] += count
     if not all(map(math.isfinite, sums)):
         raise RefusedError("the model's loss is not finite")
-    return Scored(tuple(sums), tuple(counts), made.bits, made.stored, made.zero)
+    return tuple(sums), tuple(counts)
 
 
 def main() -> None:
     """One line: what was scored, or why nothing was."""
-    model, artefact, text, *threads = sys.argv[1:]
+    asked = json.loads(sys.argv[1])
+    texts = {name: Path(path) for name, path in asked["texts"].items()}
+    check = Path(asked["check"]) if asked.get("check") else None
     try:
-        found = score(model, Path(artefact), Path(text), int(threads[0]) if threads else 0)
+        found = score(
+            asked["model"], Path(asked["artefact"]), texts, check, asked.get("threads", 0)
+        )
     except RefusedError as error:
         print(to_json({"refused": str(error)}))
         return
-    body = {"sums": found.sums, "counts": found.counts, "bits": found.bits}
-    print(to_json({**body, "stored": found.stored, "zero": found.zero}))
+    checked = found.check if found.check is None or math.isfinite(found.check) else None
+    print(to_json({**vars(found), "check": checked}))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 Screening is one seed: it only says whether confirming is worth the time. A confirmation compares
 candidate and incumbent over the same seeds and articles; seeds and articles are drawn together
-(`inference.bootstrap`). The k-th confirmation of a campaign may err with probability
+(`inference.bootstrap`). A campaign that expects H confirmations lets its k-th err with probability
 
-    alpha_k = alpha 6 / (pi k)^2,        sum over all k = alpha
+    alpha_k = alpha / 2 (1 / H  [k <= H]  +  6 / (pi k)^2),        sum over all k = alpha
 
 so that however long the loop runs, a change that is nothing is kept at all with probability at most
 alpha. No torch.
@@ -57,23 +57,38 @@ def noise_of(losses: Sequence[float]) -> Noise:
     return Noise(float(np.std(losses, ddof=1)), len(losses))
 
 
-def share(alpha: float, confirmation: int) -> float:
+def share(alpha: float, confirmation: int, horizon: int) -> float:
     """Of the campaign's alpha, for its k-th confirmation, counted from 1."""
-    if confirmation < 1:
+    if confirmation < 1 or horizon < 1:
         raise ValueError("confirmations are counted from 1")
-    return alpha * 6 / (math.pi * confirmation) ** 2
+    planned = 1 / horizon if confirmation <= horizon else 0.0
+    return alpha / 2 * (planned + 6 / (math.pi * confirmation) ** 2)
 
 
-def spent(alpha: float, confirmations: int) -> float:
-    return sum(share(alpha, k) for k in range(1, confirmations + 1))
+def spent(alpha: float, confirmations: int, horizon: int) -> float:
+    return sum(share(alpha, k, horizon) for k in range(1, confirmations + 1))
 
 
-def worth_confirming(candidate: float, incumbent: float, noise: Noise, slack: float = 0.5) -> bool:
-    """Whether one seed looks good enough: not worse by more than half the noise of a difference.
+SLACK = 0.25
 
-    A true gain as large as the noise is then missed by one screening in fifteen.
+
+def worth_confirming(candidate: float, incumbent: float, noise: Noise) -> bool:
+    """Whether one seed looks better, or worse by less than a quarter of a difference's noise.
+
+    A true gain as large as the noise is then missed by one screening in ten, and one twice as large
+    by one in eighty; two in five changes of nothing are spared a confirmation.
     """
-    return candidate - incumbent < slack * noise.of_difference
+    return candidate - incumbent < SLACK * noise.of_difference
+
+
+def hopeless(
+    candidate: tuple[ArrayLike, ArrayLike], incumbent: tuple[ArrayLike, ArrayLike]
+) -> bool:
+    """Whether the seeds so far show no gain at all. Stopping then can only lose keeps."""
+    (sums, counts), (others, among) = (
+        tuple(np.asarray(a, float) for a in side) for side in (candidate, incumbent)
+    )
+    return bool((sums.sum(1) / counts.sum(1) - others.sum(1) / among.sum(1)).mean() >= 0)
 
 
 def confirm(

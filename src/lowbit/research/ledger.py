@@ -1,9 +1,9 @@
 """What happened in a campaign: lines that are written before the step they announce.
 
-Each line holds a number, a time, what it says, and a digest of all that came before. A kill while
-writing can only tear the last line, which is then as if it had never been; a line that was changed,
-removed or put in afterwards breaks the chain, and the campaign stops. The state of a campaign is
-what replaying its ledger gives: nothing else is remembered.
+Each line holds a number, a time, what it says, and digests of itself and of the line before. A kill
+while writing can only tear the last line, which is then as if it had never been; a line that was
+changed, removed or put in afterwards breaks the chain, and the campaign stops. The state of a
+campaign is what replaying its ledger gives: nothing else is remembered.
 """
 
 from __future__ import annotations
@@ -66,16 +66,13 @@ class Ledger:
 
 
 def _line(event: Event, before: str) -> bytes:
-    body = {
-        "n": event.number,
-        "at": event.at,
-        "kind": event.kind,
-        "body": event.body,
-        "after": before,
-    }
-    return (
-        json.dumps(body, sort_keys=True, allow_nan=False, separators=(",", ":")) + "\n"
-    ).encode()
+    said = {"at": event.at, "kind": event.kind, "body": event.body}
+    body = {**said, "n": event.number, "after": before}
+    return (_json({**body, "is": _digest(_json(body).encode())}) + "\n").encode()
+
+
+def _json(body: dict[str, Any]) -> str:
+    return json.dumps(body, sort_keys=True, allow_nan=False, separators=(",", ":"))
 
 
 def _digest(line: bytes) -> str:
@@ -96,10 +93,16 @@ def _read(path: Path) -> Iterator[tuple[Event, str, int]]:
             if end == len(content):
                 return
             raise RunError(f"{path}: line {number + 1} is torn, and others follow it")
-        if body["n"] != number or body["after"] != before:
+        if body["n"] != number or body["after"] != before or not _unchanged(body):
             raise RunError(f"{path}: line {number + 1} does not follow from the lines before it")
         before = _digest(line)
         yield Event(body["n"], body["at"], body["kind"], body["body"]), before, end
+
+
+def _unchanged(body: dict[str, Any]) -> bool:
+    """Whether a line is what was written; the chain alone would not guard the last one."""
+    rest = {key: value for key, value in body.items() if key != "is"}
+    return bool(body["is"] == _digest(_json(rest).encode()))
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
@@ -107,5 +110,5 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         body = json.loads(line)
     except ValueError:
         return None
-    known = isinstance(body, dict) and {"n", "at", "kind", "body", "after"} <= body.keys()
+    known = isinstance(body, dict) and {"n", "at", "kind", "body", "after", "is"} <= body.keys()
     return body if known else None

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -102,6 +103,12 @@ def run(
         end = "failed"
     text = printed.read_bytes()[: limits.output].decode("utf-8", "replace")
     return Outcome(end, code, seconds, peak, text, level)
+
+
+def available() -> Level:
+    """What this system can take away from a candidate."""
+    with tempfile.TemporaryDirectory(prefix="lowbit-isolation-") as folder:
+        return run(["/usr/bin/env", "true"], Path(folder), Limits(30.0)).level
 
 
 def _spec(

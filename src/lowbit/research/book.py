@@ -1,0 +1,45 @@
+"""The ledger as the loop writes it: one line, the new state, and whoever watches is told."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from lowbit.errors import RunError
+from lowbit.research.ledger import Ledger
+from lowbit.research.results import Status
+from lowbit.research.state import State, Trial, replay
+
+
+class Watcher(Protocol):
+    """Told of every event, as it is written."""
+
+    def __call__(self, state: State, kind: str, body: dict[str, Any]) -> None: ...
+
+
+def nobody(state: State, kind: str, body: dict[str, Any]) -> None:
+    pass
+
+
+class Book:
+    """A campaign's ledger, and the state that follows from it."""
+
+    def __init__(self, ledger: Ledger, watch: Watcher = nobody) -> None:
+        self.ledger, self.watch = ledger, watch
+
+    @property
+    def state(self) -> State:
+        found = replay(self.ledger.events)
+        if found is None:
+            raise RunError("the campaign has not begun")
+        return found
+
+    def tell(self, kind: str, **body: Any) -> State:
+        """One line in the ledger; whatever follows from it comes after."""
+        self.ledger.append(kind, **body)
+        state = self.state
+        self.watch(state, kind, body)
+        return state
+
+    def end(self, trial: Trial, status: Status, reason: str, **more: Any) -> None:
+        """A trial's last line."""
+        self.tell("judged", number=trial.number, status=status, reason=reason, **more)

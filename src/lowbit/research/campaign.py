@@ -1,0 +1,162 @@
+"""What a campaign is: settings that are declared once, and where its things lie.
+
+FOLDER/                        the person's: program.md, prepare.py, train.py
+FOLDER/results/TAG/            ledger.jsonl, results.tsv, report: what is worth keeping
+FOLDER/.work/TAG/tree/         a worktree of autoresearch/TAG; an agent edits train.py here
+FOLDER/.work/TAG/given/        tokens that candidates read
+FOLDER/.work/TAG/kept/         evaluation text, which they never see
+FOLDER/.work/TAG/runs/         their copies
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lowbit.errors import UserError
+from lowbit.research.branch import Branch, git
+
+FILES = ("program.md", "prepare.py", "train.py")
+MUTABLE, FIXED = "train.py", "prepare.py"
+LEDGER = "ledger.jsonl"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Declared at `init`, and never changed after."""
+
+    tag: str
+    model: str
+    task: str = "wikitext2"
+    budget: float = 300.0
+    """Seconds of training that a screening run has."""
+    grace: float = 120.0
+    """Seconds that a first run may take beside its training; later ones follow what it took."""
+    alpha: float = 0.05
+    """How often a campaign of nothing but changes of nothing may keep any of them."""
+    horizon: int = 20
+    """How many confirmations most of alpha is split over."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Of confirmations; the first is also the one that screens."""
+    fresh: tuple[int, ...] = (100, 101, 102, 103, 104)
+    """Of the ending: nothing was ever decided on these."""
+    window: int = 256
+    threads: int = 1
+    memory: int = 8 * 2**30
+
+    def __post_init__(self) -> None:
+        if len(set(self.seeds)) < max(2, len(self.seeds)) or set(self.seeds) & set(self.fresh):
+            raise UserError("a campaign needs two seeds at least, and other ones for its ending")
+        if not 0 < self.alpha < 1:
+            raise UserError(f"alpha {self.alpha:g}: between 0 and 1")
+        if not (self.budget > 0 and self.grace > 0 and self.horizon > 0 and self.threads > 0):
+            raise UserError("budget, grace, horizon and threads are above zero")
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "seeds": list(self.seeds), "fresh": list(self.fresh)}
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any]) -> Settings:
+        known = {field.name for field in fields(cls)}
+        lists = {key: tuple(body[key]) for key in ("seeds", "fresh")}
+        return cls(**{**{k: v for k, v in body.items() if k in known}, **lists})
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a campaign's things lie."""
+
+    folder: Path
+    tag: str
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results" / self.tag
+
+    @property
+    def ledger(self) -> Path:
+        return self.results / LEDGER
+
+    @property
+    def work(self) -> Path:
+        return self.folder / ".work" / self.tag
+
+    @property
+    def given(self) -> Path:
+        return self.work / "given"
+
+    @property
+    def kept(self) -> Path:
+        return self.work / "kept"
+
+    @property
+    def runs(self) -> Path:
+        return self.work / "runs"
+
+    @property
+    def lock(self) -> Path:
+        return self.work / "lock"
+
+    @property
+    def inside(self) -> Path:
+        """The folder as seen from the root of the repository."""
+        return self.folder.relative_to(root_of(self.folder))
+
+    @property
+    def tree(self) -> Path:
+        """The campaign folder in the loop's own worktree."""
+        return self.work / "tree" / self.inside
+
+    @property
+    def branch(self) -> Branch:
+        return Branch(root_of(self.folder), self.work / "tree", self.tag)
+
+    def path(self, name: str) -> str:
+        """A file of the campaign, as git names it."""
+        return (self.inside / name).as_posix()
+
+
+def root_of(folder: Path) -> Path:
+    """The repository that a campaign is part of."""
+    from lowbit.errors import RunError
+
+    try:
+        return Path(git(folder, "rev-parse", "--show-toplevel")).resolve()
+    except (RunError, OSError):
+        raise UserError(
+            f"{folder} is in no git repository; a campaign keeps its changes in one: git init, "
+            "add the files, commit"
+        ) from None
+
+
+def campaign_folder(folder: str) -> Path:
+    """A folder with the three files of the convention, committed."""
+    found = Path(folder).expanduser().resolve()
+    missing = [name for name in FILES if not (found / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{folder} holds no {', no '.join(missing)}: a campaign's folder has program.md, "
+            "prepare.py and train.py, like studies/ternary"
+        )
+    return found
+
+
+def known_tags(folder: Path) -> list[str]:
+    """Campaigns that have begun here, newest last."""
+    found = (folder / "results").glob(f"*/{LEDGER}")
+    return [path.parent.name for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+
+
+def the_tag(folder: Path, tag: str | None) -> str:
+    """The campaign that is meant: the one named, or the only or newest one."""
+    from lowbit.errors import nearest
+
+    known = known_tags(folder)
+    if tag is None and known:
+        return known[-1]
+    if tag is None:
+        raise UserError(f"no campaign has begun in {folder}: lowbit research init")
+    if tag not in known:
+        raise UserError(f"no campaign '{tag}' in {folder}.{nearest(tag, known)}")
+    return tag

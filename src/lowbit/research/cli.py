@@ -1,0 +1,188 @@
+"""`lowbit research`: the loop's verbs at the command line."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from lowbit.options import TaskOption, guarded
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="An autonomous loop for ternary training whose keeps are real.\n\n"
+    "[bold]init[/] begins a campaign; [bold]run[/] lets a proposer drive it overnight; or an "
+    "agent edits train.py and calls [bold]trial[/]. [bold]report[/] is for the morning.",
+)
+
+FolderArgument = Annotated[
+    str, typer.Argument(help="A folder with program.md, prepare.py and train.py.")
+]
+TagOption = Annotated[
+    str | None, typer.Option(help="Which campaign of the folder; else its newest one.")
+]
+
+
+@app.command()
+@guarded
+def init(
+    folder: FolderArgument = ".",
+    tag: Annotated[str, typer.Option(help="The branch will be autoresearch/TAG.")] = "first",
+    model: Annotated[
+        str, typer.Option(help="The base: a hub id, assets:NAME, or a folder.")
+    ] = "HuggingFaceTB/SmolLM-135M",
+    task: TaskOption = "wikitext2",
+    budget: Annotated[float, typer.Option(help="Seconds of training a trial has.")] = 300.0,
+    alpha: Annotated[
+        float, typer.Option(help="Chance that a campaign of changes of nothing keeps any.")
+    ] = 0.05,
+    horizon: Annotated[
+        int, typer.Option(help="Confirmations that most of alpha is split over.")
+    ] = 20,
+    seeds: Annotated[int, typer.Option(min=2, help="Of a confirmation, and of the ending.")] = 5,
+    threads: Annotated[int, typer.Option(help="Of a trial; 0: all cores.")] = 0,
+    memory: Annotated[str, typer.Option(help="That a trial may take.")] = "8GB",
+    window: Annotated[int, typer.Option(help="Tokens of a training row.")] = 256,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+) -> None:
+    """Begin a campaign: a branch, a worktree, text split by article, a ledger."""
+    import os
+
+    from rich.console import Console
+    from rich.markup import escape
+
+    from lowbit.options import bytes_of
+    from lowbit.research import verbs
+    from lowbit.research.campaign import Places, Settings, campaign_folder
+
+    settings = Settings(
+        tag,
+        model,
+        task,
+        budget,
+        alpha=alpha,
+        horizon=horizon,
+        seeds=tuple(range(seeds)),
+        fresh=tuple(range(100, 100 + seeds)),
+        window=window,
+        threads=threads or os.cpu_count() or 1,
+        memory=bytes_of(memory),
+    )
+    made = verbs.init(folder, settings, dry_run)
+    say = Console(highlight=False).print
+    places = Places(campaign_folder(folder), tag)
+    say(f"{'would begin' if dry_run else 'begun'}: branch {escape(made['branch'])}")
+    for name, found in made.get("texts", {}).items():
+        size = found.get("rows") or found["articles"]
+        say(f"  {name:<14}{size} {'rows' if 'rows' in found else 'articles'}")
+    say(f"an agent edits  {escape(str(places.tree / 'train.py'))}", soft_wrap=True)
+    say(f"or leave it alone: lowbit research run {escape(folder)} --tag {escape(tag)}")
+
+
+@app.command()
+@guarded
+def run(
+    folder: FolderArgument = ".",
+    tag: TagOption = None,
+    proposer: Annotated[
+        str, typer.Option(help='builtin, random, command:"LINE", openai:URL.')
+    ] = "builtin",
+    trials: Annotated[
+        int | None, typer.Option(help="Judged ones in all; else until interrupted.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the proposer.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+) -> None:
+    """Propose, try, judge, keep or roll back, again and again."""
+    from lowbit.research import verbs
+
+    if dry_run:
+        _foresee(_at(folder, tag), proposer, trials, jobs, seed)
+        return
+    from lowbit.research.saying import Screen
+
+    with Screen() as screen:
+        ended = verbs.run(_at(folder, tag, watch=screen), proposer, trials, jobs, seed)
+    typer.echo(ended)
+
+
+@app.command()
+@guarded
+def resume(
+    folder: FolderArgument = ".",
+    tag: TagOption = None,
+    looked: Annotated[
+        bool, typer.Option("--looked", help="A person has looked at what stopped the loop.")
+    ] = False,
+) -> None:
+    """Go on exactly where a campaign was interrupted, as its last run was told to."""
+    from lowbit.research import verbs
+    from lowbit.research.saying import Screen
+
+    with Screen() as screen:
+        ended = verbs.resume(_at(folder, tag, watch=screen), looked)
+    typer.echo(ended)
+
+
+@app.command()
+@guarded
+def trial(
+    folder: FolderArgument = ".",
+    message: Annotated[str, typer.Option("-m", "--message", help="What was changed.")] = "",
+    tag: TagOption = None,
+) -> None:
+    """Try the edit in the worktree's train.py; it is kept, or rolled back."""
+    from lowbit.research import verbs
+    from lowbit.research.saying import Screen, why
+
+    with Screen() as screen:
+        made, _ = verbs.trial(_at(folder, tag, watch=screen), message)
+    typer.echo(f"{made.status}: {why(made)}")
+    if made.status == "crash":
+        raise typer.Exit(1)
+
+
+@app.command()
+@guarded
+def rollback(
+    folder: FolderArgument = ".",
+    tag: TagOption = None,
+    last: Annotated[bool, typer.Option("--last", help="Take back the newest keep too.")] = False,
+) -> None:
+    """Drop the edit in the worktree. Nothing that was tried is ever lost."""
+    from lowbit.research import verbs
+
+    typer.echo(verbs.rollback(_at(folder, tag), last))
+
+
+@app.command()
+@guarded
+def status(folder: FolderArgument = ".", tag: TagOption = None) -> None:
+    """The running trial, the best so far, the noise, alpha spent, time and cost."""
+    import time
+
+    from rich.console import Console
+
+    from lowbit.research import saying
+    from lowbit.research.verbs import is_running
+
+    campaign = _at(folder, tag)
+    state = campaign.state()
+    console = Console(highlight=False)
+    saying.status(console, campaign.places, state, time.time(), is_running(campaign.places))
+
+
+def _at(folder: str, tag: str | None, **more: Any) -> Any:
+    from lowbit.research.verbs import Campaign
+
+    return Campaign.at(folder, tag, **more)
+
+
+def _foresee(campaign: Any, proposer: str, trials: int | None, jobs: int, seed: int) -> None:
+    """What `run` would do, without doing any of it."""
+    from lowbit.research import verbs
+
+    for line in verbs.foresee(campaign, proposer, trials, jobs, seed):
+        typer.echo(line)

@@ -1,0 +1,148 @@
+"""What becomes of a trial: refused, crashed, discarded, or kept.
+
+In this order: a change of nothing is not run; a run that fails is a crash; what is no better on one
+seed, or heavier without lying on the front, is discarded; what is left is confirmed on every seed
+against the incumbent, under its share of the campaign's alpha.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lowbit.errors import RunError, UserError
+from lowbit.research import edits, judge
+from lowbit.research.book import Book
+from lowbit.research.campaign import MUTABLE, Places
+from lowbit.research.outcomes import Ran
+from lowbit.research.running import Runs, matrix
+from lowbit.research.state import State, Trial
+
+FUTILITY = 2
+"""Seeds after which a confirmation without any gain is given up."""
+
+
+class Decider:
+    """Asks for the runs that a decision needs, and writes it down."""
+
+    def __init__(self, book: Book, runs: Runs, places: Places) -> None:
+        self.book, self.runs, self.places = book, runs, places
+        self.branch = places.branch
+
+    def refused(self, trial: Trial) -> bool:
+        """A change that is none is discarded unrun."""
+        before, after = self.runs.text(trial.base), self.runs.text(trial.commit)
+        try:
+            same = edits.nothing_but_a_seed(before, after)
+        except UserError as error:
+            self.book.end(trial, "crash", str(error))
+            return True
+        if same:
+            self.book.end(trial, "discard", "nothing but a seed, or nothing, was changed")
+        return same
+
+    def decide(self, trial: Trial, jobs: int) -> None:
+        ran = self._screened(trial)
+        if ran is not None and trial.base != self.book.state.incumbent:
+            moved = self._merged(trial)
+            ran = None if moved is None else self._screened(moved)
+            trial = moved or trial
+        if ran is None:
+            return
+        state = self.book.state
+        theirs = state.screened(state.incumbent)
+        noise = state.noise()
+        assert theirs is not None
+        assert noise is not None
+        ours, other = (one.scores["screening"].loss for one in (ran, theirs))
+        if not judge.worth_confirming(ours, other, noise):
+            self.book.end(trial, "discard", "no better on one seed")
+        elif not self._bits_allow(state, ran, theirs, ours):
+            self.book.end(trial, "discard", "another bit class, and not on the front")
+        else:
+            self._confirm(trial, jobs)
+
+    def _screened(self, trial: Trial) -> Ran | None:
+        """One seed of it; None where that failed, and the trial with it."""
+        seed = self.book.state.settings.seeds[0]
+        (ran,) = self.runs.results([(trial.commit, "screen", seed)], 1)
+        return None if self._failed(trial, [ran]) else ran
+
+    def _bits_allow(self, state: State, ran: Ran, theirs: Ran, ours: float) -> bool:
+        assert ran.bits is not None
+        assert theirs.bits is not None
+        if judge.in_class(ran.bits, theirs.bits):
+            return True
+        kept = [state.screened(state.commit_of(number)) for number in (0, *state.kept)]
+        points = [(one.bits, one.scores["screening"].loss) for one in kept if one and one.bits]
+        return judge.on_front(ran.bits, ours, points)
+
+    def _confirm(self, trial: Trial, jobs: int) -> None:
+        """On every seed, candidate and incumbent both; given up where two seeds show no gain."""
+        if trial.confirmation is None:
+            self.book.tell("confirming", number=trial.number)
+            trial = self.book.state.trials[trial.number]
+        state = self.book.state
+        assert trial.confirmation is not None
+        settings = state.settings
+        alpha = judge.share(settings.alpha, trial.confirmation, settings.horizon)
+        for count in (FUTILITY, len(settings.seeds)):
+            seeds = settings.seeds[:count]
+            ours = self.runs.results([(trial.commit, "confirm", seed) for seed in seeds], jobs)
+            if self._failed(trial, ours):
+                return
+            theirs = self.runs.results([(state.incumbent, "confirm", seed) for seed in seeds], jobs)
+            if any(ran.reason for ran in theirs):
+                raise RunError(f"the incumbent no longer runs: {theirs[-1].said}")
+            pair = (matrix(ours, "confirmation"), matrix(theirs, "confirmation"))
+            if judge.hopeless(*pair):
+                self.book.end(trial, "discard", f"no better on {count} seeds", alpha=alpha)
+                return
+        verdict = judge.confirm(*pair, alpha)
+        gain = verdict.gain.estimate if verdict.gain else None
+        runs = [*ours, *theirs]
+        self.book.end(
+            trial,
+            "keep" if verdict.keep else "discard",
+            verdict.reason if verdict.keep else "the gain may be noise",
+            gain=gain,
+            p=verdict.p,
+            alpha=alpha,
+            unsealed=not all(ran.sealed for ran in runs),
+        )
+
+    def _moved(self, trial: Trial, onto: str) -> str | None:
+        """A typed edit is made again, whatever stands on the lines beside it; others are merged."""
+        base, now = self.runs.text(trial.base), self.runs.text(onto)
+        if trial.edit is None:
+            return self.branch.merged(base, now, self.runs.text(trial.commit))
+        name, value = trial.edit
+        before, after = edits.constants(base), edits.constants(now)
+        same = name in after and before.get(name) == after[name]
+        return edits.change(now, name, value) if same else None
+
+    def _failed(self, trial: Trial, runs: Iterable[Ran]) -> bool:
+        bad = next((ran for ran in runs if ran.reason), None)
+        if bad is None:
+            return False
+        self.book.end(trial, "crash", bad.reason)
+        if bad.reason == "claim":
+            self.book.tell(
+                "stopped", reason=f"trial {trial.number}: {bad.said}", number=trial.number
+            )
+        return True
+
+    def _merged(self, trial: Trial) -> Trial | None:
+        """A trial whose incumbent has gone: its change on the new one."""
+        state, path = self.book.state, self.places.path(MUTABLE)
+        text = self._moved(trial, state.incumbent)
+        if text is None or text == self.runs.text(state.incumbent):
+            self.book.end(trial, "discard", "superseded by an earlier keep")
+            return None
+        blob = self.branch.store(text)
+        message = f"{trial.number}: {trial.description}"
+        commit = self.branch.candidate(state.incumbent, path, blob, message, trial.at)
+        told = self.book.tell(
+            "rebased", number=trial.number, blob=blob, base=state.incumbent, commit=commit
+        )
+        self.branch.mark(trial.number, commit)
+        return told.trials[trial.number]

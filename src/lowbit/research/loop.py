@@ -1,0 +1,145 @@
+"""The campaign's one machine: propose, screen, confirm, keep or not. It can be killed anywhere.
+
+Every result is asked for by what it is, and taken from the ledger where it is there already, so
+that going on after a kill is nothing but calling `run` again. What git and `results.tsv` show is
+put right by `settle`, from the state.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from lowbit.errors import RunError, UserError
+from lowbit.files import write_atomic
+from lowbit.research.book import Book, Watcher, nobody
+from lowbit.research.campaign import MUTABLE, Places
+from lowbit.research.deciding import Decider
+from lowbit.research.ledger import Ledger
+from lowbit.research.proposers.base import Proposal, Proposer
+from lowbit.research.results import to_tsv
+from lowbit.research.running import Runs
+from lowbit.research.state import Key, State, Trial, rows
+from lowbit.research.trials import Runner
+from lowbit.research.views import view
+
+LONGEST = 200
+
+
+class Loop:
+    """A campaign that goes on from wherever its ledger is."""
+
+    def __init__(
+        self,
+        places: Places,
+        ledger: Ledger,
+        runner: Runner,
+        watch: Watcher = nobody,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.places, self.branch, self.clock = places, places.branch, clock
+        self.book = Book(ledger, watch)
+        self.runs = Runs(self.book, places, runner)
+        self.decider = Decider(self.book, self.runs, places)
+
+    @property
+    def state(self) -> State:
+        return self.book.state
+
+    # --- what follows from the state ----------------------------------------------------------
+
+    def settle(self, worktree: bool = True) -> None:
+        """Refs, branch, worktree and results.tsv as the ledger has it."""
+        state = self.state
+        for trial in state.trials.values():
+            self.branch.mark(trial.number, trial.commit)
+        if worktree:
+            self.branch.restore(state.incumbent)
+        table = to_tsv(rows(state)).encode()
+        for folder in (self.places.results, self.places.tree):
+            if folder.is_dir():
+                write_atomic(folder / "results.tsv", table)
+
+    # --- the loop -----------------------------------------------------------------------------
+
+    def run(self, proposer: Proposer, trials: int | None, jobs: int = 1) -> str:
+        """Until so many trials are judged, or for ever. Returns why it ended."""
+        self.check_open()
+        self.settle()
+        self.baseline(jobs)
+        while True:
+            state = self.state
+            if state.stopped:
+                return state.stopped
+            self.judge_all(state.open, jobs)
+            state = self.state
+            left = None if trials is None else trials - len(state.judged)
+            if state.stopped or (left is not None and left <= 0):
+                return state.stopped or "all trials done"
+            wanted = jobs if left is None else min(jobs, left)
+            if not self.propose(proposer, wanted):
+                return "the proposer knows nothing more to try"
+
+    def check_open(self) -> None:
+        """Refuse where a person has to look first, or where all is over."""
+        state = self.state
+        if state.stopped:
+            raise UserError(
+                f"the loop has stopped: {state.stopped}. Look at the trial (lowbit research "
+                "status), then: lowbit research resume --looked"
+            )
+        if state.opened is not None:
+            raise UserError(
+                "the sealed text of this campaign has been opened, and whatever followed could "
+                "know of it: begin another with lowbit research init --tag"
+            )
+
+    def baseline(self, jobs: int = 1) -> None:
+        """The program as it is, by the clock on every seed: its noise and its number of tokens."""
+        state = self.state
+        wanted: list[Key] = [(state.base, "screen", seed) for seed in state.settings.seeds]
+        for ran in self.runs.results(wanted, jobs):
+            if ran.reason:
+                raise RunError(
+                    f"the unmodified program fails ({ran.reason}), so nothing can be compared "
+                    f"with it:\n{ran.said}"
+                )
+        if min(ran.tokens for ran in self.state.baseline()) < 1:
+            raise RunError("the unmodified program trains on no token in its budget: a longer one")
+        self.settle(worktree=False)
+
+    def propose(self, proposer: Proposer, wanted: int) -> int:
+        """Ask for changes of the incumbent; how many there are now."""
+        for made in range(wanted):
+            found = proposer.propose(view(self.places, self.state))
+            if found is None:
+                return made
+            self.open_trial(found, proposer.name)
+        return wanted
+
+    def open_trial(self, proposal: Proposal, by: str) -> Trial:
+        """A change becomes a commit, and a line in the ledger."""
+        state = self.state
+        description = " ".join(proposal.description.split())[:LONGEST] or "a change without a word"
+        number, at, base = state.next_number, round(self.clock(), 3), state.incumbent
+        blob = self.branch.store(proposal.text)
+        path = self.places.path(MUTABLE)
+        commit = self.branch.candidate(base, path, blob, f"{number}: {description}", at)
+        about = {"description": description, "by": by, "cost": dict(proposal.cost)}
+        edit = list(proposal.edit) if proposal.edit else None
+        told = self.book.tell(
+            "proposed", number=number, blob=blob, base=base, commit=commit, edit=edit, **about
+        )
+        self.branch.mark(number, commit)
+        return told.trials[number]
+
+    def judge_all(self, trials: Sequence[Trial], jobs: int) -> None:
+        """Screen side by side, then decide in the order of their numbers."""
+        fit = [trial for trial in trials if not self.decider.refused(trial)]
+        seed = self.state.settings.seeds[0]
+        self.runs.results([(trial.commit, "screen", seed) for trial in fit], jobs)
+        for trial in fit:
+            if self.state.stopped:
+                return
+            self.decider.decide(self.state.trials[trial.number], jobs)
+            self.settle()

@@ -1,0 +1,13 @@
+"""Who proposes the next change: one file here each, with a PROPOSER."""
+
+from __future__ import annotations
+
+from lowbit.registry import lookup, plugins
+from lowbit.research.proposers.base import Proposer
+
+
+def proposer(text: str, seed: int = 0) -> Proposer:
+    """`builtin`, `random`, `command:LINE`, `openai:URL`."""
+    name, _, argument = text.partition(":")
+    made: Proposer = lookup("proposer", name, plugins(__name__, "PROPOSER")).make(argument, seed)
+    return made

@@ -1,0 +1,85 @@
+"""Any command line as a proposer: it edits train.py in a folder of its own.
+
+    command:"agent --print {prompt}"
+
+{prompt} stands for a sentence of instruction, {folder} for the folder, {trial} for the number. The
+folder holds program.md, prepare.py, train.py and results.tsv; only train.py is read back, so there
+is nothing else that could be edited. The last line that it prints is the change's description. It
+runs as the person, with the person's network: it is the person's own agent, not a candidate; its
+time and its output are bounded from outside.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from lowbit.errors import RunError, UserError
+from lowbit.research import sandbox
+from lowbit.research.proposers.base import Kind, Proposal, Proposer
+from lowbit.research.views import View
+
+PROMPT = (
+    "Read program.md, results.tsv and train.py in this folder. Make ONE focused change to train.py "
+    "that may lower val_ppl, save it, and print one line that says what you changed. Run nothing."
+)
+SECONDS = 900.0
+
+
+@dataclass(frozen=True)
+class Command:
+    line: str
+    seconds: float = SECONDS
+    name: str = "command"
+
+    def propose(self, view: View) -> Proposal | None:
+        with tempfile.TemporaryDirectory(prefix="lowbit-proposer-") as where:
+            folder = Path(where)
+            _lay_out(folder, view)
+            outcome = sandbox.run(
+                self._words(folder, view),
+                folder,
+                sandbox.Limits(self.seconds),
+                environment=dict(os.environ),
+                isolate=False,
+            )
+            if outcome.end != "done":
+                tail = outcome.output.strip()[-500:]
+                raise RunError(f"the proposer's command ended with {outcome.end}: {tail}")
+            text = (folder / "train.py").read_text(encoding="utf-8")
+        said = [line.strip() for line in outcome.output.splitlines() if line.strip()]
+        cost = {"seconds": round(outcome.seconds, 1)}
+        return Proposal(text, said[-1] if said else "", None, cost)
+
+    def _words(self, folder: Path, view: View) -> list[str]:
+        known = {"prompt": PROMPT, "folder": str(folder), "trial": str(view.trial)}
+        words = shlex.split(self.line)
+        for name, value in known.items():
+            words = [word.replace(f"{{{name}}}", value) for word in words]
+        return ["/usr/bin/env", *words]
+
+
+def _lay_out(folder: Path, view: View) -> None:
+    for name, text in (
+        ("program.md", view.program),
+        ("prepare.py", view.fixed),
+        ("train.py", view.text),
+        ("results.tsv", view.results),
+    ):
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def make(argument: str, seed: int) -> Proposer:
+    try:
+        words = shlex.split(argument)
+    except ValueError as error:
+        raise UserError(f"command:{argument}: {error}") from None
+    if not words:
+        raise UserError('command: wants a command line, like command:"agent --print {prompt}"')
+    return Command(argument)
+
+
+PROPOSER = Kind("command", "any command line that edits train.py in a folder", make)

@@ -1,0 +1,34 @@
+"""Random search: any change of one dial that is still untried. The yardstick of the others."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from lowbit.errors import UserError
+from lowbit.research.edits import constants, drawn
+from lowbit.research.proposers.base import Kind, Proposal, Proposer, edited
+from lowbit.research.views import View
+
+
+@dataclass(frozen=True)
+class Random:
+    seed: int
+    name: str = "random"
+
+    def propose(self, view: View) -> Proposal | None:
+        source = random.Random(f"{self.seed} {view.trial}")
+        found = drawn(view.text, source, [constants(one.text) for one in view.tried])
+        if found is None:
+            return None
+        name, value = found
+        return edited(view.text, name, value, constants(view.text)[name])
+
+
+def make(argument: str, seed: int) -> Proposer:
+    if argument:
+        raise UserError("the random proposer takes no argument")
+    return Random(seed)
+
+
+PROPOSER = Kind("random", "any one dial, any value that has not been tried", make)

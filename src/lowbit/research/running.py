@@ -1,0 +1,93 @@
+"""Runs that are wanted, taken from the ledger where they are there already.
+
+Runs are done side by side; the thread that asked is the only one that writes. How long one may take
+follows from what the program itself took: screening has the campaign's budget, a confirmation the
+time that its tokens need at its own speed, twice over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from typing import Any
+
+from lowbit.research.book import Book
+from lowbit.research.campaign import FIXED, MUTABLE, Places
+from lowbit.research.outcomes import Ran
+from lowbit.research.state import Key, Role, State
+from lowbit.research.trials import Job, Runner
+
+SLOWER = 2.0
+"""How many times the time that its tokens need a confirmation may take: a slow minute passes."""
+MOST_BUDGETS = 3.0
+
+
+class Runs:
+    """What came of every run that was ever wanted."""
+
+    def __init__(self, book: Book, places: Places, runner: Runner) -> None:
+        self.book, self.places, self.runner = book, places, runner
+        self._fixed = ""
+
+    def results(self, wanted: Sequence[Key], jobs: int) -> list[Ran]:
+        """What came of those runs, in that order; what is not in the ledger is run first."""
+        known = self.book.state.runs
+        missing = [key for key in dict.fromkeys(wanted) if key not in known]
+        with ThreadPoolExecutor(max(1, jobs)) as pool:
+            self._run(missing, jobs, pool)
+        known = self.book.state.runs
+        return [known[key] for key in wanted]
+
+    def _run(self, missing: list[Key], jobs: int, pool: ThreadPoolExecutor) -> None:
+        """At most `jobs` at a time; this thread alone writes the ledger."""
+        under_way: dict[Any, Key] = {}
+        waiting = list(missing)
+        while waiting or under_way:
+            while waiting and len(under_way) < jobs:
+                job = self.job(waiting.pop(0))
+                commit, role, seed = job.key
+                self.book.tell("run", commit=commit, role=role, seed=seed, tokens=job.tokens)
+                under_way[pool.submit(self.runner, job)] = job.key
+            done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+            for future in done:
+                commit, role, seed = under_way.pop(future)
+                ran = future.result()
+                self.book.tell("ran", commit=commit, role=role, seed=seed, ran=ran.to_json())
+
+    def job(self, key: Key) -> Job:
+        state = self.book.state
+        commit, role, _ = key
+        settings = state.settings
+        tokens = 0 if role == "screen" else state.tokens()
+        if not self._fixed:
+            self._fixed = self.places.branch.show(state.base, self.places.path(FIXED))
+        return Job(
+            key,
+            self.text(commit),
+            self._fixed,
+            settings.budget,
+            tokens,
+            _limit(state, commit, role),
+        )
+
+    def text(self, commit: str) -> str:
+        return self.places.branch.show(commit, self.places.path(MUTABLE))
+
+
+def _limit(state: State, commit: str, role: Role) -> float:
+    """Seconds after which a run is killed: its training, and some room for everything else."""
+    settings = state.settings
+    measured = len(state.baseline()) == len(settings.seeds)
+    room = max(20.0, 3 * state.overhead()) if measured else settings.grace
+    if role == "screen":
+        return settings.budget + room
+    own = state.screened(commit)
+    speed = own.tokens / own.trained if own and own.tokens and own.trained else 0.0
+    needed = state.tokens() / speed if speed else settings.budget
+    return room + min(SLOWER * needed, MOST_BUDGETS * settings.budget)
+
+
+def matrix(runs: Sequence[Ran], part: str) -> tuple[list[list[float]], list[list[float]]]:
+    """(sums, counts), each (seeds, articles)."""
+    found = [ran.scores[part] for ran in runs]
+    return [list(one.sums) for one in found], [list(one.counts) for one in found]

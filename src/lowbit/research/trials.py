@@ -1,0 +1,191 @@
+"""One run of a candidate: a copy, a seal, a claim, and our own figure beside it.
+
+The copy holds `train.py` of the candidate's commit, `prepare.py` of the campaign's first one, and
+`trial.json`. A manifest of digests is taken before and looked at after. What is printed is a claim
+about the check text; what counts is what the evaluator finds in the artefact.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lowbit.errors import RunError
+from lowbit.files import digest
+from lowbit.research import sandbox
+from lowbit.research.campaign import FIXED, MUTABLE, Places, Settings
+from lowbit.research.outcomes import Ran, Scores
+from lowbit.research.state import Key, Role
+from lowbit.research.texts import CHECK, DATA, KEPT_CHECK
+
+PARTS: dict[Role, tuple[str, ...]] = {
+    "screen": ("screening",),
+    "confirm": ("confirmation",),
+    "fresh": ("confirmation", "sealed"),
+}
+CLAIMED = ("val_ppl", "training_seconds", "total_tokens_M")
+TOLERANCE = 0.01
+"""Of a claim against our figure: numbers of 16 bits are kept, of 32 were trained."""
+EVALUATION_SECONDS = 900.0
+TAIL = 2_000
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is wanted. `tokens` 0: `seconds` of the clock decide; `limit` kills."""
+
+    key: Key
+    text: str
+    fixed: str
+    seconds: float
+    tokens: int
+    limit: float
+
+
+Runner = Callable[[Job], Ran]
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """Runs jobs for a campaign, each in a copy under what isolation there is."""
+
+    settings: Settings
+    places: Places
+    model: Path
+    isolate: bool = True
+
+    def __call__(self, job: Job) -> Ran:
+        commit, role, seed = job.key
+        folder = self.places.runs / f"{commit[:12]}-{role}-{seed}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            return self._ran(job, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _ran(self, job: Job, folder: Path) -> Ran:
+        given = self.places.given
+        (folder / MUTABLE).write_text(job.text, encoding="utf-8")
+        (folder / FIXED).write_text(job.fixed, encoding="utf-8")
+        (folder / "trial.json").write_text(json.dumps(self._told(job)), encoding="utf-8")
+        guarded = [folder / FIXED, folder / "trial.json", given / DATA, given / CHECK]
+        before = manifest(guarded)
+        outcome = sandbox.run(
+            [sys.executable, "-E", "-s", MUTABLE],
+            folder,
+            sandbox.Limits(job.limit, memory=self.settings.memory),
+            readable=[given, *_model_files(self.model)],
+            isolate=self.isolate,
+        )
+        level = outcome.level
+        known: dict[str, Any] = {
+            "seconds": round(outcome.seconds, 2),
+            "peak": outcome.peak,
+            "sealed": level.sealed,
+            "level": f"files {level.files}, network {level.network}, processes {level.processes}",
+        }
+        if manifest(guarded) != before:
+            return Ran("tamper", **known, said="files that are read-only were changed")
+        if outcome.end != "done":
+            reason = "crash" if outcome.end == "failed" else outcome.end
+            return Ran(reason, **known, said=_tail(outcome.output, folder))
+        return self._judged(job, folder, claim_of(outcome.output), known)
+
+    def _told(self, job: Job) -> dict[str, Any]:
+        given = self.places.given
+        paths = {"model": self.model, "data": given / DATA, "check": given / CHECK}
+        return {
+            **{name: str(path) for name, path in paths.items()},
+            "seed": job.key[2],
+            "seconds": job.seconds,
+            "tokens": job.tokens,
+            "threads": self.settings.threads,
+        }
+
+    def _judged(
+        self, job: Job, folder: Path, claim: dict[str, float] | None, known: dict[str, Any]
+    ) -> Ran:
+        if claim is None:
+            return Ran("no claim", **known, said="it ended without the lines that are asked for")
+        if not math.isfinite(claim["val_ppl"]):
+            return Ran("nan", **known)
+        known["tokens"] = max(0, round(claim["total_tokens_M"] * 1e6))
+        known["trained"] = min(max(0.0, claim["training_seconds"]), known["seconds"])
+        found = self._evaluated(job, folder)
+        if "refused" in found:
+            return Ran("refused", **known, said=found["refused"])
+        scores = {n: Scores(tuple(s), tuple(c)) for n, (s, c) in found["texts"].items()}
+        more = {"bits": round(found["bits"], 4), "zero": round(found["zero"], 4)}
+        checked = math.inf if found["check"] is None else found["check"]
+        if not abs(claim["val_ppl"] - checked) <= TOLERANCE * checked:
+            said = f"claimed {claim['val_ppl']:.4f} on the check text, where we find {checked:.4f}"
+            return Ran("claim", **known, **more, said=said)
+        return Ran("", **known, **more, scores=scores)
+
+    def _evaluated(self, job: Job, folder: Path) -> dict[str, Any]:
+        """By a process of its own, which has what no candidate has."""
+        asked = {
+            "model": str(self.model),
+            "artefact": str(folder),
+            "check": str(self.places.kept / KEPT_CHECK),
+            "texts": {n: str(self.places.kept / f"{n}.json") for n in PARTS[job.key[1]]},
+            "threads": self.settings.threads,
+        }
+        command = [sys.executable, "-m", "lowbit.research.evaluator", json.dumps(asked)]
+        try:
+            said = subprocess.run(
+                command, capture_output=True, text=True, timeout=EVALUATION_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return {"refused": f"scoring it took more than {EVALUATION_SECONDS:.0f} s"}
+        if said.returncode:
+            raise RunError(f"the evaluator failed: {said.stderr.strip()[-TAIL:]}")
+        found: dict[str, Any] = json.loads(said.stdout.strip().splitlines()[-1])
+        return found
+
+
+def manifest(paths: list[Path]) -> dict[str, str]:
+    """Digests by path; what was a file and is none any more differs too."""
+    return {
+        str(path): digest(path) if path.is_file() and not path.is_symlink() else ""
+        for path in paths
+    }
+
+
+def claim_of(output: str) -> dict[str, float] | None:
+    """The figures after the line `---`; None where one is missing or no number."""
+    found: dict[str, float] = {}
+    _, dashes, rest = output.rpartition("---\n")
+    for line in rest.splitlines() if dashes else ():
+        key, colon, value = line.partition(":")
+        if colon and key in CLAIMED:
+            try:
+                found[key] = float(value)
+            except ValueError:
+                return None
+    return found if set(found) == set(CLAIMED) and _finite(found, "val_ppl") else None
+
+
+def _finite(found: Mapping[str, float], but: str) -> bool:
+    return all(math.isfinite(value) for key, value in found.items() if key != but)
+
+
+def _model_files(model: Path) -> list[Path]:
+    """A model's folder; in the hub's cache its files are links into a folder beside it."""
+    found = [model.resolve()]
+    if model.parent.name == "snapshots":
+        found.append(model.parent.parent.resolve() / "blobs")
+    return found
+
+
+def _tail(output: str, folder: Path) -> str:
+    """The end of what was printed, without this machine's paths."""
+    return output[-TAIL:].replace(str(folder), ".").strip()

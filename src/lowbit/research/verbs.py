@@ -1,0 +1,290 @@
+"""What can be done with a campaign: the same verbs for the command line, agents and MCP.
+
+Each takes a folder and a tag (None: the newest campaign there) and leaves a campaign that the next
+one finds as it should be, whatever killed it in between. Whoever changes anything holds the lock.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lowbit.errors import RunError, UserError
+from lowbit.research.book import Watcher, nobody
+from lowbit.research.branch import git
+from lowbit.research.campaign import (
+    FILES,
+    FIXED,
+    MUTABLE,
+    Places,
+    Settings,
+    campaign_folder,
+    root_of,
+    the_tag,
+)
+from lowbit.research.ledger import Ledger
+from lowbit.research.loop import Loop
+from lowbit.research.proposers import proposer
+from lowbit.research.proposers.base import Proposal
+from lowbit.research.state import State, Trial, replay
+from lowbit.research.trials import Runner
+
+MakeRunner = Callable[[Settings, Places], Runner]
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A campaign that has begun, as a verb finds it. `runner` makes what runs candidates."""
+
+    places: Places
+    watch: Watcher = nobody
+    runner: MakeRunner | None = None
+
+    @classmethod
+    def at(cls, folder: str, tag: str | None = None, **more: Any) -> Campaign:
+        found = campaign_folder(folder)
+        return cls(Places(found, the_tag(found, tag)), **more)
+
+    def state(self) -> State:
+        found = replay(Ledger(self.places.ledger).events)
+        if found is None:
+            raise RunError(f"{self.places.ledger} is empty: lowbit research init")
+        return found
+
+    @contextmanager
+    def loop(self) -> Iterator[Loop]:
+        """The machine, while nobody else has it."""
+        self.places.work.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.places.lock, timeout=0):
+                ledger = Ledger(self.places.ledger)
+                state = self.state()
+                check_texts(state, self.places)
+                make = self.runner or sealed
+                yield Loop(self.places, ledger, make(state.settings, self.places), self.watch)
+        except Timeout:
+            raise RunError(
+                f"campaign {self.places.tag} is being run by another process: wait, or stop it"
+            ) from None
+
+
+def sealed(settings: Settings, places: Places) -> Runner:
+    from lowbit.models.loading import resolve
+    from lowbit.research.trials import Sealed
+
+    return Sealed(settings, places, resolve(settings.model).resolve())
+
+
+def check_texts(state: State, places: Places) -> None:
+    """What candidates read and what scores them is what it was at the beginning."""
+    from lowbit.files import digest
+    from lowbit.research.texts import CHECK, DATA, prepare
+
+    facts = state.begun["texts"]
+    paths = {
+        name: (places.given if name in (DATA, CHECK) else places.kept) / name for name in facts
+    }
+    if not all(path.is_file() for path in paths.values()):
+        prepare(state.settings, places)
+    for name, path in paths.items():
+        if digest(path) != facts[name]["sha256"]:
+            raise RunError(
+                f"{path} is not what the campaign began with; remove {places.work} to have it "
+                "made again from the data"
+            )
+
+
+# --- the verbs ------------------------------------------------------------------------------------
+
+
+def init(folder: str, settings: Settings, dry_run: bool = False) -> dict[str, Any]:
+    """Begin a campaign on a branch of its own, from the committed files of a folder."""
+    from lowbit.models.loading import resolve
+
+    found = campaign_folder(folder)
+    root = root_of(found)
+    places = Places(found, settings.tag)
+    base = _committed(root, places)
+    places.branch.check()
+    resolve(settings.model)
+    plan = {"base": base, "branch": places.branch.name, "settings": settings.to_json()}
+    if dry_run:
+        return plan
+    from lowbit.research.texts import prepare
+
+    places.work.mkdir(parents=True, exist_ok=True)
+    (places.work.parent / ".gitignore").write_text("*\n", encoding="utf-8")
+    texts = prepare(settings, places)
+    ledger = Ledger(places.ledger)
+    if ledger.events:
+        raise UserError(f"campaign '{settings.tag}' has begun already: lowbit research resume")
+    ledger.append("begun", **plan, texts=texts, facts=_facts())
+    with Campaign(places).loop() as loop:
+        loop.settle()
+    return {**plan, "texts": texts}
+
+
+def _committed(root: Path, places: Places) -> str:
+    """The commit that a campaign starts from; the files must be in it."""
+    try:
+        base = git(root, "rev-parse", "--verify", "HEAD")
+        for name in FILES:
+            git(root, "cat-file", "-e", f"{base}:{places.path(name)}")
+    except RunError:
+        raise UserError(
+            f"{', '.join(FILES)} must be committed: a campaign starts from the last commit"
+        ) from None
+    return base
+
+
+def _facts() -> dict[str, Any]:
+    """What differs from machine to machine, and may move a figure."""
+    import platform
+    from importlib.metadata import version
+
+    names = ("torch", "transformers", "lowbit")
+    return {
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in names},
+    }
+
+
+def run(
+    campaign: Campaign, proposer_text: str, trials: int | None, jobs: int = 1, seed: int = 0
+) -> str:
+    """Drive: propose and try until so many trials are judged, or until interrupted."""
+    if trials is not None and trials < 0:
+        raise UserError("--trials counts from 0")
+    chosen = proposer(proposer_text, seed)
+    with campaign.loop() as loop:
+        loop.check_open()
+        _no_edit_lost(loop)
+        body = {"proposer": proposer_text, "trials": trials, "jobs": jobs, "seed": seed}
+        if loop.state.stint != body:
+            loop.book.tell("stint", **body)
+        return loop.run(chosen, trials, jobs)
+
+
+def foresee(
+    campaign: Campaign, proposer_text: str, trials: int | None, jobs: int, seed: int
+) -> list[str]:
+    """What `run` would do next, and what it would take; nothing is changed."""
+    from lowbit.research import sandbox
+    from lowbit.research.views import view
+
+    state = campaign.state()
+    settings, seeds = state.settings, len(state.settings.seeds)
+    first = (seeds - len(state.baseline())) * settings.budget
+    left = None if trials is None else max(0, trials - len(state.judged))
+    found = proposer(proposer_text, seed).propose(view(campaign.places, state))
+    change = "nothing more to try" if found is None else found.description
+    level = sandbox.available()
+    room = max(settings.budget * 0.2, state.overhead())
+    each = (settings.budget + room) / jobs / 60
+    lines = [
+        f"next       trial {state.next_number}: {change}",
+        f"baseline   {first / 60:.0f} min to measure the noise, on {seeds} seeds",
+        f"a trial    {each:.1f} min; a confirmation {2 * seeds * each:.0f} min at most",
+        f"isolation  files {level.files}, network {level.network}, processes {level.processes}",
+    ]
+    if left is not None:
+        longest = left * (1 + seeds) * each
+        lines.append(f"in all     {left} trials, {left * each:.0f} to {longest:.0f} min")
+    if not level.sealed:
+        lines.append("warning    files or network are within a candidate's reach: keeps unsealed")
+    return lines
+
+
+def is_running(places: Places) -> bool:
+    """Whether somebody holds the lock."""
+    if not places.lock.is_file():
+        return False
+    try:
+        with FileLock(places.lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _no_edit_lost(loop: Loop) -> None:
+    """An agent's edit that nobody has tried is not thrown away by a loop that begins."""
+    places, state = loop.places, loop.state
+    if (loop.branch.worktree / ".git").exists() and loop.branch.edited(state.incumbent):
+        raise UserError(
+            f"{places.tree / MUTABLE} has an edit that was not tried: lowbit research trial tries "
+            "it, rollback drops it"
+        )
+
+
+def resume(campaign: Campaign, looked: bool = False) -> str:
+    """Go on as the last `run` was told to."""
+    state = campaign.state()
+    if looked and state.stopped:
+        with campaign.loop() as loop:
+            loop.book.tell("looked", reason=state.stopped)
+    stint = campaign.state().stint
+    if stint is None:
+        with campaign.loop() as loop:
+            loop.check_open()
+            loop.settle()
+            loop.judge_all(loop.state.open, 1)
+        return "nothing was being run; lowbit research run, or an agent's trial, goes on"
+    return run(campaign, stint["proposer"], stint["trials"], stint["jobs"], stint["seed"])
+
+
+def trial(campaign: Campaign, message: str) -> tuple[Trial, State]:
+    """Try the edit that is in the worktree's train.py: commit, run, judge, keep or roll back."""
+    with campaign.loop() as loop:
+        loop.check_open()
+        state = loop.state
+        loop.branch.create(state.incumbent) if not loop.places.tree.is_dir() else None
+        text, said = _edit(loop, state)
+        made = loop.open_trial(Proposal(text, message or said), "agent")
+        loop.baseline()
+        loop.judge_all(loop.state.open, 1)
+        loop.settle()
+        return loop.state.trials[made.number], loop.state
+
+
+def _edit(loop: Loop, state: State) -> tuple[str, str]:
+    """The worktree's train.py and what its last commit said; nothing else may be edited."""
+    branch, path = loop.branch, loop.places.path(MUTABLE)
+    edited = branch.edited(state.incumbent)
+    others = [name for name in edited if name != path]
+    if others:
+        what = "read-only" if loop.places.path(FIXED) in others else "no part of a trial"
+        raise UserError(
+            f"{', '.join(others)}: {what}; only {MUTABLE} may change. Put it back, or lowbit "
+            "research rollback drops all that was edited"
+        )
+    if path not in edited:
+        raise UserError(f"{loop.places.tree / MUTABLE} is as it was: a trial needs a change")
+    own = git(branch.worktree, "rev-parse", "HEAD") != state.incumbent
+    said = git(branch.worktree, "log", "-1", "--format=%s") if own else ""
+    return (loop.places.tree / MUTABLE).read_text(encoding="utf-8"), said
+
+
+def rollback(campaign: Campaign, last: bool = False) -> str:
+    """Drop the edit in the worktree; with `last`, also take back the newest keep."""
+    with campaign.loop() as loop:
+        loop.settle()
+        state = loop.state
+        if not last:
+            return "the worktree is as the best so far"
+        if not state.kept:
+            raise UserError("nothing has been kept: there is no keep to take back")
+        loop.check_open()
+        number = state.kept[-1]
+        back = state.commit_of(state.kept[-2]) if len(state.kept) > 1 else state.base
+        loop.book.tell("undone", number=number, incumbent=back)
+        loop.settle()
+        return f"trial {number} is no longer kept; it stays under {loop.branch.ref(number)}"

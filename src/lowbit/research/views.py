@@ -1,0 +1,72 @@
+"""What a proposer sees of a campaign: the program, what has been tried, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from lowbit.research.branch import git
+from lowbit.research.campaign import FIXED, MUTABLE, Places
+from lowbit.research.results import Status, to_tsv
+from lowbit.research.state import State, rows
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A change that was judged, or is being. `gain`: nats on one seed, None without a score."""
+
+    text: str
+    edit: tuple[str, Any] | None
+    description: str
+    status: Status | None
+    reason: str
+    gain: float | None
+
+
+@dataclass(frozen=True)
+class View:
+    """`text` is the incumbent's; `trial` the number that the next proposal will have."""
+
+    text: str
+    fixed: str
+    program: str
+    results: str
+    tried: tuple[Tried, ...]
+    trial: int
+
+
+def view(places: Places, state: State) -> View:
+    root = places.branch.repository
+
+    def text(commit: str, name: str = MUTABLE) -> str:
+        return _shown(root, commit, places.path(name))
+
+    tried = tuple(
+        Tried(text(one.commit), one.edit, one.description, one.status, one.reason, _gain(state, n))
+        for n, one in state.trials.items()
+    )
+    return View(
+        text(state.incumbent),
+        text(state.base, FIXED),
+        text(state.base, "program.md"),
+        to_tsv(rows(state)),
+        tried,
+        state.next_number,
+    )
+
+
+def _gain(state: State, number: int) -> float | None:
+    """Against the incumbent that it started from, on the screening seed."""
+    trial = state.trials[number]
+    ours, theirs = state.screened(trial.commit), state.screened(trial.base)
+    if ours is None or theirs is None or ours.reason or theirs.reason:
+        return None
+    return theirs.scores["screening"].loss - ours.scores["screening"].loss
+
+
+@lru_cache(maxsize=1_000)
+def _shown(root: Path, commit: str, path: str) -> str:
+    """A commit never changes, so neither does what is in it."""
+    return git(root, "show", f"{commit}:{path}", strip=False)

@@ -1,0 +1,116 @@
+"""A campaign whose runs are arithmetic: as fast as the ledger, and as repeatable."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from lowbit.research.branch import git
+from lowbit.research.campaign import Places, Settings
+from lowbit.research.edits import constants
+from lowbit.research.ledger import Ledger
+from lowbit.research.loop import Loop
+from lowbit.research.outcomes import Ran, Scores
+from lowbit.research.trials import PARTS, Job
+
+TRAIN = """import prepare
+
+WARMUP_SHAPE = "linear"
+LR = 1e-4
+GROUP = 128
+SCALE = "absmean"
+BIAS = False
+"""
+ARTICLES = 8
+SETTINGS = Settings("one", "no model", budget=10.0, seeds=(0, 1, 2, 3), fresh=(8, 9), horizon=8)
+
+
+def repository(home: Path, train: str = TRAIN) -> Path:
+    """A person's repository with a campaign folder in it, and work that is not committed."""
+    folder = home / "studies" / "ternary"
+    folder.mkdir(parents=True)
+    for name, text in (
+        ("program.md", "# program\n"),
+        ("prepare.py", "# fixed\n"),
+        ("train.py", train),
+    ):
+        (folder / name).write_text(text, encoding="utf-8")
+    (home / "other.txt").write_text("committed\n", encoding="utf-8")
+    git(home, "init", "--quiet", "-b", "main")
+    git(home, "add", ".")
+    git(home, "commit", "--quiet", "-m", "start")
+    (home / "other.txt").write_text("the person's uncommitted work\n", encoding="utf-8")
+    return folder
+
+
+def quality(text: str) -> float:
+    """The loss that a program deserves: a better rate helps most, a longer warm-up a little."""
+    found = constants(text)
+    rate = abs(math.log10(float(found["LR"])) + 3.0)
+    shape = 0.0 if found["WARMUP_SHAPE"] == "cosine" else 0.03
+    return 4.0 + 0.3 * rate + shape + (0.05 if found["GROUP"] == 256 else 0.0)
+
+
+@dataclass
+class Arithmetic:
+    """Runs that give the program's deserved loss, and noise that its seed alone decides."""
+
+    noise: float = 0.01
+    asked: list[Job] = field(default_factory=list)
+    broken: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, job: Job) -> Ran:
+        self.asked.append(job)
+        _, role, seed = job.key
+        reason = next((why for what, why in self.broken.items() if what in job.text), "")
+        known: dict[str, Any] = {"seconds": 12.0, "peak": 2**30, "tokens": job.tokens or 5_000}
+        known |= {"trained": 10.0, "sealed": True, "level": "arithmetic"}
+        if reason:
+            return Ran(reason, **known, said=f"because of {reason}")
+        source = random.Random(f"{role} {seed}")
+        own = random.Random(f"{role} {seed} {job.text}")
+        scores = {part: _scores(quality(job.text), source, own, self.noise) for part in PARTS[role]}
+        bits = 1.6 + 16 / max(1, constants(job.text)["GROUP"])
+        return Ran("", **known, scores=scores, bits=bits, zero=0.3)
+
+
+def _scores(loss: float, source: random.Random, own: random.Random, noise: float) -> Scores:
+    """Articles differ, the seed moves all of them, and a program's own luck moves each a little."""
+    luck = source.gauss(0, noise)
+    sums = [
+        1_000 * (loss + luck + source.gauss(0, 0.2) + own.gauss(0, noise / 10))
+        for _ in range(ARTICLES)
+    ]
+    return Scores(tuple(sums), (1_000,) * ARTICLES)
+
+
+def begun(folder: Path, settings: Settings = SETTINGS) -> Places:
+    """A campaign's first line, without any model or text."""
+    places = Places(folder, settings.tag)
+    base = git(places.branch.repository, "rev-parse", "HEAD")
+    places.work.mkdir(parents=True, exist_ok=True)
+    (places.work.parent / ".gitignore").write_text("*\n", encoding="utf-8")
+    if not Ledger(places.ledger).events:
+        Ledger(places.ledger, ticking()).append(
+            "begun", settings=settings.to_json(), base=base, texts={}, facts={}
+        )
+    return places
+
+
+def ticking(start: int = 1_000) -> Any:
+    ticks = count(start)
+    return lambda: float(next(ticks))
+
+
+def machine(places: Places, runner: Any = None, **more: Any) -> Loop:
+    """The loop over a campaign, on a clock that ticks once a line."""
+    ledger = Ledger(places.ledger, ticking(2_000 + len(Ledger(places.ledger).events)))
+    made = Loop(
+        places, ledger, runner or Arithmetic(), clock=lambda: 5_000.0 + len(ledger.events), **more
+    )
+    made.branch.create(made.state.incumbent)
+    return made
