@@ -112,5 +112,5 @@ def machine(places: Places, runner: Any = None, **more: Any) -> Loop:
     made = Loop(
         places, ledger, runner or Arithmetic(), clock=lambda: 5_000.0 + len(ledger.events), **more
     )
-    made.branch.create(made.state.incumbent)
+    made.settle()
     return made

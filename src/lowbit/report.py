@@ -99,7 +99,7 @@ def write(folder: Path, made: Contents) -> Path:
 def page(made: Contents) -> str:
     """The HTML file's text."""
     found = [record for _, record in made.runs]
-    template = _environment().get_template("report.html.j2")
+    template = environment().get_template("report.html.j2")
     return template.render(
         title=made.title,
         hypothesis=made.hypothesis,
@@ -210,7 +210,7 @@ def runtime() -> str:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("lowbit"),
         autoescape=True,

@@ -39,7 +39,7 @@ class Branch:
     def name(self) -> str:
         return f"autoresearch/{self.tag}"
 
-    def ref(self, trial: int) -> str:
+    def ref(self, trial: int | str) -> str:
         return f"refs/lowbit/research/{self.tag}/{trial}"
 
     def check(self) -> None:
@@ -93,7 +93,7 @@ class Branch:
         words = ("commit-tree", tree, "-p", base, "-m", message)
         return git(self.repository, *words, more=dates)
 
-    def mark(self, trial: int, commit: str) -> None:
+    def mark(self, trial: int | str, commit: str) -> None:
         """Reachable for ever, whatever becomes of it."""
         git(self.repository, "update-ref", self.ref(trial), commit)
 

@@ -20,6 +20,7 @@ from lowbit.research.branch import Branch, git
 FILES = ("program.md", "prepare.py", "train.py")
 MUTABLE, FIXED = "train.py", "prepare.py"
 LEDGER = "ledger.jsonl"
+DATA, CHECK, KEPT_CHECK = "data.npy", "check.npy", "check.json"
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,33 @@ def rollback(
 
 @app.command()
 @guarded
+def report(
+    folder: FolderArgument = ".",
+    tag: TagOption = None,
+    ending: Annotated[
+        bool,
+        typer.Option("--ending", help="Close the campaign: keeps taken out, fresh seeds, sealed."),
+    ] = False,
+    against: Annotated[
+        list[str] | None, typer.Option(help="Another campaign to show beside it. Repeatable.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, for the ending.")] = 1,
+) -> None:
+    """Progress chart, ledger, the five priorities, cost; with --ending, whether it was real.
+
+    The ending opens the sealed text, once: no trial is accepted after it.
+    """
+    from lowbit.research import verbs
+    from lowbit.research.saying import Screen
+
+    with Screen() as screen:
+        paths = verbs.report(_at(folder, tag, watch=screen), ending, jobs, against or ())
+    for path in paths:
+        typer.echo(path)
+
+
+@app.command()
+@guarded
 def status(folder: FolderArgument = ".", tag: TagOption = None) -> None:
     """The running trial, the best so far, the noise, alpha spent, time and cost."""
     import time
@@ -172,6 +199,15 @@ def status(folder: FolderArgument = ".", tag: TagOption = None) -> None:
     state = campaign.state()
     console = Console(highlight=False)
     saying.status(console, campaign.places, state, time.time(), is_running(campaign.places))
+
+
+@app.command()
+@guarded
+def mcp(folder: FolderArgument = ".", tag: TagOption = None) -> None:
+    """Offer these verbs as MCP tools on standard input and output, for this folder alone."""
+    from lowbit.research.server import server
+
+    server(folder, tag).run("stdio")
 
 
 def _at(folder: str, tag: str | None, **more: Any) -> Any:

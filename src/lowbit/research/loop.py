@@ -54,7 +54,7 @@ class Loop:
         for trial in state.trials.values():
             self.branch.mark(trial.number, trial.commit)
         if worktree:
-            self.branch.restore(state.incumbent)
+            self.branch.create(state.incumbent)
         table = to_tsv(rows(state)).encode()
         for folder in (self.places.results, self.places.tree):
             if folder.is_dir():

@@ -10,6 +10,7 @@ Events, in the order in which a campaign writes them:
     judged     a trial's end: keep, discard or crash, why, and what deciding cost
     stopped    a person has to look                                  looked   a person has
     undone     a person put the incumbent back
+    without    the winner with one keep taken out, for the ending
     sealed     the sealed text is opened                             ended    nothing may follow
 """
 
@@ -69,6 +70,8 @@ class State:
     confirmations: int = 0
     stint: dict[str, Any] | None = None
     stopped: str = ""
+    without: dict[int, str | None] = field(default_factory=dict)
+    """Keep -> the winner's commit without it; None where later keeps stand on it."""
     opened: list[str] | None = None
     ended: dict[str, Any] | None = None
     last: float = 0.0
@@ -197,6 +200,10 @@ def _looked(state: State, body: dict[str, Any], at: float) -> None:
     state.stopped = ""
 
 
+def _without(state: State, body: dict[str, Any], at: float) -> None:
+    state.without[body["number"]] = body["commit"]
+
+
 def _opened(state: State, body: dict[str, Any], at: float) -> None:
     state.opened = body["commits"]
 
@@ -216,6 +223,7 @@ _STEPS = {
     "stint": _stint,
     "stopped": _stopped,
     "looked": _looked,
+    "without": _without,
     "sealed": _opened,
     "ended": _ended,
 }

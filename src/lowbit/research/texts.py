@@ -23,13 +23,12 @@ import numpy as np
 from lowbit.errors import UserError
 from lowbit.files import digest, write_atomic
 from lowbit.models.loading import max_length, open_checkpoint, resolve, tokenizer_of
-from lowbit.research.campaign import Places, Settings
+from lowbit.research.campaign import CHECK, DATA, KEPT_CHECK, Places, Settings
 from lowbit.spec import TaskSpec
 from lowbit.tasks.base import Document
 from lowbit.tasks.prepare import find
 from lowbit.tasks.tokens import end_of_text, language
 
-DATA, CHECK, KEPT_CHECK = "data.npy", "check.npy", "check.json"
 SHARES = {"screening": 0.3, "confirmation": 0.3, "sealed": 0.4}
 LEAST = 2
 """Articles of a part: with one there is nothing to draw from."""

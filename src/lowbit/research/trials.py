@@ -20,10 +20,17 @@ from typing import Any
 from lowbit.errors import RunError
 from lowbit.files import digest
 from lowbit.research import sandbox
-from lowbit.research.campaign import FIXED, MUTABLE, Places, Settings
+from lowbit.research.campaign import (
+    CHECK,
+    DATA,
+    FIXED,
+    KEPT_CHECK,
+    MUTABLE,
+    Places,
+    Settings,
+)
 from lowbit.research.outcomes import Ran, Scores
 from lowbit.research.state import Key, Role
-from lowbit.research.texts import CHECK, DATA, KEPT_CHECK
 
 PARTS: dict[Role, tuple[str, ...]] = {
     "screen": ("screening",),

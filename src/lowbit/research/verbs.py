@@ -7,7 +7,7 @@ one finds as it should be, whatever killed it in between. Whoever changes anythi
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,8 @@ from lowbit.errors import RunError, UserError
 from lowbit.research.book import Watcher, nobody
 from lowbit.research.branch import git
 from lowbit.research.campaign import (
+    CHECK,
+    DATA,
     FILES,
     FIXED,
     MUTABLE,
@@ -84,7 +86,7 @@ def sealed(settings: Settings, places: Places) -> Runner:
 def check_texts(state: State, places: Places) -> None:
     """What candidates read and what scores them is what it was at the beginning."""
     from lowbit.files import digest
-    from lowbit.research.texts import CHECK, DATA, prepare
+    from lowbit.research.texts import prepare
 
     facts = state.begun["texts"]
     paths = {
@@ -236,8 +238,11 @@ def resume(campaign: Campaign, looked: bool = False) -> str:
         with campaign.loop() as loop:
             loop.check_open()
             loop.settle()
+            if not loop.state.open:
+                return "nothing was being run; lowbit research run, or an agent's trial, goes on"
+            loop.baseline()
             loop.judge_all(loop.state.open, 1)
-        return "nothing was being run; lowbit research run, or an agent's trial, goes on"
+            return "the trial that was interrupted has been judged"
     return run(campaign, stint["proposer"], stint["trials"], stint["jobs"], stint["seed"])
 
 
@@ -271,6 +276,24 @@ def _edit(loop: Loop, state: State) -> tuple[str, str]:
     own = git(branch.worktree, "rev-parse", "HEAD") != state.incumbent
     said = git(branch.worktree, "log", "-1", "--format=%s") if own else ""
     return (loop.places.tree / MUTABLE).read_text(encoding="utf-8"), said
+
+
+def report(
+    campaign: Campaign, ending: bool = False, jobs: int = 1, against: Sequence[str] = ()
+) -> list[Path]:
+    """Write the report; with `ending`, close the campaign first."""
+    from importlib.metadata import version
+
+    from lowbit.research import page
+    from lowbit.research.ending import end
+
+    if ending:
+        with campaign.loop() as loop:
+            end(loop, jobs)
+    places = campaign.places
+    tags = [the_tag(places.folder, tag) for tag in against]
+    others = [(tag, Campaign(Places(places.folder, tag)).state()) for tag in tags]
+    return page.write(places, campaign.state(), others, f"lowbit {version('lowbit')}")
 
 
 def rollback(campaign: Campaign, last: bool = False) -> str:

@@ -17,6 +17,8 @@ from lowbit.research.state import State, rows
 class Tried:
     """A change that was judged, or is being. `gain`: nats on one seed, None without a score."""
 
+    base: str
+    """The incumbent of its time, which `text` changes."""
     text: str
     edit: tuple[str, Any] | None
     description: str
@@ -44,7 +46,15 @@ def view(places: Places, state: State) -> View:
         return _shown(root, commit, places.path(name))
 
     tried = tuple(
-        Tried(text(one.commit), one.edit, one.description, one.status, one.reason, _gain(state, n))
+        Tried(
+            text(one.base),
+            text(one.commit),
+            one.edit,
+            one.description,
+            one.status,
+            one.reason,
+            _gain(state, n),
+        )
         for n, one in state.trials.items()
     )
     return View(

@@ -1,9 +1,11 @@
 """The built-in proposer: typed edits of the program's dials, chosen by optuna's TPE.
 
 A proposal is one edit: a dial and a value of it. What TPE learns from is the gain of every edit so
-far on the screening seed, against the incumbent of its time; a crash has no score and teaches it
-nothing, but is never proposed again. The study is rebuilt from the history each time, so a killed
-campaign goes on with the very proposals it would have made.
+far on the screening seed, against the incumbent of its time; those that gained are its good ones
+(its own rule, the best tenth, would call most gains bad in so few trials). A crash has no score and
+teaches nothing, but is never proposed again; nor is the value that a keep has beaten. The study is
+rebuilt from the history each time, so a killed campaign goes on with the proposals that it would
+have made.
 """
 
 from __future__ import annotations
@@ -31,16 +33,27 @@ class Typed:
     def propose(self, view: View) -> Proposal | None:
         now = constants(view.text)
         seen = [constants(one.text) for one in view.tried]
+        beaten = _beaten(view)
         study = _study(self.seed, view)
         for _ in range(ASKED):
             name, value = _asked(study, _open(now))
-            if {**now, name: value} != now and {**now, name: value} not in seen:
+            then = {**now, name: value}
+            if then != now and then not in seen and (name, value) not in beaten:
                 return edited(view.text, name, value, now[name])
         import random
 
         # TPE asks for what it likes; where all of that has been tried, something else is.
         found = drawn(view.text, random.Random(f"{self.seed} {view.trial}"), seen)
         return None if found is None else edited(view.text, *found, now[found[0]])
+
+
+def _beaten(view: View) -> set[tuple[str, Any]]:
+    """(dial, value) that a keep replaced: going back there would undo what was shown to be real."""
+    return {
+        (one.edit[0], constants(one.base).get(one.edit[0]))
+        for one in view.tried
+        if one.status == "keep" and one.edit is not None
+    }
 
 
 def _open(now: dict[str, Any]) -> list[Dial]:
@@ -58,7 +71,12 @@ def _study(seed: int, view: View) -> Any:
     optuna = _optuna()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     own = int.from_bytes(hashlib.sha256(f"{seed} {view.trial}".encode()).digest()[:4])
-    sampler = optuna.samplers.TPESampler(seed=own, n_startup_trials=STARTUP)
+    gains = sum(one.gain is not None and one.gain > 0 for one in view.tried)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # gamma is on its way out, with nothing in its place yet
+        sampler = optuna.samplers.TPESampler(
+            seed=own, n_startup_trials=STARTUP, gamma=lambda _: max(1, gains)
+        )
     study = optuna.create_study(direction="minimize", sampler=sampler)
     dials = {dial.name: dial for dial in DIALS}
     for one in view.tried:

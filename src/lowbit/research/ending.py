@@ -1,0 +1,68 @@
+"""The honest end of a campaign: each keep taken out once, fresh seeds, the sealed text.
+
+All of it goes through the ledger, so it can be killed and gone on with like everything else. The
+sealed text is opened after whatever else could still have decided something, and is opened once.
+"""
+
+from __future__ import annotations
+
+from lowbit.errors import UserError
+from lowbit.research import edits
+from lowbit.research.campaign import MUTABLE
+from lowbit.research.loop import Loop
+from lowbit.research.state import Key, Trial
+
+MOST_REPLAYS = 5
+
+
+def end(loop: Loop, jobs: int = 1) -> None:
+    """Close a campaign; where it is closed already, nothing is done."""
+    state = loop.state
+    if state.ended is not None:
+        return
+    if state.stopped or state.open:
+        raise UserError("a trial is open or the loop has stopped: lowbit research resume first")
+    if len(state.baseline()) < len(state.settings.seeds):
+        raise UserError("nothing has been run: there is nothing to end")
+    _replays(loop, jobs)
+    state = loop.state
+    commits = list(dict.fromkeys((state.incumbent, state.base)))
+    if state.opened is None:
+        loop.book.tell("sealed", commits=commits)
+    fresh: list[Key] = [(c, "fresh", seed) for seed in state.settings.fresh for c in commits]
+    loop.runs.results(fresh, jobs)
+    loop.book.tell("ended", winner=state.incumbent, base=state.base)
+    loop.settle()
+
+
+def _replays(loop: Loop, jobs: int) -> None:
+    """The winner without each of its newest keeps, on the seeds that keeps are decided on."""
+    state = loop.state
+    for number in state.kept[-MOST_REPLAYS:]:
+        if number not in loop.state.without:
+            loop.book.tell("without", number=number, commit=_taken_out(loop, state.trials[number]))
+    wanted = [commit for commit in loop.state.without.values() if commit is not None]
+    seeds = state.settings.seeds
+    if state.kept:
+        wanted = [state.incumbent, *wanted]
+    loop.runs.results([(commit, "confirm", seed) for commit in wanted for seed in seeds], jobs)
+
+
+def _taken_out(loop: Loop, trial: Trial) -> str | None:
+    """A commit of the winner without one keep; None where a later one changed the same place."""
+    state, branch = loop.state, loop.branch
+    winner, before = loop.runs.text(state.incumbent), loop.runs.text(trial.base)
+    if trial.edit is not None:
+        name, value = trial.edit
+        if edits.constants(winner).get(name) != value:
+            return None
+        text: str | None = edits.change(winner, name, edits.constants(before)[name])
+    else:
+        text = branch.merged(loop.runs.text(trial.commit), winner, before)
+    if text is None or text == winner:
+        return None
+    blob, path = branch.store(text), loop.places.path(MUTABLE)
+    message = f"the winner without trial {trial.number}"
+    commit = branch.candidate(state.incumbent, path, blob, message, state.at)
+    branch.mark(f"without-{trial.number}", commit)
+    return commit

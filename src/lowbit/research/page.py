@@ -1,0 +1,261 @@
+"""The morning's report: progress, ending, priorities, ledger and cost, from the ledger alone.
+
+No torch and no model: what it needs of git are the texts of the trials, to see which dials each one
+changed. Everything that a candidate or a proposer wrote is escaped.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lowbit.errors import RunError, UserError
+from lowbit.files import write_atomic
+from lowbit.inference import Difference
+from lowbit.research import chart, findings
+from lowbit.research.campaign import MUTABLE, Places
+from lowbit.research.edits import constants
+from lowbit.research.findings import OTHER, Ending, Part
+from lowbit.research.outcomes import Ran
+from lowbit.research.results import to_tsv
+from lowbit.research.saying import facts, perplexity
+from lowbit.research.state import State, Trial, rows
+
+Others = Sequence[tuple[str, State]]
+
+
+def write(places: Places, state: State, others: Others, generated_by: str) -> list[Path]:
+    """report.html, progress.png and .pdf, results.tsv, cost_log.md; returns their paths."""
+    names = {state.settings.tag: findings.losses(state)}
+    lines = chart.data(names | {tag: findings.losses(other) for tag, other in others})
+    picture = chart.image(lines, "png")
+    made = {
+        "report.html": page(places, state, others, picture, generated_by).encode(),
+        "progress.png": picture,
+        "progress.pdf": chart.image(lines, "pdf"),
+        "results.tsv": to_tsv(rows(state)).encode(),
+        "cost_log.md": cost_log(state).encode(),
+    }
+    for name, content in made.items():
+        write_atomic(places.results / name, content)
+    return [places.results / name for name in made]
+
+
+def page(places: Places, state: State, others: Others, picture: bytes, generated_by: str) -> str:
+    from lowbit.report import environment
+
+    shown = [one for one in facts(places, state, state.last, False) if one[0] != "edit here"]
+    template = environment().get_template("campaign.html.j2")
+    return template.render(
+        tag=state.settings.tag,
+        generated_by=generated_by,
+        facts=[("model", state.settings.model), ("task", state.settings.task), *shown],
+        picture=b64encode(picture).decode(),
+        alt=f"{len(state.judged)} trials, {len(state.kept)} kept",
+        seeds=len(state.settings.seeds),
+        ending=ending_sentences(state, findings.ending(state)),
+        worth=[_worth(trial, found) for trial, found in findings.worth(state)],
+        others=[_beside(tag, other) for tag, other in ((state.settings.tag, state), *others)]
+        if others
+        else [],
+        parts=[_part(state, part) for part in findings.parts(state, _edited(places, state))],
+        trials=[_trial(state, trial) for trial in state.judged],
+        cost=_cost(state),
+        notes=notes(state),
+    )
+
+
+def ending_sentences(state: State, found: Ending | None) -> list[str]:
+    """What the fresh seeds and the sealed text say, in plain words."""
+    if found is None:
+        return [
+            "Not run yet: lowbit research report --ending takes the keeps out one by one, runs the "
+            "winner on fresh seeds, and opens the sealed text."
+        ]
+    if not state.kept:
+        return [f"Nothing was kept, so there is no winner to replicate. {_sealed(found)}".strip()]
+    said = []
+    if found.claimed is not None:
+        said.append(f"On the seeds that decided, the winner gains {_interval(found.claimed)} nats.")
+    if found.fresh is not None:
+        shrunk = found.shrinkage
+        more = "" if shrunk is None else f" {_shrunk(shrunk)}"
+        said.append(f"On fresh seeds it gains {_interval(found.fresh)} nats.{more}")
+    else:
+        said.append("On fresh seeds it did not run to its end: the gain is not replicated.")
+    return [*said, _sealed(found)]
+
+
+def _shrunk(share: float) -> str:
+    if share > 0:
+        return f"That is {100 * share:.0f} % less: what was left over of choosing by luck."
+    return "It did not shrink."
+
+
+def _sealed(found: Ending) -> str:
+    if found.sealed_perplexity is None:
+        return ""
+    ours, theirs = found.sealed_perplexity
+    if found.sealed is None:
+        return f"On the sealed text, opened once: perplexity {ours:.3f}."
+    return (
+        f"On the sealed text, opened once: perplexity {ours:.3f}, where the first program has "
+        f"{theirs:.3f}; a gain of {_interval(found.sealed)} nats."
+    )
+
+
+def _interval(found: Difference) -> str:
+    return f"{found.estimate:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+
+
+def _worth(trial: Trial, found: Difference | None) -> list[str]:
+    if found is None:
+        none = "cannot be taken out: a later keep changed the same place"
+        return [str(trial.number), "", "", f"{trial.description} ({none})"]
+    interval = f"[{found.low:+.4f}, {found.high:+.4f}]"
+    held = "" if found.low > 0 else " (not shown to be worth anything now)"
+    return [str(trial.number), f"{found.estimate:+.4f} nats", interval, trial.description + held]
+
+
+def _beside(tag: str, state: State) -> list[str]:
+    found = findings.ending(state)
+    by = (state.stint or {}).get("proposer", "agent")
+    sealed = found.sealed_perplexity if found else None
+    gain = found.sealed if found else None
+    return [
+        f"{tag} ({by})",
+        str(len(state.judged)),
+        str(len(state.kept)),
+        f"{state.seconds / 3600:.2f}",
+        f"{sealed[0]:.3f}" if sealed else "not opened",
+        _interval(gain) if gain else "",
+    ]
+
+
+def _edited(places: Places, state: State) -> dict[int, Sequence[str]]:
+    """The dials that every trial changed; what no longer parses changed none that is known."""
+    branch, path = places.branch, places.path(MUTABLE)
+
+    def of(trial: Trial) -> Sequence[str]:
+        if trial.edit is not None:
+            return [trial.edit[0]]
+        try:
+            old, new = (constants(branch.show(c, path)) for c in (trial.base, trial.commit))
+        except (RunError, UserError):
+            return []
+        return [name for name in {**old, **new} if old.get(name) != new.get(name)]
+
+    return {trial.number: of(trial) for trial in state.judged}
+
+
+def _part(state: State, part: Part) -> dict[str, Any]:
+    return {
+        "title": part.title,
+        "sentence": sentence(part),
+        "rows": [_tried(state, trial) for trial in part.trials],
+    }
+
+
+def sentence(part: Part) -> str:
+    """What was tried and what held."""
+    if not part.trials:
+        return "Nothing of it was tried."
+    count = len(part.trials)
+    tried = f"{count} change{'' if count == 1 else 's'} tried"
+    crashed = sum(trial.status == "crash" for trial in part.trials)
+    broke = f", {crashed} crashed" if crashed else ""
+    if not part.held:
+        lead = "no one change that is about this alone" if part.title == OTHER else "none"
+        return f"{tried}{broke}; {lead} held."
+    said = "; ".join(f"{t.description} ({t.gain or 0:+.4f} nats)" for t in part.held)
+    return f"{tried}{broke}; what held: {said}."
+
+
+def _tried(state: State, trial: Trial) -> list[str]:
+    ours, theirs = state.screened(trial.commit), state.screened(trial.base)
+    fall = ""
+    if ours and theirs and not ours.reason and not theirs.reason:
+        fall = f"{theirs.scores['screening'].loss - ours.scores['screening'].loss:+.4f}"
+    return [
+        str(trial.number),
+        str(trial.status),
+        fall,
+        "" if trial.gain is None else f"{trial.gain:+.4f}",
+        "" if trial.p is None else f"{trial.p:.2g}",
+        "" if trial.alpha is None else f"{trial.alpha:.2g}",
+        f"{trial.description}: {trial.reason}",
+    ]
+
+
+def _trial(state: State, trial: Trial) -> list[str]:
+    ran = state.screened(trial.commit)
+    scored = ran is not None and not ran.reason
+    unsealed = " (UNSEALED)" if trial.unsealed and trial.status == "keep" else ""
+    return [
+        str(trial.number),
+        trial.commit[:7],
+        perplexity(ran.scores["screening"].loss) if ran and scored else "",
+        f"{ran.bits:.3f}" if ran and ran.bits else "",
+        f"{ran.peak / 2**20:,.0f} MiB" if ran else "",
+        f"{trial.status}{unsealed}",
+        trial.by,
+        f"{trial.description}: {trial.reason}",
+    ]
+
+
+def _cost(state: State) -> list[list[str]]:
+    """Machine time by what it was for."""
+    kinds = {
+        "screening": "a look at one seed, and the first program's noise",
+        "confirming": "candidates and incumbents on every seed, and the keeps taken out",
+        "the ending": "fresh seeds, scored on confirmation and sealed text",
+    }
+    roles = dict(zip(("screen", "confirm", "fresh"), kinds, strict=True))
+    found: dict[str, list[Ran]] = {name: [] for name in kinds}
+    for (_, role, _), ran in state.runs.items():
+        found[roles[role]].append(ran)
+    table = [
+        [name, str(len(runs)), f"{sum(ran.seconds for ran in runs) / 3600:.2f}", kinds[name]]
+        for name, runs in found.items()
+    ]
+    asked: dict[str, float] = {}
+    for trial in state.trials.values():
+        for name, value in trial.cost.items():
+            if isinstance(value, int | float):
+                asked[name] = asked.get(name, 0) + value
+    table += [[f"proposing: {name}", "", "", f"{value:,.0f}"] for name, value in asked.items()]
+    whole = f"{(state.last - state.at) / 3600:.2f} h from the first line to the last"
+    return [*table, ["in all", str(len(state.runs)), f"{state.seconds / 3600:.2f}", whole]]
+
+
+def cost_log(state: State) -> str:
+    """cost_log.md: trials and hours."""
+    head = "| what | runs | hours | note |\n| --- | --- | --- | --- |\n"
+    body = "".join(f"| {' | '.join(row)} |\n" for row in _cost(state))
+    trials = len(state.judged)
+    return f"# Cost of campaign {state.settings.tag}\n\n{trials} trials.\n\n{head}{body}"
+
+
+def notes(state: State) -> list[str]:
+    """What a reader has to know to believe any of it."""
+    settings = state.settings
+    unsealed = [str(t.number) for t in state.judged if t.unsealed and t.status == "keep"]
+    levels = sorted({ran.level for ran in state.runs.values()})
+    noise = state.noise()
+    said = [
+        f"A keep passed a test over {len(settings.seeds)} seeds and all articles of the "
+        f"confirmation text, under its share of alpha {settings.alpha:g} for the whole campaign.",
+        f"Candidates ran under: {'; '.join(levels)}." if levels else "Nothing has run.",
+        f"Another seed alone moves the loss of the first program by {noise.sd:.4f} nats (standard "
+        f"deviation over {noise.seeds} seeds)."
+        if noise
+        else "The noise has not been measured.",
+        "The sealed text has been opened once."
+        if state.opened
+        else "The sealed text has not been opened.",
+    ]
+    if unsealed:
+        said.append(f"UNSEALED keeps, made with files within reach: {', '.join(unsealed)}.")
+    return said

@@ -1,0 +1,452 @@
+"""What a person, an agent and an MCP client can do with a campaign, and what they are told."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+from unittest import mock
+
+import pytest
+from lab import WITHOUT_TORCH, lowbit
+from lab import ended as finished
+from research import SETTINGS, TRAIN, Arithmetic, begun, machine, repository
+
+from lowbit.errors import RunError, UserError
+from lowbit.research import page, verbs
+from lowbit.research.branch import git
+from lowbit.research.campaign import Places
+from lowbit.research.edits import change
+from lowbit.research.ending import end
+from lowbit.research.findings import ending, worth
+from lowbit.research.ledger import Ledger
+from lowbit.research.proposers import proposer
+from lowbit.research.proposers.base import Proposal
+from lowbit.research.server import server
+from lowbit.research.trials import Job
+from lowbit.research.verbs import Campaign
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    (tmp_path / "home").mkdir()
+    found = begun(repository(tmp_path / "home"))
+    machine(found)
+    return found
+
+
+def campaign(places: Places, runner: Any = None) -> Campaign:
+    return Campaign.at(str(places.folder), places.tag, runner=lambda *_: runner or Arithmetic())
+
+
+def edit(places: Places, name: str, value: Any) -> None:
+    path = places.tree / "train.py"
+    path.write_text(change(path.read_text(), name, value))
+
+
+# --- an agent that knows the convention -----------------------------------------------------------
+
+
+def test_an_agent_edits_and_calls_trial(places: Places) -> None:
+    edit(places, "LR", 1e-3)
+    made, state = verbs.trial(campaign(places), "a larger rate")
+    assert (made.status, made.description, made.by) == ("keep", "a larger rate", "agent")
+    assert "LR = 0.001" in (places.tree / "train.py").read_text()
+    edit(places, "GROUP", 256)
+    made, state = verbs.trial(campaign(places), "larger groups")
+    assert made.status == "discard"
+    assert "GROUP = 128" in (places.tree / "train.py").read_text(), "rolled back"
+    assert len(state.baseline()) == len(SETTINGS.seeds), "the first program was run first"
+
+
+def test_an_agent_may_commit_for_itself(places: Places) -> None:
+    tree = places.branch.worktree
+    edit(places, "LR", 1e-3)
+    git(tree, "commit", "--quiet", "--all", "-m", "my own words")
+    made, state = verbs.trial(campaign(places), "")
+    assert (made.status, made.description) == ("keep", "my own words")
+    assert places.branch.head() == state.incumbent == made.commit
+
+
+def test_only_train_py_may_be_edited(places: Places) -> None:
+    (places.tree / "prepare.py").write_text("# mine now\n")
+    edit(places, "LR", 1e-3)
+    with pytest.raises(UserError, match=r"prepare\.py: read-only"):
+        verbs.trial(campaign(places), "helpful")
+    verbs.rollback(campaign(places))
+    assert (places.tree / "prepare.py").read_text() == "# fixed\n"
+    (places.tree / "helper.py").write_text("x = 1\n")
+    edit(places, "LR", 1e-3)
+    with pytest.raises(UserError, match=r"helper\.py: no part of a trial"):
+        verbs.trial(campaign(places), "helpful")
+    (places.tree / "helper.py").unlink()
+    git(places.branch.worktree, "commit", "--quiet", "--all", "-m", "x")
+    (places.tree / "prepare.py").write_text("# mine now\n")
+    git(places.branch.worktree, "commit", "--quiet", "--all", "-m", "hidden in a commit")
+    with pytest.raises(UserError, match="read-only"):
+        verbs.trial(campaign(places), "helpful")
+    assert not Ledger(places.ledger).of("proposed")
+
+
+def test_a_trial_needs_a_change(places: Places) -> None:
+    with pytest.raises(UserError, match="needs a change"):
+        verbs.trial(campaign(places), "nothing")
+
+
+def test_an_edit_that_nobody_tried_is_not_thrown_away(places: Places) -> None:
+    edit(places, "LR", 1e-3)
+    with pytest.raises(UserError, match="an edit that was not tried"):
+        verbs.run(campaign(places), "random", 1)
+    assert "LR = 0.001" in (places.tree / "train.py").read_text()
+    assert "as the best so far" in verbs.rollback(campaign(places))
+    assert (places.tree / "train.py").read_text() == TRAIN
+    assert verbs.run(campaign(places), "random", 1) == "all trials done"
+
+
+def test_an_agents_edit_survives_a_kill_within_its_trial(places: Places) -> None:
+    class Killed(BaseException):
+        pass
+
+    def dying(job: Job) -> Any:
+        raise Killed
+
+    edit(places, "LR", 1e-3)
+    with pytest.raises(Killed):
+        verbs.trial(campaign(places, dying), "a larger rate")
+    shutil.rmtree(places.branch.worktree)
+    assert "has been judged" in verbs.resume(campaign(places))
+    state = campaign(places).state()
+    assert [(t.status, t.description) for t in state.judged] == [("keep", "a larger rate")]
+    assert "nothing was being run" in verbs.resume(campaign(places))
+
+
+# --- what a person does ---------------------------------------------------------------------------
+
+
+def test_a_keep_can_be_taken_back_and_stays_reachable(places: Places) -> None:
+    edit(places, "LR", 1e-3)
+    made, _ = verbs.trial(campaign(places), "a larger rate")
+    said = verbs.rollback(campaign(places), last=True)
+    assert places.branch.ref(1) in said
+    state = campaign(places).state()
+    assert state.incumbent == state.base
+    assert (places.tree / "train.py").read_text() == TRAIN
+    assert git(places.branch.repository, "rev-parse", places.branch.ref(1)) == made.commit
+    with pytest.raises(UserError, match="nothing has been kept"):
+        verbs.rollback(campaign(places), last=True)
+
+
+def test_resume_goes_on_as_the_last_run_was_told(places: Places) -> None:
+    verbs.run(campaign(places), "random", 3, 2, 5)
+    ledger = Ledger(places.ledger)
+    cut = next(e.number for e in ledger.events if e.kind == "judged")
+    lines = places.ledger.read_bytes().splitlines(keepends=True)
+    places.ledger.write_bytes(b"".join(lines[:cut]))
+    assert verbs.resume(campaign(places)) == "all trials done"
+    state = campaign(places).state()
+    assert (len(state.judged), state.stint) == (
+        3, {"proposer": "random", "trials": 3, "jobs": 2, "seed": 5})  # fmt: skip
+
+
+def _hold(path: str, held: Any, release: Any) -> None:
+    from filelock import FileLock
+
+    with FileLock(path):
+        held.set()
+        release.wait(60)
+
+
+def test_two_never_drive_at_once(places: Places) -> None:
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(str(places.lock), held, release))
+    other.start()
+    assert held.wait(60)
+    assert verbs.is_running(places)
+    with pytest.raises(RunError, match="another process"):
+        verbs.run(campaign(places), "random", 1)
+    release.set()
+    other.join()
+    assert not verbs.is_running(places)
+
+
+def test_text_that_was_changed_is_noticed(places: Places) -> None:
+    body = {"rows": 1, "sha256": "0" * 64}
+    places.given.mkdir()
+    (places.given / "data.npy").write_bytes(b"other")
+    events = [json.loads(line) for line in places.ledger.read_text().splitlines()]
+    places.ledger.unlink()
+    said = events[0]["body"] | {"texts": {"data.npy": body}}
+    Ledger(places.ledger, lambda: 1.0).append("begun", **said)
+    with pytest.raises(RunError, match="not what the campaign began with"):
+        verbs.run(campaign(places), "random", 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["status", "FOLDER", "--tag", "onne"], "Did you mean 'one'"),
+        (["run", "FOLDER", "--proposer", "radnom"], "Did you mean 'random'"),
+        (["run", "FOLDER", "--proposer", "command:"], "wants a command line"),
+        (["run", "FOLDER", "--proposer", "openai:localhost"], "wants an address"),
+        (["status", "."], "holds no program.md"),
+        (["init", "FOLDER", "--model", "nowhere at all"], "no model"),
+        (["init", "FOLDER", "--tag", "../up", "--model", "x"], "letters, digits"),
+        (["init", "FOLDER", "--tag", "one", "--model", "x"], "exists already"),
+        (["init", "FOLDER", "--alpha", "2"], "between 0 and 1"),
+    ],
+)
+def test_a_mistake_is_told_in_a_sentence(
+    places: Places, tmp_path: Path, words: list[str], complaint: str
+) -> None:
+    words = [str(places.folder) if word == "FOLDER" else word for word in words]
+    if words[-1] == ".":
+        words[-1] = str(tmp_path)
+    said = lowbit("research", *words)
+    assert said.code == 2
+    assert complaint in said.complaint
+
+
+def test_a_folder_outside_git_or_uncommitted_says_what_to_do(tmp_path: Path) -> None:
+    for name in ("program.md", "prepare.py", "train.py"):
+        (tmp_path / name).write_text("x = 1\n")
+    said = lowbit("research", "init", tmp_path, "--model", "x")
+    assert "git init" in said.complaint
+    git(tmp_path, "init", "--quiet")
+    assert "must be committed" in lowbit("research", "init", tmp_path, "--model", "x").complaint
+
+
+def test_status_fits_eighty_columns(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    verbs.run(campaign(places), "random", 2)
+    said = lowbit("research", "status", places.folder)
+    assert said.code == 0, said.err
+    for word in ("best so far", "noise", "alpha", "machine time", "isolation", "edit here"):
+        assert word in said.out
+    # a path is longer than any terminal, and must stay one word to be copied
+    assert max(len(line) for line in said.out.splitlines()) <= 80
+
+
+# --- the ending and the page ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def ended(places: Places) -> Any:
+    made = machine(places)
+    for name, value in (("LR", 1e-3), ("WARMUP_SHAPE", "cosine"), ("LR", 5e-4)):
+        text = change(made.runs.text(made.state.incumbent), name, value)
+        made.open_trial(Proposal(text, f"{name} {value}", (name, value)), "listed")
+        made.baseline()
+        made.judge_all(made.state.open, 1)
+    end(made)
+    return made
+
+
+def test_the_ending_is_of_seeds_that_decided_nothing(ended: Any) -> None:
+    state = ended.state
+    found = ending(state)
+    assert found is not None
+    assert found.fresh is not None
+    assert found.fresh.seeds == len(SETTINGS.fresh)
+    assert not set(SETTINGS.fresh) & {seed for _, role, seed in state.runs if role != "fresh"}
+    assert found.fresh.estimate == pytest.approx(0.33, abs=0.02)
+    assert found.shrinkage is not None
+    assert abs(found.shrinkage) < 0.1
+    assert found.sealed_perplexity is not None
+    assert found.sealed_perplexity[0] < found.sealed_perplexity[1]
+
+
+def test_each_keep_is_taken_out_alone(ended: Any) -> None:
+    found = {trial.number: gain for trial, gain in worth(ended.state)}
+    assert found[1] is not None
+    assert found[2] is not None
+    assert found[1].estimate == pytest.approx(0.3, abs=0.02)
+    assert found[2].estimate == pytest.approx(0.03, abs=0.01)
+
+
+def test_the_sealed_text_is_opened_once_and_after_it_no_trial_is_accepted(ended: Any) -> None:
+    kinds = [event.kind for event in ended.book.ledger.events]
+    assert kinds.count("sealed") == kinds.count("ended") == 1
+    first = kinds.index("sealed")
+    assert all(
+        e.body["role"] == "fresh" for e in ended.book.ledger.events[first:] if e.kind == "run"
+    )
+    count = len(kinds)
+    end(ended)
+    assert len(ended.book.ledger.events) == count, "the second time nothing is opened"
+    with pytest.raises(UserError, match="sealed text of this campaign has been opened"):
+        ended.run(proposer("random"), 9)
+
+
+def test_an_ending_that_is_killed_goes_on(places: Places) -> None:
+    class Killed(BaseException):
+        pass
+
+    class Dying(Arithmetic):
+        def __call__(self, job: Job) -> Any:
+            if job.key[1] == "fresh" and sum(j.key[1] == "fresh" for j in self.asked) == 2:
+                raise Killed
+            return super().__call__(job)
+
+    edit(places, "LR", 1e-3)
+    verbs.trial(campaign(places), "a larger rate")
+    made = machine(places, Dying())
+    with pytest.raises(Killed):
+        end(made)
+    again = machine(places)
+    end(again)
+    kinds = [event.kind for event in again.book.ledger.events]
+    assert kinds.count("sealed") == kinds.count("ended") == 1
+
+
+def test_the_page_shows_all_five_priorities_and_escapes_what_candidates_wrote(
+    ended: Any, places: Places
+) -> None:
+    two = begun(places.folder, replace(SETTINGS, tag="two"))
+    other = machine(two)
+    text = change(other.runs.text(other.state.base), "GROUP", 256)
+    other.open_trial(Proposal(text, "<script>alert(1)</script>"), "agent")
+    other.baseline()
+    other.judge_all(other.state.open, 1)
+    for path in page.write(two, other.state, [("one", ended.state)], "lowbit"):
+        assert path.is_file()
+    html = (two.results / "report.html").read_text()
+    assert "<script" not in html
+    assert "&lt;script&gt;alert" in html
+    for title in ("quantisation schedule", "learning rate", "quantisation details", "dead zone",
+                  "distillation"):  # fmt: skip
+        assert title in html
+    assert "Not run yet" in html
+    html = page.page(places, ended.state, [], b"", "lowbit")
+    assert "On fresh seeds it gains +0.3" in html
+    assert "opened once" in html
+    log = (two.results / "cost_log.md").read_text()
+    assert "1 trials" in log
+    assert "| in all |" in log
+
+
+def test_a_report_needs_no_torch(ended: Any, places: Places) -> None:
+
+    words = ["lowbit", "research", "report", str(places.folder)]
+    code = f"{WITHOUT_TORCH}\nfrom lowbit.cli import main\nsys.argv = {words!r}\nmain()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    said = finished(process)
+    assert said.code == 0, said.err
+    assert "report.html" in said.out
+
+
+# --- MCP ------------------------------------------------------------------------------------------
+
+
+async def _tools(places: Places, calls: list[tuple[str, dict[str, Any]]]) -> list[Any]:
+    from mcp import Client
+
+    made = server(str(places.folder), places.tag, runner=lambda *_: Arithmetic())
+    async with Client(made) as client:
+        names = {tool.name for tool in (await client.list_tools()).tools}
+        assert names == {"init", "run", "trial", "status", "rollback", "resume", "report"}
+        return [await client.call_tool(name, body) for name, body in calls]
+
+
+def test_the_same_verbs_are_offered_as_mcp_tools(places: Places) -> None:
+    import asyncio
+
+    edit(places, "LR", 1e-3)
+    said = asyncio.run(
+        _tools(
+            places,
+            [
+                ("status", {}),
+                ("trial", {"message": "a larger rate"}),
+                ("trial", {"message": "nothing"}),
+                ("run", {"proposer": "random", "trials": 2}),
+                ("rollback", {}),
+                ("report", {}),
+            ],
+        )
+    )
+    texts = [one.content[0].text for one in said]
+    assert "edit here" in texts[0]
+    assert texts[1].startswith("trial 1: keep: better, gain +0.")
+    assert said[2].is_error
+    assert "needs a change" in texts[2]
+    assert texts[3] == "all trials done"
+    assert "report.html" in texts[5]
+
+
+# --- proposers that are somebody else's -----------------------------------------------------------
+
+
+def test_a_command_edits_a_copy_and_only_train_py_is_read_back(places: Places) -> None:
+    script = (
+        "import pathlib as p; t = p.Path('train.py'); s = t.read_text(); "
+        "assert 'program' in p.Path('program.md').read_text(); "
+        "p.Path('prepare.py').write_text('mine'); p.Path('results.tsv').write_text('mine'); "
+        "t.write_text(s.replace('LR = 0.0001', 'LR = 0.001').replace('LR = 1e-4', 'LR = 1e-3')); "
+        "print('thinking'); print('a larger rate')"
+    )
+    line = f'command:{sys.executable} -c "{script}"'
+    verbs.run(campaign(places), line, 1)
+    state = campaign(places).state()
+    assert (state.trials[1].status, state.trials[1].description) == ("keep", "a larger rate")
+    assert (places.tree / "prepare.py").read_text() == "# fixed\n"
+
+
+def test_a_command_that_fails_is_told_with_what_it_said(places: Places) -> None:
+    line = f"command:{sys.executable} -c \"import sys; print('no key'); sys.exit(3)\""
+    with pytest.raises(RunError, match="no key"):
+        verbs.run(campaign(places), line, 1)
+
+
+USAGE = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """An OpenAI-compatible server of one model, whose first answer has no program in it."""
+
+    answers: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self._say({"object": "list", "data": [{"id": "small", "object": "model", "created": 0,
+                                               "owned_by": "us"}]})  # fmt: skip
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert "train.py" in asked["messages"][1]["content"]
+        message = {"role": "assistant", "content": self.answers.pop(0)}
+        self._say({"id": "1", "object": "chat.completion", "created": 0, "model": "small",
+                   "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+                   "usage": USAGE})  # fmt: skip
+
+    def _say(self, body: Any) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_an_endpoint_is_asked_until_it_answers_with_a_program(places: Places) -> None:
+    better = TRAIN.replace("1e-4", "1e-3")
+    Endpoint.answers = ["I would raise the rate.", f"Raise the rate.\n```python\n{better}```\n"]
+    with HTTPServer(("127.0.0.1", 0), Endpoint) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        with mock.patch.dict("os.environ", {"NO_PROXY": "127.0.0.1"}):
+            verbs.run(campaign(places), f"openai:http://127.0.0.1:{http.server_port}/v1", 1)
+        http.shutdown()
+    trial = campaign(places).state().trials[1]
+    assert (trial.status, trial.description, trial.by) == ("keep", "Raise the rate.", "openai")
+    assert trial.cost["prompt_tokens"] == 200
+    assert "proposing: prompt_tokens" in page.cost_log(campaign(places).state())
