@@ -274,7 +274,7 @@ def test_past_its_time_it_is_killed_and_says_what_it_said(places: Places, base: 
     [
         ("---\nval_ppl: 3.5\ntraining_seconds: 2\ntotal_tokens_M: 0.1\n", 3.5),
         (
-            "noise\n---\nval_ppl:          3.5\ntraining_seconds: 2\ntotal_tokens_M: 0.1\nmore: 1\n",
+            "x\n---\nval_ppl:    3.5\ntraining_seconds: 2\ntotal_tokens_M: 0.1\nmore: 1\n",
             3.5,
         ),
         ("val_ppl: 3.5\ntraining_seconds: 2\ntotal_tokens_M: 0.1\n", None),
