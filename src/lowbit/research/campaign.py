@@ -43,6 +43,8 @@ class Settings:
     fresh: tuple[int, ...] = (100, 101, 102, 103, 104)
     """Of the ending: nothing was ever decided on these."""
     window: int = 256
+    look: int = 40_000
+    """Tokens of screening text that a screening reads, in whole articles; confirming reads all."""
     threads: int = 1
     memory: int = 8 * 2**30
 

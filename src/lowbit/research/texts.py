@@ -3,7 +3,7 @@
 Training text gives `data.npy`, rows of window + 1 tokens, and `check.npy`, other articles of the
 same kind, which a candidate's claim is about. The text that decides is split by article into
 
-    screening      30 %    one look at every candidate
+    screening      30 %    a look at every candidate, of which the first articles are enough
     confirmation   30 %    what keeps are decided on
     sealed         40 %    opened once, at the very end
 
@@ -13,7 +13,7 @@ in the order of the articles' digests, so the split depends on nothing but the t
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ def prepare(settings: Settings, places: Places) -> dict[str, Any]:
     write_atomic(kept, json.dumps(rows.tolist()).encode())
     facts[KEPT_CHECK] = {"rows": len(rows), "sha256": digest(kept)}
     for name, texts in split([document.text for document in parts["scored"]]).items():
+        if name == "screening":
+            texts = first(texts, settings.look, _sizer(tokenizer))
         path = places.kept / f"{name}.json"
         write_atomic(path, json.dumps(texts).encode())
         facts[path.name] = {"articles": len(texts), "sha256": digest(path)}
@@ -73,6 +75,21 @@ def token_rows(documents: Sequence[Document], tokenizer: Any, window: int) -> np
     if count < 1:
         raise UserError(f"fewer than {window} tokens of training text")
     return np.stack([tokens[i * window : i * window + window + 1] for i in range(count)])
+
+
+def _sizer(tokenizer: Any) -> Callable[[str], int]:
+    return lambda text: len(tokenizer(text, verbose=False)["input_ids"])
+
+
+def first(texts: Sequence[str], most: int, size: Callable[[str], int]) -> list[str]:
+    """As many whole articles as stay below so many tokens; LEAST of them in any case."""
+    total, taken = 0, []
+    for text in texts:
+        total += size(text)
+        if total > most and len(taken) >= LEAST:
+            break
+        taken.append(text)
+    return taken
 
 
 def _save(path: Path, rows: np.ndarray) -> None:
