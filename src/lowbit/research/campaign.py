@@ -43,8 +43,10 @@ class Settings:
     fresh: tuple[int, ...] = (100, 101, 102, 103, 104)
     """Of the ending: nothing was ever decided on these."""
     window: int = 256
-    look: int = 40_000
-    """Tokens of screening text that a screening reads, in whole articles; confirming reads all."""
+    look: int = 25_000
+    """Tokens of screening text that are read, in whole articles."""
+    confirm: int = 60_000
+    """Tokens of confirmation text; of sealed text all are read."""
     threads: int = 1
     memory: int = 8 * 2**30
 

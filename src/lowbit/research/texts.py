@@ -3,10 +3,11 @@
 Training text gives `data.npy`, rows of window + 1 tokens, and `check.npy`, other articles of the
 same kind, which a candidate's claim is about. The text that decides is split by article into
 
-    screening      30 %    a look at every candidate, of which the first articles are enough
+    screening      30 %    a look at every candidate
     confirmation   30 %    what keeps are decided on
     sealed         40 %    opened once, at the very end
 
+(of the first two only so much is read as the settings say, so that trials are scored in seconds)
 in the order of the articles' digests, so the split depends on nothing but the text.
 """
 
@@ -30,6 +31,8 @@ from lowbit.tasks.prepare import find
 from lowbit.tasks.tokens import end_of_text, language
 
 SHARES = {"screening": 0.3, "confirmation": 0.3, "sealed": 0.4}
+CHECK_ROWS = 16
+"""Enough to compare a claim with: what differs by a hundredth differs on any text."""
 LEAST = 2
 """Articles of a part: with one there is nothing to draw from."""
 
@@ -49,8 +52,10 @@ def prepare(settings: Settings, places: Places) -> dict[str, Any]:
     parts = task.read(spec).parts
     tokenizer = tokenizer_of(checkpoint.folder)
     facts: dict[str, Any] = {}
+    reads = {"screening": settings.look, "confirmation": settings.confirm}
     for name, part in ((DATA, "train"), (CHECK, "selection")):
         rows = token_rows(parts[part], tokenizer, settings.window)
+        rows = rows[:CHECK_ROWS] if name == CHECK else rows
         _save(places.given / name, rows)
         facts[name] = {"rows": len(rows), "sha256": digest(places.given / name)}
     # The same rows where no candidate reaches them: its claim is about those.
@@ -58,8 +63,8 @@ def prepare(settings: Settings, places: Places) -> dict[str, Any]:
     write_atomic(kept, json.dumps(rows.tolist()).encode())
     facts[KEPT_CHECK] = {"rows": len(rows), "sha256": digest(kept)}
     for name, texts in split([document.text for document in parts["scored"]]).items():
-        if name == "screening":
-            texts = first(texts, settings.look, _sizer(tokenizer))
+        if name in reads:
+            texts = first(texts, reads[name], _sizer(tokenizer))
         path = places.kept / f"{name}.json"
         write_atomic(path, json.dumps(texts).encode())
         facts[path.name] = {"articles": len(texts), "sha256": digest(path)}
