@@ -9,7 +9,7 @@ from typing import Literal
 from lowbit.checkpoint import Position
 from lowbit.device import PeakMemory
 from lowbit.quant.formats import spell
-from lowbit.quant.ledger import ledger, stored
+from lowbit.quant.ledger import kept, ledger
 from lowbit.record import Bytes, Cost, SiteRecord
 from lowbit.spec import Choice, Site
 
@@ -40,7 +40,7 @@ def _site(site: Site, choice: Choice, final: int) -> SiteRecord:
         rank=choice.rank,
         final_rank=final,
         base=choice.base,
-        bytes=stored(choice.quant, site.shape).total,
+        bytes=kept(site, choice),
     )
 
 

@@ -16,28 +16,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lowbit.layers import SvdAdapter
-from lowbit.spec import RankSchedule
+from lowbit.recipe import RankSchedule
 
 
 @dataclass(frozen=True)
 class Hooks:
     """What the training loop calls: `penalty` joins the loss, `after_step` sees the gradients.
 
+    `before_step` is told what step comes, and `loss` stands in for the task's own.
     `settled` says whether the model after a step may be the one that is kept. `look` sees the
     gradients of a step that is logged, before they are clipped, and adds to its line.
     `state` is saved and restored with every checkpoint; its tensors are updated in place.
     """
 
     penalty: Callable[[], Tensor] | None = None
+    before_step: Callable[[int, int], None] | None = None
     after_step: Callable[[int, int], None] | None = None
     settled: Callable[[int, int], bool] | None = None
     look: Callable[[], dict[str, Any]] | None = None
+    loss: Callable[[nn.Module, Any, Any], tuple[Tensor, int]] | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -77,7 +81,8 @@ def rank_hooks(schedule: RankSchedule, adapters: Mapping[str, SvdAdapter]) -> Ho
             keep = budget(schedule, initial, target, step, total)
             _cut(adapters, state, keep, final=settled(step, total))
 
-    return Hooks(lambda: orthogonality(schedule, adapters), after_step, settled, state=state)
+    penalty = partial(orthogonality, schedule, adapters)
+    return Hooks(penalty, after_step=after_step, settled=settled, state=state)
 
 
 @torch.no_grad()

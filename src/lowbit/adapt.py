@@ -147,11 +147,14 @@ def _step(
     model: nn.Module, part: Sequence[Example], state: State, setting: Setting, total: int
 ) -> tuple[float, float, dict[str, Any]]:
     """One optimiser step: (mean loss over the window's labels, gradient norm, what was seen)."""
+    if setting.hooks.before_step is not None:
+        setting.hooks.before_step(state.position.step, total)
     gathered = window(part, state.position.step, setting)
+    loss_of = setting.hooks.loss or training_loss
     labels = sum(sum(batch.labels) for batch in gathered)
     losses = []
     for batch in gathered:
-        loss, _ = training_loss(model, setting.kind, to(batch, setting.device))
+        loss, _ = loss_of(model, setting.kind, to(batch, setting.device))
         (loss / labels).backward()
         losses.append(loss.detach().float())
     if setting.hooks.penalty is not None:

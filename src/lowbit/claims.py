@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from lowbit.errors import BadValueError, Bounds, UserError, check_bounds, nearest
-from lowbit.spec import STRICT
+from lowbit.recipe import STRICT
 
 MOST_CLAIMS = 5
 RESAMPLES = 10_000

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from lowbit.errors import Bounds, check_bounds
-from lowbit.spec import STRICT
+from lowbit.recipe import STRICT
 
 
 @dataclass(frozen=True)

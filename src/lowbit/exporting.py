@@ -11,7 +11,7 @@ from lowbit.config import check
 from lowbit.errors import RunError
 from lowbit.evaluate import evaluate
 from lowbit.execution import Execution
-from lowbit.export import peft, plain
+from lowbit.export import peft, plain, ternary
 from lowbit.ready import install_run, prepare_run, weights_digest
 from lowbit.record import ADAPTER, Record
 from lowbit.spec import RunSpec
@@ -32,6 +32,7 @@ def export_plain(folder: Path, to: Path, merge: bool, record: Record) -> dict[st
         raise RunError(f"{spec.model} has other weights now than when {folder.name} was trained")
     made = install_run(spec, start, Execution(), torch.device("cpu"), "fp32")
     peft.attach(made.model, peft.read(folder / ADAPTER))
+    ternary.attach(made.model, folder / ADAPTER)
     labels, kind = len(start.data.labels), start.task.kind
 
     def model(again: bool) -> nn.Module:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ from lowbit.layers import (
 from lowbit.quant.codec import Packed, encode
 from lowbit.quant.ledger import stored
 from lowbit.spec import BLOCK_ROLES, Choice, Plan, QuantSpec, Site
+from lowbit.ternary.grid import Grid
+from lowbit.ternary.linear import Recovery, TernaryLinear
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,9 @@ def _install_site(
 ) -> None:
     module = model.get_submodule(site.name)
     weight = _weight(module)
+    if choice.ternary:
+        _put(model, site.name, _ternary(module, weight, choice, settings))
+        return
     if choice.base == "trained":
         _put(model, site.name, _trained(module, weight, site, settings))
         return
@@ -133,6 +138,19 @@ def _trained(module: nn.Module, weight: Tensor, site: Site, settings: Settings) 
     return Trained(weight, bias, out, turned=_turned(module))
 
 
+def _ternary(
+    module: nn.Module, weight: Tensor, choice: Choice, settings: Settings
+) -> TernaryLinear:
+    recipe = settings.plan.ternary
+    if recipe is None:
+        raise RunError("a ternary base is trained by a recipe, and the plan has none")
+    # The scale rules of formats that can be trained are called alike in both.
+    rule: Any = "learned" if recipe.learned else choice.quant.scale
+    recovery = Recovery(recipe.dead_gradient, recipe.reactivation, recipe.bias, recipe.activations)
+    grid = Grid(choice.quant.group, rule, recipe.threshold)
+    return TernaryLinear(weight, getattr(module, "bias", None), grid, recovery)
+
+
 def _weight(module: nn.Module) -> Tensor:
     """(out, in), detached."""
     weight: Tensor = module.weight.detach()  # type: ignore[union-attr, operator, assignment]
@@ -160,9 +178,9 @@ def _cast_rest(model: nn.Module, compute: torch.dtype) -> None:
 def _check(model: nn.Module, site: Site, choice: Choice) -> None:
     for name in (site.name, *site.aliases):
         module = model.get_submodule(name)
-        if not isinstance(module, Adapted | FrozenEmbedding | Trained):
+        if not isinstance(module, Adapted | FrozenEmbedding | Trained | TernaryLinear):
             raise RunError(f"{name} is still a {type(module).__name__}: the plan did not reach it")
-        if isinstance(module, Trained):
+        if isinstance(module, Trained | TernaryLinear):
             continue
         kept, counted = module.frozen.packed.nbytes, stored(choice.quant, site.shape).total
         if kept != counted:

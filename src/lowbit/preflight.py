@@ -39,6 +39,8 @@ class Need:
     window: int
     item: int
     classes: bool
+    teacher: int = 0
+    """Bytes of what a teacher said of the training text."""
 
     def estimate(self) -> TrainingBytes:
         """Peak bytes of a training step."""
@@ -48,7 +50,8 @@ class Need:
         if self.execution.residency == "decoded":
             # Every matrix is kept decoded, not one at a time.
             count = replace(count, largest_decoded=self.item * count.parameters)
-        return training_bytes(count, shape, tokens, self.item, self.execution.checkpointing)
+        spared = self.execution.checkpointing
+        return training_bytes(count, shape, tokens, self.item, spared, self.teacher)
 
 
 def check(free: int, need: Need) -> TrainingBytes:

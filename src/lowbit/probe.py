@@ -125,7 +125,7 @@ def _pace(
         train=replace(spec.training, steps=steps, epochs=steps),
         seed=spec.seed,
         device=device,
-        hooks=hooks_of(spec.plan, made.model, made.sites),
+        hooks=hooks_of(spec.plan, made),
         watcher=lambda _, __, tokens, ___: marks.append((time.perf_counter(), tokens)),
     )
     adapt(made.model, {"train": start.data.parts["train"], "selection": selection}, setting)

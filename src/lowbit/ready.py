@@ -18,6 +18,7 @@ from lowbit import compiling, heap, losses, preflight
 from lowbit import device as machine
 from lowbit.adalora import Hooks, rank_hooks
 from lowbit.demo import model_folder
+from lowbit.distilling import Distiller, room, teach
 from lowbit.encoded import Encodings
 from lowbit.errors import UserError
 from lowbit.execution import Execution
@@ -26,10 +27,19 @@ from lowbit.files import digest
 from lowbit.install import Settings, adapters, install
 from lowbit.layers import SvdAdapter
 from lowbit.models.family import find_sites
-from lowbit.models.loading import Checkpoint, max_length, open_checkpoint, skeleton, tokenizer_of
+from lowbit.models.loading import (
+    Checkpoint,
+    load,
+    max_length,
+    open_checkpoint,
+    skeleton,
+    tokenizer_of,
+)
 from lowbit.models.reading import blank
 from lowbit.plan.rules import choose
+from lowbit.qat import ternary_hooks
 from lowbit.quant.ledger import Ledger, ledger, spare
+from lowbit.recipe import Distil
 from lowbit.spec import Choice, Plan, RunSpec, Site
 from lowbit.tasks.base import Data, Task
 from lowbit.tasks.cache import cache_dir
@@ -56,6 +66,7 @@ class Installed:
     count: Ledger
     other: tuple[int, int]
     """Numbers and bytes of what is no site."""
+    distiller: Distiller | None = None
 
 
 def prepare_run(spec: RunSpec) -> Prepared:
@@ -81,25 +92,35 @@ def install_run(
     `memory`: what this run may take, where it is not alone on the machine.
     """
     planned = plan_sites(spec.plan, start.checkpoint, start.task.kind, len(start.data.labels))
-    parts = start.data.parts
+    parts, shape = start.data.parts, preflight.shape_of(start.checkpoint.config)
+    distil = spec.plan.ternary.distil if spec.plan.ternary else Distil()
     need = preflight.Need(
         count=planned.count,
-        shape=preflight.shape_of(start.checkpoint.config),
+        shape=shape,
         # A batch never holds more than there is.
         train=replace(spec.train, batch=min(spec.train.batch, len(parts["train"]))),
         execution=execution,
         window=max(len(e.ids) for part in parts.values() for e in part),
         item=2 if compute == "bf16" else 4,
         classes=start.task.kind == "classification",
+        teacher=room(distil, parts["train"], shape.width, shape.layers, start.task.kind),
     )
     preflight.check(machine.free_memory(device) if memory is None else memory, need)
+    distiller = _taught(spec, start, distil, device) if distil.wanted else None
     model = _carried_out(spec, start, planned, execution, device, compute)
     if execution.checkpointing:
         how = {"use_reentrant": False}
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)  # type: ignore[operator]
     if execution.compile:
         compiling.compile_small(model)
-    return replace(planned, model=model)
+    return replace(planned, model=model, distiller=distiller)
+
+
+def _taught(spec: RunSpec, start: Prepared, distil: Distil, device: torch.device) -> Distiller:
+    """The unquantised model says what it has to say, and is gone before anything is installed."""
+    with heap.sparing():
+        model = load(start.checkpoint, start.task.kind).float().to(device)
+        return teach(model, start.data.parts["train"], distil, spec.train.eval_batch, device)
 
 
 def install_bare(
@@ -160,13 +181,16 @@ def plan_sites(plan: Plan, checkpoint: Checkpoint, kind: losses.Kind, labels: in
     return Installed(model, sites, choices, count, (other, other_bytes))
 
 
-def hooks_of(plan: Plan, model: nn.Module, sites: Sequence[Site]) -> Hooks:
-    """The plan's rank schedule, and the gradient's norm of every depth in the log."""
-    look = partial(gradient_norms, model, sites)
-    if plan.schedule.kind == "fixed":
-        return Hooks(look=look)
-    found = {n: a for n, a in adapters(model).items() if isinstance(a, SvdAdapter)}
-    return replace(rank_hooks(plan.schedule, found), look=look)
+def hooks_of(plan: Plan, made: Installed) -> Hooks:
+    """The plan's rank schedule or ternary training, and gradients' norms by depth in the log."""
+    hooks = Hooks()
+    if plan.schedule.kind != "fixed":
+        found = {n: a for n, a in adapters(made.model).items() if isinstance(a, SvdAdapter)}
+        hooks = rank_hooks(plan.schedule, found)
+    hooks = replace(hooks, look=partial(gradient_norms, made.model, made.sites))
+    if plan.ternary is None:
+        return hooks
+    return ternary_hooks(hooks, plan.ternary, made.model, made.distiller)
 
 
 def gradient_norms(model: nn.Module, sites: Sequence[Site]) -> dict[str, dict[str, float]]:

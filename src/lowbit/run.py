@@ -18,7 +18,7 @@ from lowbit.adapt import Setting, adapt
 from lowbit.device import PeakMemory
 from lowbit.errors import UserError
 from lowbit.execution import Execution
-from lowbit.export import peft
+from lowbit.export import peft, ternary
 from lowbit.lent import lent
 from lowbit.progress import Watcher, nobody
 from lowbit.quant.formats import spell
@@ -77,7 +77,7 @@ def _trained(
         fingerprint=resumable(spec, facts),
         log=folder / LOG,
         checkpoint=folder / CHECKPOINT,
-        hooks=hooks_of(spec.plan, made.model, made.sites),
+        hooks=hooks_of(spec.plan, made),
         watcher=watcher,
         checkpoint_every=_checkpoint_every(),
     )
@@ -141,4 +141,5 @@ def _write_adapter(spec: RunSpec, start: Prepared, made: Installed, folder: Path
         conv1d=start.checkpoint.config.model_type == "gpt2",
     )
     ranks = peft.write(folder / ADAPTER, made.model, start.task.kind, origin)
+    ternary.write(folder / ADAPTER, made.model)
     return {site.name: ranks.get(site.name, 0) for site in made.sites}

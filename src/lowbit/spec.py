@@ -15,7 +15,8 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from lowbit.errors import BadValueError, Bounds, check_bounds
+from lowbit.errors import Bounds, check_bounds
+from lowbit.recipe import STRICT, RankSchedule, Recipe
 
 Role = Literal["attention", "ffn", "embedding", "head"]
 Group = int | Literal["row", "tensor"]
@@ -26,7 +27,6 @@ Base = Literal["frozen", "trained"]
 BLOCK_ROLES: tuple[Role, ...] = ("attention", "ffn")
 DEMO_MODEL = "demo:tiny"
 """The one model that is made, not found (`demo.model_folder`)."""
-STRICT: dict[str, str] = {"extra": "forbid"}
 _FROM_0, _FROM_1 = Bounds(0), Bounds(1)
 SEEDS = Bounds(0, 2**32 - 1)
 _FRACTION, _BELOW_ONE = Bounds(0, 1), Bounds(0, 1, below=True)
@@ -69,6 +69,13 @@ class Choice:
     quant: QuantSpec
     rank: int = 0
     base: Base = "frozen"
+    folded: bool = False
+    """A bias of 16 bits a row, which training made, is stored with it."""
+
+    @property
+    def ternary(self) -> bool:
+        """Whether a base is trained towards three values."""
+        return self.base == "trained" and self.quant.format == "ternary"
 
 
 @dataclass(frozen=True)
@@ -92,35 +99,6 @@ class Rule:
             check_bounds("rule", self, {"rank": _FROM_0})
 
 
-@dataclass(frozen=True)
-class RankSchedule:
-    """How ranks move during training.
-
-    `fixed`: not at all. `adalora`: singular directions are scored by smoothed sensitivity and the
-    weakest are cut until `target` directions a site remain on average, along a cubic curve between
-    the fractions `start` and `stop` of training. `linear`: the same along a straight line.
-    """
-
-    __pydantic_config__: ClassVar[Any] = STRICT
-    kind: Literal["fixed", "linear", "adalora"] = "fixed"
-    target: int = 4
-    start: float = 0.1
-    stop: float = 0.7
-    every: int = 10
-    beta1: float = 0.85
-    beta2: float = 0.85
-    orthogonality: float = 0.5
-
-    def __post_init__(self) -> None:
-        bounds = {"target": _FROM_1, "start": _FRACTION, "stop": _FRACTION, "every": _FROM_1}
-        bounds |= {"beta1": _BELOW_ONE, "beta2": _BELOW_ONE, "orthogonality": _FROM_0}
-        check_bounds("schedule", self, bounds)
-        if self.start >= self.stop:
-            raise BadValueError(
-                "schedule", "stop", self.stop, f"above start, which is {self.start:g}"
-            )
-
-
 BARE = "none"
 """The adapter of a plan that has none: its base is scored as it is stored."""
 
@@ -135,6 +113,7 @@ class Plan:
     `init`: adapters start at zero, or at the best approximation of what quantisation took away.
     `adapter`: "" where one is trained; "none" for the base as it is stored; or the name of another
     plan, whose run of the same seed lends its own. Neither of the last two trains anything.
+    `ternary`: block matrices of a ternary format are trained as it says, not frozen.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -150,6 +129,7 @@ class Plan:
     """The lender's fingerprint, which a study fills in: another lender makes another run."""
     rule: tuple[Rule, ...] = ()
     schedule: RankSchedule = field(default_factory=RankSchedule)
+    ternary: Recipe | None = None
 
     def __post_init__(self) -> None:
         bounds = {"rank": _FROM_0, "dropout": _BELOW_ONE}
@@ -230,13 +210,14 @@ class TrainSpec:
         check_bounds("train", self, bounds | {"weight_decay": _FROM_0})
 
 
-_LATER = (
+_LATER: tuple[tuple[str, str, Any], ...] = (
     ("train", "token_budget", 0),
     ("task", "tag", ""),
     ("task", "rest", 0),
     ("train", "adaptive_lr", 0.0),
     ("plan", "adapter", ""),
     ("plan", "lent", ""),
+    ("plan", "ternary", None),
 )
 """Settings that came after records were kept: declared only where they are used, so that what was
 run before them still is what is declared."""

@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal
 from lowbit.claims import Claim
 from lowbit.errors import BadValueError, Bounds, check_bounds
 from lowbit.execution import Execution
-from lowbit.spec import SEEDS, STRICT, Plan, TaskSpec, TrainSpec
+from lowbit.recipe import STRICT
+from lowbit.spec import SEEDS, Plan, TaskSpec, TrainSpec
 
 MAIN = "main"
 """The name of the matrix that a study's own plans, tasks and seeds make."""

@@ -25,9 +25,10 @@ from lowbit.install import adapters
 from lowbit.layers import SvdAdapter
 from lowbit.losses import training_loss
 from lowbit.quant.ledger import adapter_numbers
+from lowbit.recipe import RankSchedule
 from lowbit.record import Record
 from lowbit.run import run
-from lowbit.spec import Plan, RankSchedule, Rule, RunSpec, TaskSpec, TrainSpec
+from lowbit.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
 
 Folder = Callable[[str], Path]
 KINDS = ("linear", "adalora")

@@ -28,6 +28,8 @@ LAYERS = {
         "lowbit",
         "errors",
         "files",
+        "recipe",
+        "ternary.schedule",
         "spec",
         "execution",
         "registry",
@@ -54,7 +56,10 @@ LAYERS = {
         "compiling",
         "ternary",
     ],
-    "the loop": ["adalora", "checkpoint", "clocks", "evaluate", "state", "adapt", "export"],
+    "the loop": [
+        *("adalora", "checkpoint", "clocks", "evaluate", "distilling", "qat"),
+        *("state", "adapt", "export"),
+    ],
     "runs and records": [
         *(
             "record",

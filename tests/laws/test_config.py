@@ -18,8 +18,9 @@ from lowbit.errors import UserError
 from lowbit.execution import Execution
 from lowbit.plan.named import NAMED, named
 from lowbit.plan.reading import plan_from
+from lowbit.recipe import RankSchedule
 from lowbit.single import single
-from lowbit.spec import Plan, RankSchedule, Rule, RunSpec, TaskSpec, TrainSpec
+from lowbit.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.study import Study, read
 
 HEAD = """title = "T"

@@ -25,9 +25,10 @@ from lowbit.losses import scores
 from lowbit.quant import codec
 from lowbit.quant.codec import decode, encode
 from lowbit.quant.formats import CASTS, FORMATS, levels_of, parse
+from lowbit.recipe import RankSchedule
 from lowbit.record import Record
 from lowbit.run import run
-from lowbit.spec import Plan, RankSchedule, Rule, RunSpec, TaskSpec, TrainSpec
+from lowbit.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.tasks.base import Batch
 
 Folder = Callable[[str], Path]

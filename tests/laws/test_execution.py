@@ -21,10 +21,11 @@ from lowbit.adapt import Setting, steps_per_epoch, window
 from lowbit.cells import compare, settings
 from lowbit.errors import UserError
 from lowbit.execution import Execution
+from lowbit.recipe import RankSchedule
 from lowbit.record import SCORES, Record, load
 from lowbit.rows import rows
 from lowbit.run import run
-from lowbit.spec import Plan, RankSchedule, RunSpec, TaskSpec, TrainSpec
+from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.tasks.base import Example
 
 CPU = torch.device("cpu")

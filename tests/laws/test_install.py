@@ -34,7 +34,8 @@ from lowbit.models.loading import Kind
 from lowbit.plan.rules import choose
 from lowbit.quant.formats import CASTS, FORMATS, parse
 from lowbit.quant.ledger import adapter_numbers, stored
-from lowbit.spec import Choice, Plan, RankSchedule, Rule
+from lowbit.recipe import RankSchedule
+from lowbit.spec import Choice, Plan, Rule
 from lowbit.tasks.base import Batch
 
 Folder = Callable[[str], Path]

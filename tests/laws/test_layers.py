@@ -23,7 +23,8 @@ from lowbit.losses import training_loss
 from lowbit.models.loading import Kind
 from lowbit.quant.codec import Packed, Room, decode, encode
 from lowbit.quant.formats import CASTS, FORMATS, parse
-from lowbit.spec import Plan, RankSchedule, Rule
+from lowbit.recipe import RankSchedule
+from lowbit.spec import Plan, Rule
 from lowbit.tasks.base import Batch, Example
 from lowbit.tasks.batching import batches
 

@@ -40,8 +40,9 @@ from lowbit.execution import Execution
 from lowbit.models.loading import Kind, tokenizer_of
 from lowbit.progress import nobody
 from lowbit.ready import hooks_of
+from lowbit.recipe import RankSchedule
 from lowbit.run import run
-from lowbit.spec import Plan, RankSchedule, Rule, RunSpec, TaskSpec, TrainSpec
+from lowbit.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.state import State
 from lowbit.tasks.base import Example
 from lowbit.tasks.prepare import prepare

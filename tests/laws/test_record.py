@@ -18,6 +18,7 @@ from lowbit.config import check
 from lowbit.errors import RunError, UserError
 from lowbit.execution import Execution
 from lowbit.files import lines, to_json, write_atomic, write_lines
+from lowbit.recipe import RankSchedule
 from lowbit.record import (
     ADAPTER,
     COMPARED,
@@ -30,7 +31,7 @@ from lowbit.record import (
     load,
     resumable,
 )
-from lowbit.spec import Plan, RankSchedule, Rule, RunSpec, TaskSpec, TrainSpec
+from lowbit.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
 
 SPEC = RunSpec("m", TaskSpec("t"), Plan("p", rule=(Rule(role="ffn"),)), TrainSpec(), 0)
 

@@ -19,7 +19,8 @@ from lowbit.adalora import rank_hooks
 from lowbit.install import adapters
 from lowbit.layers import SvdAdapter
 from lowbit.losses import training_loss
-from lowbit.spec import Plan, RankSchedule
+from lowbit.recipe import RankSchedule
+from lowbit.spec import Plan
 
 peft = pytest.importorskip("peft", reason="PEFT is not installed")
 

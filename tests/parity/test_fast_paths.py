@@ -25,7 +25,8 @@ from lowbit.models import attention, dropout
 from lowbit.models.attention import Segments
 from lowbit.quant.codec import encode
 from lowbit.quant.formats import parse
-from lowbit.spec import Plan, RankSchedule
+from lowbit.recipe import RankSchedule
+from lowbit.spec import Plan
 from lowbit.tasks.base import Example
 from lowbit.tasks.batching import by_length, collate
 

@@ -40,7 +40,8 @@ from lowbit.losses import HeadLoss
 from lowbit.models.loading import Kind
 from lowbit.quant.codec import encode
 from lowbit.quant.formats import parse
-from lowbit.spec import Plan, RankSchedule, Rule
+from lowbit.recipe import RankSchedule
+from lowbit.spec import Plan, Rule
 
 peft = pytest.importorskip("peft", reason="PEFT is not installed")
 

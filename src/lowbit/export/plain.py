@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lowbit.errors import UserError
 from lowbit.install import adapters, trained
 from lowbit.layers import Adapted, FrozenEmbedding
 from lowbit.models.loading import Checkpoint, Kind, load
@@ -49,7 +50,21 @@ def plain(
                 weight = decode(encode(weight, requantise[site.name].quant))
             turned = weight.t() if type(module).__name__ == "Conv1D" else weight
             module.get_parameter("weight").copy_(turned)
+            _put_bias(installed.get_submodule(site.name), module, site.name)
     return model
+
+
+def _put_bias(layer: nn.Module, module: nn.Module, name: str) -> None:
+    """A bias that a ternary base was trained with; other frozen layers kept the model's own."""
+    bias, own = getattr(layer, "bias", None), getattr(module, "bias", None)
+    if bias is None:
+        return
+    if own is None:
+        raise UserError(
+            f"{name} was trained with a bias, for which an ordinary model of this kind has no "
+            "place: train without reactivation and without bias to export it"
+        )
+    own.copy_(bias)
 
 
 def decoded(installed: nn.Module, sites: tuple[Site, ...], merge: bool) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ down to it: that is how `segments` arrives. Without it, it is transformers' own 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -83,15 +84,29 @@ def use(model: nn.Module) -> None:
 
 def hidden_states(body: nn.Module, ids: Tensor, segments: Segments) -> Tensor:
     """(tokens, width): what a model's body makes of its examples."""
-    found = body(
+    return _called(body, ids, segments).last_hidden_state[0]
+
+
+def _called(body: nn.Module, ids: Tensor, segments: Segments, **more: Any) -> Any:
+    return body(
         input_ids=ids[None],
         position_ids=segments.positions[None],
         # A mask of four dimensions is taken as ready: none of tokens squared is built.
         attention_mask=torch.empty(1, 1, 0, 0, device=ids.device),
         use_cache=False,
         segments=segments,
+        **more,
     )
-    return found.last_hidden_state[0]
+
+
+def with_features(
+    body: nn.Module, ids: Tensor, segments: Segments, layers: Sequence[int]
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """`hidden_states`, and what stands after some of the blocks, counted from 1."""
+    if not layers:
+        return hidden_states(body, ids, segments), {}
+    found = _called(body, ids, segments, output_hidden_states=True)
+    return found.last_hidden_state[0], {n: found.hidden_states[n][0] for n in layers}
 
 
 def _register() -> None:

@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from lowbit.errors import UserError, nearest
 from lowbit.quant.formats import CASTS, FORMATS, parse
-from lowbit.spec import Plan, RankSchedule, Rule
+from lowbit.recipe import RankSchedule
+from lowbit.spec import Plan, Rule
 
 _Q4, _Q8 = "nf4@64+dq", "int8@row"
 _ADA = RankSchedule("adalora", target=4)

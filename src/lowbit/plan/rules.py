@@ -15,6 +15,8 @@ from lowbit.errors import UserError
 from lowbit.quant.formats import bits_of, is_cast, parse, spell
 from lowbit.spec import BLOCK_ROLES, Choice, Plan, Rule, Site
 
+GRIDS = ("absmean", "absmax", "lsq")
+"""Scale rules that ternary training knows."""
 TRAINED_HEAD = Choice(parse("fp32"), 0, "trained")
 
 
@@ -35,9 +37,14 @@ def choose(plan: Plan, sites: Sequence[Site]) -> dict[str, Choice]:
             )
         for site in hit:
             if not site.fresh:
-                choices[site.name] = _apply(rule, choices[site.name], site)
+                choices[site.name] = _apply(plan, rule, choices[site.name], site)
     _check_ranks(plan, sites, choices)
     _check_trained(plan, sites, choices)
+    if plan.ternary is not None and not any(choice.ternary for choice in choices.values()):
+        raise UserError(
+            f"plan '{plan.name}' has a ternary table, and no block matrix of a ternary format: "
+            'format = "ternary@128"'
+        )
     return choices
 
 
@@ -45,7 +52,7 @@ def _default(plan: Plan, site: Site) -> Choice:
     if site.fresh:
         return TRAINED_HEAD
     if site.role in BLOCK_ROLES:
-        return Choice(parse(plan.format), plan.rank)
+        return _based(plan, Choice(parse(plan.format), plan.rank), site)
     return Choice(parse(plan.embedding or careful(plan.format)))
 
 
@@ -65,13 +72,25 @@ def matches(rule: Rule, site: Site, blocks: int) -> bool:
     return rule.name is None or any(fnmatchcase(n, glob) for n in names for glob in globs)
 
 
-def _apply(rule: Rule, choice: Choice, site: Site) -> Choice:
+def _based(plan: Plan, choice: Choice, site: Site) -> Choice:
+    """Trained where the plan trains ternary matrices and this is one; else frozen."""
+    if plan.ternary is None or site.role not in BLOCK_ROLES:
+        return choice
+    if choice.quant.format == "ternary":
+        return replace(choice, rank=0, base="trained", folded=plan.ternary.folds)
+    return choice
+
+
+def _apply(plan: Plan, rule: Rule, choice: Choice, site: Site) -> Choice:
     if rule.format is not None:
-        choice = replace(choice, quant=parse(rule.format))
+        was, choice = choice.ternary, replace(choice, quant=parse(rule.format))
+        if was and choice.quant.format != "ternary":
+            choice = Choice(choice.quant, plan.rank)
+        choice = _based(plan, choice, site)
     if rule.rank is not None and site.role in BLOCK_ROLES:
         choice = replace(choice, rank=rule.rank)
     if rule.base is not None:
-        choice = replace(choice, base=rule.base)
+        choice = replace(choice, base=rule.base, folded=choice.folded and rule.base == "trained")
     return replace(choice, rank=0) if choice.base == "trained" else choice
 
 
@@ -102,10 +121,16 @@ def _check_trained(plan: Plan, sites: Sequence[Site], choices: Mapping[str, Choi
                 f"plan '{plan.name}': {site.name}: the base of an embedding or a tied head cannot "
                 "be trained"
             )
-        if not is_cast(choice.quant):
+        if choice.ternary and plan.ternary is not None:
+            if choice.quant.dq or choice.quant.scale not in GRIDS:
+                raise UserError(
+                    f"plan '{plan.name}': {site.name}: trained towards three values with scales "
+                    f"by {', '.join(GRIDS)}, and no +dq; not {spell(choice.quant)}"
+                )
+        elif not is_cast(choice.quant):
             raise UserError(
-                f"plan '{plan.name}': {site.name}: a trained base needs fp32, bf16 or fp16, not "
-                f"{spell(choice.quant)}"
+                f"plan '{plan.name}': {site.name}: a trained base needs fp32, bf16 or fp16, or a "
+                f"ternary format and a [plan.{plan.name}.ternary] table; not {spell(choice.quant)}"
             )
 
 

@@ -79,6 +79,8 @@ class Ledger:
     trainable: int
     parameters: int
     largest_decoded: int
+    masters: int = 0
+    """Of trained bases that are stored in few bits: their 32-bit weights while they train."""
 
     @property
     def stored(self) -> int:
@@ -103,20 +105,31 @@ def ledger(
 
     `other_numbers` and `other_bytes` are of what is no site (`spare`).
     """
-    base = adapters = trainable = parameters = largest = 0
+    base = adapters = trainable = parameters = largest = masters = 0
     for site in sites:
         choice, numbers = choices[site.name], site.shape[0] * site.shape[1]
         parameters += numbers
         largest = max(largest, numbers)
         delta = adapter_numbers(site, choice.rank)
-        if choice.base == "trained":
+        if choice.ternary:
+            own = numbers + (site.shape[0] if choice.folded else site.bias)
+            base, masters, trainable = base + kept(site, choice), masters + 4 * own, trainable + own
+            parameters += site.bias
+        elif choice.base == "trained":
             delta += numbers + site.bias
             parameters += site.bias
         else:
-            base += stored(choice.quant, site.shape).total
+            base += kept(site, choice)
         adapters += 4 * delta
         trainable += delta
-    return Ledger(base, other_bytes, adapters, trainable, parameters + other_numbers, 4 * largest)
+    numbers = parameters + other_numbers
+    return Ledger(base, other_bytes, adapters, trainable, numbers, 4 * largest, masters)
+
+
+def kept(site: Site, choice: Choice) -> int:
+    """Bytes of a site's base at rest; a bias that was trained with it lies beside it in 16 bits."""
+    bias = (site.shape[0] if choice.folded else site.bias) if choice.ternary else 0
+    return stored(choice.quant, site.shape).total + 2 * bias
 
 
 def spare(sites: Iterable[Site], choices: Mapping[str, Choice], parameters: int) -> int:
@@ -136,14 +149,20 @@ class TrainingBytes:
     optimiser: int
     decoded: int
     activations: int
+    teacher: int = 0
 
     @property
     def total(self) -> int:
-        return self.stored + self.gradients + self.optimiser + self.decoded + self.activations
+        return sum(vars(self).values())
 
 
 def training_bytes(
-    count: Ledger, shape: Shape, tokens: int, item: int, checkpointing: bool = False
+    count: Ledger,
+    shape: Shape,
+    tokens: int,
+    item: int,
+    checkpointing: bool = False,
+    teacher: int = 0,
 ) -> TrainingBytes:
     """The training view: gradients, AdamW's two moments, one decoded matrix, activations.
 
@@ -152,11 +171,12 @@ def training_bytes(
     slices, three copies of one. `item` is the compute type's bytes.
     """
     return TrainingBytes(
-        stored=count.stored,
+        stored=count.stored + count.masters,
         gradients=4 * count.trainable,
         optimiser=8 * count.trainable,
         decoded=2 * count.largest_decoded,
         activations=activations(shape, tokens, item, checkpointing),
+        teacher=teacher,
     )
 
 

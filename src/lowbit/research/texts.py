@@ -88,7 +88,8 @@ def _sizer(tokenizer: Any) -> Callable[[str], int]:
 
 def first(texts: Sequence[str], most: int, size: Callable[[str], int]) -> list[str]:
     """As many whole articles as stay below so many tokens; LEAST of them in any case."""
-    total, taken = 0, []
+    total = 0
+    taken: list[str] = []
     for text in texts:
         total += size(text)
         if total > most and len(taken) >= LEAST:

@@ -102,7 +102,8 @@ class TernaryLinear(nn.Module):
         start = self.recovery.reactivation
         self.revival = nn.Parameter(torch.tensor(start, device=weight.device)) if start else None
         self.scale = nn.Parameter(self._scales()) if self.grid.rule == "learned" else None
-        self.seen: Tensor | None = None
+        self.seen = unblocked(self.codes(), self.shape, self.grid).to(torch.int8)
+        """Codes when last looked at; saved with a checkpoint, so that a log goes on as it was."""
 
     def _scales(self) -> Tensor:
         return ternarised(self.weight.detach(), self.grid)[1]
@@ -147,9 +148,9 @@ class TernaryLinear(nn.Module):
     def look(self) -> Shares:
         """What became of the weights since this was last asked."""
         codes = unblocked(self.codes(), self.shape, self.grid).to(torch.int8)
-        before, self.seen = codes if self.seen is None else self.seen, codes
-        zero, was = codes == 0, before == 0
-        share = [float(t.float().mean()) for t in (zero, zero & was, codes != before)]
+        zero, was = codes == 0, self.seen == 0
+        share = [float(t.float().mean()) for t in (zero, zero & was, codes != self.seen)]
+        self.seen.copy_(codes)
         return Shares(*share)
 
     def extra_repr(self) -> str:

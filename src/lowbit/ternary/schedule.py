@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from lowbit.errors import Bounds, check_bounds
 
@@ -24,6 +24,7 @@ class Warmup:
     `two-phase` reaches `knee` in the first half of the warm-up and the rest in the second.
     """
 
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
     shape: Shape = "linear"
     share: float = 0.5
     knee: float = 0.8

@@ -29,6 +29,11 @@ class Kept:
     rest: Tensor
     features: Mapping[int, Tensor]
 
+    def cpu(self) -> Kept:
+        """The same where there is room for it."""
+        features = {layer: held.cpu() for layer, held in self.features.items()}
+        return Kept(self.values.cpu(), self.index.cpu(), self.rest.cpu(), features)
+
     @property
     def nbytes(self) -> int:
         tensors = (self.values, self.index, self.rest, *self.features.values())
