@@ -327,7 +327,7 @@ def test_a_trained_base_starts_as_the_checkpoint_and_is_exported_as_it_ends(
 def test_a_base_in_codes_cannot_be_trained(tiny_model: Folder, text: str) -> None:
     start = opened(tiny_model("llama"))
     plan = Plan("p", text, rule=(Rule(role="ffn", base="trained"),))
-    with pytest.raises(UserError, match=rf"needs fp32, bf16 or fp16, not {text[:4]}"):
+    with pytest.raises(UserError, match=rf"needs fp32, bf16 or fp16, .*not {text[:4]}"):
         start.counted(plan)  # before any weight is read
 
 

@@ -137,7 +137,7 @@ def carry_out(
         fingerprint=fingerprint,
         log=folder and folder / LOG,
         checkpoint=folder and folder / CHECKPOINT,
-        hooks=hooks_of(scene.plan, made.model, made.sites),
+        hooks=hooks_of(scene.plan, made),
         watcher=watcher,
         clock=ticking(),
         checkpoint_every=every,

@@ -23,6 +23,7 @@ from lowbit.errors import RunError, UserError
 from lowbit.research import page, verbs
 from lowbit.research.branch import git
 from lowbit.research.campaign import Places
+from lowbit.research.driver import Campaign, is_running
 from lowbit.research.edits import change
 from lowbit.research.ending import end
 from lowbit.research.findings import ending, worth
@@ -31,7 +32,6 @@ from lowbit.research.proposers import proposer
 from lowbit.research.proposers.base import Proposal
 from lowbit.research.server import server
 from lowbit.research.trials import Job
-from lowbit.research.verbs import Campaign
 
 
 @pytest.fixture
@@ -169,12 +169,12 @@ def test_two_never_drive_at_once(places: Places) -> None:
     other = context.Process(target=_hold, args=(str(places.lock), held, release))
     other.start()
     assert held.wait(60)
-    assert verbs.is_running(places)
+    assert is_running(places)
     with pytest.raises(RunError, match="another process"):
         verbs.run(campaign(places), "random", 1)
     release.set()
     other.join()
-    assert not verbs.is_running(places)
+    assert not is_running(places)
 
 
 def test_text_that_was_changed_is_noticed(places: Places) -> None:

@@ -193,7 +193,7 @@ def status(folder: FolderArgument = ".", tag: TagOption = None) -> None:
     from rich.console import Console
 
     from lowbit.research import saying
-    from lowbit.research.verbs import is_running
+    from lowbit.research.driver import is_running
 
     campaign = _at(folder, tag)
     state = campaign.state()
@@ -211,7 +211,7 @@ def mcp(folder: FolderArgument = ".", tag: TagOption = None) -> None:
 
 
 def _at(folder: str, tag: str | None, **more: Any) -> Any:
-    from lowbit.research.verbs import Campaign
+    from lowbit.research.driver import Campaign
 
     return Campaign.at(folder, tag, **more)
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from lowbit.errors import LowbitError, UserError
 from lowbit.research import verbs
+from lowbit.research.driver import Campaign, MakeRunner, is_running
 from lowbit.research.saying import facts, why
-from lowbit.research.verbs import Campaign, is_running
 
 INSTRUCTIONS = (
     "A campaign that trains a language model towards three values a weight. Read program.md in the "
@@ -23,7 +23,7 @@ INSTRUCTIONS = (
 )
 
 
-def server(folder: str, tag: str | None = None, runner: verbs.MakeRunner | None = None) -> Any:
+def server(folder: str, tag: str | None = None, runner: MakeRunner | None = None) -> Any:
     """The server, not yet running. `runner` stands in for what runs candidates."""
     made = _library()("lowbit research", instructions=INSTRUCTIONS)
 

@@ -1,0 +1,93 @@
+"""A campaign that has begun, as a verb finds it; whoever changes anything holds its lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lowbit.errors import RunError
+from lowbit.research.book import Watcher, nobody
+from lowbit.research.campaign import CHECK, DATA, Places, Settings, campaign_folder, the_tag
+from lowbit.research.ledger import Ledger
+from lowbit.research.loop import Loop
+from lowbit.research.state import State, replay
+from lowbit.research.trials import Runner
+
+MakeRunner = Callable[[Settings, Places], Runner]
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A campaign that has begun, as a verb finds it. `runner` makes what runs candidates."""
+
+    places: Places
+    watch: Watcher = nobody
+    runner: MakeRunner | None = None
+
+    @classmethod
+    def at(cls, folder: str, tag: str | None = None, **more: Any) -> Campaign:
+        found = campaign_folder(folder)
+        return cls(Places(found, the_tag(found, tag)), **more)
+
+    def state(self) -> State:
+        found = replay(Ledger(self.places.ledger).events)
+        if found is None:
+            raise RunError(f"{self.places.ledger} is empty: lowbit research init")
+        return found
+
+    @contextmanager
+    def loop(self) -> Iterator[Loop]:
+        """The machine, while nobody else has it."""
+        self.places.work.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.places.lock, timeout=0):
+                ledger = Ledger(self.places.ledger)
+                state = self.state()
+                check_texts(state, self.places)
+                make = self.runner or sealed
+                yield Loop(self.places, ledger, make(state.settings, self.places), self.watch)
+        except Timeout:
+            raise RunError(
+                f"campaign {self.places.tag} is being run by another process: wait, or stop it"
+            ) from None
+
+
+def sealed(settings: Settings, places: Places) -> Runner:
+    from lowbit.models.loading import resolve
+    from lowbit.research.trials import Sealed
+
+    return Sealed(settings, places, resolve(settings.model).resolve())
+
+
+def check_texts(state: State, places: Places) -> None:
+    """What candidates read and what scores them is what it was at the beginning."""
+    from lowbit.files import digest
+    from lowbit.research.texts import prepare
+
+    facts = state.begun["texts"]
+    paths = {
+        name: (places.given if name in (DATA, CHECK) else places.kept) / name for name in facts
+    }
+    if not all(path.is_file() for path in paths.values()):
+        prepare(state.settings, places)
+    for name, path in paths.items():
+        if digest(path) != facts[name]["sha256"]:
+            raise RunError(
+                f"{path} is not what the campaign began with; remove {places.work} to have it "
+                "made again from the data"
+            )
+
+
+def is_running(places: Places) -> bool:
+    """Whether somebody holds the lock."""
+    if not places.lock.is_file():
+        return False
+    try:
+        with FileLock(places.lock, timeout=0):
+            return False
+    except Timeout:
+        return True
