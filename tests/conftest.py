@@ -6,7 +6,9 @@ from then on every annotated function of these packages checks its tensors' shap
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +22,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import tiny  # noqa: E402
 import torch  # noqa: E402
+from filelock import FileLock  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 # One thread: sums come out alike everywhere, and two threads that wait for each other on a shared
@@ -27,6 +30,9 @@ from hypothesis import settings  # noqa: E402
 torch.set_num_threads(1)
 settings.register_profile("laws", derandomize=True, deadline=None, max_examples=40, database=None)
 settings.load_profile("laws")
+
+
+Make = Callable[[str, Callable[[Path], None]], Path]
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +53,27 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
             with torch.random.fork_rng():  # whoever asks first draws the same numbers afterwards
                 made[family] = tiny.make(root / family, family)
         return made[family]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str, Callable[[Path], None]], Path]:
+    """What takes a minute to make is made by one worker; every worker has a copy of its own."""
+    own = tmp_path_factory.getbasetemp()
+    root = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def folder(name: str, build: Callable[[Path], None]) -> Path:
+        common = root / f"{name}-made"
+        with FileLock(root / f"{name}.lock"):
+            if not (common / ".made").is_file():
+                shutil.rmtree(common, ignore_errors=True)
+                common.mkdir()
+                build(common)
+                (common / ".made").touch()
+        return Path(shutil.copytree(common, tmp_path_factory.mktemp(name) / name))
 
     return folder
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lowbit.research.jail import seatbelt
 from lowbit.research.sandbox import Level, Limits, Outcome, run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what Linux can forbid")
@@ -186,3 +187,16 @@ def test_without_isolation_the_level_says_so(tmp_path: Path) -> None:
     assert found.end == "done"
     assert not found.level.sealed
     assert found.level == Level()
+
+
+def test_a_macos_profile_denies_all_but_what_is_listed() -> None:
+    found = seatbelt(["/usr", '/a "quoted" folder'], ["/copy"])
+    lines = found.splitlines()
+    assert lines[:2] == ["(version 1)", "(deny default)"]
+    assert lines[-1] == "(deny network*)"
+    (reads,) = (line for line in lines if line.startswith("(allow file-read* "))
+    (writes,) = (line for line in lines if line.startswith("(allow file-write*"))
+    assert '(subpath "/a \\"quoted\\" folder")' in reads
+    assert '(subpath "/usr")' not in writes
+    assert '(subpath "/copy")' in writes
+    assert found.count("(") == found.count(")")

@@ -119,10 +119,13 @@ pytestmark = pytest.mark.xdist_group("scorecard")
 
 @pytest.fixture(scope="module")
 def folder(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str], Path], tiny_text: Path
+    made_once: Callable[..., Path], tiny_model: Callable[[str], Path], tiny_text: Path
 ) -> Path:
-    where = tmp_path_factory.mktemp("foreseen")
-    words = {"model": tiny_model("llama"), "task": tiny_text}
+    return made_once("foreseen", lambda to: _foreseen(to, tiny_model("llama"), tiny_text))
+
+
+def _foreseen(where: Path, model: Path, text: Path) -> None:
+    words = {"model": model, "task": text}
     (where / "study.toml").write_text(STUDY % words, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOWBIT_CACHE", str(where / "cache"))
@@ -133,7 +136,6 @@ def folder(
         assert said.code == 0, said.err
         late = lowbit("predict", where)
         assert late.code == 0, late.err
-    return where
 
 
 def test_every_kind_of_gap_is_foreseen_where_its_model_stands(folder: Path) -> None:

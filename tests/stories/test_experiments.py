@@ -20,9 +20,6 @@ from lowbit.errors import UserError
 
 SCRIPTS = Path(__file__).parents[2] / "experiments"
 
-# One worker: what the tests look at takes a minute to make.
-pytestmark = pytest.mark.xdist_group("experiments")
-
 
 def script(name: str, *words: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPTS / f"{name}.py"), *map(str, words)]
@@ -31,10 +28,13 @@ def script(name: str, *words: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def results(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[[str], Path], tiny_text: Path
+    made_once: Callable[..., Path], tiny_model: Callable[[str], Path], tiny_text: Path
 ) -> Path:
-    folder = tmp_path_factory.mktemp("results")
-    data = ("--model", tiny_model("llama"), "--task", tiny_text, "--results", folder)
+    return made_once("experiments", lambda to: _results(to, tiny_model("llama"), tiny_text))
+
+
+def _results(folder: Path, model: Path, text: Path) -> None:
+    data = ("--model", model, "--task", text, "--results", folder)
     quick = [w for text in ("train.steps=4", "train.log_every=1", "task.window=24", "train.lr=0.01",
                             "execution.threads=1") for w in ("--set", text)]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
@@ -44,7 +44,6 @@ def results(
             assert said.returncode == 0, said.stderr
         said = script("run_ft", "--bits", 16, "--seed", 1, *data, *quick)
         assert said.returncode == 0, said.stderr
-    return folder
 
 
 def test_a_run_leaves_the_metrics_that_the_documents_name(results: Path) -> None:

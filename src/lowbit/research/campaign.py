@@ -43,7 +43,7 @@ class Settings:
     fresh: tuple[int, ...] = (100, 101, 102, 103, 104)
     """Of the ending: nothing was ever decided on these."""
     window: int = 256
-    look: int = 25_000
+    look: int = 20_000
     """Tokens of screening text that are read, in whole articles."""
     confirm: int = 60_000
     """Tokens of confirmation text; of sealed text all are read."""

@@ -7,7 +7,8 @@ system lets it take away, says on a pipe what that was, and becomes the program:
     network    a namespace of its own without any interface, else Landlock's refusal of TCP
     processes  a namespace of its own: when its first process is killed, all the others are too
 
-What was not possible is reported, never assumed. macOS has `sandbox-exec` (see `sandbox`).
+On macOS one profile of `sandbox-exec` takes files and network away. What was not possible is
+reported, never assumed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import resource
 import signal
 import sys
 
+SEATBELT = "/usr/bin/sandbox-exec"
 CREATE, ADD, RESTRICT = 444, 445, 446
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 ALL_FILES = (0, (1 << 13) - 1, (1 << 14) - 1, (1 << 15) - 1, (1 << 15) - 1, (1 << 16) - 1)
@@ -107,6 +109,25 @@ def _allow(system: ctypes.CDLL, rules: int, path: str, allowed: int) -> None:
     os.close(folder)
 
 
+def seatbelt(readable: list[str], writable: list[str]) -> str:
+    """A profile for sandbox-exec: everything is denied but what a program needs to run at all."""
+
+    def under(paths: list[str]) -> str:
+        return " ".join(f"(subpath {json.dumps(path)})" for path in paths)
+
+    return "\n".join(
+        (
+            "(version 1)",
+            "(deny default)",
+            "(allow process-fork process-exec signal sysctl-read mach-lookup ipc-posix*)",
+            "(allow file-read-metadata)",
+            f"(allow file-read* file-map-executable {under([*readable, *writable])})",
+            f"(allow file-write* {under(writable)})",
+            "(deny network*)",
+        )
+    )
+
+
 def limits(spec: dict) -> None:
     """What one process may take; what all together take is watched from outside."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -117,8 +138,10 @@ def main() -> None:
     with open(sys.argv[1]) as file:
         spec = json.load(file)
     os.setsid()
-    libc().prctl(DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
-    apart = namespaces() if spec["isolate"] else []
+    linux = sys.platform.startswith("linux")
+    if linux:
+        libc().prctl(DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+    apart = namespaces() if spec["isolate"] and linux else []
     if "processes" in apart:
         # The first process of the new namespace is the next one that is forked.
         child = os.fork()
@@ -127,12 +150,16 @@ def main() -> None:
         libc().prctl(DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
         own_proc()
     os.chdir(spec["folder"])
-    closed = landlock(spec["readable"], spec["writable"]) if spec["isolate"] else []
+    paths, program = (spec["readable"], spec["writable"]), spec["program"]
+    closed = landlock(*paths) if spec["isolate"] and linux else []
+    profiled = spec["isolate"] and sys.platform == "darwin" and os.access(SEATBELT, os.X_OK)
+    if profiled:
+        program = [SEATBELT, "-p", seatbelt(*paths), *program]
     limits(spec)
-    told = json.dumps({"namespaces": apart, "landlock": closed}) + "\n"
+    told = json.dumps({"namespaces": apart, "landlock": closed, "seatbelt": profiled}) + "\n"
     os.write(spec["report"], told.encode())
     os.close(spec["report"])
-    os.execve(spec["program"][0], spec["program"], spec["environment"])
+    os.execve(program[0], program, spec["environment"])
 
 
 def _wait(child: int) -> None:

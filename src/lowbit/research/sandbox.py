@@ -26,6 +26,7 @@ End = Literal["done", "failed", "timeout", "memory", "processes", "disk", "outpu
 Clock = Callable[[], float]
 # What an interpreter with torch needs to read; never a person's own folders.
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/opt/intel", "/sys/devices", "/sys/fs/cgroup")
+MACOS = ("/System", "/Library", "/private/etc", "/private/var/db", "/opt/homebrew")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random", "/dev/shm", "/proc")
 
 
@@ -132,7 +133,12 @@ def _spec(
     return {
         "program": list(program),
         "folder": str(folder),
-        "readable": [*SYSTEM, *sorted(prefixes), *(str(path.resolve()) for path in readable)],
+        "readable": [
+            *SYSTEM,
+            *MACOS,
+            *sorted(prefixes),
+            *(str(path.resolve()) for path in readable),
+        ],
         "writable": [str(folder), *DEVICES],
         "environment": known,
         "file_bytes": limits.disk,
@@ -230,6 +236,8 @@ def _level(told: int, isolate: bool) -> Level:
         return Level()
     found = json.loads(text)
     apart, closed = found["namespaces"], found["landlock"]
+    if found["seatbelt"]:
+        return Level(files="seatbelt", network="seatbelt")
     network = "namespace" if "network" in apart else "landlock" if "network" in closed else "none"
     return Level(
         files="landlock" if "files" in closed else "none",

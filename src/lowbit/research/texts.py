@@ -31,7 +31,7 @@ from lowbit.tasks.prepare import find
 from lowbit.tasks.tokens import end_of_text, language
 
 SHARES = {"screening": 0.3, "confirmation": 0.3, "sealed": 0.4}
-CHECK_ROWS = 16
+CHECK_ROWS = 8
 """Enough to compare a claim with: what differs by a hundredth differs on any text."""
 LEAST = 2
 """Articles of a part: with one there is nothing to draw from."""
