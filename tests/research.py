@@ -109,8 +109,7 @@ def ticking(start: int = 1_000) -> Any:
 def machine(places: Places, runner: Any = None, **more: Any) -> Loop:
     """The loop over a campaign, on a clock that ticks once a line."""
     ledger = Ledger(places.ledger, ticking(2_000 + len(Ledger(places.ledger).events)))
-    made = Loop(
-        places, ledger, runner or Arithmetic(), clock=lambda: 5_000.0 + len(ledger.events), **more
-    )
+    more = {"clock": lambda: 5_000.0 + len(ledger.events), "wait": lambda seconds: None, **more}
+    made = Loop(places, ledger, runner or Arithmetic(), **more)
     made.settle()
     return made

@@ -253,6 +253,36 @@ def test_a_proposer_that_knows_nothing_more_ends_the_loop(places: Places) -> Non
     assert len(made.state.judged) == 2
 
 
+def test_a_proposer_that_is_away_for_a_while_is_asked_again(places: Places) -> None:
+    class Away(Listed):
+        failed = 0
+
+        def propose(self, view: View) -> Proposal | None:
+            if self.failed < 3:
+                self.failed += 1
+                raise RunError("no answer")
+            return super().propose(view)
+
+    waited: list[float] = []
+    made = machine(places, wait=waited.append)
+    made.run(Away(EDITS[:1]), 1)
+    assert waited == [10.0, 60.0, 300.0]
+    assert made.state.failures == 3
+    assert len(made.state.judged) == 1
+
+    class Gone(Listed):
+        def propose(self, view: View) -> Proposal | None:
+            raise RunError("no answer")
+
+    with pytest.raises(RunError, match="no answer"):
+        made.run(Gone([]), 2)
+
+
+def test_the_state_that_is_led_on_is_the_state_that_is_replayed(places: Places) -> None:
+    made = ran(places)
+    assert made.state == replay(Ledger(places.ledger).events)
+
+
 # --- what it survives -----------------------------------------------------------------------------
 
 

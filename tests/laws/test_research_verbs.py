@@ -402,7 +402,7 @@ def test_a_command_edits_a_copy_and_only_train_py_is_read_back(places: Places) -
 
 def test_a_command_that_fails_is_told_with_what_it_said(places: Places) -> None:
     line = f"command:{sys.executable} -c \"import sys; print('no key'); sys.exit(3)\""
-    with pytest.raises(RunError, match="no key"):
+    with mock.patch("lowbit.research.loop.PAUSES", ()), pytest.raises(RunError, match="no key"):
         verbs.run(campaign(places), line, 1)
 
 

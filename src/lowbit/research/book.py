@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from lowbit.errors import RunError
 from lowbit.research.ledger import Ledger
 from lowbit.research.results import Status
-from lowbit.research.state import State, Trial, replay
+from lowbit.research.state import State, Trial, advance, replay
 
 
 class Watcher(Protocol):
@@ -25,13 +25,21 @@ class Book:
 
     def __init__(self, ledger: Ledger, watch: Watcher = nobody) -> None:
         self.ledger, self.watch = ledger, watch
+        self._state: State | None = None
+        self._known = 0
 
     @property
     def state(self) -> State:
-        found = replay(self.ledger.events)
-        if found is None:
+        """Replayed once, and then led on: a long campaign's ledger is long."""
+        events = self.ledger.events
+        if self._state is None:
+            self._state = replay(events)
+        elif self._known < len(events):
+            advance(self._state, events[self._known :])
+        self._known = len(events)
+        if self._state is None:
             raise RunError("the campaign has not begun")
-        return found
+        return self._state
 
     def tell(self, kind: str, **body: Any) -> State:
         """One line in the ledger; whatever follows from it comes after."""

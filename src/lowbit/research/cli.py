@@ -75,7 +75,7 @@ def init(
     say(f"{'would begin' if dry_run else 'begun'}: branch {escape(made['branch'])}")
     for name, found in made.get("texts", {}).items():
         size = found.get("rows") or found["articles"]
-        say(f"  {name:<14}{size} {'rows' if 'rows' in found else 'articles'}")
+        say(f"  {name:<20}{size:,} {'rows' if 'rows' in found else 'articles'}")
     say(f"an agent edits  {escape(str(places.tree / 'train.py'))}", soft_wrap=True)
     say(f"or leave it alone: lowbit research run {escape(folder)} --tag {escape(tag)}")
 

@@ -24,6 +24,8 @@ from lowbit.research.trials import Runner
 from lowbit.research.views import view
 
 LONGEST = 200
+PAUSES = (10.0, 60.0, 300.0, 900.0)
+"""Seconds to wait before a proposer that failed is asked again."""
 
 
 class Loop:
@@ -36,8 +38,9 @@ class Loop:
         runner: Runner,
         watch: Watcher = nobody,
         clock: Callable[[], float] = time.time,
+        wait: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.places, self.branch, self.clock = places, places.branch, clock
+        self.places, self.branch, self.clock, self.wait = places, places.branch, clock, wait
         self.book = Book(ledger, watch)
         self.runs = Runs(self.book, places, runner)
         self.decider = Decider(self.book, self.runs, places)
@@ -111,11 +114,21 @@ class Loop:
     def propose(self, proposer: Proposer, wanted: int) -> int:
         """Ask for changes of the incumbent; how many there are now."""
         for made in range(wanted):
-            found = proposer.propose(view(self.places, self.state))
+            found = self._asked(proposer)
             if found is None:
                 return made
             self.open_trial(found, proposer.name)
         return wanted
+
+    def _asked(self, proposer: Proposer) -> Proposal | None:
+        """A night is long, and a proposer that is somebody else's may be away for a while."""
+        for pause in PAUSES:
+            try:
+                return proposer.propose(view(self.places, self.state))
+            except RunError as error:
+                self.book.tell("unproposed", by=proposer.name, reason=str(error), pause=pause)
+                self.wait(pause)
+        return proposer.propose(view(self.places, self.state))
 
     def open_trial(self, proposal: Proposal, by: str) -> Trial:
         """A change becomes a commit, and a line in the ledger."""

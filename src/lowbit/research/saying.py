@@ -46,6 +46,7 @@ class Screen:
             "ran": self._ran,
             "judged": self._judged,
             "stopped": self._stopped,
+            "unproposed": self._unproposed,
             "sealed": self._opened,
         }.get(kind)
         if teller is not None:
@@ -74,6 +75,10 @@ class Screen:
 
     def _stopped(self, state: State, body: dict[str, Any]) -> None:
         self._say(f"[red]stopped[/]: {escape(body['reason'])}")
+
+    def _unproposed(self, state: State, body: dict[str, Any]) -> None:
+        reason = " ".join(body["reason"].split())[:200]
+        self._say(f"[red]{body['by']} failed[/], again in {body['pause']:g} s: {escape(reason)}")
 
     def _opened(self, state: State, body: dict[str, Any]) -> None:
         self._say("[bold]the sealed text is opened[/]: no trial may follow")

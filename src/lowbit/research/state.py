@@ -9,6 +9,7 @@ Events, in the order in which a campaign writes them:
     run        (commit, role, seed) is about to run                  ran   what came of it
     judged     a trial's end: keep, discard or crash, why, and what deciding cost
     stopped    a person has to look                                  looked   a person has
+    unproposed a proposer failed, and is asked again
     undone     a person put the incumbent back
     without    the winner with one keep taken out, for the ending
     sealed     the sealed text is opened                             ended    nothing may follow
@@ -68,6 +69,8 @@ class State:
     running: list[tuple[Key, float]] = field(default_factory=list)
     kept: list[int] = field(default_factory=list)
     confirmations: int = 0
+    failures: int = 0
+    """Of proposers, all of them."""
     stint: dict[str, Any] | None = None
     stopped: str = ""
     without: dict[int, str | None] = field(default_factory=dict)
@@ -131,10 +134,15 @@ def replay(events: Sequence[Event]) -> State | None:
         raise RunError("the ledger does not begin with a campaign's beginning")
     settings, base = Settings.from_json(first.body["settings"]), first.body["base"]
     state = State(settings, base, first.body, first.at, base)
-    for event in events[1:]:
+    advance(state, events[1:])
+    return state
+
+
+def advance(state: State, events: Sequence[Event]) -> None:
+    """What more events make of a state, in place."""
+    for event in events:
         _STEPS[event.kind](state, event.body, event.at)
         state.last = event.at
-    return state
 
 
 def _proposed(state: State, body: dict[str, Any], at: float) -> None:
@@ -188,6 +196,10 @@ def _undone(state: State, body: dict[str, Any], at: float) -> None:
     _changed(state, body["number"], status="discard", reason="undone by a person")
 
 
+def _unproposed(state: State, body: dict[str, Any], at: float) -> None:
+    state.failures += 1
+
+
 def _stint(state: State, body: dict[str, Any], at: float) -> None:
     state.stint = body
 
@@ -220,6 +232,7 @@ _STEPS = {
     "confirming": _confirming,
     "judged": _judged,
     "undone": _undone,
+    "unproposed": _unproposed,
     "stint": _stint,
     "stopped": _stopped,
     "looked": _looked,

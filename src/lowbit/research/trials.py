@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lowbit.errors import RunError
 from lowbit.files import digest
 from lowbit.research import sandbox
 from lowbit.research.campaign import (
@@ -154,7 +153,8 @@ class Sealed:
         except subprocess.TimeoutExpired:
             return {"refused": f"scoring it took more than {EVALUATION_SECONDS:.0f} s"}
         if said.returncode:
-            raise RunError(f"the evaluator failed: {said.stderr.strip()[-TAIL:]}")
+            # What breaks our own process is the candidate's doing: the first program did not.
+            return {"refused": f"scoring it failed: {_tail(said.stderr, folder)}"}
         found: dict[str, Any] = json.loads(said.stdout.strip().splitlines()[-1])
         return found
 
