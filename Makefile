@@ -1,5 +1,6 @@
 # make demo    a small study from nothing to a table, a figure and a report
-# make test    everything but what needs a GPU, the hub or a night
+# make test    everything but what needs a GPU, the hub, a night, or a minute of its own
+# make late    those that need a minute of their own: whole studies, whole trials, agents
 # make check   formatting, types, architecture, spelling: what CI runs before the tests
 # make reproduce   the studies' laptop profiles end to end: many hours, resumable
 # make bench   speed and memory beside peers, on this machine, in one run
@@ -16,13 +17,16 @@ ifneq ($(wildcard ../shared/assets/ASSETS.md),)
 export LOWBIT_ASSETS ?= $(abspath ../shared/assets)
 endif
 
-.PHONY: demo test check format bench clean nightly reproduce
+.PHONY: demo test late check format bench clean nightly reproduce
 
 demo: $(VENV)/ready
 	$(BIN)/lowbit run studies/demo
 
 test: $(VENV)/ready-dev
-	$(BIN)/python -m pytest -n 2 -m "not nightly and not hub"
+	$(BIN)/python -m pytest -n 2 -m "not late and not nightly and not hub"
+
+late: $(VENV)/ready-dev
+	$(BIN)/python -m pytest -n 2 -m "late and not nightly and not hub"
 
 nightly: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -n 2 -m "not hub"

@@ -201,6 +201,7 @@ def test_heads_that_are_trained_are_read_for_their_shape_alone(tiny_model: Folde
 # --- the real thing -------------------------------------------------------------------------------
 
 
+@pytest.mark.late
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
 def test_a_model_larger_than_the_memory_allowed_loads_at_four_bits() -> None:
     script = Path(__file__).parents[2] / "bench" / "limited_load.py"

@@ -152,6 +152,7 @@ def test_the_evaluator_is_out_of_its_reach(
     assert ran.scores == honest.scores
 
 
+@pytest.mark.late
 def test_a_schedule_that_stops_short_claims_what_is_not_exported(
     places: Places, base: Path
 ) -> None:

@@ -221,6 +221,7 @@ def test_what_is_predicted_is_not_predicted_again(folder: Path) -> None:
     assert before == {p: p.stat().st_mtime_ns for p in (folder / "results" / "forecasts").iterdir()}
 
 
+@pytest.mark.late
 def test_what_is_unresolved_gets_one_more_seed_up_to_a_limit(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,6 +163,7 @@ def test_a_trial_leaves_a_ternary_model_and_a_claim_that_holds(
     assert float(claim["val_ppl"]) == pytest.approx(math.exp(float(loss)), rel=0.01)
 
 
+@pytest.mark.late
 def test_the_seed_decides_the_order_and_nothing_else_does(
     tmp_path: Path, tiny_model: Callable[[str], Path]
 ) -> None:

@@ -18,6 +18,7 @@ from lowbit.classic.summary import gaps, read
 from lowbit.classic.tuning import format_of
 from lowbit.errors import UserError
 
+pytestmark = pytest.mark.late
 SCRIPTS = Path(__file__).parents[2] / "experiments"
 
 

@@ -30,6 +30,7 @@ PROGRAM = Path(__file__).parents[2] / "studies" / "ternary"
 TESTS = Path(__file__).parents[1]
 
 
+@pytest.mark.late
 @pytest.mark.skipif(sys.platform != "linux", reason="what Linux can forbid")
 def test_an_agent_that_knows_only_the_convention_drives_it(
     tmp_path: Path, tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
