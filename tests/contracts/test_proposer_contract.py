@@ -64,6 +64,10 @@ class TestOurs:
             gain = None if number % 5 == 0 else -0.01 * number
             history = (*history, tried(found.text, gain, found.edit))
 
+    def test_what_somebody_else_broke_does_not_stop_it(self, name: str) -> None:
+        history = (tried("def (", None), tried("", None))
+        assert proposer(name).propose(replace(VIEW, tried=history, trial=3)) is not None
+
     def test_when_all_was_tried_it_says_so(self, name: str) -> None:
         text = "BIAS = False\n"
         history = (tried("BIAS = True\n", -0.1, ("BIAS", True)),)

@@ -65,6 +65,14 @@ def constants(text: str) -> dict[str, Any]:
     return found
 
 
+def constants_of_any(text: str) -> dict[str, Any]:
+    """The same of a text that may be anything: none where it does not parse."""
+    try:
+        return constants(text)
+    except UserError:
+        return {}
+
+
 def _parsed(text: str) -> ast.Module:
     try:
         return ast.parse(text)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lowbit.errors import UserError
-from lowbit.research.edits import DIALS, Dial, Value, constants, drawn
+from lowbit.research.edits import DIALS, Dial, Value, constants, constants_of_any, drawn
 from lowbit.research.proposers.base import Kind, Proposal, Proposer, edited
 from lowbit.research.views import View
 
@@ -32,7 +32,7 @@ class Typed:
 
     def propose(self, view: View) -> Proposal | None:
         now = constants(view.text)
-        seen = [constants(one.text) for one in view.tried]
+        seen = [constants_of_any(one.text) for one in view.tried]
         beaten = _beaten(view)
         study = _study(self.seed, view)
         for _ in range(ASKED):

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 from lowbit.errors import UserError
-from lowbit.research.edits import constants, drawn
+from lowbit.research.edits import constants, constants_of_any, drawn
 from lowbit.research.proposers.base import Kind, Proposal, Proposer, edited
 from lowbit.research.views import View
 
@@ -18,7 +18,7 @@ class Random:
 
     def propose(self, view: View) -> Proposal | None:
         source = random.Random(f"{self.seed} {view.trial}")
-        found = drawn(view.text, source, [constants(one.text) for one in view.tried])
+        found = drawn(view.text, source, [constants_of_any(one.text) for one in view.tried])
         if found is None:
             return None
         name, value = found
