@@ -280,6 +280,8 @@ def test_past_its_time_it_is_killed_and_says_what_it_said(places: Places, base: 
         ),
         ("val_ppl: 3.5\ntraining_seconds: 2\ntotal_tokens_M: 0.1\n", None),
         ("---\nval_ppl: 3.5\n", None),
+        ("---\nval_ppl: 3.5\ntraining_seconds: 2\ntotal_tokens_M: 1e303\n", None),
+        ("---\nval_ppl: 3.5\ntraining_seconds: -2\ntotal_tokens_M: 0.1\n", None),
         ("---\nval_ppl: 3.5\ntraining_seconds: nan\ntotal_tokens_M: 0.1\n", None),
         ("", None),
     ],

@@ -114,17 +114,69 @@ def test_an_agents_edit_survives_a_kill_within_its_trial(places: Places) -> None
     class Killed(BaseException):
         pass
 
-    def dying(job: Job) -> Any:
-        raise Killed
+    class Dying(Arithmetic):
+        def __call__(self, job: Job) -> Any:
+            if self.early or "LR = 0.001" in job.text:
+                raise Killed
+            return super().__call__(job)
 
     edit(places, "LR", 1e-3)
-    with pytest.raises(Killed):
-        verbs.trial(campaign(places, dying), "a larger rate")
+    for Dying.early in (True, False):
+        with pytest.raises(Killed):
+            verbs.trial(campaign(places, Dying()), "a larger rate")
+        assert "LR = 0.001" in (places.tree / "train.py").read_text()
+        if Dying.early:
+            with pytest.raises(UserError, match="an edit that was not tried"):
+                verbs.resume(campaign(places))
     shutil.rmtree(places.branch.worktree)
     assert "has been judged" in verbs.resume(campaign(places))
     state = campaign(places).state()
     assert [(t.status, t.description) for t in state.judged] == [("keep", "a larger rate")]
     assert "nothing was being run" in verbs.resume(campaign(places))
+
+
+def test_what_running_train_py_left_there_is_in_nobodys_way(places: Places) -> None:
+    edit(places, "LR", 1e-3)
+    (places.tree / "__pycache__").mkdir()
+    (places.tree / "__pycache__" / "train.pyc").write_bytes(b"x")
+    assert verbs.trial(campaign(places), "a larger rate")[0].status == "keep"
+    (places.tree / "helper.py").write_text("x = 1")
+    verbs.rollback(campaign(places))
+    assert not (places.tree / "helper.py").exists()
+    assert (places.tree / "results.tsv").exists()
+
+
+def test_a_trial_that_was_killed_is_gone_on_with_and_not_begun_again(places: Places) -> None:
+    class Killed(BaseException):
+        pass
+
+    class Dying(Arithmetic):
+        def __call__(self, job: Job) -> Any:
+            if "LR = 0.001" in job.text:
+                raise Killed
+            return super().__call__(job)
+
+    edit(places, "LR", 1e-3)
+    with pytest.raises(Killed):
+        verbs.trial(campaign(places, Dying()), "a larger rate")
+    made, state = verbs.trial(campaign(places), "the same again")
+    assert (made.number, made.status, len(state.trials)) == (1, "keep", 1)
+
+
+@pytest.mark.parametrize("kind", ["judged", "undone"])
+def test_killed_before_the_branch_has_moved_it_goes_on(places: Places, kind: str) -> None:
+    edit(places, "LR", 1e-3)
+    verbs.trial(campaign(places), "a larger rate")
+    verbs.run(campaign(places), "random", 2)
+    state = campaign(places).state()
+    # As a kill leaves it: the ledger is ahead of the branch.
+    places.branch.restore(state.base)
+    if kind == "undone":
+        ledger = Ledger(places.ledger)
+        places.branch.restore(state.trials[1].commit)
+        ledger.append("undone", number=state.kept[-1], incumbent=state.base)
+    assert verbs.resume(campaign(places)) == "all trials done"
+    assert places.branch.head() == campaign(places).state().incumbent
 
 
 # --- what a person does ---------------------------------------------------------------------------
@@ -201,6 +253,8 @@ def test_text_that_was_changed_is_noticed(places: Places) -> None:
         (["init", "FOLDER", "--tag", "../up", "--model", "x"], "letters, digits"),
         (["init", "FOLDER", "--tag", "one", "--model", "x"], "exists already"),
         (["init", "FOLDER", "--alpha", "2"], "between 0 and 1"),
+        (["init", "FOLDER", "--budget", "inf", "--model", "x"], "above zero, and finite"),
+        (["init", "FOLDER", "--tag", "v1..2", "--model", "x"], "git takes no branch"),
     ],
 )
 def test_a_mistake_is_told_in_a_sentence(
@@ -400,10 +454,28 @@ def test_a_command_edits_a_copy_and_only_train_py_is_read_back(places: Places) -
     assert (places.tree / "prepare.py").read_text() == "# fixed\n"
 
 
-def test_a_command_that_fails_is_told_with_what_it_said(places: Places) -> None:
-    line = f"command:{sys.executable} -c \"import sys; print('no key'); sys.exit(3)\""
-    with mock.patch("lowbit.research.loop.PAUSES", ()), pytest.raises(RunError, match="no key"):
+def test_a_command_that_fails_is_told_with_what_it_said(places: Places, tmp_path: Path) -> None:
+    once = tmp_path / "once"
+    script = (
+        "import pathlib as p, sys; o = p.Path(sys.argv[1]); t = p.Path('train.py'); "
+        "print('no key') or o.touch() or sys.exit(3) if not o.exists() else "
+        "t.write_text(t.read_text().replace('1e-4', '1e-3'))"
+    )
+    line = f'command:{sys.executable} -c "{script}" {once}'
+    with mock.patch("lowbit.research.loop.PAUSES", (0.0,)):
         verbs.run(campaign(places), line, 1)
+    (failed,) = Ledger(places.ledger).of("unproposed")
+    assert "no key" in failed.body["reason"]
+    assert campaign(places).state().trials[1].status == "keep"
+
+
+def test_a_dry_run_asks_nobody_else(places: Places, tmp_path: Path) -> None:
+    words = ("--proposer", f"command:touch {tmp_path / 'asked'}", "--dry-run", "--trials", 3)
+    said = lowbit("research", "run", places.folder, *words)
+    assert said.code == 0, said.err
+    assert "isolation" in said.out
+    assert not (tmp_path / "asked").exists()
+    assert not Ledger(places.ledger).of("stint")
 
 
 USAGE = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}

@@ -200,3 +200,64 @@ def test_a_macos_profile_denies_all_but_what_is_listed() -> None:
     assert '(subpath "/usr")' not in writes
     assert '(subpath "/copy")' in writes
     assert found.count("(") == found.count(")")
+
+
+def test_two_runs_share_no_memory(tmp_path: Path, level: Level) -> None:
+    if level.processes == "group":
+        pytest.skip("no namespaces here")
+    code = """
+    import os
+    path = "/dev/shm/lowbit-kept-for-later"
+    print("found" if os.path.exists(path) else "nothing")
+    try:
+        open(path, "w").write("weights")
+    except OSError:
+        print("refused")
+    """
+    said = [attempt(tmp_path, code).output for _ in range(2)]
+    assert said[0].startswith("nothing")
+    assert said[1].startswith("nothing")
+    assert not Path("/dev/shm/lowbit-kept-for-later").exists()
+
+
+def test_programs_of_this_machine_cannot_be_talked_to(tmp_path: Path, level: Level) -> None:
+    if level.network != "namespace":
+        pytest.skip("sockets of this machine are not closed here")
+    path = tmp_path / "bus"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        code = f"""
+        import socket
+        try:
+            socket.socket(socket.AF_UNIX).connect({str(path)!r})
+            print("connected")
+        except OSError as error:
+            print(type(error).__name__)
+        one, two = socket.socketpair()
+        one.send(b"pairs stay"); print(two.recv(20).decode())
+        """
+        found = attempt(tmp_path, code)
+    assert found.output.split("\n")[:2] == ["PermissionError", "pairs stay"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import shutil; shutil.rmtree('tmp'); print('gone')",
+        "import os; os.mkfifo('tmp/output.txt'); print('gone')",
+        "import os; [os.unlink(f'tmp/{n}') for n in os.listdir('tmp')]; print('gone')",
+        "import os; os.symlink('/etc/passwd', 'tmp/output.txt'); print('gone')",
+    ],
+)
+def test_what_it_does_to_its_own_folder_changes_nothing_of_what_is_read(
+    tmp_path: Path, code: str
+) -> None:
+    found = attempt(tmp_path, code)
+    assert (found.end, found.output) == ("done", "gone\n")
+
+
+def test_whoever_interrupts_does_not_wait_for_it(tmp_path: Path) -> None:
+    found = attempt(tmp_path, "import time; time.sleep(60)", cancelled=lambda: True)
+    assert found.end == "cancelled"
+    assert found.seconds < 20

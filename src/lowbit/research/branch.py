@@ -46,6 +46,10 @@ class Branch:
         """Refuse a tag that is no name, or that has been used."""
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.tag) or self.tag.endswith(".lock"):
             raise UserError(f"tag '{self.tag}': letters, digits, dots, dashes and underscores")
+        try:
+            git(self.repository, "check-ref-format", "--branch", self.name)
+        except RunError:
+            raise UserError(f"tag '{self.tag}': git takes no branch of that name") from None
         if git(self.repository, "branch", "--list", self.name):
             raise UserError(f"branch {self.name} exists already: choose another --tag, or resume")
         if self.worktree.exists() and any(self.worktree.iterdir()):
@@ -60,7 +64,6 @@ class Branch:
     def restore(self, commit: str) -> None:
         """Branch and worktree at a commit: after a keep, a kill, or where somebody removed it."""
         if not (self.worktree / ".git").exists():
-            git(self.repository, "worktree", "prune")
             where = str(self.worktree)
             git(self.repository, "worktree", "add", "--quiet", "--force", where, self.name)
         for lock in self._locks():
@@ -72,6 +75,10 @@ class Branch:
         """What a killed git leaves in the worktree's own folder, where only the loop works."""
         folder = Path(git(self.worktree, "rev-parse", "--absolute-git-dir"))
         return [folder / "index.lock", folder / "HEAD.lock"]
+
+    def clean(self) -> None:
+        """Drop files that are in no commit; the table that the loop itself writes stays."""
+        git(self.worktree, "clean", "-fdq", "-e", "results.tsv")
 
     def head(self) -> str:
         return git(self.worktree, "rev-parse", "HEAD")
@@ -101,7 +108,7 @@ class Branch:
         """Paths in which the worktree differs from a commit, whether committed or not."""
         tracked = git(self.worktree, "diff", "--name-only", base).splitlines()
         new = git(self.worktree, "ls-files", "--others", "--exclude-standard").splitlines()
-        return tracked + [path for path in new if Path(path).name != "results.tsv"]
+        return tracked + [path for path in new if not _ours(Path(path))]
 
     def show(self, commit: str, path: str) -> str:
         return git(self.repository, "show", f"{commit}:{path}", strip=False)
@@ -123,6 +130,11 @@ class Branch:
         git(self.repository, "worktree", "remove", "--force", str(self.worktree))
 
 
+def _ours(path: Path) -> bool:
+    """What neither an agent wrote nor a candidate would have."""
+    return path.name == "results.tsv" or "__pycache__" in path.parts
+
+
 def git(
     folder: Path,
     *words: str,
@@ -134,6 +146,8 @@ def git(
     quiet = {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     off = [
+        "-c",
+        "core.quotePath=false",
         "-c",
         "core.hooksPath=/dev/null",
         "-c",

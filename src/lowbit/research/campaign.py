@@ -38,8 +38,8 @@ class Settings:
     """How often a campaign of nothing but changes of nothing may keep any of them."""
     horizon: int = 20
     """How many confirmations most of alpha is split over."""
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """Of confirmations; the first is also the one that screens."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
+    """The first one screens; the others confirm, so that choosing by luck helps nobody."""
     fresh: tuple[int, ...] = (100, 101, 102, 103, 104)
     """Of the ending: nothing was ever decided on these."""
     window: int = 256
@@ -51,12 +51,19 @@ class Settings:
     memory: int = 8 * 2**30
 
     def __post_init__(self) -> None:
-        if len(set(self.seeds)) < max(2, len(self.seeds)) or set(self.seeds) & set(self.fresh):
-            raise UserError("a campaign needs two seeds at least, and other ones for its ending")
+        if len(set(self.seeds)) < max(3, len(self.seeds)) or set(self.seeds) & set(self.fresh):
+            raise UserError("a campaign needs two seeds to confirm, and other ones for its ending")
         if not 0 < self.alpha < 1:
             raise UserError(f"alpha {self.alpha:g}: between 0 and 1")
-        if not (self.budget > 0 and self.grace > 0 and self.horizon > 0 and self.threads > 0):
-            raise UserError("budget, grace, horizon and threads are above zero")
+        above = (self.budget, self.grace, self.horizon, self.threads, self.window, self.memory)
+        if not all(0 < value < float("inf") for value in above):
+            raise UserError(
+                "budget, horizon, threads, window and memory are above zero, and finite"
+            )
+
+    @property
+    def confirming(self) -> tuple[int, ...]:
+        return self.seeds[1:]
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "seeds": list(self.seeds), "fresh": list(self.fresh)}

@@ -63,7 +63,7 @@ def init(
         budget,
         alpha=alpha,
         horizon=horizon,
-        seeds=tuple(range(seeds)),
+        seeds=tuple(range(seeds + 1)),
         fresh=tuple(range(100, 100 + seeds)),
         window=window,
         threads=threads or os.cpu_count() or 1,

@@ -15,8 +15,9 @@ from lowbit.research.book import Book
 from lowbit.research.campaign import MUTABLE, Places
 from lowbit.research.outcomes import Ran
 from lowbit.research.running import Runs, matrix
-from lowbit.research.state import State, Trial
+from lowbit.research.state import Key, State, Trial
 
+SAME_BITS = 1e-3
 FUTILITY = 2
 """Seeds after which a confirmation without any gain is given up."""
 
@@ -33,8 +34,8 @@ class Decider:
         before, after = self.runs.text(trial.base), self.runs.text(trial.commit)
         try:
             same = edits.nothing_but_a_seed(before, after)
-        except UserError as error:
-            self.book.end(trial, "crash", str(error))
+        except (UserError, RecursionError, MemoryError) as error:
+            self.book.end(trial, "crash", str(error) or type(error).__name__)
             return True
         if same:
             self.book.end(trial, "discard", "nothing but a seed, or nothing, was changed")
@@ -70,7 +71,11 @@ class Decider:
     def _bits_allow(self, state: State, ran: Ran, theirs: Ran, ours: float) -> bool:
         assert ran.bits is not None
         assert theirs.bits is not None
-        if judge.in_class(ran.bits, theirs.bits):
+        first = state.screened(state.base)
+        assert first is not None
+        assert first.bits is not None
+        # The tolerance is the first program's, so that many small steps do not add up.
+        if ran.bits <= theirs.bits or judge.in_class(ran.bits, first.bits):
             return True
         kept = [state.screened(state.commit_of(number)) for number in (0, *state.kept)]
         points = [(one.bits, one.scores["screening"].loss) for one in kept if one and one.bits]
@@ -85,14 +90,16 @@ class Decider:
         assert trial.confirmation is not None
         settings = state.settings
         alpha = judge.share(settings.alpha, trial.confirmation, settings.horizon)
-        for count in (FUTILITY, len(settings.seeds)):
-            seeds = settings.seeds[:count]
+        for count in (FUTILITY, len(settings.confirming)):
+            seeds = settings.confirming[:count]
             ours = self.runs.results([(trial.commit, "confirm", seed) for seed in seeds], jobs)
-            if self._failed(trial, ours):
+            if self._failed(trial, ours) or self._other_bits(trial, ours):
                 return
-            theirs = self.runs.results([(state.incumbent, "confirm", seed) for seed in seeds], jobs)
-            if any(ran.reason for ran in theirs):
-                raise RunError(f"the incumbent no longer runs: {theirs[-1].said}")
+            wanted: list[Key] = [(state.incumbent, "confirm", seed) for seed in seeds]
+            theirs = self.runs.results(wanted, jobs, again=True)
+            bad = next((ran for ran in theirs if ran.reason), None)
+            if bad is not None:
+                raise RunError(f"the incumbent no longer runs ({bad.reason}): {bad.said}")
             pair = (matrix(ours, "confirmation"), matrix(theirs, "confirmation"))
             if judge.hopeless(*pair):
                 self.book.end(trial, "discard", f"no better on {count} seeds", alpha=alpha)
@@ -120,15 +127,23 @@ class Decider:
         same = name in after and before.get(name) == after[name]
         return edits.change(now, name, value) if same else None
 
+    def _other_bits(self, trial: Trial, runs: Iterable[Ran]) -> bool:
+        """Whether it exports something else when it is confirmed than when it was screened."""
+        screened = self.book.state.screened(trial.commit)
+        assert screened is not None
+        assert screened.bits is not None
+        apart = [ran.bits for ran in runs if abs((ran.bits or 0.0) - screened.bits) > SAME_BITS]
+        if not apart:
+            return False
+        self.book.end(trial, "crash", f"{screened.bits:g} bits screened, {apart[0]:g} confirmed")
+        return True
+
     def _failed(self, trial: Trial, runs: Iterable[Ran]) -> bool:
         bad = next((ran for ran in runs if ran.reason), None)
         if bad is None:
             return False
-        self.book.end(trial, "crash", bad.reason)
-        if bad.reason == "claim":
-            self.book.tell(
-                "stopped", reason=f"trial {trial.number}: {bad.said}", number=trial.number
-            )
+        stop = {"stop": f"trial {trial.number}: {bad.said}"} if bad.reason == "claim" else {}
+        self.book.end(trial, "crash", bad.reason, **stop)
         return True
 
     def _merged(self, trial: Trial) -> Trial | None:

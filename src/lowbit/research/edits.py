@@ -60,7 +60,7 @@ def constants(text: str) -> dict[str, Any]:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             try:
                 found[node.targets[0].id] = ast.literal_eval(node.value)
-            except ValueError:
+            except (ValueError, TypeError, RecursionError, MemoryError):
                 continue
     return found
 
@@ -69,7 +69,7 @@ def constants_of_any(text: str) -> dict[str, Any]:
     """The same of a text that may be anything: none where it does not parse."""
     try:
         return constants(text)
-    except UserError:
+    except (UserError, RecursionError, MemoryError):
         return {}
 
 

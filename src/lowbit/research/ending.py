@@ -30,7 +30,7 @@ def end(loop: Loop, jobs: int = 1) -> None:
     if state.opened is None:
         loop.book.tell("sealed", commits=commits)
     fresh: list[Key] = [(c, "fresh", seed) for seed in state.settings.fresh for c in commits]
-    loop.runs.results(fresh, jobs)
+    loop.runs.results(fresh, jobs, again=True)
     loop.book.tell("ended", winner=state.incumbent, base=state.base)
     loop.settle()
 
@@ -42,7 +42,7 @@ def _replays(loop: Loop, jobs: int) -> None:
         if number not in loop.state.without:
             loop.book.tell("without", number=number, commit=_taken_out(loop, state.trials[number]))
     wanted = [commit for commit in loop.state.without.values() if commit is not None]
-    seeds = state.settings.seeds
+    seeds = state.settings.confirming
     if state.kept:
         wanted = [state.incumbent, *wanted]
     loop.runs.results([(commit, "confirm", seed) for commit in wanted for seed in seeds], jobs)
@@ -64,5 +64,5 @@ def _taken_out(loop: Loop, trial: Trial) -> str | None:
     blob, path = branch.store(text), loop.places.path(MUTABLE)
     message = f"the winner without trial {trial.number}"
     commit = branch.candidate(state.incumbent, path, blob, message, state.at)
-    branch.mark(f"without-{trial.number}", commit)
+    branch.mark(f"{state.incumbent[:12]}-without-{trial.number}", commit)
     return commit

@@ -73,7 +73,7 @@ def runs(state: State, commit: str, role: Role, seeds: Iterable[int]) -> list[Ra
 
 def gain(state: State, ours: str, theirs: str, role: Role, part: str) -> Difference | None:
     """Of one commit over another, on the same seeds."""
-    seeds = state.settings.fresh if role == "fresh" else state.settings.seeds
+    seeds = state.settings.fresh if role == "fresh" else state.settings.confirming
     one, two = runs(state, ours, role, seeds), runs(state, theirs, role, seeds)
     if ours == theirs or one is None or two is None:
         return None

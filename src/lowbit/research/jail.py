@@ -1,10 +1,11 @@
-"""Runs a program that is not trusted: python -I jail.py SPEC.json
+"""Runs a program that is not trusted: python -I jail.py SPEC, a line of JSON
 
 Standard library only, because it runs before anything else of the candidate. It takes away what the
 system lets it take away, says on a pipe what that was, and becomes the program:
 
     files      Landlock: nothing outside the listed folders can be read or written
-    network    a namespace of its own without any interface, else Landlock's refusal of TCP
+    network    a namespace of its own without any interface, else Landlock's refusal of TCP;
+               and no socket to programs of this machine (seccomp), which no namespace takes away
     processes  a namespace of its own: when its first process is killed, all the others are too
 
 On macOS one profile of `sandbox-exec` takes files and network away. What was not possible is
@@ -18,6 +19,7 @@ import json
 import os
 import resource
 import signal
+import struct
 import sys
 
 SEATBELT = "/usr/bin/sandbox-exec"
@@ -26,7 +28,7 @@ EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 ALL_FILES = (0, (1 << 13) - 1, (1 << 14) - 1, (1 << 15) - 1, (1 << 15) - 1, (1 << 16) - 1)
 READ = EXECUTE | READ_FILE | READ_DIR
 NEWNS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
-NO_NEW_PRIVS, DEATH_SIGNAL = 38, 1
+NO_NEW_PRIVS, DEATH_SIGNAL, SECCOMP = 38, 1, 22
 
 
 class Ruleset(ctypes.Structure):
@@ -35,6 +37,10 @@ class Ruleset(ctypes.Structure):
         ("network", ctypes.c_uint64),
         ("scoped", ctypes.c_uint64),
     )
+
+
+class Filter(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("rows", ctypes.c_void_p))
 
 
 class Beneath(ctypes.Structure):
@@ -68,11 +74,14 @@ def namespaces() -> list[str]:
     return []
 
 
-def own_proc() -> None:
-    """A /proc that knows only the processes in here, where it may be mounted."""
+def own_mounts() -> list[str]:
+    """A /proc that knows only the processes in here, and shared memory that nobody else sees."""
     private = (1 << 18) | (1 << 14)
-    libc().mount(b"none", b"/", None, private, None)
+    if libc().mount(b"none", b"/", None, private, None):
+        return []
     libc().mount(b"proc", b"/proc", b"proc", 0, None)
+    shared = libc().mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, b"size=1g") == 0
+    return ["/dev/shm"] if shared else []
 
 
 def landlock(readable: list[str], writable: list[str]) -> list[str]:
@@ -109,6 +118,35 @@ def _allow(system: ctypes.CDLL, rules: int, path: str, allowed: int) -> None:
     os.close(folder)
 
 
+def no_local_sockets() -> bool:
+    """Refuse socket(AF_UNIX), io_uring and foreign call tables; pairs and pipes stay."""
+    machine = os.uname().machine
+    known = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}.get(machine)
+    if known is None:
+        return False
+    arch, socket = known
+    load, equal, above, answer = 0x20, 0x15, 0x35, 0x06
+    refuse, allow = 0x00050000 | 1, 0x7FFF0000
+    code = (
+        (load, 0, 0, 4),
+        (equal, 0, 6, arch),
+        (load, 0, 0, 0),
+        (above, 4, 0, 0x40000000),
+        (equal, 3, 0, 425),
+        (equal, 0, 3, socket),
+        (load, 0, 0, 16),
+        (equal, 0, 1, 1),
+        (answer, 0, 0, refuse),
+        (answer, 0, 0, allow),
+    )
+    rows = b"".join(struct.pack("HBBI", *row) for row in code)
+    held = ctypes.create_string_buffer(rows, len(rows))
+    program = Filter(len(code), ctypes.addressof(held))
+    if libc().prctl(NO_NEW_PRIVS, 1, 0, 0, 0):
+        return False
+    return libc().prctl(SECCOMP, 2, ctypes.byref(program), 0, 0) == 0
+
+
 def seatbelt(readable: list[str], writable: list[str]) -> str:
     """A profile for sandbox-exec: everything is denied but what a program needs to run at all."""
 
@@ -135,8 +173,7 @@ def limits(spec: dict) -> None:
 
 
 def main() -> None:
-    with open(sys.argv[1]) as file:
-        spec = json.load(file)
+    spec = json.loads(sys.argv[1])
     os.setsid()
     linux = sys.platform.startswith("linux")
     if linux:
@@ -148,15 +185,17 @@ def main() -> None:
         if child:
             _wait(child)
         libc().prctl(DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
-        own_proc()
+        spec["writable"] += own_mounts()
     os.chdir(spec["folder"])
     paths, program = (spec["readable"], spec["writable"]), spec["program"]
     closed = landlock(*paths) if spec["isolate"] and linux else []
+    local = spec["isolate"] and linux and no_local_sockets()
     profiled = spec["isolate"] and sys.platform == "darwin" and os.access(SEATBELT, os.X_OK)
     if profiled:
         program = [SEATBELT, "-p", seatbelt(*paths), *program]
     limits(spec)
-    told = json.dumps({"namespaces": apart, "landlock": closed, "seatbelt": profiled}) + "\n"
+    found = {"namespaces": apart, "landlock": closed, "local": local, "seatbelt": profiled}
+    told = json.dumps(found) + "\n"
     os.write(spec["report"], told.encode())
     os.close(spec["report"])
     os.execve(program[0], program, spec["environment"])

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -103,6 +103,8 @@ def confirm(
         return Verdict(False, "too few seeds", None, None, alpha)
     pair = Paired(theirs[0], theirs[1], ours[0], ours[1])
     gain = bootstrap(pair, np.random.default_rng(seed), RESAMPLES)
+    # Few seeds agree by luck, and the articles' many degrees of freedom would then vouch for them.
+    gain = replace(gain, df=min(gain.df, ours[0].shape[0] - 1))
     p = gain.p_above(0.0)
     better = p < alpha
     return Verdict(better, "better" if better else "not better", gain, p, alpha)

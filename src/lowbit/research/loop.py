@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain, repeat
 
 from lowbit.errors import RunError, UserError
 from lowbit.files import write_atomic
@@ -16,6 +17,7 @@ from lowbit.research.book import Book, Watcher, nobody
 from lowbit.research.campaign import MUTABLE, Places
 from lowbit.research.deciding import Decider
 from lowbit.research.ledger import Ledger
+from lowbit.research.proposers import OURS
 from lowbit.research.proposers.base import Proposal, Proposer
 from lowbit.research.results import to_tsv
 from lowbit.research.running import Runs
@@ -25,7 +27,9 @@ from lowbit.research.views import view
 
 LONGEST = 200
 PAUSES = (10.0, 60.0, 300.0, 900.0)
-"""Seconds to wait before a proposer that failed is asked again."""
+"""Seconds to wait before a proposer that failed is asked again; the last for ever."""
+# Whatever somebody else's program or server may answer; a user's mistake is none of them.
+FAILURES = (RunError, OSError, ValueError, TypeError, AttributeError, LookupError)
 
 
 class Loop:
@@ -101,7 +105,7 @@ class Loop:
         """The program as it is, by the clock on every seed: its noise and its number of tokens."""
         state = self.state
         wanted: list[Key] = [(state.base, "screen", seed) for seed in state.settings.seeds]
-        for ran in self.runs.results(wanted, jobs):
+        for ran in self.runs.results(wanted, jobs, again=True):
             if ran.reason:
                 raise RunError(
                     f"the unmodified program fails ({ran.reason}), so nothing can be compared "
@@ -122,18 +126,23 @@ class Loop:
 
     def _asked(self, proposer: Proposer) -> Proposal | None:
         """A night is long, and a proposer that is somebody else's may be away for a while."""
-        for pause in PAUSES:
+        if proposer.name in OURS:
+            return proposer.propose(view(self.places, self.state))
+        for pause in chain(PAUSES, repeat(PAUSES[-1])):
             try:
-                return proposer.propose(view(self.places, self.state))
-            except RunError as error:
-                self.book.tell("unproposed", by=proposer.name, reason=str(error), pause=pause)
+                found = proposer.propose(view(self.places, self.state))
+                return None if found is None else _written(found)
+            except FAILURES as error:
+                reason = f"{type(error).__name__}: {error}"
+                self.book.tell("unproposed", by=proposer.name, reason=reason, pause=pause)
                 self.wait(pause)
-        return proposer.propose(view(self.places, self.state))
+        raise AssertionError("it is asked for ever")
 
     def open_trial(self, proposal: Proposal, by: str) -> Trial:
         """A change becomes a commit, and a line in the ledger."""
         state = self.state
-        description = " ".join(proposal.description.split())[:LONGEST] or "a change without a word"
+        said = proposal.description.replace("\0", " ").encode("utf-8", "replace").decode()
+        description = " ".join(said.split())[:LONGEST] or "a change without a word"
         number, at, base = state.next_number, round(self.clock(), 3), state.incumbent
         blob = self.branch.store(proposal.text)
         path = self.places.path(MUTABLE)
@@ -156,3 +165,11 @@ class Loop:
                 return
             self.decider.decide(self.state.trials[trial.number], jobs)
             self.settle()
+
+
+def _written(proposal: Proposal) -> Proposal:
+    """Refused where it is no text that a file could hold."""
+    proposal.text.encode("utf-8")
+    if "\0" in proposal.text:
+        raise ValueError("the proposed program has a zero byte in it")
+    return proposal

@@ -33,6 +33,8 @@ class Ran:
     zero: float | None = None
     sealed: bool = False
     level: str = ""
+    evaluated: float = 0.0
+    """Seconds that scoring it took."""
     said: str = ""
     """The last of what it printed, where it failed."""
 

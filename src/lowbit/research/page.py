@@ -54,7 +54,7 @@ def page(places: Places, state: State, others: Others, picture: bytes, generated
         facts=[("model", state.settings.model), ("task", state.settings.task), *shown],
         picture=b64encode(picture).decode(),
         alt=f"{len(state.judged)} trials, {len(state.kept)} kept",
-        seeds=len(state.settings.seeds),
+        seeds=len(state.settings.confirming),
         ending=ending_sentences(state, findings.ending(state)),
         worth=[_worth(trial, found) for trial, found in findings.worth(state)],
         others=[_beside(tag, other) for tag, other in ((state.settings.tag, state), *others)]
@@ -217,7 +217,12 @@ def _cost(state: State) -> list[list[str]]:
     for (_, role, _), ran in state.runs.items():
         found[roles[role]].append(ran)
     table = [
-        [name, str(len(runs)), f"{sum(ran.seconds for ran in runs) / 3600:.2f}", kinds[name]]
+        [
+            name,
+            str(len(runs)),
+            f"{sum(ran.seconds + ran.evaluated for ran in runs) / 3600:.2f}",
+            kinds[name],
+        ]
         for name, runs in found.items()
     ]
     asked: dict[str, float] = {}
@@ -228,6 +233,10 @@ def _cost(state: State) -> list[list[str]]:
     table += [[f"proposing: {name}", "", "", f"{value:,.0f}"] for name, value in asked.items()]
     whole = f"{(state.last - state.at) / 3600:.2f} h from the first line to the last"
     return [*table, ["in all", str(len(state.runs)), f"{state.seconds / 3600:.2f}", whole]]
+
+
+def _seconds(runs: Sequence[Ran]) -> float:
+    return sum(ran.seconds + ran.evaluated for ran in runs)
 
 
 def cost_log(state: State) -> str:
@@ -245,7 +254,7 @@ def notes(state: State) -> list[str]:
     levels = sorted({ran.level for ran in state.runs.values()})
     noise = state.noise()
     said = [
-        f"A keep passed a test over {len(settings.seeds)} seeds and all articles of the "
+        f"A keep passed a test over {len(settings.confirming)} seeds and all articles of the "
         f"confirmation text, under its share of alpha {settings.alpha:g} for the whole campaign.",
         f"Candidates ran under: {'; '.join(levels)}." if levels else "Nothing has run.",
         f"Another seed alone moves the loss of the first program by {noise.sd:.4f} nats (standard "

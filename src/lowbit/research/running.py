@@ -20,6 +20,8 @@ from lowbit.research.trials import Job, Runner
 SLOWER = 2.0
 """How many times the time that its tokens need a confirmation may take: a slow minute passes."""
 MOST_BUDGETS = 3.0
+PASSING = ("timeout", "memory", "crash", "evaluator")
+"""What may befall a good program on a bad day."""
 
 
 class Runs:
@@ -29,12 +31,24 @@ class Runs:
         self.book, self.places, self.runner = book, places, runner
         self._fixed = ""
 
-    def results(self, wanted: Sequence[Key], jobs: int) -> list[Ran]:
-        """What came of those runs, in that order; what is not in the ledger is run first."""
+    def results(self, wanted: Sequence[Key], jobs: int, again: bool = False) -> list[Ran]:
+        """What came of those runs, in that order; what is not in the ledger is run first.
+
+        `again`: of programs that are known to run; what failed by the machine's fault is retried.
+        """
         known = self.book.state.runs
-        missing = [key for key in dict.fromkeys(wanted) if key not in known]
-        with ThreadPoolExecutor(max(1, jobs)) as pool:
-            self._run(missing, jobs, pool)
+        missing = [
+            key
+            for key in dict.fromkeys(wanted)
+            if key not in known or (again and known[key].reason in PASSING)
+        ]
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                self._run(missing, jobs, pool)
+            except BaseException:
+                # The pool waits for its threads; whoever interrupts does not want to.
+                getattr(self.runner, "cancel", _nothing)()
+                raise
         known = self.book.state.runs
         return [known[key] for key in wanted]
 
@@ -85,6 +99,10 @@ def _limit(state: State, commit: str, role: Role) -> float:
     speed = own.tokens / own.trained if own and own.tokens and own.trained else 0.0
     needed = state.tokens() / speed if speed else settings.budget
     return room + min(SLOWER * needed, MOST_BUDGETS * settings.budget)
+
+
+def _nothing() -> None:
+    pass
 
 
 def matrix(runs: Sequence[Ran], part: str) -> tuple[list[list[float]], list[list[float]]]:

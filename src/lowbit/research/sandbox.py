@@ -17,17 +17,27 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import psutil
 
 JAIL = Path(__file__).with_name("jail.py")
-End = Literal["done", "failed", "timeout", "memory", "processes", "disk", "output"]
+End = Literal["done", "failed", "timeout", "memory", "processes", "disk", "output", "cancelled"]
 Clock = Callable[[], float]
 # What an interpreter with torch needs to read; never a person's own folders.
-SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/opt/intel", "/sys/devices", "/sys/fs/cgroup")
+SYSTEM = (
+    "/usr",
+    "/lib",
+    "/lib64",
+    "/bin",
+    "/etc",
+    "/opt/intel",
+    "/sys/devices",
+    "/sys/fs/cgroup",
+    "/proc",
+)
 MACOS = ("/System", "/Library", "/private/etc", "/private/var/db", "/opt/homebrew")
-DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random", "/dev/shm", "/proc")
+DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ class Level:
     @property
     def sealed(self) -> bool:
         """Whether a keep may be called a keep: no file and no network but what was given."""
-        return self.files != "none" and self.network != "none"
+        return self.files != "none" and self.network in ("namespace", "seatbelt")
 
 
 @dataclass(frozen=True)
@@ -76,34 +86,36 @@ def run(
     isolate: bool = True,
     clock: Clock = time.monotonic,
     wait: Callable[[float], None] = time.sleep,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Run a program in `folder`, which it may write to; nothing else but `readable` is there."""
     folder = folder.resolve()
     (folder / "tmp").mkdir(parents=True, exist_ok=True)
     told, tells = os.pipe()
     spec = _spec(program, folder, limits, readable, environment or {}, isolate, tells)
-    where = folder / "tmp" / "jail.json"
-    where.write_text(json.dumps(spec), encoding="utf-8")
-    printed = folder / "tmp" / "output.txt"
-    with printed.open("wb") as out:
+    # What it prints goes to a file without a name: nothing that it could put something else for.
+    with tempfile.TemporaryFile() as printed:
         process = subprocess.Popen(
-            [sys.executable, "-I", str(JAIL), str(where)],
-            stdout=out,
+            [sys.executable, "-I", str(JAIL), json.dumps(spec)],
+            stdout=printed,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             pass_fds=(tells,),
             env={},
             cwd=folder,
         )
-    os.close(tells)
-    watched = _watch(process, folder, printed, limits, clock, wait)
-    level = _level(told, isolate)
-    end, seconds, peak = watched
-    code = process.returncode
-    if end == "done" and code:
-        end = "failed"
-    text = printed.read_bytes()[: limits.output].decode("utf-8", "replace")
-    return Outcome(end, code, seconds, peak, text, level)
+        os.close(tells)
+        try:
+            end, seconds, peak = _watch(process, folder, printed, limits, clock, wait, cancelled)
+        except BaseException:
+            _kill(process)
+            raise
+        level = _level(told, isolate)
+        if end == "done" and process.returncode:
+            end = "failed"
+        printed.seek(0)
+        text = printed.read(limits.output).decode("utf-8", "replace")
+    return Outcome(end, process.returncode, seconds, peak, text, level)
 
 
 def available() -> Level:
@@ -150,10 +162,11 @@ def _spec(
 def _watch(
     process: subprocess.Popen[bytes],
     folder: Path,
-    printed: Path,
+    printed: IO[bytes],
     limits: Limits,
     clock: Clock,
     wait: Callable[[float], None],
+    cancelled: Callable[[], bool],
 ) -> tuple[End, float, int]:
     """Until it ends, or until something is too much."""
     began, peak, looks = clock(), 0, 0
@@ -167,6 +180,8 @@ def _watch(
         end = _too_much(limits, clock() - began, held, len(family), printed)
         if end is None and looks % 10 == 1 and _size(folder) > limits.disk:
             end = "disk"
+        if end is None and cancelled():
+            end = "cancelled"
         if end is not None:
             _kill(process)
             return end, clock() - began, peak
@@ -174,7 +189,7 @@ def _watch(
 
 
 def _too_much(
-    limits: Limits, seconds: float, held: int, processes: int, printed: Path
+    limits: Limits, seconds: float, held: int, processes: int, printed: IO[bytes]
 ) -> End | None:
     if seconds > limits.seconds:
         return "timeout"
@@ -182,7 +197,7 @@ def _too_much(
         return "memory"
     if processes > limits.processes:
         return "processes"
-    return "output" if printed.stat().st_size > limits.output else None
+    return "output" if os.fstat(printed.fileno()).st_size > limits.output else None
 
 
 def _family(pid: int) -> list[psutil.Process]:
@@ -238,7 +253,11 @@ def _level(told: int, isolate: bool) -> Level:
     apart, closed = found["namespaces"], found["landlock"]
     if found["seatbelt"]:
         return Level(files="seatbelt", network="seatbelt")
-    network = "namespace" if "network" in apart else "landlock" if "network" in closed else "none"
+    network = "none"
+    if "network" in apart:
+        network = "namespace" if found["local"] else "namespace, but local sockets"
+    elif "network" in closed:
+        network = "tcp only"
     return Level(
         files="landlock" if "files" in closed else "none",
         network=network,

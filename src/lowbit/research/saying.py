@@ -45,7 +45,6 @@ class Screen:
             "run": self._run,
             "ran": self._ran,
             "judged": self._judged,
-            "stopped": self._stopped,
             "unproposed": self._unproposed,
             "sealed": self._opened,
         }.get(kind)
@@ -72,9 +71,8 @@ class Screen:
     def _judged(self, state: State, body: dict[str, Any]) -> None:
         trial = state.trials[body["number"]]
         self._say(f"  [{COLOURS[body['status']]}]{body['status']}[/]: {escape(why(trial))}")
-
-    def _stopped(self, state: State, body: dict[str, Any]) -> None:
-        self._say(f"[red]stopped[/]: {escape(body['reason'])}")
+        if "stop" in body:
+            self._say(f"[red]stopped[/]: {escape(body['stop'])}")
 
     def _unproposed(self, state: State, body: dict[str, Any]) -> None:
         reason = " ".join(body["reason"].split())[:200]
@@ -165,6 +163,8 @@ def _idle(state: State) -> str:
         return f"no: stopped. {state.stopped}"
     if state.ended is not None:
         return "no: the campaign has ended"
+    if state.opened is not None:
+        return "no; its ending was interrupted: lowbit research report --ending"
     if state.running or state.open:
         return "no; a trial was interrupted: lowbit research resume"
     return "no"

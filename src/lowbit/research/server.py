@@ -49,7 +49,7 @@ def _acting(campaign: Callable[[], Campaign], folder: str) -> list[Callable[...,
             model,
             task,
             budget,
-            seeds=tuple(range(seeds)),
+            seeds=tuple(range(seeds + 1)),
             fresh=tuple(range(100, 100 + seeds)),
             threads=os.cpu_count() or 1,
         )

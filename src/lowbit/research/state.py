@@ -7,8 +7,9 @@ Events, in the order in which a campaign writes them:
     proposed   a trial: its number, the blob and the commit it starts from, what it says of itself
     rebased    the same trial on a newer incumbent
     run        (commit, role, seed) is about to run                  ran   what came of it
-    judged     a trial's end: keep, discard or crash, why, and what deciding cost
-    stopped    a person has to look                                  looked   a person has
+    confirming a trial begins to spend its share of alpha
+    judged     a trial's end: keep, discard or crash, why, what deciding cost, and whether the loop
+               stops until a person has                              looked
     unproposed a proposer failed, and is asked again
     undone     a person put the incumbent back
     without    the winner with one keep taken out, for the ending
@@ -98,7 +99,7 @@ class State:
     @property
     def seconds(self) -> float:
         """Of machine time in runs, all of them."""
-        return sum(ran.seconds for ran in self.runs.values())
+        return sum(ran.seconds + ran.evaluated for ran in self.runs.values())
 
     def baseline(self) -> list[Ran]:
         """The unmodified program's screening runs, a seed each, as far as they are there."""
@@ -183,16 +184,20 @@ def _confirming(state: State, body: dict[str, Any], at: float) -> None:
 
 
 def _judged(state: State, body: dict[str, Any], at: float) -> None:
-    _changed(state, body["number"], **{k: v for k, v in body.items() if k != "number"})
+    known = {k: v for k, v in body.items() if k not in ("number", "stop")}
+    _changed(state, body["number"], **known)
+    state.stopped = body.get("stop", state.stopped)
     trial = state.trials[body["number"]]
     if trial.status == "keep":
         state.kept.append(trial.number)
         state.incumbent = trial.commit
+        state.without.clear()
 
 
 def _undone(state: State, body: dict[str, Any], at: float) -> None:
     state.kept = [number for number in state.kept if number != body["number"]]
     state.incumbent = body["incumbent"]
+    state.without.clear()
     _changed(state, body["number"], status="discard", reason="undone by a person")
 
 
@@ -202,10 +207,6 @@ def _unproposed(state: State, body: dict[str, Any], at: float) -> None:
 
 def _stint(state: State, body: dict[str, Any], at: float) -> None:
     state.stint = body
-
-
-def _stopped(state: State, body: dict[str, Any], at: float) -> None:
-    state.stopped = body["reason"]
 
 
 def _looked(state: State, body: dict[str, Any], at: float) -> None:
@@ -234,7 +235,6 @@ _STEPS = {
     "undone": _undone,
     "unproposed": _unproposed,
     "stint": _stint,
-    "stopped": _stopped,
     "looked": _looked,
     "without": _without,
     "sealed": _opened,

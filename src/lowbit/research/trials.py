@@ -12,8 +12,10 @@ import math
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,9 @@ PARTS: dict[Role, tuple[str, ...]] = {
 CLAIMED = ("val_ppl", "training_seconds", "total_tokens_M")
 TOLERANCE = 0.01
 """Of a claim against our figure: numbers of 16 bits are kept, of 32 were trained."""
-EVALUATION_SECONDS = 900.0
+EVALUATION_SECONDS = 1_800.0
+"""Of each text."""
+LARGEST = 1e9
 TAIL = 2_000
 
 
@@ -66,6 +70,11 @@ class Sealed:
     places: Places
     model: Path
     isolate: bool = True
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def cancel(self) -> None:
+        """Kill whatever runs, now."""
+        self.cancelled.set()
 
     def __call__(self, job: Job) -> Ran:
         commit, role, seed = job.key
@@ -90,6 +99,7 @@ class Sealed:
             sandbox.Limits(job.limit, memory=self.settings.memory),
             readable=[given, *_model_files(self.model)],
             isolate=self.isolate,
+            cancelled=self.cancelled.is_set,
         )
         level = outcome.level
         known: dict[str, Any] = {
@@ -125,9 +135,12 @@ class Sealed:
             return Ran("nan", **known)
         known["tokens"] = max(0, round(claim["total_tokens_M"] * 1e6))
         known["trained"] = min(max(0.0, claim["training_seconds"]), known["seconds"])
+        began = time.monotonic()
         found = self._evaluated(job, folder)
-        if "refused" in found:
-            return Ran("refused", **known, said=found["refused"])
+        known["evaluated"] = round(time.monotonic() - began, 2)
+        for reason in ("refused", "evaluator"):
+            if reason in found:
+                return Ran(reason, **known, said=found[reason])
         scores = {n: Scores(tuple(s), tuple(c)) for n, (s, c) in found["texts"].items()}
         more = {"bits": round(found["bits"], 4), "zero": round(found["zero"], 4)}
         checked = math.inf if found["check"] is None else found["check"]
@@ -146,15 +159,16 @@ class Sealed:
             "threads": self.settings.threads,
         }
         command = [sys.executable, "-m", "lowbit.research.evaluator", json.dumps(asked)]
+        longest = EVALUATION_SECONDS * len(PARTS[job.key[1]])
         try:
             said = subprocess.run(
-                command, capture_output=True, text=True, timeout=EVALUATION_SECONDS, check=False
+                command, capture_output=True, text=True, timeout=longest, check=False
             )
         except subprocess.TimeoutExpired:
-            return {"refused": f"scoring it took more than {EVALUATION_SECONDS:.0f} s"}
+            return {"evaluator": f"scoring it took more than {longest:.0f} s"}
         if said.returncode:
-            # What breaks our own process is the candidate's doing: the first program did not.
-            return {"refused": f"scoring it failed: {_tail(said.stderr, folder)}"}
+            # What breaks our own process may be the candidate's doing, or the machine's.
+            return {"evaluator": f"scoring it failed: {_tail(said.stderr, folder)}"}
         found: dict[str, Any] = json.loads(said.stdout.strip().splitlines()[-1])
         return found
 
@@ -178,11 +192,12 @@ def claim_of(output: str) -> dict[str, float] | None:
                 found[key] = float(value)
             except ValueError:
                 return None
-    return found if set(found) == set(CLAIMED) and _finite(found, "val_ppl") else None
+    return found if set(found) == set(CLAIMED) and _sane(found, "val_ppl") else None
 
 
-def _finite(found: Mapping[str, float], but: str) -> bool:
-    return all(math.isfinite(value) for key, value in found.items() if key != but)
+def _sane(found: Mapping[str, float], but: str) -> bool:
+    """Whether times and tokens are numbers that a run could have."""
+    return all(0 <= value < LARGEST for key, value in found.items() if key != but)
 
 
 def _model_files(model: Path) -> list[Path]:

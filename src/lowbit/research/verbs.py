@@ -26,7 +26,7 @@ from lowbit.research.campaign import (
 from lowbit.research.driver import Campaign
 from lowbit.research.ledger import Ledger
 from lowbit.research.loop import Loop
-from lowbit.research.proposers import proposer
+from lowbit.research.proposers import OURS, proposer
 from lowbit.research.proposers.base import Proposal
 from lowbit.research.state import State, Trial
 
@@ -90,8 +90,8 @@ def run(
     campaign: Campaign, proposer_text: str, trials: int | None, jobs: int = 1, seed: int = 0
 ) -> str:
     """Drive: propose and try until so many trials are judged, or until interrupted."""
-    if trials is not None and trials < 0:
-        raise UserError("--trials counts from 0")
+    if (trials is not None and trials < 0) or jobs < 1:
+        raise UserError("--trials counts from 0, and --jobs from 1")
     chosen = proposer(proposer_text, seed)
     with campaign.loop() as loop:
         loop.check_open()
@@ -113,8 +113,10 @@ def foresee(
     settings, seeds = state.settings, len(state.settings.seeds)
     first = (seeds - len(state.baseline())) * settings.budget
     left = None if trials is None else max(0, trials - len(state.judged))
-    found = proposer(proposer_text, seed).propose(view(campaign.places, state))
-    change = "nothing more to try" if found is None else found.description
+    chosen, change = proposer(proposer_text, seed), f"whatever {proposer_text} says"
+    if chosen.name in OURS:
+        found = chosen.propose(view(campaign.places, state))
+        change = "nothing more to try" if found is None else found.description
     level = sandbox.available()
     room = max(settings.budget * 0.2, state.overhead())
     each = (settings.budget + room) / jobs / 60
@@ -135,7 +137,16 @@ def foresee(
 def _no_edit_lost(loop: Loop) -> None:
     """An agent's edit that nobody has tried is not thrown away by a loop that begins."""
     places, state = loop.places, loop.state
-    if (loop.branch.worktree / ".git").exists() and loop.branch.edited(state.incumbent):
+    if not (places.tree / MUTABLE).is_file():
+        return
+    edited = loop.branch.edited(state.incumbent)
+    if edited == [places.path(MUTABLE)]:
+        # What a kill left there is in the ledger: an older incumbent, or a trial that is open.
+        text = (places.tree / MUTABLE).read_text(encoding="utf-8", errors="replace")
+        known = [state.base, *(one.commit for one in state.trials.values())]
+        if any(text == loop.runs.text(commit) for commit in known):
+            return
+    if edited:
         raise UserError(
             f"{places.tree / MUTABLE} has an edit that was not tried: lowbit research trial tries "
             "it, rollback drops it"
@@ -152,6 +163,7 @@ def resume(campaign: Campaign, looked: bool = False) -> str:
     if stint is None:
         with campaign.loop() as loop:
             loop.check_open()
+            _no_edit_lost(loop)
             loop.settle()
             if not loop.state.open:
                 return "nothing was being run; lowbit research run, or an agent's trial, goes on"
@@ -168,8 +180,10 @@ def trial(campaign: Campaign, message: str) -> tuple[Trial, State]:
         state = loop.state
         loop.branch.create(state.incumbent) if not loop.places.tree.is_dir() else None
         text, said = _edit(loop, state)
-        made = loop.open_trial(Proposal(text, message or said), "agent")
         loop.baseline()
+        # A trial that was killed is gone on with, not begun again.
+        same = (one for one in state.open if loop.runs.text(one.commit) == text)
+        made = next(same, None) or loop.open_trial(Proposal(text, message or said), "agent")
         loop.judge_all(loop.state.open, 1)
         loop.settle()
         return loop.state.trials[made.number], loop.state
@@ -215,6 +229,7 @@ def rollback(campaign: Campaign, last: bool = False) -> str:
     """Drop the edit in the worktree; with `last`, also take back the newest keep."""
     with campaign.loop() as loop:
         loop.settle()
+        loop.branch.clean()
         state = loop.state
         if not last:
             return "the worktree is as the best so far"

@@ -5,6 +5,9 @@ from __future__ import annotations
 from lowbit.registry import lookup, plugins
 from lowbit.research.proposers.base import Proposer
 
+OURS = ("builtin", "random")
+"""Those that cost nothing to ask, and never fail but by a fault of ours."""
+
 
 def proposer(text: str, seed: int = 0) -> Proposer:
     """`builtin`, `random`, `command:LINE`, `openai:URL`."""
