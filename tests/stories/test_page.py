@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 from browser import Browser, binary
+from research import begun, machine, repository
 from synthetic import PLANS, demo_runs
 
 from lowbit import report
+from lowbit.research import page as campaign_page
+from lowbit.research.edits import change
+from lowbit.research.ending import end
+from lowbit.research.proposers.base import Proposal
 from lowbit.studyfile import MAIN, Part
 
 pytestmark = [
@@ -59,4 +64,31 @@ def test_a_cell_says_its_format_rank_and_bytes(page: Path, tmp_path: Path) -> No
         said = browser.until("document.querySelector('#vg-tooltip-element.visible')?.innerText")
         for word in ("format", "rank", "bytes", "matrix"):
             assert word in said
+        assert browser.complaints == []
+
+
+@pytest.mark.parametrize("width", [1000, 400])
+def test_a_campaigns_page_is_whole_without_a_complaint(tmp_path: Path, width: int) -> None:
+    folder = repository(tmp_path / "home")
+    places = begun(folder)
+    made = machine(places)
+    for name, value in (("LR", 1e-3), ("GROUP", 256)):
+        text = change(made.runs.text(made.state.incumbent), name, value)
+        made.open_trial(Proposal(text, f"<b>{name}</b>", (name, value)), "agent")
+        made.baseline()
+        made.judge_all(made.state.open, 1)
+    end(made)
+    path = campaign_page.write(places, made.state, [], "lowbit")[0]
+    program = binary()
+    assert program is not None
+    with Browser(program, tmp_path / "profile", width) as browser:
+        browser.open(path)
+        shown = "document.querySelector('.picture img').naturalWidth"
+        assert browser.until(shown) > 800
+        assert browser.evaluate("document.querySelectorAll('b').length") == 0
+        titles = browser.evaluate("[...document.querySelectorAll('h3')].map((h) => h.innerText)")
+        assert [title[:2] for title in titles] == ["1.", "2.", "3.", "4.", "5."]
+        assert "opened once" in browser.evaluate("document.body.innerText")
+        wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert browser.evaluate(wide) <= 1
         assert browser.complaints == []
