@@ -78,12 +78,16 @@ class Loop:
             state = self.state
             if state.stopped:
                 return state.stopped
+            if state.short:
+                self.propose(proposer, state.short)
             self.judge_all(state.open, jobs)
             state = self.state
             left = None if trials is None else trials - len(state.judged)
             if state.stopped or (left is not None and left <= 0):
                 return state.stopped or "all trials done"
             wanted = jobs if left is None else min(jobs, left)
+            if wanted > 1:
+                self.book.tell("round", after=state.next_number - 1, wanted=wanted)
             if not self.propose(proposer, wanted):
                 return "the proposer knows nothing more to try"
 

@@ -3,6 +3,7 @@
 Events, in the order in which a campaign writes them:
 
     begun      settings, base commit, digests of what must not change, facts about the texts
+    round      how many changes of one incumbent are about to be proposed
     stint      who proposes, how many trials are wanted, how many at a time
     proposed   a trial: its number, the blob and the commit it starts from, what it says of itself
     rebased    the same trial on a newer incumbent
@@ -73,6 +74,8 @@ class State:
     failures: int = 0
     """Of proposers, all of them."""
     stint: dict[str, Any] | None = None
+    round: tuple[int, int] = (0, 0)
+    """The last trial before it, and how many were wanted."""
     stopped: str = ""
     without: dict[int, str | None] = field(default_factory=dict)
     """Keep -> the winner's commit without it; None where later keeps stand on it."""
@@ -87,6 +90,14 @@ class State:
     @property
     def judged(self) -> list[Trial]:
         return [trial for trial in self.trials.values() if trial.status is not None]
+
+    @property
+    def short(self) -> int:
+        """Proposals that a round still lacks, because a kill came between two of them."""
+        after, wanted = self.round
+        mine = [trial for trial in self.trials.values() if trial.number > after]
+        judged = any(trial.status is not None for trial in mine)
+        return 0 if judged else max(0, wanted - len(mine))
 
     @property
     def next_number(self) -> int:
@@ -201,6 +212,10 @@ def _undone(state: State, body: dict[str, Any], at: float) -> None:
     _changed(state, body["number"], status="discard", reason="undone by a person")
 
 
+def _round(state: State, body: dict[str, Any], at: float) -> None:
+    state.round = (body["after"], body["wanted"])
+
+
 def _unproposed(state: State, body: dict[str, Any], at: float) -> None:
     state.failures += 1
 
@@ -234,6 +249,7 @@ _STEPS = {
     "judged": _judged,
     "undone": _undone,
     "unproposed": _unproposed,
+    "round": _round,
     "stint": _stint,
     "looked": _looked,
     "without": _without,
