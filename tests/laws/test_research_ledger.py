@@ -114,7 +114,7 @@ def branch(tmp_path: Path) -> Branch:
 def trial(branch: Branch, number: int, text: str, base: str | None = None) -> str:
     """A candidate, as the loop makes one."""
     base = base or git(branch.repository, "rev-parse", "main")
-    made = branch.candidate(base, "train.py", branch.store(text), f"{number}", 1_000.0 + number)
+    made = branch.candidate(base, "train.py", text, f"{number}", 1_000.0 + number)
     branch.mark(number, made)
     return made
 

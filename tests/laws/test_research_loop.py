@@ -23,8 +23,9 @@ from lowbit.research.edits import change
 from lowbit.research.ledger import Ledger
 from lowbit.research.loop import Loop
 from lowbit.research.proposers.base import Proposal
+from lowbit.research.replaying import replay
 from lowbit.research.results import from_tsv
-from lowbit.research.state import State, replay
+from lowbit.research.state import State
 from lowbit.research.views import View
 
 EDITS = [

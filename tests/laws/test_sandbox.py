@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from lowbit.research.jail import seatbelt
-from lowbit.research.sandbox import Level, Limits, Outcome, run
+from lowbit.research.sandbox import Level, Outcome, run
+from lowbit.research.watching import Limits
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what Linux can forbid")
 LIMITS = Limits(seconds=20, memory=600 * 2**20, processes=12, disk=30 * 2**20, output=20_000)

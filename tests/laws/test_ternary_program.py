@@ -21,7 +21,8 @@ from lowbit.models.loading import open_checkpoint
 from lowbit.quant.formats import FORMATS
 from lowbit.quant.packing import pack
 from lowbit.research.artefact import read
-from lowbit.research.sandbox import Limits, run
+from lowbit.research.sandbox import run
+from lowbit.research.watching import Limits
 from lowbit.ternary.grid import Grid, ternarised, unblocked
 from lowbit.ternary.linear import Recovery, TernaryLinear
 from lowbit.ternary.schedule import Warmup

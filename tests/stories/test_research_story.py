@@ -21,8 +21,8 @@ from lowbit.research.campaign import Places
 from lowbit.research.edits import change
 from lowbit.research.ledger import Ledger
 from lowbit.research.proposers import proposer
+from lowbit.research.replaying import replay
 from lowbit.research.results import from_tsv
-from lowbit.research.state import replay
 
 pytestmark = pytest.mark.slow
 

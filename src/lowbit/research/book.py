@@ -6,8 +6,9 @@ from typing import Any, Protocol
 
 from lowbit.errors import RunError
 from lowbit.research.ledger import Ledger
+from lowbit.research.replaying import advance, replay
 from lowbit.research.results import Status
-from lowbit.research.state import State, Trial, advance, replay
+from lowbit.research.state import State, Trial
 
 
 class Watcher(Protocol):

@@ -83,12 +83,9 @@ class Branch:
     def head(self) -> str:
         return git(self.worktree, "rev-parse", "HEAD")
 
-    def store(self, text: str) -> str:
-        """A file's content, kept by git under its digest."""
-        return git(self.repository, "hash-object", "-w", "--stdin", told=text)
-
-    def candidate(self, base: str, path: str, blob: str, message: str, at: float) -> str:
-        """The commit that puts `blob` at `path` of `base`; the same arguments, the same commit."""
+    def candidate(self, base: str, path: str, text: str, message: str, at: float) -> str:
+        """The commit that puts a text at `path` of `base`; the same arguments, the same commit."""
+        blob = git(self.repository, "hash-object", "-w", "--stdin", told=text)
         with tempfile.TemporaryDirectory() as folder:
             index = {"GIT_INDEX_FILE": f"{folder}/index"}
             git(self.repository, "read-tree", base, more=index)

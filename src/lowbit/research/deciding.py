@@ -153,11 +153,8 @@ class Decider:
         if text is None or text == self.runs.text(state.incumbent):
             self.book.end(trial, "discard", "superseded by an earlier keep")
             return None
-        blob = self.branch.store(text)
         message = f"{trial.number}: {trial.description}"
-        commit = self.branch.candidate(state.incumbent, path, blob, message, trial.at)
-        told = self.book.tell(
-            "rebased", number=trial.number, blob=blob, base=state.incumbent, commit=commit
-        )
+        commit = self.branch.candidate(state.incumbent, path, text, message, trial.at)
+        told = self.book.tell("rebased", number=trial.number, base=state.incumbent, commit=commit)
         self.branch.mark(trial.number, commit)
         return told.trials[trial.number]

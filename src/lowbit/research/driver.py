@@ -14,7 +14,8 @@ from lowbit.research.book import Watcher, nobody
 from lowbit.research.campaign import CHECK, DATA, Places, Settings, campaign_folder, the_tag
 from lowbit.research.ledger import Ledger
 from lowbit.research.loop import Loop
-from lowbit.research.state import State, replay
+from lowbit.research.replaying import replay
+from lowbit.research.state import State
 from lowbit.research.trials import Runner
 
 MakeRunner = Callable[[Settings, Places], Runner]

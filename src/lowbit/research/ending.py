@@ -61,8 +61,8 @@ def _taken_out(loop: Loop, trial: Trial) -> str | None:
         text = branch.merged(loop.runs.text(trial.commit), winner, before)
     if text is None or text == winner:
         return None
-    blob, path = branch.store(text), loop.places.path(MUTABLE)
+    path = loop.places.path(MUTABLE)
     message = f"the winner without trial {trial.number}"
-    commit = branch.candidate(state.incumbent, path, blob, message, state.at)
+    commit = branch.candidate(state.incumbent, path, text, message, state.at)
     branch.mark(f"{state.incumbent[:12]}-without-{trial.number}", commit)
     return commit

@@ -148,13 +148,12 @@ class Loop:
         said = proposal.description.replace("\0", " ").encode("utf-8", "replace").decode()
         description = " ".join(said.split())[:LONGEST] or "a change without a word"
         number, at, base = state.next_number, round(self.clock(), 3), state.incumbent
-        blob = self.branch.store(proposal.text)
         path = self.places.path(MUTABLE)
-        commit = self.branch.candidate(base, path, blob, f"{number}: {description}", at)
+        commit = self.branch.candidate(base, path, proposal.text, f"{number}: {description}", at)
         about = {"description": description, "by": by, "cost": dict(proposal.cost)}
         edit = list(proposal.edit) if proposal.edit else None
         told = self.book.tell(
-            "proposed", number=number, blob=blob, base=base, commit=commit, edit=edit, **about
+            "proposed", number=number, base=base, commit=commit, edit=edit, **about
         )
         self.branch.mark(number, commit)
         return told.trials[number]

@@ -39,6 +39,11 @@ class Ran:
     """The last of what it printed, where it failed."""
 
     @property
+    def whole(self) -> float:
+        """Seconds of the run and of scoring it."""
+        return self.seconds + self.evaluated
+
+    @property
     def overhead(self) -> float:
         return max(0.0, self.seconds - self.trained)
 

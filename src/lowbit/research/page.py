@@ -11,17 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lowbit.errors import RunError, UserError
 from lowbit.files import write_atomic
 from lowbit.inference import Difference
 from lowbit.research import chart, findings
 from lowbit.research.campaign import MUTABLE, Places
-from lowbit.research.edits import constants
-from lowbit.research.findings import OTHER, Ending, Part
+from lowbit.research.edits import constants_of_any
+from lowbit.research.findings import Part
 from lowbit.research.outcomes import Ran
 from lowbit.research.results import to_tsv
 from lowbit.research.saying import facts, perplexity
 from lowbit.research.state import State, Trial, rows
+from lowbit.research.telling import ending_sentences, interval, notes, sentence
 
 Others = Sequence[tuple[str, State]]
 
@@ -67,49 +67,6 @@ def page(places: Places, state: State, others: Others, picture: bytes, generated
     )
 
 
-def ending_sentences(state: State, found: Ending | None) -> list[str]:
-    """What the fresh seeds and the sealed text say, in plain words."""
-    if found is None:
-        return [
-            "Not run yet: lowbit research report --ending takes the keeps out one by one, runs the "
-            "winner on fresh seeds, and opens the sealed text."
-        ]
-    if not state.kept:
-        return [f"Nothing was kept, so there is no winner to replicate. {_sealed(found)}".strip()]
-    said = []
-    if found.claimed is not None:
-        said.append(f"On the seeds that decided, the winner gains {_interval(found.claimed)} nats.")
-    if found.fresh is not None:
-        shrunk = found.shrinkage
-        more = "" if shrunk is None else f" {_shrunk(shrunk)}"
-        said.append(f"On fresh seeds it gains {_interval(found.fresh)} nats.{more}")
-    else:
-        said.append("On fresh seeds it did not run to its end: the gain is not replicated.")
-    return [*said, _sealed(found)]
-
-
-def _shrunk(share: float) -> str:
-    if share > 0:
-        return f"That is {100 * share:.0f} % less: what was left over of choosing by luck."
-    return "It did not shrink."
-
-
-def _sealed(found: Ending) -> str:
-    if found.sealed_perplexity is None:
-        return ""
-    ours, theirs = found.sealed_perplexity
-    if found.sealed is None:
-        return f"On the sealed text, opened once: perplexity {ours:.3f}."
-    return (
-        f"On the sealed text, opened once: perplexity {ours:.3f}, where the first program has "
-        f"{theirs:.3f}; a gain of {_interval(found.sealed)} nats."
-    )
-
-
-def _interval(found: Difference) -> str:
-    return f"{found.estimate:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
-
-
 def _worth(trial: Trial, found: Difference | None) -> list[str]:
     if found is None:
         none = "cannot be taken out: a later keep changed the same place"
@@ -130,21 +87,18 @@ def _beside(tag: str, state: State) -> list[str]:
         str(len(state.kept)),
         f"{state.seconds / 3600:.2f}",
         f"{sealed[0]:.3f}" if sealed else "not opened",
-        _interval(gain) if gain else "",
+        interval(gain) if gain else "",
     ]
 
 
 def _edited(places: Places, state: State) -> dict[int, Sequence[str]]:
-    """The dials that every trial changed; what no longer parses changed none that is known."""
-    branch, path = places.branch, places.path(MUTABLE)
+    """The dials that every trial changed; what does not parse changed none that is known."""
 
     def of(trial: Trial) -> Sequence[str]:
         if trial.edit is not None:
             return [trial.edit[0]]
-        try:
-            old, new = (constants(branch.show(c, path)) for c in (trial.base, trial.commit))
-        except (RunError, UserError):
-            return []
+        texts = (places.branch.show(c, places.path(MUTABLE)) for c in (trial.base, trial.commit))
+        old, new = map(constants_of_any, texts)
         return [name for name in {**old, **new} if old.get(name) != new.get(name)]
 
     return {trial.number: of(trial) for trial in state.judged}
@@ -158,30 +112,12 @@ def _part(state: State, part: Part) -> dict[str, Any]:
     }
 
 
-def sentence(part: Part) -> str:
-    """What was tried and what held."""
-    if not part.trials:
-        return "Nothing of it was tried."
-    count = len(part.trials)
-    tried = f"{count} change{'' if count == 1 else 's'} tried"
-    crashed = sum(trial.status == "crash" for trial in part.trials)
-    broke = f", {crashed} crashed" if crashed else ""
-    if not part.held:
-        lead = "no one change that is about this alone" if part.title == OTHER else "none"
-        return f"{tried}{broke}; {lead} held."
-    said = "; ".join(f"{t.description} ({t.gain or 0:+.4f} nats)" for t in part.held)
-    return f"{tried}{broke}; what held: {said}."
-
-
 def _tried(state: State, trial: Trial) -> list[str]:
-    ours, theirs = state.screened(trial.commit), state.screened(trial.base)
-    fall = ""
-    if ours and theirs and not ours.reason and not theirs.reason:
-        fall = f"{theirs.scores['screening'].loss - ours.scores['screening'].loss:+.4f}"
+    fall = state.fall(trial)
     return [
         str(trial.number),
         str(trial.status),
-        fall,
+        "" if fall is None else f"{fall:+.4f}",
         "" if trial.gain is None else f"{trial.gain:+.4f}",
         "" if trial.p is None else f"{trial.p:.2g}",
         "" if trial.alpha is None else f"{trial.alpha:.2g}",
@@ -220,7 +156,7 @@ def _cost(state: State) -> list[list[str]]:
         [
             name,
             str(len(runs)),
-            f"{sum(ran.seconds + ran.evaluated for ran in runs) / 3600:.2f}",
+            f"{sum(ran.whole for ran in runs) / 3600:.2f}",
             kinds[name],
         ]
         for name, runs in found.items()
@@ -235,36 +171,9 @@ def _cost(state: State) -> list[list[str]]:
     return [*table, ["in all", str(len(state.runs)), f"{state.seconds / 3600:.2f}", whole]]
 
 
-def _seconds(runs: Sequence[Ran]) -> float:
-    return sum(ran.seconds + ran.evaluated for ran in runs)
-
-
 def cost_log(state: State) -> str:
     """cost_log.md: trials and hours."""
     head = "| what | runs | hours | note |\n| --- | --- | --- | --- |\n"
     body = "".join(f"| {' | '.join(row)} |\n" for row in _cost(state))
     trials = len(state.judged)
     return f"# Cost of campaign {state.settings.tag}\n\n{trials} trials.\n\n{head}{body}"
-
-
-def notes(state: State) -> list[str]:
-    """What a reader has to know to believe any of it."""
-    settings = state.settings
-    unsealed = [str(t.number) for t in state.judged if t.unsealed and t.status == "keep"]
-    levels = sorted({ran.level for ran in state.runs.values()})
-    noise = state.noise()
-    said = [
-        f"A keep passed a test over {len(settings.confirming)} seeds and all articles of the "
-        f"confirmation text, under its share of alpha {settings.alpha:g} for the whole campaign.",
-        f"Candidates ran under: {'; '.join(levels)}." if levels else "Nothing has run.",
-        f"Another seed alone moves the loss of the first program by {noise.sd:.4f} nats (standard "
-        f"deviation over {noise.seeds} seeds)."
-        if noise
-        else "The noise has not been measured.",
-        "The sealed text has been opened once."
-        if state.opened
-        else "The sealed text has not been opened.",
-    ]
-    if unsealed:
-        said.append(f"UNSEALED keeps, made with files within reach: {', '.join(unsealed)}.")
-    return said

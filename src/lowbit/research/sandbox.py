@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,13 +16,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
 
-import psutil
+from lowbit.research.watching import Clock, End, Limits, kill, watch
 
 JAIL = Path(__file__).with_name("jail.py")
-End = Literal["done", "failed", "timeout", "memory", "processes", "disk", "output", "cancelled"]
-Clock = Callable[[], float]
 # What an interpreter with torch needs to read; never a person's own folders.
 SYSTEM = (
     "/usr",
@@ -38,17 +34,6 @@ SYSTEM = (
 )
 MACOS = ("/System", "/Library", "/private/etc", "/private/var/db", "/opt/homebrew")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """`seconds` of everything, start-up included; bytes of memory, of files, of printed text."""
-
-    seconds: float
-    memory: int = 8 * 2**30
-    processes: int = 64
-    disk: int = 2 * 2**30
-    output: int = 2**20
 
 
 @dataclass(frozen=True)
@@ -106,9 +91,9 @@ def run(
         )
         os.close(tells)
         try:
-            end, seconds, peak = _watch(process, folder, printed, limits, clock, wait, cancelled)
+            end, seconds, peak = watch(process, folder, printed, limits, clock, wait, cancelled)
         except BaseException:
-            _kill(process)
+            kill(process)
             raise
         level = _level(told, isolate)
         if end == "done" and process.returncode:
@@ -157,90 +142,6 @@ def _spec(
         "isolate": isolate,
         "report": report,
     }
-
-
-def _watch(
-    process: subprocess.Popen[bytes],
-    folder: Path,
-    printed: IO[bytes],
-    limits: Limits,
-    clock: Clock,
-    wait: Callable[[float], None],
-    cancelled: Callable[[], bool],
-) -> tuple[End, float, int]:
-    """Until it ends, or until something is too much."""
-    began, peak, looks = clock(), 0, 0
-    while True:
-        if process.poll() is not None:
-            _kill(process)
-            return "done", clock() - began, peak
-        family = _family(process.pid)
-        held = sum(_resident(one) for one in family)
-        peak, looks = max(peak, held), looks + 1
-        end = _too_much(limits, clock() - began, held, len(family), printed)
-        if end is None and looks % 10 == 1 and _size(folder) > limits.disk:
-            end = "disk"
-        if end is None and cancelled():
-            end = "cancelled"
-        if end is not None:
-            _kill(process)
-            return end, clock() - began, peak
-        wait(0.05)
-
-
-def _too_much(
-    limits: Limits, seconds: float, held: int, processes: int, printed: IO[bytes]
-) -> End | None:
-    if seconds > limits.seconds:
-        return "timeout"
-    if held > limits.memory:
-        return "memory"
-    if processes > limits.processes:
-        return "processes"
-    return "output" if os.fstat(printed.fileno()).st_size > limits.output else None
-
-
-def _family(pid: int) -> list[psutil.Process]:
-    try:
-        first = psutil.Process(pid)
-        return [first, *first.children(recursive=True)]
-    except psutil.Error:
-        return []
-
-
-def _resident(process: psutil.Process) -> int:
-    try:
-        return int(process.memory_info().rss)
-    except psutil.Error:
-        return 0
-
-
-def _size(folder: Path) -> int:
-    total = 0
-    for where, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(where, name)).st_size
-            except OSError:
-                continue
-    return total
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """The whole group, and whoever left it: nobody is asked twice."""
-    family = _family(process.pid)
-    for kill in (lambda: os.killpg(process.pid, signal.SIGKILL), process.kill):
-        try:
-            kill()
-        except (ProcessLookupError, PermissionError):
-            continue
-    for one in family:
-        try:
-            one.kill()
-        except psutil.Error:
-            continue
-    process.wait()
-    psutil.wait_procs(family, timeout=5)
 
 
 def _level(told: int, isolate: bool) -> Level:

@@ -32,6 +32,7 @@ from lowbit.research.campaign import (
 )
 from lowbit.research.outcomes import Ran, Scores
 from lowbit.research.state import Key, Role
+from lowbit.research.watching import Limits
 
 PARTS: dict[Role, tuple[str, ...]] = {
     "screen": ("screening",),
@@ -96,7 +97,7 @@ class Sealed:
         outcome = sandbox.run(
             [sys.executable, "-E", "-s", MUTABLE],
             folder,
-            sandbox.Limits(job.limit, memory=self.settings.memory),
+            Limits(job.limit, memory=self.settings.memory),
             readable=[given, *_model_files(self.model)],
             isolate=self.isolate,
             cancelled=self.cancelled.is_set,

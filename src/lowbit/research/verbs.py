@@ -178,7 +178,8 @@ def trial(campaign: Campaign, message: str) -> tuple[Trial, State]:
     with campaign.loop() as loop:
         loop.check_open()
         state = loop.state
-        loop.branch.create(state.incumbent) if not loop.places.tree.is_dir() else None
+        if not loop.places.tree.is_dir():
+            loop.branch.create(state.incumbent)
         text, said = _edit(loop, state)
         loop.baseline()
         # A trial that was killed is gone on with, not begun again.

@@ -53,9 +53,9 @@ def view(places: Places, state: State) -> View:
             one.description,
             one.status,
             one.reason,
-            _gain(state, n),
+            state.fall(one),
         )
-        for n, one in state.trials.items()
+        for one in state.trials.values()
     )
     return View(
         text(state.incumbent),
@@ -65,15 +65,6 @@ def view(places: Places, state: State) -> View:
         tried,
         state.next_number,
     )
-
-
-def _gain(state: State, number: int) -> float | None:
-    """Against the incumbent that it started from, on the screening seed."""
-    trial = state.trials[number]
-    ours, theirs = state.screened(trial.commit), state.screened(trial.base)
-    if ours is None or theirs is None or ours.reason or theirs.reason:
-        return None
-    return theirs.scores["screening"].loss - ours.scores["screening"].loss
 
 
 @lru_cache(maxsize=1_000)

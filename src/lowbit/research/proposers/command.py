@@ -21,6 +21,7 @@ from lowbit.errors import RunError, UserError
 from lowbit.research import sandbox
 from lowbit.research.proposers.base import Kind, Proposal, Proposer
 from lowbit.research.views import View
+from lowbit.research.watching import Limits
 
 PROMPT = (
     "Read program.md, results.tsv and train.py in this folder. Make ONE focused change to train.py "
@@ -42,7 +43,7 @@ class Command:
             outcome = sandbox.run(
                 self._words(folder, view),
                 folder,
-                sandbox.Limits(self.seconds),
+                Limits(self.seconds),
                 environment=dict(os.environ),
                 isolate=False,
             )
