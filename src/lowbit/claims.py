@@ -8,7 +8,7 @@ No torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -59,45 +59,62 @@ def least_p(test: Deciding, seeds: int) -> float:
     return 0.0 if seeds >= ENOUGH_SEEDS else 1.0
 
 
+Declared = Mapping[tuple[str, str], frozenset[int]]
+"""The seeds that a study declares of every (plan, task)."""
+
+
+def paired(claim: Claim, declared: Declared) -> frozenset[int]:
+    """The seeds that both sides of a claim are declared with."""
+    none: frozenset[int] = frozenset()
+    ours, theirs = (declared.get((name, claim.task), none) for name in (claim.plan, claim.than))
+    return ours & theirs
+
+
 def check_claims(
-    claims: Sequence[Claim],
-    questions: Sequence[Claim],
-    plans: Sequence[str],
-    tasks: Sequence[str],
-    seeds: int,
-    alpha: float,
+    claims: Sequence[Claim], questions: Sequence[Claim], declared: Declared, alpha: float
 ) -> None:
     """Raises where a claim names what the study has not, or could never be decided."""
     if len(claims) > MOST_CLAIMS:
         raise UserError(f"{len(claims)} claims; a study has at most {MOST_CLAIMS}")
     for claim in (*claims, *questions):
-        for name in (claim.plan, claim.than):
-            if name not in plans:
-                raise UserError(
-                    f"claim '{claim.text}': no plan '{name}' in this study.{nearest(name, plans)}"
-                )
-        if claim.task not in tasks:
-            raise UserError(
-                f"claim '{claim.text}': no task '{claim.task}' in this study."
-                f"{nearest(claim.task, tasks)}"
-            )
-        if claim.plan == claim.than:
-            raise UserError(f"claim '{claim.text}': holds '{claim.plan}' against itself")
+        _check_names(claim, declared)
     for claim in claims:
         if claim.measure != "metric":
             raise UserError(
                 f"claim '{claim.text}': bytes are counted, not tested: write it as a [[question]]"
             )
+        seeds = len(paired(claim, declared))
         least, share = least_p(claim.test, seeds), alpha / len(claims)
         if least > share:
             raise UserError(
                 f"claim '{claim.text}': with {seeds} seeds a {claim.test} test cannot go below "
                 f"p = {least:.3g}, and {len(claims)} claims at {alpha:g} ask for {share:.3g}: "
-                f"{_more(claim.test, share)}"
+                f"{enough(claim.test, share)}"
             )
 
 
-def _more(test: Deciding, share: float) -> str:
+def _check_names(claim: Claim, declared: Declared) -> None:
+    plans, tasks = ({key[i] for key in declared} for i in (0, 1))
+    for name in (claim.plan, claim.than):
+        if name not in plans:
+            raise UserError(
+                f"claim '{claim.text}': no plan '{name}' in this study.{nearest(name, plans)}"
+            )
+    if claim.task not in tasks:
+        raise UserError(
+            f"claim '{claim.text}': no task '{claim.task}' in this study."
+            f"{nearest(claim.task, tasks)}"
+        )
+    if claim.plan == claim.than:
+        raise UserError(f"claim '{claim.text}': holds '{claim.plan}' against itself")
+    if not paired(claim, declared):
+        raise UserError(
+            f"claim '{claim.text}': no seed of '{claim.task}' has both '{claim.plan}' and "
+            f"'{claim.than}' in this study"
+        )
+
+
+def enough(test: Deciding, share: float) -> str:
     """How many seeds would do."""
     wanted = next(n for n in range(1, 65) if least_p(test, n) <= share)
     return f"declare {wanted} seeds"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from lowbit import solo
 from lowbit.cells import Cell, Comparison, Run, Setting, baseline, compare, settings
+from lowbit.pairing import winner
 from lowbit.stats import Gap, Spread, mean_and_spread
-from lowbit.verdicts import winner
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ def effect(finding: Finding) -> str:
         return finding.reason
     if finding.unit == "bytes":
         share = gain.estimate / finding.level if finding.level else 0.0
-        return f"saves {amount(finding, gain.estimate)} {unit(finding)}, {100 * share:.1f} %"
+        more = f"; {finding.reason}" if finding.reason else ""
+        return f"saves {amount(finding, gain.estimate)} {unit(finding)}, {100 * share:.1f} %{more}"
     said = (
         f"gain {amount(finding, gain.estimate)} {unit(finding)} (95 % {amount(finding, gain.low)} "
         f"to {amount(finding, gain.high)})"
@@ -59,7 +60,8 @@ def effect(finding: Finding) -> str:
         if finding.seeds < finding.wanted
         else (f"{finding.seeds}")
     )
-    return f"{said}; {seeds} seeds, {gain.documents} documents"
+    more = f"; {finding.reason}" if finding.reason else ""
+    return f"{said}; {seeds} seeds, {gain.documents} documents{more}"
 
 
 def beside(finding: Finding) -> str:

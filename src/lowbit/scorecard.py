@@ -20,10 +20,10 @@ from lowbit.cells import Setting, records, settings
 from lowbit.claims import RESAMPLES
 from lowbit.forecasts import Foretold, Point, Said, partner, points, predicted_runs
 from lowbit.forecasts import made as made_at
+from lowbit.pairing import gain_over
 from lowbit.sensitivity import NAMES, predictions
 from lowbit.study import Study
 from lowbit.studyfile import Forecast
-from lowbit.verdicts import gain_over
 
 RESOLVED, CLOSE, FAR = 0.05, 0.10, 0.25
 ENOUGH, COVERED = 0.80, 0.90

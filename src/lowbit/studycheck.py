@@ -33,14 +33,23 @@ def validate(raw: Raw, path: Path | None) -> StudyFile:
         except UserError as error:
             raise UserError(f"{at(path, 'plans')}{error}") from None
     _check_parts(parsed, path)
-    plans = tuple(dict.fromkeys(plan for part in parsed.matrices() for plan in part.plans))
-    tasks = [workload.task.called for workload in parsed.workload]
     try:
-        seeds, alpha = len(parsed.seeds), parsed.alpha
-        check_claims(parsed.claim, parsed.question, plans, tasks, seeds, alpha)
+        check_claims(parsed.claim, parsed.question, parsed.declared(), parsed.alpha)
+        _check_tasks(parsed)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     return parsed
+
+
+def _check_tasks(parsed: StudyFile) -> None:
+    """A claim names its task alone, so one model runs on it."""
+    tasks = [workload.task.called for workload in parsed.workload]
+    for claim in (*parsed.claim, *parsed.question):
+        if tasks.count(claim.task) > 1:
+            raise UserError(
+                f"claim '{claim.text}': several models run on '{claim.task}': tell them apart by "
+                "a tag of their task"
+            )
 
 
 def _check_parts(parsed: StudyFile, path: Path | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any, ClassVar, Literal
 
 from lowbit.claims import Claim
@@ -92,6 +93,14 @@ class StudyFile:
         for seed in (*self.seeds, *(seed for part in self.part for seed in part.seeds)):
             if not SEEDS.holds(seed):
                 raise BadValueError("study", "seeds", seed, str(SEEDS))
+
+    def declared(self) -> dict[tuple[str, str], frozenset[int]]:
+        """The seeds of every (plan, task), all parts together."""
+        found: dict[tuple[str, str], frozenset[int]] = {}
+        for part in self.matrices():
+            for key in product(part.plans, part.tasks):
+                found[key] = found.get(key, frozenset()) | frozenset(part.seeds)
+        return found
 
     def matrices(self) -> tuple[Part, ...]:
         """The main matrix and the parts, every one with its tasks and seeds."""

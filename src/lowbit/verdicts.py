@@ -1,9 +1,11 @@
 """What the records say of a study's claims and questions.
 
 Effect first: the difference in the measure's own unit with its interval, then p-values. A claim is
-held, contradicted or inconclusive once every seed that was declared is there, and unfinished until
-then; the claims share the study's alpha by Holm's rule. Questions are answered alike, without a
-correction, and are labelled exploratory wherever they are shown. No torch.
+held, contradicted or inconclusive once every seed that was declared is there, unfinished until
+then, and refused where a run diverged or two may not be compared. The claims share the study's
+alpha by Holm's rule, those that have no p-value yet included. Questions are answered alike,
+without a correction, and are labelled exploratory wherever they are shown; too few seeds for the
+test decide nothing. No torch.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ from typing import Literal
 import numpy as np
 
 from lowbit import inference
-from lowbit.cells import Cell, Setting, records, scores, settings
-from lowbit.claims import ENOUGH_SEEDS, RESAMPLES, Claim
+from lowbit.cells import Cell, Setting, records, settings
+from lowbit.claims import RESAMPLES, Claim, enough, least_p
 from lowbit.inference import Difference, McNemar, Paired
+from lowbit.pairing import lost, pairs_of, sign_of, stacked, turned
 from lowbit.record import comparable
 from lowbit.solo import alone
 from lowbit.study import Study
@@ -74,10 +77,11 @@ def judge(study: Study) -> Verdicts:
     runs = records(study)
     groups = {setting.task: setting for setting in settings(runs)}
     found = [_finding(claim, study, groups) for claim in study.claims]
-    tested = [i for i, one in enumerate(found) if one.p is not None]
-    adjusted = inference.holm([p for one in found if (p := one.p) is not None])
-    for i, p in zip(tested, adjusted, strict=True):
-        found[i] = _decided(replace(found[i], adjusted=p), study.alpha)
+    # What has no p-value yet keeps its place: a verdict must not be taken back when it comes.
+    adjusted = inference.holm([1.0 if one.p is None else one.p for one in found])
+    for i, p in enumerate(adjusted):
+        if found[i].p is not None:
+            found[i] = _decided(replace(found[i], adjusted=p), study.alpha, len(found))
     looked = [
         _decided(one, study.alpha)
         for one in (_finding(question, study, groups) for question in study.questions)
@@ -99,18 +103,19 @@ def _finding(claim: Claim, study: Study, groups: dict[str, Setting]) -> Finding:
         return Finding(claim, "unfinished", wanted=wanted, reason="no runs yet")
     if claim.measure in ("stored", "peak"):
         return _bytes(claim, ours, theirs, wanted)
-    pairs, reason = _pairs(ours, theirs)
+    pairs, reasons = pairs_of(ours, theirs)
+    reason = "; ".join([*reasons, *lost(ours), *lost(theirs)])
+    state: State = "refused" if reason else "unfinished" if len(pairs) < wanted else "inconclusive"
     if not pairs:
-        state: State = "refused" if reason else "unfinished"
         return Finding(claim, state, wanted=wanted, reason=reason or "no seed that both finished")
-    sign = _sign(setting)
-    pair = _stacked(pairs, claim.measure == "perplexity")
-    gain = _turned(inference.bootstrap(pair, np.random.default_rng(0), RESAMPLES), sign)
+    sign = sign_of(setting)
+    pair = stacked(pairs, claim.measure == "perplexity")
+    gain = turned(inference.bootstrap(pair, np.random.default_rng(0), RESAMPLES), sign)
     margin = claim.margin * abs(pair.level) if claim.relative else claim.margin
     beside = _beside(pair, sign, margin or None, binary=setting.metric == "accuracy")
     found = Finding(
         claim=claim,
-        state="unfinished" if len(pairs) < wanted else "inconclusive",
+        state=state,
         seeds=len(pairs),
         wanted=wanted,
         level=pair.level,
@@ -131,52 +136,6 @@ def _unit(claim: Claim, setting: Setting) -> Unit:
 
 def _declared(study: Study, plan: str, task: str) -> set[int]:
     return {r.seed for r in study.runs if r.plan.name == plan and r.task.called == task}
-
-
-def _pairs(ours: Cell, theirs: Cell) -> tuple[list[tuple[np.ndarray, ...]], str]:
-    """(sums, counts of both by document) of every seed that both finished, and what was refused."""
-    pairs, refused = [], []
-    for seed in sorted(ours.done.keys() & theirs.done.keys()):
-        (one, first), (two, second) = ours.done[seed], theirs.done[seed]
-        if different := comparable(first, second):
-            refused.append(f"seed {seed}: recorded facts differ ({', '.join(different)})")
-            continue
-        a, b = scores(one), scores(two)
-        if not np.array_equal(a.document, b.document):
-            refused.append(f"seed {seed}: scored on other examples")
-            continue
-        _, cluster = np.unique(a.document, return_inverse=True)
-        columns = (a.sum, a.count, b.sum, b.count)
-        pairs.append(tuple(np.bincount(cluster, weights=column) for column in columns))
-    return pairs, "; ".join(refused)
-
-
-def gain_over(
-    setting: Setting, plan: str, than: str, resamples: int = RESAMPLES
-) -> Difference | None:
-    """By how much a plan is better than another, over the seeds that both finished."""
-    cells = {cell.plan: cell for cell in setting.cells}
-    if plan not in cells or than not in cells:
-        return None
-    pairs, _ = _pairs(cells[plan], cells[than])
-    if not pairs:
-        return None
-    found = inference.bootstrap(_stacked(pairs, False), np.random.default_rng(0), resamples)
-    return _turned(found, _sign(setting))
-
-
-def _sign(setting: Setting) -> float:
-    return 1.0 if setting.better == "higher" else -1.0
-
-
-def _stacked(pairs: Sequence[tuple[np.ndarray, ...]], exponential: bool) -> Paired:
-    a, m, b, n = (np.stack([pair[i] for pair in pairs]) for i in range(4))
-    return Paired(a, m, b, n, exponential)
-
-
-def _turned(found: Difference, sign: float) -> Difference:
-    """The difference as a gain: positive is better."""
-    return replace(found, estimate=sign * found.estimate)
 
 
 def _beside(pair: Paired, sign: float, margin: float | None, binary: bool) -> Beside:
@@ -212,27 +171,35 @@ def _p(found: Finding) -> float | None:
     return min(1.0, 2 * min(gain.p_above(found.margin), gain.p_below(found.margin)))
 
 
-def _decided(found: Finding, alpha: float) -> Finding:
-    """With its verdict, where all seeds are there."""
+def _decided(found: Finding, alpha: float, family: int = 1) -> Finding:
+    """With its verdict, where all seeds are there.
+
+    Holm's rule corrects the p-value of what is claimed; its opposite, where that has a test of its
+    own, gets an even share of alpha.
+    """
     p = found.adjusted if found.adjusted is not None else found.p
     if found.state != "inconclusive" or found.gain is None or p is None:
         return found
+    if least_p(found.claim.test, found.seeds) > alpha:
+        few = f"{found.seeds} seed{'' if found.seeds == 1 else 's'} cannot decide"
+        return replace(found, reason=f"{few}: {enough(found.claim.test, alpha)}")
     gain, margin, relation = found.gain, found.margin, found.claim.relation
     if relation == "better" and p < alpha:
         return replace(found, state="held" if gain.estimate > margin else "contradicted")
     if relation != "better" and p < alpha:
         return replace(found, state="held")
-    outside = gain.p_below(-margin) < alpha
+    outside = gain.p_below(-margin) < alpha / family
     if relation == "equal":
-        outside = outside or gain.p_above(margin) < alpha
+        outside = min(gain.p_below(-margin), gain.p_above(margin)) < alpha / family / 2
     return replace(found, state="contradicted") if relation != "better" and outside else found
 
 
 def _bytes(claim: Claim, ours: Cell, theirs: Cell, wanted: int) -> Finding:
     """Bytes are counted or measured, not tested: a gain is what is saved."""
-    one, two = (_mean_bytes(claim, cell) for cell in (ours, theirs))
-    if one is None or two is None:
-        return Finding(claim, "unfinished", wanted=wanted, reason="no runs yet")
+    seeds = sorted(ours.done.keys() & theirs.done.keys())
+    if not seeds:
+        return Finding(claim, "unfinished", wanted=wanted, reason="no seed that both finished")
+    one, two = (_mean_bytes(claim, cell, seeds) for cell in (ours, theirs))
     margin = claim.margin * two if claim.relative else claim.margin
     saved = two - one
     held = {
@@ -240,30 +207,24 @@ def _bytes(claim: Claim, ours: Cell, theirs: Cell, wanted: int) -> Finding:
         "no worse": saved >= -margin,
         "equal": abs(saved) <= margin,
     }[claim.relation]
-    gain = Difference(saved, 0.0, np.inf, len(ours.done), 0)
+    gain = Difference(saved, 0.0, np.inf, len(seeds), 0)
     state: State = "held" if held else "contradicted"
-    return Finding(claim, state, len(ours.done), wanted, two, gain, margin, unit="bytes")
+    reason = _other_memory(ours, theirs, seeds) if claim.measure == "peak" else ""
+    if reason or len(seeds) < wanted:
+        state = "refused" if reason else "unfinished"
+    return Finding(claim, state, len(seeds), wanted, two, gain, margin, reason=reason, unit="bytes")
 
 
-def winner(setting: Setting, alpha: float = 0.05) -> str | None:
-    """The plan that is better than every other of its setting, corrected for all of them."""
-    scored = [cell for cell in setting.cells if cell.done]
-    if len(scored) < 2 or min(len(cell.done) for cell in scored) < ENOUGH_SEEDS:
-        return None
-    means = {
-        c.plan: float(np.mean([r.metrics[setting.metric] for _, r in c.done.values()]))
-        for c in scored
-    }
-    best = (max if setting.better == "higher" else min)(means, key=lambda plan: means[plan])
-    gains = [gain_over(setting, best, plan) for plan in means if plan != best]
-    p = inference.holm([1.0 if gain is None else gain.p_two_sided() for gain in gains])
-    return best if max(p) < alpha else None
+def _other_memory(ours: Cell, theirs: Cell, seeds: Sequence[int]) -> str:
+    """Why the peaks of two plans say nothing of each other; "" where they do."""
+    for seed in seeds:
+        if different := comparable(ours.done[seed][1], theirs.done[seed][1]):
+            return f"seed {seed}: recorded facts differ ({', '.join(different)})"
+    return ""
 
 
-def _mean_bytes(claim: Claim, cell: Cell) -> float | None:
-    runs = list(cell.done.values())
-    if not runs:
-        return None
+def _mean_bytes(claim: Claim, cell: Cell, seeds: Sequence[int]) -> float:
+    runs = [cell.done[seed] for seed in seeds]
     if claim.measure == "stored":
         return float(np.mean([record.bytes.stored for _, record in runs]))
     return float(max(alone(folder, record).peak_bytes for folder, record in runs))

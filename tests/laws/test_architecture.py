@@ -92,6 +92,7 @@ LAYERS = {
     "figures and reports": [
         "cells",
         "rows",
+        "pairing",
         "verdicts",
         "scorecard",
         "tally",
@@ -156,6 +157,7 @@ TORCH_FREE = [
         "page_charts",
         "cells",
         "rows",
+        "pairing",
         "verdicts",
         "scorecard",
         "tally",

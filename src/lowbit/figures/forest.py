@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from lowbit.cells import Setting
 from lowbit.figures.look import COLOURS, GREY, INK, plain
-from lowbit.verdicts import gain_over
+from lowbit.pairing import gain_over
 
 
 @dataclass(frozen=True)
