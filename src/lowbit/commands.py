@@ -17,7 +17,7 @@ from lowbit import solo
 from lowbit.cells import records
 from lowbit.engines.base import Cell, Ending, Order
 from lowbit.engines.process import Failure, call, orphaned, start
-from lowbit.errors import RunError
+from lowbit.errors import LowbitError, RunError
 from lowbit.execution import Execution
 from lowbit.files import lines
 from lowbit.looking import check_runs, out, report, say
@@ -56,18 +56,21 @@ def carry_out(study: Study, jobs: int, device: str | None, rerun: bool) -> None:
 
 
 def _time_alone(study: Study, execution: Execution) -> None:
-    """Ten steps of each configuration alone, where its runs shared the machine with others."""
+    """A few steps of each configuration alone, where its runs' own cost says too little."""
+
+    def probe(run: RunSpec, execution: Execution, timed: bool) -> Any:
+        return call(probe_run, run, execution, timed)
+
     for run in study.runs:
         folder = study.place(run)
         record = load(folder)
-        if record is None or record.cost.timed == "alone" or solo.read(folder, record) is not None:
+        if record is None or run.plan.adapter or not solo.wanted(folder, record):
             continue
         say(f"timing alone  {solo.name(run)}")
-        found = start(probe_run, run, execution).answer()
-        if isinstance(found, Failure):
-            say(f"  not timed: {found.message}")
-            continue
-        solo.write(folder, run, found)
+        try:
+            solo.write(folder, run, solo.measure(probe, run, execution))
+        except LowbitError as error:
+            say(f"  not timed: {error}")
 
 
 def _todo(study: Study, rerun: bool) -> list[Cell]:
@@ -230,10 +233,10 @@ def dry_run(study: Study, device: str | None) -> None:
         raise error
 
 
-def probe_run(run: RunSpec, execution: Execution) -> Any:
+def probe_run(run: RunSpec, execution: Execution, timed: bool = True) -> Any:
     from lowbit.probe import probe
 
-    return probe(run, execution)
+    return probe(run, execution, timed)
 
 
 def clock(seconds: float) -> str:

@@ -60,7 +60,10 @@ def _gradients(setting: Setting) -> list[Chart]:
 
 def _memory(setting: Setting) -> list[Chart]:
     found = memory.data(setting)
-    caption = "From ten steps of each plan alone on the machine, where there was such a pass."
+    caption = (
+        "From a short pass of each plan alone on the machine with every matrix packed, where there "
+        "was one."
+    )
     spec = {"heading": "What a run takes in memory", "caption": caption}
     return [{**spec, "spec": layer_charts.memory(found)}] if found else []
 

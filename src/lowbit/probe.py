@@ -29,8 +29,10 @@ WARM = 2
 """Steps that are not timed: memory is taken for the first time, tables are made."""
 ENOUGH, MORE = 3.0, 60
 """If ten steps took fewer seconds, so many steps more."""
-EVALUATED = 8
+EVALUATED = 4
 """Batches' worth of examples that evaluation is timed on."""
+NUMBERS = 4 * 4
+"""Bytes of a trained number: itself, its gradient and two moments."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ class Probe:
     step_s: float
     peak_bytes: int
     weights_bytes: int
-    """Of the peak: the model as it is stored."""
+    """Of the peak: the model as it is stored, by the ledger."""
+    trained_bytes: int
+    """Of the peak: adapters and heads with their gradients and moments."""
     data_bytes: int
     """Beside the peak: the tokenised data."""
     tokens_per_s: float
@@ -54,8 +58,8 @@ class Probe:
     device: str
 
 
-def probe(spec: RunSpec, execution: Execution) -> Probe:
-    """Ten steps and a little evaluation; nothing is written."""
+def probe(spec: RunSpec, execution: Execution, timed: bool = True) -> Probe:
+    """Ten steps and a little evaluation; nothing is written. For memory alone, few steps do."""
     began, cpu = time.perf_counter(), time.process_time()
     device, compute = machine.set_up(execution, spec.train.compute)
     memory = PeakMemory(device)
@@ -63,11 +67,12 @@ def probe(spec: RunSpec, execution: Execution) -> Probe:
     # The tokenised data stays, whatever was needed to make it; it is no part of a run's memory.
     memory.start()
     made = install_run(spec, start, execution, device, compute)
-    loaded, weights = time.perf_counter(), memory.held() - memory.idle
+    loaded = time.perf_counter()
     kind, train = start.task.kind, start.data.parts["train"]
-    few = start.data.parts["selection"][: EVALUATED * spec.train.eval_batch]
-    pace = _pace(spec, start, made, device, few[:1])
-    if pace.seconds < ENOUGH:
+    batches = EVALUATED if timed else 1
+    few = start.data.parts["selection"][: batches * spec.train.eval_batch]
+    pace = _pace(spec, start, made, device, few[:1], STEPS if timed else WARM + 1)
+    if timed and pace.seconds < ENOUGH:
         pace = _pace(spec, start, made, device, few[:1], MORE)
     evaluate(made.model, few[:1], kind, 1, device)
     began_looking = time.perf_counter()
@@ -86,7 +91,8 @@ def probe(spec: RunSpec, execution: Execution) -> Probe:
         steps=steps,
         step_s=step_s,
         peak_bytes=max(0, memory.peak() - memory.idle),
-        weights_bytes=max(0, weights),
+        weights_bytes=made.count.base + made.count.other + made.count.masters,
+        trained_bytes=NUMBERS * made.count.trainable,
         data_bytes=sum(
             e.ids.nbytes + e.target.nbytes for part in start.data.parts.values() for e in part
         ),
@@ -117,7 +123,7 @@ def _pace(
     made: Installed,
     device: torch.device,
     selection: Sequence[Example],
-    steps: int = STEPS,
+    steps: int,
 ) -> Pace:
     marks: list[tuple[float, int]] = []
     setting = Setting(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from lowbit import solo
 from lowbit.cells import Cell, Comparison, Run, Setting, baseline, compare, settings
 from lowbit.pairing import winner
+from lowbit.record import Record
 from lowbit.stats import Gap, Spread, mean_and_spread
 
 
@@ -27,7 +28,11 @@ class Row:
     reference: bool
     stored: int
     peak: int
+    decoded_peak: int
+    """With decoded copies of all matrices, where the runs kept them; else 0."""
     share: float
+    kept_share: float
+    """Of the parameters, what is still there of the trained ones when ranks have been cut."""
     tokens_per_s: float
     shared: bool
     done: int
@@ -54,7 +59,9 @@ def _row(setting: Setting, cell: Cell, reference: Cell | None, best: str | None)
     records, done = cell.records, [record for _, record in cell.done.values()]
     metric = setting.metric
     perplexities = [r.metrics["perplexity"] for r in done if "perplexity" in r.metrics]
-    costs = [solo.alone(folder, record) for folder, record in cell.done.values() or cell.runs]
+    runs = list(cell.done.values() or cell.runs)
+    costs = [solo.alone(folder, record) for folder, record in runs]
+    passes = [known for folder, record in runs if (known := solo.read(folder, record))]
     alone = reference is None or reference is cell
     return Row(
         model=setting.model,
@@ -68,13 +75,24 @@ def _row(setting: Setting, cell: Cell, reference: Cell | None, best: str | None)
         reference=reference is cell,
         stored=round(_mean([r.bytes.stored for r in records])),
         peak=max(cost.peak_bytes for cost in costs),
+        decoded_peak=max((known.decoded_peak_bytes for known in passes), default=0),
         share=_mean([r.trainable / r.parameters for r in records]),
+        kept_share=_mean([_kept(r) / r.parameters for r in records]),
         tokens_per_s=_mean([cost.tokens_per_s for cost in costs]),
         shared=any(cost.timed == "shared" for cost in costs),
         done=len(done),
         diverged=len(records) - len(done),
         best=cell.plan == best,
     )
+
+
+def _kept(record: Record) -> int:
+    """Trained numbers that are still there: a cut rank takes a row and a column with it."""
+    adapted = sum(site.rank * sum(site.shape) for site in record.sites)
+    left = sum(site.final_rank * sum(site.shape) for site in record.sites)
+    if record.spec["plan"]["schedule"]["kind"] != "fixed":
+        adapted += sum(site.rank for site in record.sites)  # its singular values, folded away
+    return record.trainable - adapted + left
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,17 +1,21 @@
 """What a configuration costs when it has the machine to itself.
 
-Runs that share a machine slow each other down, so their own times say little. After them, each
-configuration (a model, a task, a plan, whatever the seed) gets ten steps alone, and tables take
-memory and speed from there. `results/solo/CONFIGURATION.json`; no torch here.
+Runs that share a machine slow each other down, so their own times say little; and runs that keep
+decoded copies of their matrices, for speed, take memory that says nothing of the plan. After such
+runs, each configuration (a model, a task, a plan, whatever the seed) gets ten steps alone as they
+were run, and a few with every matrix packed; tables take speed from the one and memory from the
+other. `results/solo/CONFIGURATION.json`; no torch here.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from lowbit.execution import Execution
 from lowbit.files import to_json, write_atomic
 from lowbit.record import Cost, Record
 from lowbit.spec import RunSpec
@@ -26,6 +30,8 @@ class Found(Protocol):
     def peak_bytes(self) -> int: ...
     @property
     def weights_bytes(self) -> int: ...
+    @property
+    def trained_bytes(self) -> int: ...
     @property
     def data_bytes(self) -> int: ...
     @property
@@ -46,12 +52,16 @@ class Found(Protocol):
 class Solo:
     """Cost of one configuration alone; `declared` is what it was measured for.
 
-    Of the peak, `weights_bytes` are the stored model; the tokenised data lies beside it. `total_s`,
-    `cpu_s` and `gpu_s` are what a whole run would take at this pace.
+    Of the peak, `weights_bytes` are the stored model and `trained_bytes` what is trained, with
+    gradients and moments; the tokenised data lies beside it. `decoded_peak_bytes`: the peak with
+    decoded copies kept, where the runs kept them; 0 where they did not. `total_s`, `cpu_s` and
+    `gpu_s` are what a whole run would take at this pace.
     """
 
     peak_bytes: int
+    decoded_peak_bytes: int
     weights_bytes: int
+    trained_bytes: int
     data_bytes: int
     total_s: float
     cpu_s: float
@@ -72,19 +82,39 @@ def path_of(folder: Path, seed: int) -> Path:
     return folder.parent / FOLDER / f"{folder.name.removesuffix(f'-seed{seed}')}.json"
 
 
-def write(folder: Path, run: RunSpec, found: Found) -> None:
-    known = Solo(
-        found.peak_bytes,
-        found.weights_bytes,
-        found.data_bytes,
-        round(found.total_s, 1),
-        round(found.cpu_s, 1),
-        round(found.gpu_s, 1),
-        found.tokens_per_s,
-        found.step_s,
-        found.compute,
-        _declared(run.declared()),
+def wanted(folder: Path, record: Record) -> bool:
+    """Whether a run's own cost says too little, and no pass has said more yet."""
+    telling = record.cost.timed == "alone" and record.facts.residency == "packed"
+    return not telling and read(folder, record) is None
+
+
+def measure(
+    probe: Callable[[RunSpec, Execution, bool], Found], run: RunSpec, execution: Execution
+) -> Solo:
+    """A pass as the runs were carried out, and where they kept decoded copies, one packed."""
+    found, decoded = probe(run, execution, True), 0
+    if execution.residency == "decoded":
+        decoded = found.peak_bytes
+        packed = probe(run, replace(execution, residency="packed"), False)
+    else:
+        packed = found
+    return Solo(
+        peak_bytes=packed.peak_bytes,
+        decoded_peak_bytes=decoded,
+        weights_bytes=found.weights_bytes,
+        trained_bytes=found.trained_bytes,
+        data_bytes=found.data_bytes,
+        total_s=round(found.total_s, 1),
+        cpu_s=round(found.cpu_s, 1),
+        gpu_s=round(found.gpu_s, 1),
+        tokens_per_s=found.tokens_per_s,
+        step_s=found.step_s,
+        compute=found.compute,
+        declared=_declared(run.declared()),
     )
+
+
+def write(folder: Path, run: RunSpec, known: Solo) -> None:
     path = path_of(folder, run.seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, (to_json(asdict(known)) + "\n").encode())
@@ -101,13 +131,20 @@ def read(folder: Path, record: Record) -> Solo | None:
 
 
 def alone(folder: Path, record: Record) -> Cost:
-    """A run's cost; where it shared the machine, memory and speed of its pass alone."""
-    known = read(folder, record) if record.cost.timed == "shared" else None
+    """A run's cost; where there is a pass alone, memory from there, and time too where the run
+    shared the machine.
+    """
+    known = read(folder, record)
     if known is None:
         return record.cost
+    packed = replace(record.cost, peak_bytes=known.peak_bytes)
+    if record.cost.timed == "alone":
+        return packed
     return replace(
-        record.cost,
-        peak_bytes=known.peak_bytes,
+        packed,
+        wall_s=known.total_s,
+        cpu_s=known.cpu_s,
+        gpu_s=known.gpu_s,
         tokens_per_s=known.tokens_per_s,
         timed="alone",
     )

@@ -120,7 +120,7 @@ def footnotes(rows: Sequence[Row]) -> list[str]:
         )
     several = len({(row.model, row.task) for row in rows}) > 1
     for row in rows:
-        name = f"{row.plan} on {row.task}" if several else row.plan
+        name = _name(row, several)
         notes += [f"{name}: gap refused, {reason}." for reason in row.comparison.refused]
         total = row.done + row.diverged
         if row.diverged:
@@ -128,12 +128,24 @@ def footnotes(rows: Sequence[Row]) -> list[str]:
             notes.append(f"{name}: {row.diverged} of {total} runs diverged{rest}.")
         if row.gap and row.comparison.seeds < row.done:
             notes.append(f"{name}: gap over {row.comparison.seeds} of {row.done} seeds.")
+    if cut := [row for row in rows if row.kept_share < row.share]:
+        left = ", ".join(f"{_name(row, several)} {100 * row.kept_share:.3g} %" for row in cut)
+        notes.append(f"train: as training begins. Left when ranks had been cut: {left}.")
+    if any(row.decoded_peak for row in rows):
+        notes.append(
+            "peak: with packed weights, in a short pass alone; for speed the runs kept decoded "
+            "copies, which are the same bits."
+        )
     if any(row.shared for row in rows):
         notes.append("~ timed while other work shared the machine.")
     fewest = min((row.done for row in rows if row.done), default=0)
     if 0 < fewest < ENOUGH_SEEDS:
         notes.append(_too_few(fewest))
     return notes
+
+
+def _name(row: Row, several: bool) -> str:
+    return f"{row.plan} on {row.task}" if several else row.plan
 
 
 def _too_few(seeds: int) -> str:
@@ -207,7 +219,8 @@ def to_csv(rows: Sequence[Row]) -> str:
 FIELDS = (
     *("model", "task", "plan", "metric", "better", "value", "sd", "perplexity"),
     *("gap", "gap_se", "gap_low", "gap_high", "gap_documents", "gap_seeds", "reference"),
-    *("stored_bytes", "peak_bytes", "trainable_share", "tokens_per_s", "timed"),
+    *("stored_bytes", "peak_bytes", "decoded_peak_bytes"),
+    *("trainable_share", "kept_share", "tokens_per_s", "timed"),
     *("done", "diverged"),
 )
 
@@ -220,7 +233,8 @@ def _fields(row: Row) -> dict[str, object]:
         row.perplexity,
         *((gap.estimate, gap.se, gap.low, gap.high, gap.documents) if gap else (None,) * 5),
         *(row.comparison.seeds, row.reference),
-        *(row.stored, row.peak, row.share, row.tokens_per_s),
+        *(row.stored, row.peak, row.decoded_peak or None),
+        *(row.share, row.kept_share, row.tokens_per_s),
         *("shared" if row.shared else "alone", row.done, row.diverged),
     )
     return dict(zip(FIELDS, numbers, strict=True))

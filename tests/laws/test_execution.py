@@ -21,15 +21,17 @@ from lowbit.adapt import Setting, steps_per_epoch, window
 from lowbit.cells import compare, settings
 from lowbit.errors import UserError
 from lowbit.execution import Execution
+from lowbit.figures import memory
+from lowbit.probe import probe
 from lowbit.recipe import RankSchedule
 from lowbit.record import SCORES, Record, load
 from lowbit.rows import rows
 from lowbit.run import run
 from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
+from lowbit.table import footnotes
 from lowbit.tasks.base import Example
 
 CPU = torch.device("cpu")
-REST = {"weights_bytes": 1, "data_bytes": 1, "total_s": 1.0, "cpu_s": 1.0, "gpu_s": 0.0}
 Folder = Callable[[str], Path]
 
 
@@ -223,10 +225,47 @@ def test_shared_times_are_replaced_by_those_of_a_pass_alone(spec: RunSpec, tmp_p
     record = run(spec, folder, Execution(threads=1), memory=2**33)
     assert record.cost.timed == "shared"
     assert rows([(folder, record)])[0].shared
-    found = SimpleNamespace(peak_bytes=123, tokens_per_s=4.5, step_s=0.1, compute="fp32", **REST)
-    solo.write(folder, spec, found)
+    solo.write(folder, spec, a_pass(spec, peak_bytes=123, tokens_per_s=4.5))
     (row,) = rows([(folder, record)])
     assert (row.peak, row.tokens_per_s, row.shared) == (123, 4.5, False)
+    known = solo.alone(folder, record)
+    assert (known.wall_s, known.cpu_s, known.timed) == (7.0, 8.0, "alone")
+
+
+def test_memory_is_that_of_packed_weights_whatever_the_runs_kept(
+    spec: RunSpec, tmp_path: Path
+) -> None:
+    """Decoded copies are kept for speed: they say nothing of what a plan needs."""
+    folder = tmp_path / spec.name
+    record = run(spec, folder, Execution(threads=1, residency="decoded"))
+    assert solo.wanted(folder, record)
+    known = solo.measure(probe, spec, Execution(threads=1, residency="decoded"))
+    solo.write(folder, spec, known)
+    assert not solo.wanted(folder, record)
+    assert known.decoded_peak_bytes > 0
+    assert known.weights_bytes == record.bytes.base + record.bytes.other
+    assert known.trained_bytes == 16 * record.trainable
+    (row,) = rows([(folder, record)])
+    assert (row.peak, row.decoded_peak) == (known.peak_bytes, known.decoded_peak_bytes)
+    assert row.tokens_per_s == record.cost.tokens_per_s  # it had the machine to itself
+    assert "with packed weights" in " ".join(footnotes([row]))
+    (bar,) = memory.data(settings([(folder, record)])[0])
+    assert bar.parts[1:3] == (known.weights_bytes, known.trained_bytes)
+    assert sum(bar.parts[1:4]) == pytest.approx(max(known.peak_bytes, sum(bar.parts[1:3])))
+
+
+def test_a_packed_run_alone_needs_no_pass(spec: RunSpec, tmp_path: Path) -> None:
+    record = run(spec, tmp_path / spec.name, Execution(threads=1))
+    assert not solo.wanted(tmp_path / spec.name, record)
+
+
+def a_pass(spec: RunSpec, **more: Any) -> solo.Solo:
+    found = {
+        **dict.fromkeys(("peak_bytes", "weights_bytes", "trained_bytes", "data_bytes"), 1),
+        **{"total_s": 7.0, "cpu_s": 8.0, "gpu_s": 0.0, "tokens_per_s": 1.0, "step_s": 0.1},
+        "compute": "fp32",
+    }
+    return solo.measure(lambda *_: SimpleNamespace(**found | more), spec, Execution())
 
 
 @pytest.mark.parametrize("changed", ["lr", "compute"])
@@ -237,8 +276,7 @@ def test_a_pass_of_other_settings_counts_for_nothing(
     record = run(spec, folder, Execution(threads=1), memory=2**33)
     other = replace(spec, train=replace(spec.train, lr=0.5)) if changed == "lr" else spec
     compute = "bf16" if changed == "compute" else "fp32"
-    found = SimpleNamespace(peak_bytes=1, tokens_per_s=1.0, step_s=0.1, compute=compute, **REST)
-    solo.write(folder, other, found)
+    solo.write(folder, other, a_pass(other, compute=compute))
     assert solo.read(folder, record) is None
     assert rows([(folder, record)])[0].shared
 

@@ -1,7 +1,7 @@
 """What a run takes in memory: a bar a plan, from its pass alone on the machine.
 
-The stored model, and what a step adds to it: activations, gradients, the optimiser's moments, and
-one decoded matrix (or, where residency is decoded, all of them). The tokenised data, which is
+The model as it is stored; what is trained, with gradients and the optimiser's moments; and what
+else a step holds at its peak: activations and one decoded matrix. The tokenised data, which is
 there before, is drawn but belongs to no recorded peak. A plan without a pass alone shows its peak
 undivided.
 """
@@ -17,10 +17,10 @@ from lowbit.cells import Cell, Setting
 from lowbit.figures import bars
 
 LOOK = bars.Look(
-    axis="memory of a run, above the idle interpreter",
-    parts=("tokenised data", "stored model", "the step on top", "peak, undivided"),
-    fills=("#dedede", "#0072b2", "#e69f00", "#999999"),
-    hatches=("", "", "///", "..."),
+    axis="memory of a run with packed weights, above the idle interpreter",
+    parts=("data", "stored model", "trained, with moments", "activations", "undivided"),
+    fills=("#dedede", "#0072b2", "#56b4e9", "#e69f00", "#999999"),
+    hatches=("", "", "xx", "///", "..."),
 )
 
 
@@ -29,7 +29,7 @@ class Peak:
     """One plan's bytes in the order of LOOK's parts."""
 
     plan: str
-    parts: tuple[float, float, float, float]
+    parts: tuple[float, float, float, float, float]
 
     @property
     def total(self) -> float:
@@ -45,10 +45,11 @@ def _peak(cell: Cell) -> Peak:
     found = [known for folder, record in cell.runs if (known := solo.read(folder, record))]
     if not found:
         peaks = [record.cost.peak_bytes for _, record in cell.done.values()]
-        return Peak(cell.plan, (0.0, 0.0, 0.0, float(max(peaks))))
+        return Peak(cell.plan, (0.0, 0.0, 0.0, 0.0, float(max(peaks))))
     one = found[0]
-    step = float(max(0, one.peak_bytes - one.weights_bytes))
-    return Peak(cell.plan, (float(one.data_bytes), float(one.weights_bytes), step, 0.0))
+    weights, trained = float(one.weights_bytes), float(one.trained_bytes)
+    step = max(0.0, one.peak_bytes - weights - trained)
+    return Peak(cell.plan, (float(one.data_bytes), weights, trained, step, 0.0))
 
 
 def draw(ax: Axes, data: tuple[Peak, ...]) -> None:
