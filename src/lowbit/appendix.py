@@ -10,13 +10,20 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from lowbit import solo
 from lowbit.cells import Cell, Run, Setting
+from lowbit.figures import memory
 from lowbit.files import lines
 from lowbit.record import LOG
 from lowbit.studyfile import Part
 from lowbit.table import escaped
 
 Grid = tuple[list[str], list[list[str]]]
+COSTS = (
+    *("wall clock, s", "CPU, s", "GPU, s"),
+    *(f"memory, MB: {part}" for part in memory.LOOK.parts),
+    "peak with decoded copies, MB",
+)
 LOGGED = (
     "step",
     "epoch",
@@ -32,7 +39,12 @@ LOGGED = (
 
 def appendices(shown: Sequence[tuple[Part, Setting]]) -> dict[str, tuple[str, str]]:
     """(Markdown, CSV) of each appendix."""
-    made = {"appendix-a-ranks": ranks, "appendix-b-bits": bits, "settings": hyperparameters}
+    made = {
+        "appendix-a-ranks": ranks,
+        "appendix-b-bits": bits,
+        "settings": hyperparameters,
+        "costs": costs,
+    }
     return {name: _both(shown, grid) for name, grid in made.items()}
 
 
@@ -86,6 +98,31 @@ def hyperparameters(setting: Setting) -> Grid:
     body = [[key, *(str(spec.get(key, "–")) for spec in specs)] for key in keys]
     seeds = [", ".join(str(record.seed) for record in cell.records) for cell in setting.cells]
     return ["setting", *(cell.plan for cell in setting.cells)], [*body, ["seeds", *seeds]]
+
+
+def costs(setting: Setting) -> Grid:
+    """A row a cost, a column a plan: of a run alone on the machine, where that is known."""
+    plans = [cell for cell in setting.cells if cell.done]
+    known = [_cost(cell) for cell in plans]
+    body = [[name, *(cost[name] for cost in known)] for name in COSTS]
+    return ["of a run", *(cell.plan for cell in plans)], body
+
+
+def _cost(cell: Cell) -> dict[str, str]:
+    """Means over seeds; a ~ where other work shared the machine."""
+    runs = list(cell.done.values())
+    costs = [solo.alone(folder, record) for folder, record in runs]
+    mark = "~" if any(cost.timed == "shared" for cost in costs) else ""
+    passes = [known for folder, record in runs if (known := solo.read(folder, record))]
+    parts = memory.peak(cell).parts
+    times = [[c.wall_s for c in costs], [c.cpu_s for c in costs], [c.gpu_s for c in costs]]
+    decoded = max((known.decoded_peak_bytes for known in passes), default=0)
+    figures = [
+        *(f"{mark}{sum(each) / len(each):.0f}" for each in times),
+        *(f"{part / 1e6:.2f}" if part else "–" for part in parts),
+        f"{decoded / 1e6:.2f}" if decoded else "–",
+    ]
+    return dict(zip(COSTS, figures, strict=True))
 
 
 def _flat(spec: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -44,8 +44,13 @@ def report(study: Study) -> None:
         what = "no run with these settings" if old else "no finished run"
         raise RunError(f"{study.results} holds {what}: lowbit run {study.folder}")
     console = out()
-    console.print(render(rows(runs), min(console.width, 120)))
     contents = page.contents(study, f"lowbit report {study.folder.name}")
+    several = sum(bool(mine) for _, mine in contents.parts) > 1
+    for part, mine in contents.parts:
+        if several and mine:
+            say(f"\n{part.title}", style="bold")
+        if mine:
+            console.print(render(rows(mine), min(console.width, 120)))
     written = page.write(_reports(study), contents)
     say(f"figures  {written.parent / 'figures'}")
     say(f"report   {written}")

@@ -21,7 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lowbit import drawing, sayings, scorecard, tally
-from lowbit.appendix import appendices, logs
+from lowbit.appendix import appendices, costs, hyperparameters, logs, ranks
 from lowbit.cells import Run, Setting, of_part, records, settings
 from lowbit.figures.look import megabytes
 from lowbit.files import write_atomic
@@ -87,6 +87,9 @@ def write(folder: Path, made: Contents) -> Path:
         (f"## {part.title}\n\n" if several else "") + to_markdown(table) for part, table in tables
     )
     write_atomic(folder / "table.md", text.encode())
+    if tables:
+        write_atomic(folder / "table1.md", to_markdown(tables[0][1]).encode())
+        write_atomic(folder / "table1.csv", to_csv(tables[0][1]).encode())
     write_atomic(folder / "table.csv", to_csv([row for _, t in tables for row in t]).encode())
     for name, (markdown, sheet) in appendices(made.shown).items():
         write_atomic(folder / f"{name}.md", markdown.encode())
@@ -139,6 +142,9 @@ def _sections(part: Part, runs: Sequence[Run]) -> list[dict[str, Any]]:
             "notes": notes,
             "charts": charts_of(part, setting),
             "bitmap": bitmap(setting),
+            "ranks": ranks(setting),
+            "settings": hyperparameters(setting),
+            "costs": costs(setting),
         }
         for setting, sheet, notes in zip(groups, sheets(table), _notes(table, groups), strict=True)
     ]

@@ -150,6 +150,7 @@ class TaskSpec:
     scored split; `text`, `sentence` and `label` are the fields of a JSONL file. `tag` tells cuts
     of the same data apart: it joins the names of runs, and tables keep them apart. `rest` (0:
     none): training examples from this one on are not trained on, but scored before the task's own.
+    `source`: `hub` for the hub's data even where LOWBIT_ASSETS names a folder.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -162,6 +163,7 @@ class TaskSpec:
     label: str = "label"
     tag: str = ""
     rest: int = 0
+    source: Literal["", "hub"] = ""
 
     def __post_init__(self) -> None:
         bounds = {"window": _FROM_1, "limit": _FROM_0, "scored_limit": _FROM_0, "rest": _FROM_0}
@@ -214,6 +216,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("train", "token_budget", 0),
     ("task", "tag", ""),
     ("task", "rest", 0),
+    ("task", "source", ""),
     ("train", "adaptive_lr", 0.0),
     ("plan", "adapter", ""),
     ("plan", "lent", ""),

@@ -9,7 +9,7 @@ from lowbit.claims import check_claims
 from lowbit.config import Raw, at, check
 from lowbit.errors import UserError, nearest
 from lowbit.plan.named import named
-from lowbit.plan.reading import check_formats
+from lowbit.plan.reading import check_formats, check_rest
 from lowbit.spec import RunSpec, TaskSpec
 from lowbit.studyfile import MAIN, StudyFile
 
@@ -27,6 +27,7 @@ def validate(raw: Raw, path: Path | None) -> StudyFile:
             raise UserError(f"{at(path, name)}{name} has {twice!r} twice")
     for name, plan in parsed.plan.items():
         check_formats(plan, path, "plan", name)
+        check_rest(raw["plan"][name], path, "plan", name)
     for name in parsed.plans:
         try:
             named(name, parsed.plan)

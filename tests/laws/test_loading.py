@@ -41,8 +41,11 @@ def test_an_unreachable_hub_is_what_happened_not_a_traceback(
         raise ConnectionError("no route")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    with pytest.raises(RunError, match="could not fetch 'owner/name'"):
+    with pytest.raises(RunError, match="could not fetch 'owner/name'") as caught:
         resolve("owner/name")
+    said = str(caught.value)
+    assert "Missing here: config.json, model.safetensors and tokenizer.json" in said
+    assert "workload.N.model=FOLDER" in said
 
 
 def test_an_asset_is_named_by_its_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from lowbit.errors import UserError
 from lowbit.models.loading import Kind
 from lowbit.plan.named import NAMED, named
+from lowbit.plan.reading import plan_from
 from lowbit.plan.rules import TRAINED_HEAD, careful, choose, describe, matches
 from lowbit.quant.formats import CASTS, FORMATS, bits_of, parse
+from lowbit.recipe import RankSchedule
 from lowbit.spec import BLOCK_ROLES, Choice, Plan, Role, Rule, Site
 
 Folder = Callable[[str], Path]
@@ -225,3 +227,18 @@ def test_an_unknown_plan_is_told_the_nearest_name(wrong: str, right: str) -> Non
 def test_a_format_with_a_wrong_part_is_no_plan() -> None:
     with pytest.raises(UserError, match="nf4"):
         named("nf4@zero")
+
+
+def test_a_schedule_without_ranks_is_refused() -> None:
+    plan = Plan("p", "nf4@64", rank=0, schedule=RankSchedule("adalora", target=1))
+    with pytest.raises(UserError, match="its adalora schedule has no ranks to cut"):
+        choose(plan, SITES)
+
+
+def test_rules_that_may_leave_sites_out_need_a_format(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('rank = 4\n\n[[rule]]\nrole = "attention"\nformat = "nf4@64"\n')
+    with pytest.raises(UserError, match="'mine': its rules may leave sites out"):
+        plan_from(str(path))
+    path.write_text('format = "bf16"\n' + path.read_text())
+    assert plan_from(str(path)).format == "bf16"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from html.parser import HTMLParser
@@ -14,6 +15,7 @@ from synthetic import PLANS, Run, demo_runs, elsewhere, make_run
 from lowbit import report
 from lowbit.cells import settings
 from lowbit.claims import Claim
+from lowbit.files import lines
 from lowbit.studyfile import MAIN, Part
 from lowbit.verdicts import Finding, Verdicts
 
@@ -74,9 +76,48 @@ def test_the_page_lies_beside_its_table_and_figures(demo: tuple[Path, list[Run]]
     names = {path.relative_to(page.parent).as_posix() for path in page.parent.rglob("*.*")}
     drawn = ("pareto", "curves", "bytes", "memory", "ranks")
     figures = {f"figures/{n}.{e}" for n in drawn for e in ("pdf", "png")}
-    tables = {f"{n}.{e}" for n in ("table", "appendix-a-ranks", "appendix-b-bits", "settings")
-              for e in ("md", "csv")}  # fmt: skip
+    named = ("table", "table1", "appendix-a-ranks", "appendix-b-bits", "settings", "costs")
+    tables = {f"{n}.{e}" for n in named for e in ("md", "csv")}
     assert names == {"index.html", "logs.csv", *tables, *figures}
+
+
+def test_the_appendices_hold_what_the_records_say(demo: tuple[Path, list[Run]]) -> None:
+    folder, runs = demo[0].parent, demo[1]
+    sheets = {
+        name: list(csv.DictReader((folder / f"{name}.csv").read_text().splitlines()))
+        for name in ("appendix-a-ranks", "appendix-b-bits", "settings", "costs", "logs")
+    }
+    _, record = next(run for run in runs if run[1].plan == "mixed-8-4-3")
+    for site in record.sites:
+        found = {
+            name: row["value"]
+            for name in ("appendix-a-ranks", "appendix-b-bits")
+            for row in sheets[name]
+            if (row["what"], row["plan"]) == (site.name, record.plan)
+        }
+        assert found["appendix-b-bits"] == site.format
+        assert found.get("appendix-a-ranks", "0") == str(site.final_rank)
+    plans = {"plan": record.plan, "model": record.model}
+    rate = next(
+        r for r in sheets["settings"] if r["what"] == "train.lr" and plans.items() <= r.items()
+    )
+    assert float(rate["value"]) == record.spec["train"]["lr"]
+    walls = [r.cost.wall_s for _, r in runs if r.plan == record.plan and r.status == "done"]
+    wall = next(
+        r for r in sheets["costs"] if r["what"] == "wall clock, s" and plans.items() <= r.items()
+    )
+    assert float(wall["value"].lstrip("~")) == pytest.approx(sum(walls) / len(walls), abs=0.5)
+    folder_of = {(r.plan, r.seed): f for f, r in runs}
+    first = sheets["logs"][0]
+    logged = next(lines(folder_of[first["plan"], int(first["seed"])] / "log.jsonl"))
+    assert float(first["loss"]) == logged["loss"]
+
+
+def test_the_page_has_ranks_costs_and_settings(demo: tuple[Path, list[Run]]) -> None:
+    text = demo[0].read_text(encoding="utf-8")
+    for heading in ("Ranks that were left", "What a run costs", "Settings"):
+        assert f"<summary>{heading}</summary>" in text
+    assert "wall clock, s" in text
 
 
 def test_the_same_records_give_the_same_bytes(demo: tuple[Path, list[Run]], tmp_path: Path) -> None:

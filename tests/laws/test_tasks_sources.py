@@ -195,6 +195,17 @@ def test_the_hubs_splits_are_cut_like_the_local_files(task, monkeypatch):
     assert len(source.parts["scored"]) == {"wikitext2": 5, "dailydialog": 5, "sst2": 3}[task.name]
 
 
+@pytest.mark.parametrize("task", HUB_TASKS, ids=lambda task: task.name)
+def test_a_task_that_asks_for_the_hub_takes_no_other_data(task, monkeypatch, tmp_path):
+    """A profile of the hub's data must not quietly train on another split."""
+    fake = SimpleNamespace(load_dataset=lambda path, config: FAKES[task.name])
+    monkeypatch.setenv("LOWBIT_ASSETS", str(tmp_path))  # holds nothing: reading it would fail
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    assert all(task.read(TaskSpec(task.name, source="hub")).parts.values())
+    with pytest.raises(UserError, match="cannot read"):
+        task.read(TaskSpec(task.name))
+
+
 @pytest.mark.hub
 @pytest.mark.parametrize("task", HUB_TASKS, ids=lambda task: task.name)
 def test_the_hub_gives_the_same_four_parts(task, request, monkeypatch):

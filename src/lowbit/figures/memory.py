@@ -38,10 +38,10 @@ class Peak:
 
 def data(setting: Setting) -> tuple[Peak, ...]:
     """One bar for each plan that finished."""
-    return tuple(_peak(cell) for cell in setting.cells if cell.done)
+    return tuple(peak(cell) for cell in setting.cells if cell.done)
 
 
-def _peak(cell: Cell) -> Peak:
+def peak(cell: Cell) -> Peak:
     found = [known for folder, record in cell.runs if (known := solo.read(folder, record))]
     if not found:
         peaks = [record.cost.peak_bytes for _, record in cell.done.values()]

@@ -73,9 +73,10 @@ def _fetch(reference: str) -> Path:
     except Exception as error:
         raise RunError(
             f"could not fetch '{reference}' from the hub: {type(error).__name__}. "
-            "Check the name and the network, or give a local folder with config.json, "
-            "model.safetensors and tokenizer.json (or vocab.txt) in its place; in a study: "
-            "--set workload.0.model=FOLDER"
+            "Missing here: config.json, model.safetensors and tokenizer.json (or vocab.txt). "
+            "Check the name and the network, or give a local folder that holds them in its place: "
+            'in a study, model = "FOLDER" in every [[workload]] that names it, or --set '
+            "workload.N.model=FOLDER, where N counts them from 0"
         ) from error
 
 

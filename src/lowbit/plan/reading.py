@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lowbit.config import at, check, read_toml
+from lowbit.config import Raw, at, check, read_toml
 from lowbit.errors import UserError
 from lowbit.plan.named import named
 from lowbit.quant.formats import parse
@@ -19,7 +19,18 @@ def plan_from(text: str) -> Plan:
     raw = read_toml(path)
     plan = check(Plan, {"name": path.stem, **raw}, path)
     check_formats(plan, path)
+    check_rest(raw, path)
     return plan
+
+
+def check_rest(raw: Raw, path: Path | None, *inside: str) -> None:
+    """A plan with rules says what everything gets that no rule matches."""
+    if raw.get("rule") and "format" not in raw:
+        name = inside[-1] if inside else (path.stem if path else "it")
+        raise UserError(
+            f"{at(path, *inside)}plan '{name}': its rules may leave sites out, and it gives those "
+            'no format; add format = "bf16", say, above the rules'
+        )
 
 
 def check_formats(plan: Plan, path: Path | None, *inside: str) -> None:

@@ -104,10 +104,15 @@ def _check_ranks(plan: Plan, sites: Sequence[Site], choices: Mapping[str, Choice
             )
     if plan.schedule.kind != "fixed":
         adapted = [c.rank for c in choices.values() if c.rank]
+        if not adapted:
+            raise UserError(
+                f"plan '{plan.name}': its {plan.schedule.kind} schedule has no ranks to cut: no "
+                "matrix has an adapter"
+            )
         if sum(adapted) < plan.schedule.target * len(adapted):
             raise UserError(
                 f"plan '{plan.name}': the schedule's target rank {plan.schedule.target} is above "
-                f"the average rank {sum(adapted) / max(1, len(adapted)):g} it starts from"
+                f"the average rank {sum(adapted) / len(adapted):g} it starts from"
             )
 
 

@@ -19,7 +19,7 @@ TURNS = "each turn ends in end-of-text, and all turns count"
 
 
 def read(spec: TaskSpec) -> Source:
-    folder = assets("dailydialog")
+    folder = assets("dailydialog", spec)
     return _hub() if folder is None else _local(*(text_of(folder / name) for name in FILES))
 
 

@@ -14,7 +14,7 @@ from lowbit.tasks.split import hold_out, without
 
 
 def read(spec: TaskSpec) -> Source:
-    folder = assets("lm-text")
+    folder = assets("lm-text", spec)
     if folder is None:
         raise UserError(
             "lm-text is not on the hub: set LOWBIT_ASSETS to a folder that holds seen.txt and "

@@ -1,8 +1,9 @@
 """Where text comes from: a folder laid out like the assets, or the hub.
 
-`LOWBIT_ASSETS` decides. Where it is set, data is read from its `data/` and a missing file is an
-error, because a silent change of source would be a silent change of the experiment. Where it is
-not, `datasets` fetches from the hub; that library is an extra and is imported only then.
+`LOWBIT_ASSETS` decides, unless a task says `source = "hub"`. Where it is set, data is read from its
+`data/` and a missing file is an error, because a silent change of source would be a silent change
+of the experiment. Where it is not, `datasets` fetches from the hub; that library is an extra and is
+imported only then.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.errors import UserError, nearest
+from lowbit.spec import TaskSpec
 from lowbit.tasks.base import END, Document
 
 
-def assets(folder: str) -> Path | None:
-    """`$LOWBIT_ASSETS/data/FOLDER`, or None where the variable is unset."""
-    root = os.environ.get("LOWBIT_ASSETS")
+def assets(folder: str, spec: TaskSpec) -> Path | None:
+    """`$LOWBIT_ASSETS/data/FOLDER`; None where the variable is unset, or the hub is asked for."""
+    root = "" if spec.source == "hub" else os.environ.get("LOWBIT_ASSETS")
     return Path(root).expanduser() / "data" / folder if root else None
 
 
@@ -52,7 +54,8 @@ def documents_of(text: str) -> tuple[Document, ...]:
 def from_hub(path: str, config: str | None, folder: str, files: Sequence[str]) -> Any:
     """A hub dataset with all its splits; `folder` and `files` say what would do instead."""
     instead = (
-        f"Or set LOWBIT_ASSETS to a folder that holds {' and '.join(files)} under data/{folder}/."
+        f"Or set LOWBIT_ASSETS to a folder that holds {' and '.join(files)} under data/{folder}/ "
+        '(and take back source = "hub", where a study or profile says so: --set task.source=).'
     )
     try:
         import datasets

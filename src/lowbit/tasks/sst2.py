@@ -21,7 +21,7 @@ LABELS = ("negative", "positive")
 
 
 def read(spec: TaskSpec) -> Source:
-    folder = assets("sst2")
+    folder = assets("sst2", spec)
     train, scored = _hub() if folder is None else (_table(folder / name) for name in FILES)
     parts = hold_out(without(train, scored))
     note = f"SST-2: scored on the development split ({len(scored)} sentences)"

@@ -23,7 +23,7 @@ SELECTION = Share("selection", 0.1, 1_000, 240_000)
 
 
 def read(spec: TaskSpec) -> Source:
-    folder = assets("wikitext2")
+    folder = assets("wikitext2", spec)
     return _hub() if folder is None else _local(*(text_of(folder / name) for name in FILES))
 
 
