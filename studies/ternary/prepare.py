@@ -29,6 +29,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+if not Path("trial.json").is_file():
+    sys.exit(
+        "no trial.json here: lowbit research init writes one into the campaign's own worktree, "
+        "and says where that is"
+    )
 TRIAL = json.loads(Path("trial.json").read_text(encoding="utf-8"))
 SEED: int = TRIAL["seed"]
 BEGAN = time.perf_counter()

@@ -13,18 +13,19 @@ from pathlib import Path
 import pytest
 
 from lowbit.registry import plugins
-from lowbit.research.edits import change, constants, neighbours
+from lowbit.research.edits import DIALS, change, constants, neighbours
 from lowbit.research.proposers import proposer
 from lowbit.research.views import Tried, View
 
 PROPOSERS = plugins("lowbit.research.proposers", "PROPOSER")
 OURS = sorted(set(PROPOSERS) - {"command", "openai"})
 TRAIN = (Path(__file__).parents[2] / "studies" / "ternary" / "train.py").read_text(encoding="utf-8")
-VIEW = View(TRAIN, "", "", "", (), 1)
+VIEW = View(TRAIN, "", "", "", (), 1, 4.0)
 
 
 def tried(text: str, gain: float | None, edit: tuple | None = None) -> Tried:
-    return Tried(TRAIN, text, edit, "x", "discard", "no better", gain)
+    loss = None if gain is None else 4.0 - gain
+    return Tried(TRAIN, text, edit, "x", "discard", "no better", gain, loss)
 
 
 @pytest.mark.parametrize("name", PROPOSERS)
@@ -74,26 +75,65 @@ class TestOurs:
         assert proposer(name).propose(replace(VIEW, text=text, tried=history)) is None
 
 
-def test_the_built_in_learns_where_gains_are() -> None:
-    """Of two dozen edits told only those of the rate gained: it asks for those, mostly."""
+def test_the_built_in_learns_which_values_are_good() -> None:
+    """Told of one rate that is good with every scale, and of two that are bad with each."""
     told = tuple(
-        tried(change(TRAIN, name, value), 0.2 if name == "LR" else -0.2, (name, value))
-        for name, value in neighbours(TRAIN)
-        if name in ("LR", "SCALE", "THRESHOLD", "BIAS", "OFF_WEIGHT")
+        tried(change(change(TRAIN, "SCALE", scale), "LR", rate), gain, ("LR", rate))
+        for scale in ("absmean", "absmax", "lsq", "learned")
+        for rate, gain in ((1e-3, 0.2), (1e-5, -0.2), (2e-5, -0.2))
     )
-    view = View(change(TRAIN, "WARMUP_SHAPE", "cosine"), "", "", "", told, 30)
-    asked = [proposer("builtin", seed).propose(view) for seed in range(20)]
-    assert sum(one.edit[0] == "LR" for one in asked if one and one.edit) >= 8
+    view = View(change(TRAIN, "THRESHOLD", 0.6), "", "", "", told, 30, 4.0)
+    asked = [proposer("builtin", seed).propose(view) for seed in range(40)]
+    rates = [one.edit[1] for one in asked if one and one.edit and one.edit[0] == "LR"]
+    assert rates
+    assert not {1e-5, 2e-5} & set(rates)
+
+
+def test_the_built_in_goes_twice_round_the_priorities_first() -> None:
+    priority = {dial.name: dial.priority for dial in DIALS}
+    for seed in range(3):
+        history: tuple[Tried, ...] = ()
+        turns = []
+        for number in range(1, 11):
+            found = proposer("builtin", seed).propose(replace(VIEW, tried=history, trial=number))
+            assert found is not None
+            assert found.edit is not None
+            turns.append(priority[found.edit[0]])
+            history = (*history, tried(found.text, -0.01, found.edit))
+        assert turns == [1, 2, 3, 4, 5] * 2
 
 
 def test_the_built_in_does_not_go_back_to_what_a_keep_has_beaten() -> None:
-    now = TRAIN
-    history: tuple[Tried, ...] = ()
+    """Not even when little else is left, and after all of it, it ends."""
+    now, history, losses = TRAIN, (), 4.0
     for value in (2e-4, 5e-4, 1e-3):
         better = change(now, "LR", value)
-        history += (Tried(now, better, ("LR", value), "x", "keep", "better", 0.2),)
+        losses -= 0.2
+        history += (Tried(now, better, ("LR", value), "x", "keep", "better", 0.2, losses),)
         now = better
-    for seed in range(20):
-        found = proposer("builtin", seed).propose(View(now, "", "", "", history, 4))
-        assert found is not None
-        assert found.edit not in [("LR", 1e-4), ("LR", 2e-4), ("LR", 5e-4)]
+    asked = []
+    for number in range(4, 80):
+        found = proposer("builtin", 1).propose(View(now, "", "", "", history, number, 4.0))
+        if found is None:
+            break
+        assert found.edit is not None
+        asked.append(found.edit)
+        history += (Tried(now, found.text, found.edit, "x", "discard", "", -0.1, losses + 0.1),)
+    assert found is None
+    assert not {("LR", 1e-4), ("LR", 2e-4), ("LR", 5e-4)} & set(asked)
+    assert len(asked) == len(set(asked)) == len(neighbours(now)) - 3
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_dial_that_does_nothing_here_is_not_turned(name: str) -> None:
+    """A knee belongs to two phases, a length to a warm-up."""
+    plain = change(TRAIN, "WARMUP_SHAPE", "none")
+    for text, without in ((TRAIN, {"WARMUP_KNEE"}), (plain, {"WARMUP_KNEE", "WARMUP_SHARE"})):
+        assert not without & {edit[0] for edit in neighbours(text)}
+        for seed in range(30):
+            found = proposer(name, seed).propose(replace(VIEW, text=text))
+            assert found is not None
+            assert found.edit is not None
+            assert found.edit[0] not in without
+    two = change(TRAIN, "WARMUP_SHAPE", "two-phase")
+    assert "WARMUP_KNEE" in {edit[0] for edit in neighbours(two)}

@@ -47,6 +47,8 @@ warmup = { shape = "cosine", share = 0.5 }
 MORE
 """
 HARD = """reactivation = 0.1
+bias = true
+activations = true
 dead_gradient = 0.5
 learned = true
 distil = { logits = 0.5, off = 0.5, features = 0.5, layers = [1], top = 8 }"""

@@ -130,6 +130,7 @@ def test_a_false_metric_is_found_out(
     assert "where we find" in ran.said
 
 
+@pytest.mark.usefixtures("sealed_files")  # unsealed, it would break this very environment
 def test_the_evaluator_is_out_of_its_reach(
     places: Places, base: Path, true_ppl: tuple[Path, float]
 ) -> None:
@@ -150,6 +151,21 @@ def test_the_evaluator_is_out_of_its_reach(
     honest = tried(places, base, f"leave(); claim({true_ppl[1]})")
     assert ran.reason == honest.reason == ""
     assert ran.scores == honest.scores
+
+
+def test_the_folder_that_somebody_stands_in_scores_nothing(
+    places: Places, base: Path, true_ppl: tuple[Path, float], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """A package of our name there is not the one that scores."""
+    honest = tried(places, base, f"leave(); claim({true_ppl[1]})")
+    forged = tmp_path / "here" / "lowbit" / "research"
+    forged.mkdir(parents=True)
+    for name in (forged / "evaluator.py", forged / "__init__.py", forged.parent / "__init__.py"):
+        name.write_text("raise SystemExit('forged')")
+    monkeypatch.chdir(tmp_path / "here")
+    ran = tried(places, base, f"leave(); claim({true_ppl[1]})")
+    assert (ran.reason, ran.scores) == ("", honest.scores)
 
 
 @pytest.mark.late

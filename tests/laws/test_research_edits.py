@@ -89,6 +89,12 @@ def test_when_all_has_been_tried_nothing_is_drawn() -> None:
         ("x = 1", "x = 2", False),
         ("torch.manual_seed(1)\nLR = 1", "torch.manual_seed(2)\nLR = 2", False),
         ("f(1)", "f(2)", False),
+        # The order of the data is the seed's too, whoever holds it.
+        ("import prepare\nx = 1", "import prepare\nprepare.SEED = 7\nx = 1", True),
+        ("import prepare\nx = 1", "import prepare\nprepare.TRIAL['seed'] = 7\nx = 1", True),
+        ("x = 1", "SEED = 7\ntorch.manual_seed(SEED)\nx = 1", True),
+        ("x = 1", "seed: int = 7\nx = 1", True),
+        ("x = 1", "state['speed'] = 7\nx = 1", False),
     ],
 )
 def test_a_change_of_nothing_but_the_seed_is_found(before: str, after: str, same: bool) -> None:

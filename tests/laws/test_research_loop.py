@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
 
+import numpy as np
 import pytest
 from research import SETTINGS, TRAIN, Arithmetic, begun, machine, repository
 
@@ -20,8 +21,10 @@ from lowbit.research import ledger as ledgers
 from lowbit.research.branch import git
 from lowbit.research.campaign import Places
 from lowbit.research.edits import change
+from lowbit.research.judge import noise_of
 from lowbit.research.ledger import Ledger
 from lowbit.research.loop import Loop
+from lowbit.research.outcomes import Scores
 from lowbit.research.proposers.base import Proposal
 from lowbit.research.replaying import replay
 from lowbit.research.results import from_tsv
@@ -329,6 +332,62 @@ def test_a_bad_day_of_the_machine_is_not_remembered_against_the_program(places: 
     with pytest.raises(RunError, match="unmodified program fails"):
         ran(places, runner=Arithmetic(broken={"LR": "timeout"}))
     assert ran(places, EDITS[:1]).state.trials[1].status == "keep"
+
+
+def test_one_bad_minute_of_the_incumbent_does_not_end_the_night(places: Places) -> None:
+    """It has run before: what fails once in its confirmation is tried again, in the same call."""
+    failed: list[Any] = []
+
+    class Stumbling(Arithmetic):
+        def __call__(self, job: Any) -> Any:
+            found = super().__call__(job)
+            if job.key[1] == "confirm" and "LR = 1e-4" in job.text and len(failed) < 2:
+                failed.append(job.key)
+                return replace(found, reason="timeout", scores={})
+            return found
+
+    trial = ran(places, EDITS[:1], runner=Stumbling()).state.trials[1]
+    assert len(failed) == 2
+    assert trial.status == "keep"
+
+
+def test_a_program_that_fails_as_it_is_is_not_tried_on_every_seed(places: Places) -> None:
+    runner = Arithmetic(broken={"LR": "crash"})
+    with pytest.raises(RunError, match="unmodified program fails"):
+        ran(places, runner=runner)
+    assert {job.key[2] for job in runner.asked} == {SETTINGS.seeds[0]}
+
+
+def test_noise_is_that_of_what_is_kept_where_it_scatters_more(places: Places) -> None:
+    """A program that learns faster may scatter more than the one that the campaign began with."""
+    state = ran(places, EDITS[:1]).state
+    assert state.kept == [1]
+    first = noise_of([run.scores["screening"].loss for run in state.baseline()])
+    for seed in SETTINGS.confirming:
+        wild = {"confirmation": Scores((1_000.0 * (4 + seed),), (1_000,))}
+        key = (state.incumbent, "confirm", seed)
+        state.runs[key] = replace(state.runs[key], scores=wild)
+    found = state.noise()
+    assert found is not None
+    assert found.sd == pytest.approx(np.std(SETTINGS.confirming, ddof=1))
+    assert found.sd > first.sd
+
+
+def test_locks_that_a_killed_git_has_left_are_in_nobodys_way(places: Places) -> None:
+    git_folder = places.branch.repository / ".git"
+    ran(places, [])
+    locks = [
+        git_folder / "refs" / "heads" / f"{places.branch.name}.lock",
+        git_folder / f"{places.branch.ref(1)}.lock",
+    ]
+    for lock in locks:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    persons = git_folder / "refs" / "heads" / "main.lock"
+    persons.touch()
+    assert ran(places, EDITS[:1]).state.trials[1].status == "keep"
+    assert persons.exists(), "somebody else's lock is somebody else's"
+    persons.unlink()
 
 
 def test_other_bits_when_confirmed_are_no_keep(places: Places) -> None:

@@ -26,7 +26,7 @@ from lowbit.research.campaign import Places
 from lowbit.research.driver import Campaign, is_running
 from lowbit.research.edits import change
 from lowbit.research.ending import end
-from lowbit.research.findings import ending, worth
+from lowbit.research.findings import between, ending, worth
 from lowbit.research.ledger import Ledger
 from lowbit.research.proposers import proposer
 from lowbit.research.proposers.base import Proposal
@@ -384,6 +384,42 @@ def test_the_page_shows_all_five_priorities_and_escapes_what_candidates_wrote(
     log = (two.results / "cost_log.md").read_text()
     assert "1 trials" in log
     assert "| in all |" in log
+
+
+def test_winners_of_two_campaigns_are_held_against_each_other(ended: Any, places: Places) -> None:
+    """On the sealed text and the same fresh seeds, so that nothing but the winners differs."""
+    two = begun(places.folder, replace(SETTINGS, tag="two"))
+    other = machine(two)
+    text = change(other.runs.text(other.state.base), "WARMUP_SHAPE", "cosine")
+    other.open_trial(Proposal(text, "cosine"), "agent")
+    other.baseline()
+    other.judge_all(other.state.open, 1)
+    assert between(ended.state, other.state) is None, "its sealed text is still closed"
+    end(other)
+    apart = between(ended.state, other.state)
+    assert apart is not None
+    assert apart.estimate == pytest.approx(0.3, abs=0.02)
+    page.write(two, other.state, [("one", ended.state)], "lowbit")
+    html = (two.results / "report.html").read_text()
+    assert "this winner over that one" in html
+    back = between(other.state, ended.state)
+    assert back is not None
+    assert f"{back.estimate:+.4f} [" in html
+    best = (two.results / "best-train.py").read_text()
+    assert best == other.runs.text(other.state.incumbent)
+    assert "cosine" in best
+
+
+def test_a_replay_that_broke_is_not_called_a_clash(ended: Any, places: Places) -> None:
+    state = ended.state
+    commit = state.without[1]
+    for seed in SETTINGS.confirming:
+        state.runs[(commit, "confirm", seed)] = replace(
+            state.runs[(commit, "confirm", seed)], reason="crash"
+        )
+    html = page.page(places, state, [], b"", "lowbit")
+    assert "without it the program did not run to its end" in html
+    assert "a later keep changed the same place" not in html
 
 
 def test_a_report_needs_no_torch(ended: Any, places: Places) -> None:

@@ -59,6 +59,9 @@ def test_an_agent_that_knows_only_the_convention_drives_it(
     assert "lowbit research trial" in (folder / "program.md").read_text()
     tree = Places(folder, "agent").tree
     train = tree / "train.py"
+    alone = subprocess.run([sys.executable, "train.py"], cwd=tree, capture_output=True, text=True)
+    assert alone.returncode == 0, alone.stderr
+    assert "val_ppl:" in alone.stdout, "it runs by itself"
     train.write_text(change(train.read_text(), "LR", 1e-5))
     git(tree, "commit", "--quiet", "--all", "-m", "a smaller rate")
     said = lowbit("research", "trial")

@@ -3,7 +3,8 @@
     SITE.codes    uint8 (rows, bytes)      SITE.scales   int16, the bits of 16-bit numbers
     SITE.bias     float16 (rows,), where training made one or the site had one
 
-Attached again they are ordinary frozen matrices.
+Attached again they are ordinary frozen matrices, fed with what they were trained with: activations
+of 8 bits, where the recipe says so.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from lowbit.files import write_atomic
 from lowbit.layers import Adapted, Frozen
 from lowbit.quant.codec import Packed
 from lowbit.quant.formats import parse
-from lowbit.ternary.linear import layers
+from lowbit.ternary.linear import bits8, layers
 from lowbit.ternary.store import store
 
 NAME = "ternary.safetensors"
@@ -54,4 +55,12 @@ def attach(model: nn.Module, folder: Path) -> None:
         bias = tensors.get(f"{name}.bias")
         own = None if bias is None else nn.Parameter(bias.to(torch.float32), requires_grad=False)
         parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, Adapted(Frozen(packed), own, None))
+        kind = Eight if layer.recovery.activations else Adapted
+        setattr(model.get_submodule(parent), last, kind(Frozen(packed), own, None))
+
+
+class Eight(Adapted):
+    """A frozen matrix whose activations are rounded to 8 bits on their way in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(bits8(x))

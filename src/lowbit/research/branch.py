@@ -63,6 +63,7 @@ class Branch:
 
     def restore(self, commit: str) -> None:
         """Branch and worktree at a commit: after a keep, a kill, or where somebody removed it."""
+        self.unlock()
         if not (self.worktree / ".git").exists():
             where = str(self.worktree)
             git(self.repository, "worktree", "add", "--quiet", "--force", where, self.name)
@@ -71,14 +72,22 @@ class Branch:
         git(self.worktree, "checkout", "--quiet", "--force", self.name)
         git(self.worktree, "reset", "--quiet", "--hard", commit)
 
+    def unlock(self) -> None:
+        """Locks on the campaign's own refs that a killed git has left: nobody else writes those."""
+        refs = Path(git(self.repository, "rev-parse", "--path-format=absolute", "--git-common-dir"))
+        for ours in (refs / "refs" / "heads" / self.name, refs / self.ref("x").rpartition("/")[0]):
+            for lock in (ours.with_name(ours.name + ".lock"), *ours.glob("**/*.lock")):
+                lock.unlink(missing_ok=True)
+
     def _locks(self) -> list[Path]:
         """What a killed git leaves in the worktree's own folder, where only the loop works."""
         folder = Path(git(self.worktree, "rev-parse", "--absolute-git-dir"))
         return [folder / "index.lock", folder / "HEAD.lock"]
 
     def clean(self) -> None:
-        """Drop files that are in no commit; the table that the loop itself writes stays."""
-        git(self.worktree, "clean", "-fdq", "-e", "results.tsv")
+        """Drop files that are in no commit; what the loop itself writes stays."""
+        kept = [word for name in OURS for word in ("-e", name)]
+        git(self.worktree, "clean", "-fdq", *kept)
 
     def head(self) -> str:
         return git(self.worktree, "rev-parse", "HEAD")
@@ -129,7 +138,11 @@ class Branch:
 
 def _ours(path: Path) -> bool:
     """What neither an agent wrote nor a candidate would have."""
-    return path.name == "results.tsv" or "__pycache__" in path.parts
+    return path.name in OURS or "__pycache__" in path.parts
+
+
+OURS = ("results.tsv", "trial.json", "model.safetensors")
+"""The table and the description of a trial, which the loop writes, and what a trial leaves."""
 
 
 def git(

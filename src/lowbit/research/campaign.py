@@ -18,7 +18,7 @@ from lowbit.errors import UserError
 from lowbit.research.branch import Branch, git
 
 FILES = ("program.md", "prepare.py", "train.py")
-MUTABLE, FIXED = "train.py", "prepare.py"
+MUTABLE, FIXED, TOLD = "train.py", "prepare.py", "trial.json"
 LEDGER = "ledger.jsonl"
 DATA, CHECK, KEPT_CHECK = "data.npy", "check.npy", "check.json"
 

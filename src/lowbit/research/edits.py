@@ -27,17 +27,28 @@ PRIORITIES = {
 
 @dataclass(frozen=True)
 class Dial:
-    """A constant, its priority in the program, and what it may be."""
+    """A constant, its priority in the program, and what it may be.
+
+    `only`: another constant and those of its values with which this one does anything.
+    """
 
     name: str
     priority: int
     values: tuple[Value, ...]
+    only: tuple[str, tuple[Value, ...]] | None = None
+
+    def works(self, now: Mapping[str, Any]) -> bool:
+        """Whether a program with these constants heeds it."""
+        if self.name not in now:
+            return False
+        return self.only is None or now.get(self.only[0], self.only[1][0]) in self.only[1]
 
 
+SHAPES = ("linear", "cosine", "exponential", "sigmoid", "two-phase", "none")
 DIALS = (
-    Dial("WARMUP_SHAPE", 1, ("linear", "cosine", "exponential", "sigmoid", "two-phase", "none")),
-    Dial("WARMUP_SHARE", 1, (0.1, 0.25, 0.5, 0.75, 0.9)),
-    Dial("WARMUP_KNEE", 1, (0.5, 0.8, 0.95)),
+    Dial("WARMUP_SHAPE", 1, SHAPES),
+    Dial("WARMUP_SHARE", 1, (0.1, 0.25, 0.5, 0.75, 0.9), ("WARMUP_SHAPE", SHAPES[:-1])),
+    Dial("WARMUP_KNEE", 1, (0.5, 0.8, 0.95), ("WARMUP_SHAPE", ("two-phase",))),
     Dial("LR", 2, (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3)),
     Dial("LR_SCHEDULE", 2, ("constant", "linear", "cosine")),
     Dial("LR_WARMUP", 2, (0.0, 0.05, 0.1)),
@@ -108,14 +119,22 @@ def change(text: str, name: str, value: Value) -> str:
 
 
 def neighbours(text: str, dials: Sequence[Dial] = DIALS) -> list[tuple[str, Value]]:
-    """Every single change that the dials know from here."""
+    """Every single change that the dials know from here, and that the program would heed."""
     now = constants(text)
     return [
         (dial.name, value)
         for dial in dials
-        if dial.name in now
+        if dial.works(now)
         for value in dial.values
         if value != now[dial.name] or type(value) is not type(now[dial.name])
+    ]
+
+
+def untried(text: str, tried: Sequence[Mapping[str, Any]] = ()) -> list[tuple[str, Value]]:
+    """Every single change whose outcome has not been tried yet."""
+    now = constants(text)
+    return [
+        (name, value) for name, value in neighbours(text) if {**now, name: value} not in list(tried)
     ]
 
 
@@ -123,10 +142,7 @@ def drawn(
     text: str, source: random.Random, tried: Sequence[Mapping[str, Any]] = ()
 ) -> tuple[str, Value] | None:
     """One change at random whose outcome has not been tried yet; None where all have been."""
-    now = constants(text)
-    fresh = [
-        (name, value) for name, value in neighbours(text) if {**now, name: value} not in list(tried)
-    ]
+    fresh = untried(text, tried)
     return source.choice(fresh) if fresh else None
 
 
@@ -146,7 +162,7 @@ def _seedless(tree: ast.Module) -> str:
 
 
 class _Seedless(ast.NodeTransformer):
-    """Puts one number in the place of every seed; what only seeds, or imports, is no statement."""
+    """What only seeds, or imports, is no statement; a seed within one is put to one number."""
 
     def visit_Import(self, node: ast.Import) -> None:
         return None
@@ -154,12 +170,14 @@ class _Seedless(ast.NodeTransformer):
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         return None
 
-    def visit_Assign(self, node: ast.Assign) -> ast.AST:
-        target = node.targets[0]
-        if isinstance(target, ast.Name) and "SEED" in target.id.upper():
-            node.value = ast.Constant(0)
-            return node
-        return self.generic_visit(node)
+    def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
+        return None if all(map(_of_a_seed, node.targets)) else self.generic_visit(node)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        return None if _of_a_seed(node.target) else self.generic_visit(node)
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST | None:
+        return None if _of_a_seed(node.target) else self.generic_visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         return None if _seeds(node.value) else self.generic_visit(node)
@@ -169,6 +187,15 @@ class _Seedless(ast.NodeTransformer):
             node.args, node.keywords = [ast.Constant(0)], []
             return node
         return self.generic_visit(node)
+
+
+def _of_a_seed(target: ast.AST) -> bool:
+    """Whether what is assigned to is called a seed: SEED, prepare.SEED, TRIAL["seed"]."""
+    if isinstance(target, ast.Subscript):
+        key = target.slice
+        return isinstance(key, ast.Constant) and "SEED" in str(key.value).upper()
+    name = str(getattr(target, "attr", "") or getattr(target, "id", ""))
+    return "SEED" in name.upper()
 
 
 def _seeds(node: ast.AST) -> bool:

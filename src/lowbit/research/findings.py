@@ -77,10 +77,25 @@ def gain(state: State, ours: str, theirs: str, role: Role, part: str) -> Differe
     one, two = runs(state, ours, role, seeds), runs(state, theirs, role, seeds)
     if ours == theirs or one is None or two is None:
         return None
+    return _gain(one, two, part)
+
+
+def _gain(ours: Sequence[Ran], theirs: Sequence[Ran], part: str) -> Difference:
     (sums, counts), (others, among) = (
-        tuple(np.asarray(a, float) for a in matrix(r, part)) for r in (two, one)
+        tuple(np.asarray(a, float) for a in matrix(r, part)) for r in (theirs, ours)
     )
     return bootstrap(Paired(sums, counts, others, among), np.random.default_rng(0), RESAMPLES)
+
+
+def between(ours: State, theirs: State) -> Difference | None:
+    """Gain of one campaign's winner over another's on the sealed text, the same fresh seeds."""
+    alike = ("model", "task", "window", "fresh")
+    if any(getattr(ours.settings, key) != getattr(theirs.settings, key) for key in alike):
+        return None
+    seeds = ours.settings.fresh
+    one = runs(ours, ours.incumbent, "fresh", seeds)
+    two = runs(theirs, theirs.incumbent, "fresh", seeds)
+    return None if one is None or two is None else _gain(one, two, "sealed")
 
 
 def ending(state: State) -> Ending | None:

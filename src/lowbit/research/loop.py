@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from itertools import chain, repeat
 
 from lowbit.errors import RunError, UserError
-from lowbit.files import write_atomic
+from lowbit.files import to_json, write_atomic
 from lowbit.research.book import Book, Watcher, nobody
-from lowbit.research.campaign import MUTABLE, Places
+from lowbit.research.campaign import MUTABLE, TOLD, Places
 from lowbit.research.deciding import Decider
 from lowbit.research.ledger import Ledger
 from lowbit.research.proposers import OURS
@@ -58,6 +58,7 @@ class Loop:
     def settle(self, worktree: bool = True) -> None:
         """Refs, branch, worktree and results.tsv as the ledger has it."""
         state = self.state
+        self.branch.unlock()
         for trial in state.trials.values():
             self.branch.mark(trial.number, trial.commit)
         if worktree:
@@ -66,6 +67,10 @@ class Loop:
         for folder in (self.places.results, self.places.tree):
             if folder.is_dir():
                 write_atomic(folder / "results.tsv", table)
+        described = getattr(self.runs.runner, "described", None)
+        if described is not None and self.places.tree.is_dir():
+            # With it `python train.py` runs in the worktree, by hand.
+            write_atomic(self.places.tree / TOLD, (to_json(described()) + "\n").encode())
 
     # --- the loop -----------------------------------------------------------------------------
 
@@ -109,12 +114,13 @@ class Loop:
         """The program as it is, by the clock on every seed: its noise and its number of tokens."""
         state = self.state
         wanted: list[Key] = [(state.base, "screen", seed) for seed in state.settings.seeds]
-        for ran in self.runs.results(wanted, jobs, again=True):
-            if ran.reason:
-                raise RunError(
-                    f"the unmodified program fails ({ran.reason}), so nothing can be compared "
-                    f"with it:\n{ran.said}"
-                )
+        for some in (wanted[:1], wanted):
+            for ran in self.runs.results(some, jobs, again=True):
+                if ran.reason:
+                    raise RunError(
+                        f"the unmodified program fails ({ran.reason}), so nothing can be compared "
+                        f"with it:\n{ran.said}"
+                    )
         if min(ran.tokens for ran in self.state.baseline()) < 1:
             raise RunError("the unmodified program trains on no token in its budget: a longer one")
         self.settle(worktree=False)

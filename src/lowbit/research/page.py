@@ -37,6 +37,8 @@ def write(places: Places, state: State, others: Others, generated_by: str) -> li
         "progress.pdf": chart.image(lines, "pdf"),
         "results.tsv": to_tsv(rows(state)).encode(),
         "cost_log.md": cost_log(state).encode(),
+        # What an ordinary push leaves behind with the campaign's refs.
+        f"best-{MUTABLE}": places.branch.show(state.incumbent, places.path(MUTABLE)).encode(),
     }
     for name, content in made.items():
         write_atomic(places.results / name, content)
@@ -56,8 +58,8 @@ def page(places: Places, state: State, others: Others, picture: bytes, generated
         alt=f"{len(state.judged)} trials, {len(state.kept)} kept",
         seeds=len(state.settings.confirming),
         ending=ending_sentences(state, findings.ending(state)),
-        worth=[_worth(trial, found) for trial, found in findings.worth(state)],
-        others=[_beside(tag, other) for tag, other in ((state.settings.tag, state), *others)]
+        worth=[_worth(state, trial, found) for trial, found in findings.worth(state)],
+        others=[_beside(tag, other, state) for tag, other in ((state.settings.tag, state), *others)]
         if others
         else [],
         parts=[_part(state, part) for part in findings.parts(state, _edited(places, state))],
@@ -67,17 +69,24 @@ def page(places: Places, state: State, others: Others, picture: bytes, generated
     )
 
 
-def _worth(trial: Trial, found: Difference | None) -> list[str]:
+def _worth(state: State, trial: Trial, found: Difference | None) -> list[str]:
     if found is None:
-        none = "cannot be taken out: a later keep changed the same place"
+        apart = state.without[trial.number] is None
+        none = (
+            "cannot be taken out: a later keep changed the same place"
+            if apart
+            else "without it the program did not run to its end"
+        )
         return [str(trial.number), "", "", f"{trial.description} ({none})"]
     interval = f"[{found.low:+.4f}, {found.high:+.4f}]"
     held = "" if found.low > 0 else " (not shown to be worth anything now)"
     return [str(trial.number), f"{found.estimate:+.4f} nats", interval, trial.description + held]
 
 
-def _beside(tag: str, state: State) -> list[str]:
+def _beside(tag: str, state: State, ours: State) -> list[str]:
+    """A campaign in a row; the last cell holds our winner against its own, on the sealed text."""
     found = findings.ending(state)
+    apart = None if state is ours else findings.between(ours, state)
     by = (state.stint or {}).get("proposer", "agent")
     sealed = found.sealed_perplexity if found else None
     gain = found.sealed if found else None
@@ -88,6 +97,7 @@ def _beside(tag: str, state: State) -> list[str]:
         f"{state.seconds / 3600:.2f}",
         f"{sealed[0]:.3f}" if sealed else "not opened",
         interval(gain) if gain else "",
+        interval(apart) if apart else "",
     ]
 
 

@@ -22,6 +22,8 @@ SLOWER = 2.0
 MOST_BUDGETS = 3.0
 PASSING = ("timeout", "memory", "crash", "evaluator")
 """What may befall a good program on a bad day."""
+ATTEMPTS = 3
+"""How often a program that is known to run is tried in one call."""
 
 
 class Runs:
@@ -36,19 +38,20 @@ class Runs:
 
         `again`: of programs that are known to run; what failed by the machine's fault is retried.
         """
-        known = self.book.state.runs
-        missing = [
-            key
-            for key in dict.fromkeys(wanted)
-            if key not in known or (again and known[key].reason in PASSING)
-        ]
-        with ThreadPoolExecutor(jobs) as pool:
-            try:
-                self._run(missing, jobs, pool)
-            except BaseException:
-                # The pool waits for its threads; whoever interrupts does not want to.
-                getattr(self.runner, "cancel", _nothing)()
-                raise
+        for _ in range(ATTEMPTS if again else 1):
+            known = self.book.state.runs
+            missing = [
+                key
+                for key in dict.fromkeys(wanted)
+                if key not in known or (again and known[key].reason in PASSING)
+            ]
+            with ThreadPoolExecutor(jobs) as pool:
+                try:
+                    self._run(missing, jobs, pool)
+                except BaseException:
+                    # The pool waits for its threads; whoever interrupts does not want to.
+                    getattr(self.runner, "cancel", _nothing)()
+                    raise
         known = self.book.state.runs
         return [known[key] for key in wanted]
 

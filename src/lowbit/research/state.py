@@ -97,8 +97,20 @@ class State:
         return [self.runs[key] for key in keys if key in self.runs]
 
     def noise(self) -> Noise | None:
+        """The first program's on screening text; more where an incumbent's confirmations show it.
+
+        A program that learns faster may scatter more than the one that the campaign began with.
+        """
         found = [ran.scores["screening"].loss for ran in self.baseline() if not ran.reason]
-        return noise_of(found) if len(found) == len(self.settings.seeds) else None
+        if len(found) < len(self.settings.seeds):
+            return None
+        shown = [noise_of(found)]
+        for commit in (self.base, *(self.trials[number].commit for number in self.kept)):
+            runs = (self.runs.get((commit, "confirm", s)) for s in self.settings.confirming)
+            losses = [ran.scores["confirmation"].loss for ran in runs if ran and not ran.reason]
+            if len(losses) == len(self.settings.confirming):
+                shown.append(noise_of(losses))
+        return max(shown, key=lambda noise: noise.sd)
 
     def tokens(self) -> int:
         """What a confirmation trains on: the middle of what the clock let the first program see."""
@@ -114,10 +126,13 @@ class State:
 
     def fall(self, trial: Trial) -> float | None:
         """Of the loss against the trial's own incumbent on the screening seed, in nats."""
-        ours, theirs = self.screened(trial.commit), self.screened(trial.base)
-        if ours is None or theirs is None or ours.reason or theirs.reason:
-            return None
-        return theirs.scores["screening"].loss - ours.scores["screening"].loss
+        ours, theirs = self.loss(trial.commit), self.loss(trial.base)
+        return None if ours is None or theirs is None else theirs - ours
+
+    def loss(self, commit: str) -> float | None:
+        """On the screening seed, in nats; None where it has not run, or failed."""
+        ran = self.screened(commit)
+        return None if ran is None or ran.reason else ran.scores["screening"].loss
 
     def commit_of(self, trial: int) -> str:
         return self.base if trial == 0 else self.trials[trial].commit

@@ -27,6 +27,7 @@ from lowbit.research.campaign import (
     FIXED,
     KEPT_CHECK,
     MUTABLE,
+    TOLD,
     Places,
     Settings,
 )
@@ -91,8 +92,9 @@ class Sealed:
         given = self.places.given
         (folder / MUTABLE).write_text(job.text, encoding="utf-8")
         (folder / FIXED).write_text(job.fixed, encoding="utf-8")
-        (folder / "trial.json").write_text(json.dumps(self._told(job)), encoding="utf-8")
-        guarded = [folder / FIXED, folder / "trial.json", given / DATA, given / CHECK]
+        told = self._described(job.key[2], job.seconds, job.tokens)
+        (folder / TOLD).write_text(json.dumps(told), encoding="utf-8")
+        guarded = [folder / FIXED, folder / TOLD, given / DATA, given / CHECK]
         before = manifest(guarded)
         outcome = sandbox.run(
             [sys.executable, "-E", "-s", MUTABLE],
@@ -116,14 +118,18 @@ class Sealed:
             return Ran(reason, **known, said=_tail(outcome.output, folder))
         return self._judged(job, folder, claim_of(outcome.output), known)
 
-    def _told(self, job: Job) -> dict[str, Any]:
+    def described(self) -> dict[str, Any]:
+        """A trial by hand: the screening seed, by the clock."""
+        return self._described(self.settings.seeds[0], self.settings.budget, 0)
+
+    def _described(self, seed: int, seconds: float, tokens: int) -> dict[str, Any]:
         given = self.places.given
         paths = {"model": self.model, "data": given / DATA, "check": given / CHECK}
         return {
             **{name: str(path) for name, path in paths.items()},
-            "seed": job.key[2],
-            "seconds": job.seconds,
-            "tokens": job.tokens,
+            "seed": seed,
+            "seconds": seconds,
+            "tokens": tokens,
             "threads": self.settings.threads,
         }
 
@@ -159,7 +165,8 @@ class Sealed:
             "texts": {n: str(self.places.kept / f"{n}.json") for n in PARTS[job.key[1]]},
             "threads": self.settings.threads,
         }
-        command = [sys.executable, "-m", "lowbit.research.evaluator", json.dumps(asked)]
+        # -P: what lies in the folder that somebody stands in is no module of ours.
+        command = [sys.executable, "-P", "-m", "lowbit.research.evaluator", json.dumps(asked)]
         longest = EVALUATION_SECONDS * len(PARTS[job.key[1]])
         try:
             said = subprocess.run(

@@ -75,8 +75,9 @@ def _facts() -> dict[str, Any]:
     """What differs from machine to machine, and may move a figure."""
     import platform
     from importlib.metadata import version
+    from importlib.util import find_spec
 
-    names = ("torch", "transformers", "lowbit")
+    names = [name for name in ("torch", "transformers", "optuna", "lowbit") if find_spec(name)]
     return {
         "system": platform.system(),
         "machine": platform.machine(),
@@ -110,8 +111,7 @@ def foresee(
     from lowbit.research.views import view
 
     state = campaign.state()
-    settings, seeds = state.settings, len(state.settings.seeds)
-    first = (seeds - len(state.baseline())) * settings.budget
+    settings, seeds = state.settings, len(state.settings.confirming)
     left = None if trials is None else max(0, trials - len(state.judged))
     chosen, change = proposer(proposer_text, seed), f"whatever {proposer_text} says"
     if chosen.name in OURS:
@@ -120,14 +120,16 @@ def foresee(
     level = sandbox.available()
     room = max(settings.budget * 0.2, state.overhead())
     each = (settings.budget + room) / jobs / 60
+    first = (len(settings.seeds) - len(state.baseline())) * each
     lines = [
         f"next       trial {state.next_number}: {change}",
-        f"baseline   {first / 60:.0f} min to measure the noise, on {seeds} seeds",
+        f"baseline   {first:.0f} min to measure the noise, on {len(settings.seeds)} seeds",
         f"a trial    {each:.1f} min; a confirmation {2 * seeds * each:.0f} min at most",
         f"isolation  files {level.files}, network {level.network}, processes {level.processes}",
     ]
     if left is not None:
-        longest = left * (1 + seeds) * each
+        # The incumbent runs on the same seeds after every keep, so at most once a trial.
+        longest = left * (1 + 2 * seeds) * each
         lines.append(f"in all     {left} trials, {left * each:.0f} to {longest:.0f} min")
     if not level.sealed:
         lines.append("warning    files or network are within a candidate's reach: keeps unsealed")

@@ -15,21 +15,27 @@ from lowbit.research.state import State, rows
 
 @dataclass(frozen=True)
 class Tried:
-    """A change that was judged, or is being. `gain`: nats on one seed, None without a score."""
+    """A change that was judged, or is being.
+
+    `text` changes `base`, the incumbent of its time. `loss`: of `text` on the screening seed, in
+    nats; `gain`: of it over `base` there. None without a score.
+    """
 
     base: str
-    """The incumbent of its time, which `text` changes."""
     text: str
     edit: tuple[str, Any] | None
     description: str
     status: Status | None
     reason: str
     gain: float | None
+    loss: float | None = None
 
 
 @dataclass(frozen=True)
 class View:
-    """`text` is the incumbent's; `trial` the number that the next proposal will have."""
+    """`text` is the incumbent's; `trial` the number that the next proposal will have; `first` the
+    loss of the first program on the screening seed, in nats.
+    """
 
     text: str
     fixed: str
@@ -37,6 +43,7 @@ class View:
     results: str
     tried: tuple[Tried, ...]
     trial: int
+    first: float | None = None
 
 
 def view(places: Places, state: State) -> View:
@@ -54,6 +61,7 @@ def view(places: Places, state: State) -> View:
             one.status,
             one.reason,
             state.fall(one),
+            state.loss(one.commit),
         )
         for one in state.trials.values()
     )
@@ -64,6 +72,7 @@ def view(places: Places, state: State) -> View:
         to_tsv(rows(state)),
         tried,
         state.next_number,
+        state.loss(state.base),
     )
 
 

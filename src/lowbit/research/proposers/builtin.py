@@ -1,28 +1,40 @@
 """The built-in proposer: typed edits of the program's dials, chosen by optuna's TPE.
 
-A proposal is one edit: a dial and a value of it. What TPE learns from is the gain of every edit so
-far on the screening seed, against the incumbent of its time; those that gained are its good ones
-(its own rule, the best tenth, would call most gains bad in so few trials). A crash has no score and
-teaches nothing, but is never proposed again; nor is the value that a keep has beaten. The study is
-rebuilt from the history each time, so a killed campaign goes on with the proposals that it would
-have made.
+A proposal is one edit: a dial and a value of it. The first ten go twice round the program's five
+priorities, at random within each. What TPE learns from is every program so far as a whole, all its
+dials and its loss on the screening seed, so that losses of different incumbents can be compared;
+the best quarter are its good ones. Asked for the program that it would try next, it names one; a
+dial in which that differs from the incumbent is the proposal. A crash has no score and teaches
+nothing, but is never proposed again; nor is the value that a keep has beaten. The study is rebuilt
+from the history each time, so a killed campaign goes on with the proposals that it would have made.
 """
 
 from __future__ import annotations
 
 import hashlib
+import random
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lowbit.errors import UserError
-from lowbit.research.edits import DIALS, Dial, Value, constants, constants_of_any, drawn
+from lowbit.research.edits import (
+    DIALS,
+    PRIORITIES,
+    Value,
+    constants,
+    constants_of_any,
+    untried,
+)
 from lowbit.research.proposers.base import Kind, Proposal, Proposer, edited
 from lowbit.research.views import View
 
-STARTUP = 8
-"""Proposals at random before anything is learnt from."""
-ASKED = 40
+STARTUP = 2 * len(PRIORITIES)
+"""Proposals before anything is learnt from."""
+GOOD = 4
+"""One program in so many is a good one."""
+ASKED = 10
 
 
 @dataclass(frozen=True)
@@ -32,19 +44,29 @@ class Typed:
 
     def propose(self, view: View) -> Proposal | None:
         now = constants(view.text)
-        seen = [constants_of_any(one.text) for one in view.tried]
+        _check_dials(now)
         beaten = _beaten(view)
-        study = _study(self.seed, view)
-        for _ in range(ASKED):
-            name, value = _asked(study, _open(now))
-            then = {**now, name: value}
-            if then != now and then not in seen and (name, value) not in beaten:
-                return edited(view.text, name, value, now[name])
-        import random
-
+        seen = [constants_of_any(one.text) for one in view.tried]
+        left = [edit for edit in untried(view.text, seen) if edit not in beaten]
+        if not left:
+            return None
+        source = random.Random(f"{self.seed} {view.trial}")
+        found = _in_turn(view.trial, left, source) if view.trial <= STARTUP else None
         # TPE asks for what it likes; where all of that has been tried, something else is.
-        found = drawn(view.text, random.Random(f"{self.seed} {view.trial}"), seen)
-        return None if found is None else edited(view.text, *found, now[found[0]])
+        name, value = found or _asked(self.seed, view, left, source) or source.choice(left)
+        return edited(view.text, name, value, now[name])
+
+
+def _in_turn(
+    trial: int, left: list[tuple[str, Value]], source: random.Random
+) -> tuple[str, Value] | None:
+    """Something of the priority whose turn it is, where there is anything left of it."""
+    wanted = 1 + (trial - 1) % len(PRIORITIES)
+    mine = [edit for edit in left if PRIORITY[edit[0]] == wanted]
+    return source.choice(mine) if mine else None
+
+
+PRIORITY = {dial.name: dial.priority for dial in DIALS}
 
 
 def _beaten(view: View) -> set[tuple[str, Any]]:
@@ -56,55 +78,62 @@ def _beaten(view: View) -> set[tuple[str, Any]]:
     }
 
 
-def _open(now: dict[str, Any]) -> list[Dial]:
-    found = [dial for dial in DIALS if dial.name in now]
-    if not found:
+def _check_dials(now: dict[str, Any]) -> None:
+    if not any(dial.name in now for dial in DIALS):
         raise UserError(
             "the program has none of the dials that the built-in proposer knows; "
             f"they are constants like {DIALS[0].name} at its top"
         )
-    return found
 
 
 def _study(seed: int, view: View) -> Any:
-    """TPE with every scored edit told to it, better being less."""
+    """TPE with every scored program told to it, in full: better is a lower loss."""
     optuna = _optuna()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     own = int.from_bytes(hashlib.sha256(f"{seed} {view.trial}".encode()).digest()[:4])
-    gains = sum(one.gain is not None and one.gain > 0 for one in view.tried)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # gamma is on its way out, with nothing in its place yet
         sampler = optuna.samplers.TPESampler(
-            seed=own, n_startup_trials=STARTUP, gamma=lambda _: max(1, gains)
+            seed=own,
+            n_startup_trials=STARTUP,
+            gamma=lambda n: max(1, n // GOOD),
+            # What is asked for and not wanted must not count as a bad outcome.
+            constant_liar=False,
+            multivariate=False,
         )
     study = optuna.create_study(direction="minimize", sampler=sampler)
-    dials = {dial.name: dial for dial in DIALS}
-    for one in view.tried:
-        if one.edit is None or one.gain is None or one.edit[0] not in dials:
-            continue
-        name, value = one.edit
-        chosen = {"dial": name, name: value}
-        kinds = {
-            "dial": optuna.distributions.CategoricalDistribution(tuple(dials)),
-            name: optuna.distributions.CategoricalDistribution(dials[name].values),
-        }
-        if value in dials[name].values:
-            study.add_trial(
-                optuna.trial.create_trial(params=chosen, distributions=kinds, value=-one.gain)
-            )
+    first = view.tried[0].base if view.tried else view.text
+    for text, loss in ((first, view.first), *((one.text, one.loss) for one in view.tried)):
+        if loss is not None:
+            _tell(optuna, study, constants_of_any(text), loss)
     return study
 
 
-def _asked(study: Any, dials: list[Dial]) -> tuple[str, Value]:
-    """The sampler is asked over all dials, so that its memory fits; one that is gone asks again."""
-    known = {dial.name for dial in dials}
-    while True:
+def _tell(optuna: Any, study: Any, now: dict[str, Any], loss: float) -> None:
+    chosen = {dial.name: now[dial.name] for dial in DIALS if dial.works(now)}
+    dials = {d.name: d for d in DIALS if chosen.get(d.name) in d.values}
+    kinds = {n: optuna.distributions.CategoricalDistribution(d.values) for n, d in dials.items()}
+    params = {name: chosen[name] for name in dials}
+    study.add_trial(optuna.trial.create_trial(params=params, distributions=kinds, value=loss))
+
+
+def _asked(
+    seed: int, view: View, wanted: Sequence[tuple[str, Value]], source: random.Random
+) -> tuple[str, Value] | None:
+    """One step towards a program that TPE would try next; None where it would only stay."""
+    study = _study(seed, view)
+    names = {name for name, _ in wanted}
+    for _ in range(ASKED):
         trial = study.ask()
-        name = trial.suggest_categorical("dial", tuple(dial.name for dial in DIALS))
-        values = next(dial.values for dial in DIALS if dial.name == name)
-        value: Value = trial.suggest_categorical(name, values)
-        if name in known:
-            return name, value
+        found = [
+            (dial.name, trial.suggest_categorical(dial.name, dial.values))
+            for dial in DIALS
+            if dial.name in names
+        ]
+        steps = [edit for edit in found if edit in wanted]
+        if steps:
+            return source.choice(steps)
+    return None
 
 
 def _optuna() -> Any:
