@@ -130,7 +130,7 @@ def adapt(model: nn.Module, parts: Parts, setting: Setting) -> Outcome:
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
             _write_step(state, setting, log, clocks, total, per_epoch, norm, seen)
-            if state.position.step % per_epoch == 0 or state.position.step == total:
+            if _to_be_selected(setting.train, state.position.step, total, per_epoch):
                 finite = _select(model, parts["selection"], state, setting, log, total, per_epoch)
         if not finite:
             message = f"the loss is no longer finite at step {state.position.step} of {total}"
@@ -141,6 +141,11 @@ def adapt(model: nn.Module, parts: Parts, setting: Setting) -> Outcome:
     if setting.train.keep == "best" and state.best:
         state.restore_best()
     return Outcome(clocks.stamp(state.position), total, message)
+
+
+def _to_be_selected(train: TrainSpec, step: int, total: int, per_epoch: int) -> bool:
+    """After every epoch where the best state is kept; where the last is, only that one."""
+    return step == total or (train.keep == "best" and step % per_epoch == 0)
 
 
 def _step(

@@ -28,6 +28,9 @@ class Claim:
     """`plan` is `relation` than `than` on `task`, by at least (`better`) or at most (`no worse`)
     `margin` in the measure's unit: nats, a fraction of right answers, bytes, or with `relative` a
     fraction of what `than` has. `equal`: within the margin either way.
+
+    `less`: two more plans, whose own difference is taken off: does the first plan gain more over
+    the second than the third over the fourth?
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -40,9 +43,17 @@ class Claim:
     relative: bool = False
     measure: Measure = "metric"
     test: Deciding = "bootstrap"
+    less: tuple[str, ...] = ()
+
+    @property
+    def plans(self) -> tuple[str, ...]:
+        return (self.plan, self.than, *self.less)
 
     def __post_init__(self) -> None:
         check_bounds("claim", self, {"margin": Bounds(0)})
+        if self.less and (len(self.less) != 2 or self.measure != "metric" or self.relative):
+            right = "two plans, with the metric as the measure and no relative margin"
+            raise BadValueError("claim", "less", list(self.less), right)
         if self.relation != "better" and not self.margin:
             raise BadValueError("claim", "margin", 0.0, f"above 0 for '{self.relation}'")
         if self.test != "bootstrap" and (self.relation != "better" or self.margin):
@@ -64,10 +75,9 @@ Declared = Mapping[tuple[str, str], frozenset[int]]
 
 
 def paired(claim: Claim, declared: Declared) -> frozenset[int]:
-    """The seeds that both sides of a claim are declared with."""
+    """The seeds that all plans of a claim are declared with."""
     none: frozenset[int] = frozenset()
-    ours, theirs = (declared.get((name, claim.task), none) for name in (claim.plan, claim.than))
-    return ours & theirs
+    return frozenset.intersection(*(declared.get((n, claim.task), none) for n in claim.plans))
 
 
 def check_claims(
@@ -95,7 +105,7 @@ def check_claims(
 
 def _check_names(claim: Claim, declared: Declared) -> None:
     plans, tasks = ({key[i] for key in declared} for i in (0, 1))
-    for name in (claim.plan, claim.than):
+    for name in claim.plans:
         if name not in plans:
             raise UserError(
                 f"claim '{claim.text}': no plan '{name}' in this study.{nearest(name, plans)}"
@@ -105,12 +115,12 @@ def _check_names(claim: Claim, declared: Declared) -> None:
             f"claim '{claim.text}': no task '{claim.task}' in this study."
             f"{nearest(claim.task, tasks)}"
         )
-    if claim.plan == claim.than:
+    if claim.plan == claim.than or (claim.less and claim.less[0] == claim.less[1]):
         raise UserError(f"claim '{claim.text}': holds '{claim.plan}' against itself")
     if not paired(claim, declared):
         raise UserError(
-            f"claim '{claim.text}': no seed of '{claim.task}' has both '{claim.plan}' and "
-            f"'{claim.than}' in this study"
+            f"claim '{claim.text}': no seed of '{claim.task}' has all of "
+            f"{', '.join(map(repr, claim.plans))} in this study"
         )
 
 

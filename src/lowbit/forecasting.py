@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 from lowbit.execution import Execution
@@ -21,12 +23,21 @@ def foretold(point: Point, at: Path | None, execution: Execution, told: Told) ->
     """What every plan of a point will cost, from calibration text alone."""
     first, forecast = point.runs[0], point.forecast
     choices = [choices_of(run) for run in point.runs]
-    even = replace(first, plan=Plan(ANCHOR, forecast.anchor, embedding="bf16"))
+    even = replace(first, plan=Plan(ANCHOR, forecast.anchor, "bf16", first.plan.rank))
     choices.append(choices_of(even))
-    formats = tuple(dict.fromkeys(text for _, chosen, _ in choices for text in chosen.values()))
-    joint = tuple((name, tuple(chosen.items())) for name, chosen, _ in choices)
-    asked = Asked(formats, joint=joint, uniform=False, seed=first.seed)
-    table = table_of(first, execution, asked, forecast.tokens, told, at)
+    # Called by what they store, so that a point that is asked twice is measured once.
+    joint = {_called(chosen): tuple(chosen.items()) for _, chosen, _ in choices}
+    formats = sorted({text for _, chosen, _ in choices for text in chosen.values()})
+    asked = Asked(
+        tuple(formats),
+        joint=tuple(sorted(joint.items())),
+        uniform=False,
+        seed=first.seed,
+        curved=forecast.curved,
+    )
+    # Where nothing is trained, training text is text like any other that is not scored.
+    parts = ("calibration", "train") if forecast.kind == "untrained" else ("calibration",)
+    table = table_of(first, execution, asked, forecast.tokens, told, at, parts)
     said = [_said(table, *choice) for choice in choices]
     return Foretold(
         about=point.about,
@@ -41,8 +52,13 @@ def foretold(point: Point, at: Path | None, execution: Execution, told: Told) ->
     )
 
 
+def _called(formats: dict[str, str]) -> str:
+    """A choice's name among others: what it stores."""
+    return sha256(json.dumps(sorted(formats.items())).encode()).hexdigest()[:12]
+
+
 def _said(
     table: SensitivityTable, name: str, formats: dict[str, str], ranks: dict[str, int]
 ) -> Said:
     bits = min((bits_of(parse(text)) for text in formats.values()), default=16.0)
-    return Said(name, table.whole[name], left(table, formats, ranks), bits)
+    return Said(name, table.whole[_called(formats)], left(table, formats, ranks), bits)

@@ -20,7 +20,7 @@ from lowbit.study import Study
 from lowbit.studyfile import Forecast
 
 FOLDER = "forecasts"
-VERSION = 1
+VERSION = 2
 """To be raised whenever the same would be foretold differently."""
 
 
@@ -43,7 +43,8 @@ class Point:
     def about(self) -> str:
         """Everything that a forecast depends on: another one is another forecast."""
         runs = [run.fingerprint for run in (*self.runs, *([self.at] if self.at else []))]
-        body = [VERSION, self.forecast.tokens, self.forecast.anchor, self.forecast.kind, runs]
+        asked = self.forecast
+        body = [VERSION, asked.tokens, asked.curved, asked.anchor, asked.kind, runs]
         return sha256(json.dumps(body).encode()).hexdigest()[:16]
 
 

@@ -29,6 +29,7 @@ from lowbit.sensitivity import (
     predictions,
     to_text,
     trusted,
+    trusted_at,
 )
 from lowbit.spec import RunSpec
 from lowbit.study import Study
@@ -136,7 +137,7 @@ def _prediction(table: SensitivityTable, name: str, formats: dict[str, str]) -> 
         page.add_column(head, justify="left" if head in ("predictor", "") else "right",
                         no_wrap=head != "predictor")  # fmt: skip
     few = min((bits_of(parse(text)) for text in formats.values()), default=16.0)
-    believed = "taylor" if few >= 4 else "kfac"
+    believed = trusted_at(few)
     for key, one in predictions(table.whole[name]).items():
         label = NAMES[key] + (" *" if key == believed else "")
         now = math.exp(min(50.0, table.loss))

@@ -36,15 +36,15 @@ def _whole(lab: Lab, asked: Asked, known: Known, chosen: Errors) -> Whole:
         s.name: chosen[s.name] if s.name in chosen else torch.zeros_like(lab.weight(s.name))
         for s in lab.sites
     }
-    product = hessian.products(lab.model, lab.sites, lab.batches, held, lab.kind)
-    newton = hessian.gauss_newton(lab.model, lab.sites, lab.batches, held, lab.kind)
-    lab.passes += HESSIAN + NEWTON
+    product = hessian.products(lab.model, lab.sites, lab.few, held, lab.kind)
+    newton = hessian.gauss_newton(lab.model, lab.sites, lab.few, held, lab.kind)
+    lab.worked(HESSIAN + NEWTON, few=True)
     before = lab.losses(known.logits)
     with moved(lab, chosen):
         after = lab.logits()
     apart = [b - a for a, b in zip(before, lab.losses(after), strict=True)]
     kl = divergences(known.logits, after)
-    samples = _monte_carlo(lab, asked, chosen, sum(before) / units)
+    samples = _monte_carlo(lab, asked, chosen)
     traces = [
         sum(known.traces.cost(name, e, i) for name, e in chosen.items())
         for i in range(asked.samples)
@@ -68,10 +68,10 @@ def _whole(lab: Lab, asked: Asked, known: Known, chosen: Errors) -> Whole:
     )
 
 
-def _monte_carlo(lab: Lab, asked: Asked, chosen: Errors, loss: float) -> list[float]:
+def _monte_carlo(lab: Lab, asked: Asked, chosen: Errors) -> list[float]:
     """1/2 [L(w + z) + L(w - z)] - L for noise of each matrix's mean squared error."""
     source = torch.Generator().manual_seed(asked.seed + 2)
-    units, found = sum(lab.counts), []
+    loss, found = lab.loss_of_few(), []
     for _ in range(asked.samples):
         z = {
             n: math.sqrt(float(e.square().mean())) * torch.randn(e.shape, generator=source)
@@ -80,6 +80,6 @@ def _monte_carlo(lab: Lab, asked: Asked, chosen: Errors, loss: float) -> list[fl
         sides = []
         for sign in (1.0, -1.0):
             with moved(lab, {n: sign * v for n, v in z.items()}):
-                sides.append(sum(lab.losses(lab.logits())) / units)
+                sides.append(lab.loss_of_few())
         found.append(0.5 * sum(sides) - loss)
     return found

@@ -35,6 +35,7 @@ class Lab:
 
     `base`: the exact weights that formats store, (out, in) a site; None: the model's own, and
     errors are counted from them. `documents`: which document every sequence is of (none: one each).
+    `curved`: places of the sequences that second derivatives and noise are taken on (none: all).
     `passes`: work so far, in forward passes over the sequences.
     """
 
@@ -44,6 +45,7 @@ class Lab:
     kind: Kind = "language"
     base: Mapping[str, Tensor] | None = None
     documents: Sequence[int] = ()
+    curved: Sequence[int] = ()
     passes: float = 0.0
 
     @property
@@ -63,18 +65,32 @@ class Lab:
         found = decode(encode(weight, parse(text)))
         return found - (weight if self.base is None else rounded(weight))
 
+    @property
+    def few(self) -> list[Batch]:
+        """The sequences that second derivatives and noise are taken on."""
+        return [self.batches[i] for i in self.curved] if self.curved else list(self.batches)
+
+    def worked(self, passes: float, few: bool = False) -> None:
+        """Counts work; over the few, for their share of the whole."""
+        part = sum(sum(batch.labels) for batch in self.few) / sum(self.counts) if few else 1.0
+        self.passes += passes * part
+
     def logits(self) -> list[Tensor]:
         """Of every sequence, detached."""
-        self.passes += 1
+        self.worked(1)
         with torch.no_grad():
             return [logits_of(self.model, batch, self.kind) for batch in self.batches]
 
     def losses(self, logits: Sequence[Tensor]) -> list[float]:
         """Of every sequence, summed over what is scored in it."""
-        return [
-            float(F.cross_entropy(x, target_of(b), reduction="sum"))
-            for x, b in zip(logits, self.batches, strict=True)
-        ]
+        return [_loss(x, b) for x, b in zip(logits, self.batches, strict=True)]
+
+    def loss_of_few(self) -> float:
+        """As the model stands, a token, over the few."""
+        self.worked(1, few=True)
+        with torch.no_grad():
+            sums = [_loss(logits_of(self.model, b, self.kind), b) for b in self.few]
+        return sum(sums) / sum(sum(batch.labels) for batch in self.few)
 
     @property
     def counts(self) -> list[int]:
@@ -84,6 +100,10 @@ class Lab:
     def spread(self, sums: Sequence[float]) -> float:
         """Standard error of a mean over what is scored, from sums of every sequence."""
         return clustered_error(sums, self.counts, self.documents or range(len(sums)))
+
+
+def _loss(logits: Tensor, batch: Batch) -> float:
+    return float(F.cross_entropy(logits, target_of(batch), reduction="sum"))
 
 
 def rounded(weight: Tensor) -> Tensor:

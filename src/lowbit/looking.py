@@ -84,6 +84,9 @@ def compare(study: Study) -> None:
         for page in tally.tables(predicted):
             out().print(page)
         wrapped(tally.CRITERION)
+    if apart := scorecard.refused(study):
+        say(f"\n{len(apart)} pairs may not be compared, and are in no cell:")
+        wrapped("; ".join(apart))
     if study.forecasts and (silent := scorecard.unpredicted(study)):
         say(f"\nnothing was predicted at {len(silent)} points (lowbit predict {study.folder}):")
         wrapped(", ".join(silent))

@@ -36,7 +36,7 @@ def measure(
         lab.model, lab.sites, lab.batches, asked.seed, lambda i, n: told("gradients", i, n),
         lab.kind,
     )  # fmt: skip
-    lab.passes += GRADIENTS
+    lab.worked(GRADIENTS)
     _finite(found)
     known = Known(found, hutchinson(lab, asked, told), lab.logits())
     damages: dict[str, dict[str, Damage]] = {site.name: {} for site in lab.sites}
@@ -110,8 +110,8 @@ def _finite(found: Curvature) -> None:
 
 def _curved(lab: Lab, errors: Errors) -> dict[str, float]:
     """e'He / 2 of every site, all of them in error at once."""
-    product = hessian.products(lab.model, lab.sites, lab.batches, errors, lab.kind)
-    lab.passes += HESSIAN
+    product = hessian.products(lab.model, lab.sites, lab.few, errors, lab.kind)
+    lab.worked(HESSIAN, few=True)
     return {n: 0.5 * float((errors[n] * product[n]).sum()) for n in errors}
 
 

@@ -38,7 +38,7 @@ from lowbit.tasks.base import Batch
 from lowbit.tasks.batching import collate
 from lowbit.tasks.cache import cache_dir
 
-MEASURE = 3
+MEASURE = 4
 """To be raised whenever the same model would be measured differently."""
 LEAST = 512
 """Tokens below which second derivatives say nothing."""
@@ -51,10 +51,12 @@ def table_of(
     tokens: int,
     told: Told,
     at: Path | None = None,
+    parts: Sequence[str] = ("calibration",),
 ) -> SensitivityTable:
     """The table of the spec's model and task; its plan and settings do not matter.
 
-    `at`: a finished 16-bit run, whose adapter is put into the weights first.
+    `at`: a finished 16-bit run, whose adapter is put into the weights first. `parts`: whose text,
+    of which training may be one only where nothing is trained.
     """
     machine.set_up(execution, "fp32")
     start = prepare_run(spec)
@@ -67,20 +69,23 @@ def table_of(
     ran = None if at is None else _ran(spec, at)
     where = "" if at is None else digest(at / ADAPTER / WEIGHTS)
     about = [MEASURE, weights_digest(start.checkpoint), start.data.fingerprint, tokens, where]
+    about += [] if tuple(parts) == ("calibration",) else list(parts)
     key = json.dumps([*about, torch.__version__, asdict(asked)])
     name = sha256(key.encode()).hexdigest()[:24]
     path = cache_dir() / "sensitivities" / f"{name}.json"
     if path.is_file():
         return from_text(path.read_text(encoding="utf-8"))
-    lab = _lab(start, tokens) if at is None or ran is None else _lab_at(ran, start, at, tokens)
+    text = sequences(start, tokens, parts)
+    lab = _lab(start, text) if at is None or ran is None else _lab_at(ran, start, at, text)
+    lab.curved = fewer(lab.batches, asked.curved)
     table = measure(lab, asked, (spec.model, spec.task.called), told)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, to_text(table).encode())
     return table
 
 
-def _lab(start: Prepared, tokens: int) -> Lab:
-    """The model as 16 bits store it, on the CPU, and single sequences up to so many tokens."""
+def _lab(start: Prepared, text: Text) -> Lab:
+    """The model as 16 bits store it, on the CPU, and single sequences."""
     model = load(start.checkpoint, start.task.kind, 0, start.pad).float().eval()
     sites = find_sites(model, start.checkpoint.matrices)
     base = _weights(model, sites)
@@ -88,7 +93,7 @@ def _lab(start: Prepared, tokens: int) -> Lab:
         for site in sites:
             parameter: torch.nn.Parameter = model.get_submodule(site.name).weight  # type: ignore
             parameter.copy_(as_site(model, site.name, rounded(base[site.name])))
-    batches, documents = sequences(start, tokens)
+    batches, documents = text
     return Lab(model, sites, batches, start.task.kind, base, documents)
 
 
@@ -107,10 +112,10 @@ def _ran(spec: RunSpec, at: Path) -> RunSpec:
     return ran
 
 
-def _lab_at(ran: RunSpec, start: Prepared, at: Path, tokens: int) -> Lab:
+def _lab_at(ran: RunSpec, start: Prepared, at: Path, text: Text) -> Lab:
     """The model with a run's adapter in its weights."""
     merged, sites, base = merged_run(ran, start, at)
-    batches, documents = sequences(start, tokens)
+    batches, documents = text
     return Lab(merged, sites, batches, start.task.kind, base, documents)
 
 
@@ -135,14 +140,29 @@ def _weights(model: nn.Module, sites: Sequence[Site]) -> dict[str, Tensor]:
     }
 
 
-def sequences(start: Prepared, tokens: int) -> tuple[list[Batch], list[int]]:
-    """Calibration sequences, one a batch, until there are enough tokens; their documents."""
-    part, found, documents, count = start.data.parts["calibration"], [], [], 0
-    for i, example in enumerate(part):
+Text = tuple[list[Batch], list[int]]
+"""Sequences, one a batch, and the document of each."""
+
+
+def sequences(start: Prepared, tokens: int, parts: Sequence[str] = ("calibration",)) -> Text:
+    """Sequences until there are enough tokens: the first of every document, then the second, so
+    that no long document speaks for all.
+    """
+    found, documents, count = [], [], 0
+    examples = [(part, i, e) for part in parts for i, e in enumerate(start.data.parts[part])]
+    turn: dict[tuple[str, int], int] = {}
+    order: list[tuple[int, int, str, int]] = []
+    for part, i, example in examples:
+        key = (part, example.document)
+        turn[key] = turn.get(key, -1) + 1
+        order.append((turn[key], len(order), part, i))
+    numbers = {key: number for number, key in enumerate(turn)}
+    for _, _, part, i in sorted(order):
         if count >= tokens:
             break
-        found.append(collate(part, [i]))
-        documents.append(example.document)
+        example = start.data.parts[part][i]
+        found.append(collate(start.data.parts[part], [i]))
+        documents.append(numbers[part, example.document])
         count += len(example.ids)
     if count < min(tokens, LEAST):
         raise UserError(
@@ -150,3 +170,12 @@ def sequences(start: Prepared, tokens: int) -> tuple[list[Batch], list[int]]:
             f"needed: a gap of 0.01 nats would be known to ± {1.96 * math.sqrt(0.02 / count):.3f}"
         )
     return found, documents
+
+
+def fewer(batches: Sequence[Batch], tokens: int) -> tuple[int, ...]:
+    """Places of sequences spread over all, of about so many tokens; none where that is all."""
+    whole = sum(sum(batch.labels) for batch in batches)
+    if not tokens or tokens >= whole:
+        return ()
+    count = max(1, round(len(batches) * tokens / whole))
+    return tuple(int(i * len(batches) / count) for i in range(count))

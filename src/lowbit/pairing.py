@@ -13,22 +13,38 @@ from lowbit.claims import ENOUGH_SEEDS, RESAMPLES
 from lowbit.inference import Difference, Paired
 from lowbit.record import comparable
 
+Columns = tuple[np.ndarray, ...]
 
-def pairs_of(ours: Cell, theirs: Cell) -> tuple[list[tuple[np.ndarray, ...]], list[str]]:
-    """(sums, counts of both by document) of every seed that both finished, and what was refused."""
-    pairs, refused = [], []
-    for seed in sorted(ours.done.keys() & theirs.done.keys()):
-        (one, first), (two, second) = ours.done[seed], theirs.done[seed]
-        if different := comparable(first, second):
-            refused.append(f"seed {seed}: recorded facts differ ({', '.join(different)})")
+
+def pairs_of(ours: Cell, theirs: Cell, *less: Cell) -> tuple[list[Columns], list[str]]:
+    """(sums, counts of both by document) of every seed that all finished, and what was refused.
+
+    `less`: two more cells, whose difference is taken off. Over the same counts (a - b) - (c - d) is
+    (a + d) - (b + c).
+    """
+    pairs: list[Columns] = []
+    refused: list[str] = []
+    cells = (ours, theirs, *less)
+    for seed in sorted(set.intersection(*(set(cell.done) for cell in cells))):
+        folders, found = zip(*(cell.done[seed] for cell in cells), strict=True)
+        different = [fact for other in found[1:] for fact in comparable(found[0], other)]
+        if different:
+            facts = ", ".join(dict.fromkeys(different))
+            refused.append(f"seed {seed}: recorded facts differ ({facts})")
             continue
-        a, b = scores(one), scores(two)
-        if not np.array_equal(a.document, b.document):
+        each = [scores(folder) for folder in folders]
+        if any(not np.array_equal(each[0].document, one.document) for one in each[1:]):
             refused.append(f"seed {seed}: scored on other examples")
             continue
-        _, cluster = np.unique(a.document, return_inverse=True)
-        columns = (a.sum, a.count, b.sum, b.count)
-        pairs.append(tuple(np.bincount(cluster, weights=column) for column in columns))
+        _, cluster = np.unique(each[0].document, return_inverse=True)
+        sums = [np.bincount(cluster, weights=one.sum) for one in each]
+        counts = [np.bincount(cluster, weights=one.count) for one in each]
+        if less and any(not np.array_equal(counts[0], one) for one in counts[1:]):
+            refused.append(f"seed {seed}: counted differently")
+            continue
+        if less:
+            sums = [sums[0] + sums[3], sums[1] + sums[2]]
+        pairs.append((sums[0], counts[0], sums[1], counts[1]))
     return pairs, refused
 
 
@@ -45,7 +61,7 @@ def sign_of(setting: Setting) -> float:
     return 1.0 if setting.better == "higher" else -1.0
 
 
-def stacked(pairs: Sequence[tuple[np.ndarray, ...]], exponential: bool) -> Paired:
+def stacked(pairs: Sequence[Columns], exponential: bool) -> Paired:
     a, m, b, n = (np.stack([pair[i] for pair in pairs]) for i in range(4))
     return Paired(a, m, b, n, exponential)
 

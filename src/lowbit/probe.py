@@ -157,7 +157,8 @@ def _heaviest(spec: RunSpec, start: Prepared, made: Installed, device: torch.dev
 
 
 def _evaluated_tokens(spec: RunSpec, start: Prepared, steps: int) -> int:
-    """Selection once an epoch and after the last step, the scored split once."""
+    """Selection as often as it is looked at, the scored split once."""
     size = {name: sum(len(e.ids) for e in part) for name, part in start.data.parts.items()}
-    epochs = math.ceil(steps / steps_per_epoch(start.data.parts["train"], spec.train))
+    each = steps_per_epoch(start.data.parts["train"], spec.train)
+    epochs = math.ceil(steps / each) if spec.train.keep == "best" else 1
     return epochs * size["selection"] + size["scored"]

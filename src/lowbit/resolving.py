@@ -9,9 +9,11 @@ records, and every command reads them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from lowbit import studyfile
 from lowbit.files import to_json, write_atomic
+from lowbit.forecasts import points
 from lowbit.foretelling import predict_study
 from lowbit.looking import say, wrapped
 from lowbit.scorecard import Cell, cells, unresolved
@@ -24,8 +26,12 @@ def until_resolved(
     """Run, predict, and add seeds to what is unresolved, up to `most` seeds a part."""
     while True:
         study = reread()
-        carry_out(study)
+        # What is predicted from first; the predictions are written before what they are of is run.
+        first = {point.at for point in points(study) if point.at is not None}
+        if first:
+            carry_out(replace(study, runs=tuple(run for run in study.runs if run in first)))
         predict_study(study)
+        carry_out(study)
         vague = unresolved(cells(study))
         if not vague:
             say("no cell is off by more than 10 % that more seeds could decide")

@@ -28,9 +28,10 @@ def asked(finding: Finding) -> str:
             if claim.relation == "better"
             else (f" within {size} {unit(finding)}")
         )
+    more = f", more than {claim.less[0]} than {claim.less[1]}" if claim.less else ""
     return (
         f"{claim.plan} {claim.relation}{' than' if claim.relation != 'equal' else ' to'} "
-        f"{claim.than} on {claim.task}{margin}"
+        f"{claim.than}{more}, on {claim.task}{margin}"
     )
 
 

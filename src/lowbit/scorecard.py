@@ -20,8 +20,8 @@ from lowbit.cells import Setting, records, settings
 from lowbit.claims import RESAMPLES
 from lowbit.forecasts import Foretold, Point, Said, partner, points, predicted_runs
 from lowbit.forecasts import made as made_at
-from lowbit.pairing import gain_over
-from lowbit.sensitivity import NAMES, predictions
+from lowbit.pairing import gain_over, pairs_of
+from lowbit.sensitivity import NAMES, predictions, trusted_at
 from lowbit.study import Study
 from lowbit.studyfile import Forecast
 
@@ -30,7 +30,6 @@ ENOUGH, COVERED = 0.80, 0.90
 BASELINES = ("weight error", "4^-b")
 TRUSTED = "trusted closed form"
 PREDICTORS = (TRUSTED, *NAMES, *BASELINES)
-RUNNING = ("monte_carlo", "kl", "loss")
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,8 @@ class Cell:
     foreseen: dict[str, Foreseen]
     expected: bool
     """Whether it was declared beforehand that the tokens can resolve it."""
+    refused: tuple[str, ...] = ()
+    """Seeds that were run and may not be compared, and why."""
 
     def resolvable(self, predictor: str) -> bool:
         return self.seen and self.foreseen[predictor].spread <= RESOLVED * abs(self.observed)
@@ -151,6 +152,21 @@ def unpredicted(study: Study) -> list[str]:
     return [point.name for point in points(study) if made_at(study, point) is None]
 
 
+def refused(study: Study) -> list[str]:
+    """Predicted plans that were run, and whose runs may not be compared with their 16-bit ones."""
+    groups = {(setting.model, setting.task): setting for setting in settings(records(study))}
+    said: dict[str, None] = {}
+    for forecast in study.forecasts:
+        for run in predicted_runs(study, forecast):
+            other = partner(study, forecast, run)
+            setting = groups.get((run.model, run.task.called))
+            cells = {c.plan: c for c in setting.cells} if setting else {}
+            if other is not None and {run.plan.name, other.plan.name} <= set(cells):
+                why = pairs_of(cells[run.plan.name], cells[other.plan.name])[1]
+                said |= {f"{run.plan.name} on {run.task.called}: {each}": None for each in why}
+    return list(said)
+
+
 def _cell(
     forecast: Forecast,
     setting: Setting,
@@ -161,6 +177,7 @@ def _cell(
     gain = gain_over(setting, plan, base, RESAMPLES)
     if gain is None:
         return None
+    ours, theirs = (next(c for c in setting.cells if c.plan == name) for name in (plan, base))
     return Cell(
         kind=forecast.kind,
         part=forecast.part,
@@ -175,6 +192,7 @@ def _cell(
         documents=gain.documents,
         foreseen=_foreseen(forecast, said),
         expected=plan in forecast.resolvable,
+        refused=tuple(pairs_of(ours, theirs)[1]),
     )
 
 
@@ -197,7 +215,7 @@ def _at_point(forecast: Forecast, said: Said, anchor: Said) -> dict[str, Foresee
         name: Foreseen(first + share * (one.gap - first), one.spread)
         for name, one in predictions(said.whole).items()
     }
-    found[TRUSTED] = found["taylor" if said.bits >= 4 else "kfac"]
+    found[TRUSTED] = found[trusted_at(said.bits)]
     rest = anchor.left if forecast.kind == "adapted" else 1.0
     known, spread = rest * anchor.whole.kl, rest * anchor.whole.kl_spread
     by_error = said.whole.weight_error / anchor.whole.weight_error

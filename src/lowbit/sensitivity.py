@@ -30,7 +30,11 @@ Joint = tuple[str, tuple[tuple[str, str], ...]]
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be measured. `joint`: choices for many sites at once (`uniformly` makes some)."""
+    """What is to be measured. `joint`: choices for many sites at once (`uniformly` makes some).
+
+    `curved`: tokens that second derivatives and noise are taken on (0: all that there are). They
+    cost most and vary least; gradients, KL and losses take all.
+    """
 
     formats: tuple[str, ...]
     ranks: tuple[int, ...] = (4, 8, 16, 32)
@@ -40,6 +44,7 @@ class Asked:
     joint: tuple[Joint, ...] = ()
     uniform: bool = True
     """Also every format in all block matrices at once."""
+    curved: int = 0
 
 
 @dataclass(frozen=True)
@@ -209,13 +214,15 @@ def left(table: SensitivityTable, formats: Mapping[str, str], ranks: Mapping[str
 
 
 def trusted(text: str) -> Predictor:
-    """Which predictor to believe for a format, by its bits: as measured on small models.
+    """Which predictor to believe for a format, by its bits: as measured on small models."""
+    return trusted_at(bits_of(parse(text)))
 
-    Second order holds from four bits on; below, coherent errors go beyond it, and K-FAC, which
-    sees whole matrices, is off the least of the closed forms.
+
+def trusted_at(bits: float) -> Predictor:
+    """Second order holds from three bits on. Below, coherent errors go beyond it, and K-FAC, which
+    sees whole matrices, is off the least of the closed forms, which is far enough.
     """
-    bits = bits_of(parse(text))
-    return "taylor" if bits >= 4 else "kfac"
+    return "taylor" if bits >= 3 else "kfac"
 
 
 def to_text(table: SensitivityTable) -> str:

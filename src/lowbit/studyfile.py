@@ -47,9 +47,10 @@ class Forecast:
     """Gaps of a part that are predicted before its runs, and how.
 
     `kind` says where the model stands: the base alone, with a lent adapter, or trained in few bits
-    (predicted from the 16-bit run of the same rank). `tokens` of calibration text, at the runs of
-    `seeds`. `anchor`: the format whose damage on calibration text sets the constants of the
-    baselines. `resolvable`: the plans that the scored tokens are expected to resolve.
+    (predicted from the 16-bit run of the same rank). `tokens` of calibration text, `curved` of them
+    for second derivatives, at the runs of `seeds`. `anchor`: the format whose damage on calibration
+    text sets the constants of the baselines. `resolvable`: the plans that the scored tokens are
+    expected to resolve.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -57,11 +58,12 @@ class Forecast:
     part: str
     resolvable: tuple[str, ...] = ()
     tokens: int = 4096
+    curved: int = 4096
     seeds: tuple[int, ...] = (0,)
     anchor: str = "int4@64"
 
     def __post_init__(self) -> None:
-        check_bounds("forecast", self, {"tokens": Bounds(1)})
+        check_bounds("forecast", self, {"tokens": Bounds(1), "curved": Bounds(1)})
 
 
 @dataclass(frozen=True)

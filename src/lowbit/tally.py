@@ -8,18 +8,20 @@ from rich.table import Table
 from rich.text import Text
 
 from lowbit.scorecard import CLOSE, COVERED, ENOUGH, FAR, RESOLVED, TRUSTED, Cell, Score, scores
-from lowbit.sensitivity import NAMES
+from lowbit.sensitivity import NAMES, RUN
 
 SHOWN = (TRUSTED, "kl")
 """The predictors whose numbers stand beside each cell."""
-HEADS = ("plan", "observed", "±", "closed form", "off", "KL + 1st", "off", "sharp")
+HEADS = ("plan", "observed", "±", "closed form", "off", "KL + 1st", "off", "judged")
 SCORED = ("predictor", "sharp", "≤ 10 %", "> 25 %", "covered", "r", "off by", "criterion")
 CRITERION = (
     f"Fixed before any run: a cell is sharp where observed error and predicted spread are each at "
     f"most {100 * RESOLVED:.0f} % of it; at least {100 * ENOUGH:.0f} % of these within "
     f"{100 * CLOSE:.0f} %, none beyond {100 * FAR:.0f} %; of all others at least "
     f"{100 * COVERED:.0f} % within their interval; and off by less than both baselines. "
-    "*: observed sharply, or not, other than declared."
+    "Judged: the closed form, where sharp by its 10 %, else by whether its interval holds. "
+    "*: observed sharply, or not, other than declared. (run): no theory, but the stored or a noisy "
+    "model run on calibration text."
 )
 
 
@@ -41,7 +43,14 @@ def _cell(cell: Cell, label: str) -> list[str]:
     row = [label, _nats(cell.observed), _nats(cell.se)]
     for name in SHOWN:
         row += [_nats(cell.foreseen[name].gap), f"{100 * cell.off(name):+.0f} %"]
-    return [*row, ("yes" if cell.seen else "no") + "*" * (cell.seen != cell.expected)]
+    return [*row, _judged(cell) + "*" * (cell.seen != cell.expected)]
+
+
+def _judged(cell: Cell) -> str:
+    if cell.resolvable(TRUSTED):
+        off = abs(cell.off(TRUSTED))
+        return "hit" if off <= CLOSE else "far" if off > FAR else "missed"
+    return "inside" if cell.within(TRUSTED) else "outside"
 
 
 def score_rows(found: Sequence[Score]) -> list[list[str]]:
@@ -52,7 +61,7 @@ def _score(one: Score) -> list[str]:
     rest = one.cells - one.resolvable
     met = {None: "intervals only", True: "met", False: "missed"}[one.met]
     return [
-        NAMES.get(one.predictor, one.predictor),
+        NAMES.get(one.predictor, one.predictor) + " (run)" * (one.predictor in RUN),
         f"{one.resolvable} of {one.cells}",
         f"{one.close}",
         f"{one.far}",

@@ -47,10 +47,10 @@ def hutchinson(lab: Lab, asked: Asked, told: Told) -> Traces:
     for i in range(asked.samples):
         told("curvature", i, asked.samples)
         v = {n: s * torch.randn(s.shape, generator=source) for n, s in scales.items()}
-        product = hessian.products(lab.model, lab.sites, lab.batches, v, lab.kind)
+        product = hessian.products(lab.model, lab.sites, lab.few, v, lab.kind)
         for name in values:
             values[name].append(float((v[name] * product[name]).sum()))
-        lab.passes += HESSIAN
+        lab.worked(HESSIAN, few=True)
     power = {name: float(scale.square().sum()) for name, scale in scales.items()}
     return Traces({n: tuple(v) for n, v in values.items()}, power)
 

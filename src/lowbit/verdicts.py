@@ -95,24 +95,24 @@ def _finding(claim: Claim, study: Study, groups: dict[str, Setting]) -> Finding:
     """Everything but the verdict."""
     setting = groups.get(claim.task)
     cells = {cell.plan: cell for cell in setting.cells} if setting else {}
-    ours, theirs = cells.get(claim.plan), cells.get(claim.than)
-    wanted = len(
-        _declared(study, claim.plan, claim.task) & _declared(study, claim.than, claim.task)
-    )
-    if setting is None or ours is None or theirs is None:
+    mine = [cells[name] for name in claim.plans if name in cells]
+    wanted = len(set.intersection(*(_declared(study, name, claim.task) for name in claim.plans)))
+    if setting is None or len(mine) < len(claim.plans):
         return Finding(claim, "unfinished", wanted=wanted, reason="no runs yet")
     if claim.measure in ("stored", "peak"):
-        return _bytes(claim, ours, theirs, wanted)
-    pairs, reasons = pairs_of(ours, theirs)
-    reason = "; ".join([*reasons, *lost(ours), *lost(theirs)])
+        return _bytes(claim, mine[0], mine[1], wanted)
+    pairs, reasons = pairs_of(mine[0], mine[1], *mine[2:])
+    reason = "; ".join([*reasons, *(said for cell in mine for said in lost(cell))])
     state: State = "refused" if reason else "unfinished" if len(pairs) < wanted else "inconclusive"
     if not pairs:
-        return Finding(claim, state, wanted=wanted, reason=reason or "no seed that both finished")
+        return Finding(claim, state, wanted=wanted, reason=reason or "no seed that all finished")
     sign = sign_of(setting)
     pair = stacked(pairs, claim.measure == "perplexity")
     gain = turned(inference.bootstrap(pair, np.random.default_rng(0), RESAMPLES), sign)
     margin = claim.margin * abs(pair.level) if claim.relative else claim.margin
-    beside = _beside(pair, sign, margin or None, binary=setting.metric == "accuracy")
+    beside = _beside(
+        pair, sign, margin or None, binary=setting.metric == "accuracy" and not claim.less
+    )
     found = Finding(
         claim=claim,
         state=state,

@@ -450,6 +450,15 @@ def test_the_rate_rises_to_its_height_and_falls_without_reaching_zero(
         assert rates[-1] == pytest.approx(middle)
 
 
+def test_where_the_last_state_is_kept_only_that_one_is_selected(
+    scene: Stage, tmp_path: Path
+) -> None:
+    here = scene("bert, accumulated")
+    last = replace(here, train=replace(here.train, keep="last"))
+    lines = carry_out(last, tmp_path).lines
+    assert [line["step"] for line in lines if "selection" in line] == [STEPS]
+
+
 def test_what_is_logged_is_what_was_done(scene: Stage, tmp_path: Path) -> None:
     here = scene("bert, accumulated")
     lines = carry_out(here, tmp_path).lines
@@ -516,10 +525,8 @@ def test_accumulation_changes_memory_and_nothing_else(scene: Stage, name: str) -
     [
         ("llama, dropout", (3.0, 1.0, 2.0), "best", 1),
         ("llama, dropout", (1.0, 1.0, 2.0), "best", 0),
-        ("llama, dropout", (3.0, 1.0, 2.0), "last", 2),
         ("bert, accumulated", (0.3, 0.9, 0.6), "best", 1),
         ("bert, accumulated", (0.9, 0.9, 0.3), "best", 0),
-        ("bert, accumulated", (0.9, 0.3, 0.6), "last", 2),
     ],
 )
 def test_the_state_that_is_kept_is_the_one_that_was_declared(
@@ -543,6 +550,24 @@ def test_the_state_that_is_kept_is_the_one_that_was_declared(
     best = values.index(min(values) if here.start.kind == "language" else max(values))
     assert ended.outcome.position.best_step == 2 * (best + 1)
     assert ended.outcome.position.best_value == values[best]
+
+
+def test_the_last_state_is_kept_where_that_was_declared(
+    scene: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = scene("llama, dropout")
+    here = replace(here, train=replace(here.train, epochs=3, keep="last"))
+    states: list[dict[str, Tensor]] = []
+
+    def scripted(model: nn.Module, *_: Any) -> tuple[Found, float]:
+        states.append(learnt_by(model))
+        return [(9.0, 1)], 1.0
+
+    monkeypatch.setattr(loop, "evaluate", scripted)
+    ended = carry_out(here)
+    (last,) = states
+    assert same_bits(ended.learnt, last)
+    assert ended.outcome.position.best_value == 9.0
 
 
 def test_looking_at_the_selection_split_changes_no_bit_of_training(scene: Stage) -> None:

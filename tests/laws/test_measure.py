@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from assemble import batch_of, opened, some_ids
@@ -14,6 +17,7 @@ from lowbit.curvature import Factors
 from lowbit.errors import RunError
 from lowbit.lab import Lab, divergences, moved, rounded
 from lowbit.measure import measure
+from lowbit.measuring import fewer, sequences
 from lowbit.reach import absorbed_share, gains
 from lowbit.sensitivity import (
     Asked,
@@ -25,6 +29,7 @@ from lowbit.sensitivity import (
     trusted,
 )
 from lowbit.spec import BLOCK_ROLES
+from lowbit.tasks.base import Example
 
 Folder = Callable[[str], Path]
 ASKED = Asked(("int8@16", "int4@16", "int2@16"), ranks=(1, 4, 16), samples=3, walk=True)
@@ -194,5 +199,48 @@ def test_ranks_leave_what_they_do_not_take_back(table: SensitivityTable) -> None
 
 
 def test_below_four_bits_another_predictor_is_believed() -> None:
-    assert trusted("int8@64") == trusted("nf4@64") == "taylor"
-    assert trusted("int3@64") == trusted("ternary@64") == "kfac"
+    assert trusted("int8@64") == trusted("nf4@64") == trusted("int3@64") == "taylor"
+    assert trusted("int2@64") == trusted("ternary@64") == "kfac"
+
+
+def test_second_derivatives_may_be_taken_on_fewer_sequences(
+    lab: Lab, table: SensitivityTable
+) -> None:
+    """Gradients, KL and losses take all of them; what is taken on fewer is that of the fewer."""
+    asked = replace(ASKED, formats=("int4@16",), walk=False)
+    some = Lab(lab.model, lab.sites, lab.batches, curved=(0, 2))
+    found = measure(some, asked, ("tiny", "text"))
+    few = measure(Lab(lab.model, lab.sites, [lab.batches[0], lab.batches[2]]), asked, ("t", "t"))
+    all_of_it, two = found.whole["int4@16"], few.whole["int4@16"]
+    for name in ("first_order", "fisher", "kfac", "kl", "loss", "loss_spread"):
+        assert getattr(all_of_it, name) == pytest.approx(getattr(table.whole["int4@16"], name))
+    for name in ("taylor", "gauss_newton", "hutchinson", "monte_carlo"):
+        assert getattr(all_of_it, name) == pytest.approx(getattr(two, name), rel=1e-4, abs=1e-7)
+    assert found.units == 3 * few.units / 2
+    assert found.passes < measure(lab_like(lab), asked, ("t", "t")).passes
+
+
+def lab_like(lab: Lab) -> Lab:
+    return Lab(lab.model, lab.sites, lab.batches)
+
+
+def test_fewer_sequences_are_spread_over_all() -> None:
+    ids = some_ids(10, 9)
+    batches = [batch_of(row[None, :-1], row[None, 1:]) for row in ids]
+    assert fewer(batches, 0) == fewer(batches, 10_000) == ()
+    assert fewer(batches, 40) == (0, 2, 4, 6, 8)
+    assert fewer(batches, 1) == (0,)
+
+
+def test_no_long_document_speaks_for_all() -> None:
+    """The first sequence of every document comes before the second of any."""
+    rows = [(document, k) for document, long in enumerate((5, 1, 2)) for k in range(long)]
+    part = tuple(Example(np.arange(9), np.arange(9), document, 9) for document, _ in rows)
+    start = SimpleNamespace(
+        data=SimpleNamespace(parts={"calibration": part, "train": part[:1]}),
+        task=SimpleNamespace(name="t"),
+    )
+    _, documents = sequences(start, 9 * 5)  # type: ignore[arg-type]
+    assert documents == [0, 1, 2, 0, 2]
+    _, documents = sequences(start, 9 * 9, ("calibration", "train"))  # type: ignore[arg-type]
+    assert documents == [0, 1, 2, 3, 0, 2, 0, 0, 0], "the other part's documents are others"

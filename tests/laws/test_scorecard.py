@@ -25,10 +25,12 @@ from lowbit.scorecard import (
     Cell,
     Foreseen,
     cells,
+    refused,
     scores,
     unresolved,
 )
 from lowbit.study import read as read_study
+from lowbit.tally import cell_rows, score_rows
 
 STUDY = """
 title = "Foreseen"
@@ -191,7 +193,7 @@ def test_training_is_foreseen_to_take_back_what_its_rank_can(folder: Path) -> No
     (said,) = told.plans
     first = said.whole.first_order
     assert trained.foreseen["kl"].gap == pytest.approx(first + said.left * said.whole.kl)
-    assert moved.foreseen[TRUSTED] == moved.foreseen["kfac"]
+    assert moved.foreseen[TRUSTED] == moved.foreseen["taylor"]
     anchor = told.anchor.whole
     ratio = said.whole.weight_error / anchor.weight_error
     known = told.anchor.left * anchor.kl
@@ -324,3 +326,60 @@ def test_a_gap_that_is_not_positive_is_counted_not_drawn(tmp_path: Path) -> None
     assert found.marks[0].sharp
     assert len(figures.save("predicted", found, tmp_path)) == 2
     assert len(figures.save("predicted", predicted.data([]), tmp_path, "none")) == 2
+
+
+def test_every_cell_says_how_it_was_judged() -> None:
+    def judged(found: Cell) -> str:
+        closed = {**found.foreseen, TRUSTED: found.foreseen["kl"]}
+        return cell_rows([replace(found, foreseen=closed)])[0][-1].rstrip("*")
+
+    assert judged(cell(1.0, 0.01, 1.05, 0.01)) == "hit"
+    assert judged(cell(1.0, 0.01, 1.2, 0.01)) == "missed"
+    assert judged(cell(1.0, 0.01, 1.3, 0.01)) == "far"
+    assert judged(cell(1.0, 0.01, 1.3, 0.2)) == "inside", "a vague prediction is no hit"
+    assert judged(cell(1.0, 0.1, 1.3, 0.0)) == "outside"
+    names = [row[0] for row in score_rows(scores([cell(1.0, 0.01, 1.05, 0.01)]))]
+    assert {"Monte Carlo (run)", "KL of the outputs (run)", "K-FAC"} <= set(names)
+
+
+def test_runs_that_may_not_be_compared_are_named(folder: Path, tmp_path: Path) -> None:
+    """They are in no cell, and not in silence."""
+    study = read_study(str(folder))
+    assert refused(study) == []
+    other = tmp_path / "study"
+    shutil.copytree(folder, other)
+    for path in other.glob("results/*-int3-seed*/record.json"):
+        body = json.loads(path.read_text())
+        body["facts"]["threads"] = 7
+        path.write_text(json.dumps(body))
+    said = refused(read_study(str(other)))
+    assert said
+    assert all("int3 on" in one and "recorded facts differ (threads)" in one for one in said)
+
+
+# --- the study of bounds as it is written ---------------------------------------------------------
+
+
+def test_the_bounds_study_asks_what_the_documents_claim() -> None:
+    study = read_study(str(Path(__file__).parents[2] / "studies" / "bounds"))
+    parts = {part.name: part for part in study.parts}
+    formats = {"int8@64", "int6@64", "int5@64", "int4@64", "nf4@64", "int3@64", "int2@64",
+               "ternary@64", "int4@row"}  # fmt: skip
+    for part, suffix in (("main", " r8"), ("transplanted", " moved"), ("untrained", " bare")):
+        mine = {plan.removesuffix(suffix) for plan in parts[part].plans} - {"16", "16 r8"}
+        assert mine == formats, part
+    assert parts["main"].seeds == parts["transplanted"].seeds == tuple(range(6))
+    assert {r.plan.rank for r in study.part(parts["ranks"])} == {4, 8, 16, 32}
+    assert {r.task.limit for r in study.part(parts["sizes"])} == {750, 375, 188}
+    trained = [run for run in study.runs if not run.plan.adapter]
+    assert {run.train.steps for run in trained} == {188}, "every run sees as many tokens"
+    assert study.execution.threads == 1, "runs side by side and alone are comparable"
+    for forecast in study.forecasts:
+        assert set(forecast.resolvable) <= set(parts[forecast.part].plans)
+        assert set(forecast.seeds) <= set(parts[forecast.part].seeds)
+    kinds = [point.forecast.kind for point in points(study)]
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "untrained": 1, "transplanted": 2, "adapted": 2 + 4 + 3
+    }  # fmt: skip
+    rules = [question.less for question in study.questions if question.less]
+    assert len(rules) == 4
