@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from lowbit import inference
+from lowbit import inference, solo
 from lowbit.cells import Cell, Setting, records, settings
 from lowbit.claims import RESAMPLES, Claim, enough, least_p
 from lowbit.inference import Difference, McNemar, Paired
@@ -210,8 +210,12 @@ def _bytes(claim: Claim, ours: Cell, theirs: Cell, wanted: int) -> Finding:
     gain = Difference(saved, 0.0, np.inf, len(seeds), 0)
     state: State = "held" if held else "contradicted"
     reason = _other_memory(ours, theirs, seeds) if claim.measure == "peak" else ""
-    if reason or len(seeds) < wanted:
+    waits = claim.measure == "peak" and any(
+        solo.wanted(*cell.done[seed]) for cell in (ours, theirs) for seed in seeds
+    )
+    if reason or waits or len(seeds) < wanted:
         state = "refused" if reason else "unfinished"
+        reason = reason or "its passes alone are missing: lowbit run" * waits
     return Finding(claim, state, len(seeds), wanted, two, gain, margin, reason=reason, unit="bytes")
 
 

@@ -205,6 +205,16 @@ def test_bytes_wait_for_all_seeds_and_for_the_same_machine(tmp_path: Path) -> No
     assert "recorded facts differ (cpu)" in sayings.effect(peak)
 
 
+def test_memory_waits_for_the_passes_alone(tmp_path: Path) -> None:
+    for seed in SEEDS:
+        make_run(tmp_path, "bf16", seed, timed="shared")
+        make_run(tmp_path, "nf4@64+dq", seed)
+    peak = claim("nf4@64+dq", "bf16", measure="peak")
+    (found,) = judge(study(tmp_path, questions=(peak,))).questions
+    assert found.state == "unfinished"
+    assert "its passes alone are missing" in sayings.effect(found)
+
+
 def test_a_diverged_run_is_said_and_decides_nothing(tmp_path: Path) -> None:
     for seed in SEEDS:
         make_run(tmp_path, "bf16", seed)
