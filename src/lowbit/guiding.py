@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lowbit.quant.formats import bits_of, parse
-from lowbit.sensitivity import SensitivityTable
+from lowbit.sensitivity import SensitivityTable, trusted
 from lowbit.theory.damage import adapter_parameters
 
 
@@ -44,6 +44,6 @@ def expected(table: SensitivityTable, text: str, rank: int) -> float:
     total = 0.0
     for site in table.sites:
         if site.reach is not None:
-            damage = max(0.0, site.damages[text].kfac)
+            damage: float = getattr(site.damages[text], trusted(text))
             total += damage * (1 - site.reach.share(text, rank))
-    return total
+    return max(0.0, total)

@@ -44,7 +44,7 @@ def _whole(lab: Lab, asked: Asked, known: Known, chosen: Errors) -> Whole:
         after = lab.logits()
     apart = [b - a for a, b in zip(before, lab.losses(after), strict=True)]
     kl = divergences(known.logits, after)
-    samples = _monte_carlo(lab, asked, chosen)
+    samples = monte_carlo(lab, asked, chosen)
     traces = [
         sum(known.traces.cost(name, e, i) for name, e in chosen.items())
         for i in range(asked.samples)
@@ -68,7 +68,7 @@ def _whole(lab: Lab, asked: Asked, known: Known, chosen: Errors) -> Whole:
     )
 
 
-def _monte_carlo(lab: Lab, asked: Asked, chosen: Errors) -> list[float]:
+def monte_carlo(lab: Lab, asked: Asked, chosen: Errors) -> list[float]:
     """1/2 [L(w + z) + L(w - z)] - L for noise of each matrix's mean squared error."""
     source = torch.Generator().manual_seed(asked.seed + 2)
     loss, found = lab.loss_of_few(), []

@@ -1,8 +1,9 @@
 """From a model and calibration text to a table of sensitivities.
 
 One backward pass a sequence gives the gradient, Fisher's diagonal and K-FAC's factors of all sites;
-every format is then costed on the errors that it really makes. Hessian products take all sites at
-once: e'He of a site holds its cross terms with the others, which sum to what the joint damage is.
+every format is then costed on the errors that it really makes. Hessian products take all block
+matrices at once, and embeddings and heads apart from them, since plans store those otherwise: e'He
+of a matrix holds its cross terms with the others, which sum to what the joint damage is.
 With `walk` the stored model is also run with every site and format alone; several sites at once are
 `jointly`'s.
 """
@@ -10,6 +11,7 @@ With `walk` the stored model is also run with every site and format alone; sever
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,12 +19,12 @@ from torch import Tensor
 from lowbit import curvature, hessian
 from lowbit.curvature import Curvature
 from lowbit.errors import RunError
-from lowbit.jointly import jointly
-from lowbit.lab import HESSIAN, Errors, Lab, Told, divergences, moved
+from lowbit.jointly import jointly, monte_carlo
+from lowbit.lab import HESSIAN, NEWTON, Errors, Lab, Told, divergences, moved
 from lowbit.reach import absorbed_share, gains, spectrum
 from lowbit.sensitivity import UNITS, Asked, Damage, Joint, Reach, SensitivityTable, SiteTable
 from lowbit.spec import BLOCK_ROLES, Site
-from lowbit.traces import Known, hutchinson
+from lowbit.traces import Known, hutchinson, mean
 
 GRADIENTS = 5.0
 """What the two backward passes cost, in forward passes."""
@@ -47,7 +49,7 @@ def measure(
         curved = _curved(lab, errors)
         for site in lab.sites:
             e = errors[site.name]
-            alone = _alone(lab, site, e, known) if asked.walk else None
+            alone = _alone(lab, asked, site, e, known) if asked.walk else Walked()
             damages[site.name][text] = _damage(known, site, e, curved[site.name], alone)
             if site.role in BLOCK_ROLES:
                 shares = absorbed_share(found.factors[site.name], e, asked.ranks)
@@ -73,7 +75,16 @@ def uniformly(lab: Lab, formats: Sequence[str]) -> tuple[Joint, ...]:
     return tuple((text, tuple((site.name, text) for site in lab.blocks)) for text in formats)
 
 
-def _damage(known: Known, site: Site, error: Tensor, curved: float, alone: float | None) -> Damage:
+@dataclass(frozen=True)
+class Walked:
+    """What is known of a site only by a walk: all others as they are."""
+
+    measured: float | None = None
+    gauss_newton: float | None = None
+    monte_carlo: float | None = None
+
+
+def _damage(known: Known, site: Site, error: Tensor, curved: float, alone: Walked) -> Damage:
     found = known.curvature
     return Damage(
         weight_error=float(error.square().sum()),
@@ -81,8 +92,11 @@ def _damage(known: Known, site: Site, error: Tensor, curved: float, alone: float
         fisher=curvature.fisher_cost(found.fisher[site.name], error),
         kfac=curvature.kfac_cost(found.factors[site.name], error),
         hutchinson=known.traces.cost(site.name, error),
+        hutchinson_spread=known.traces.spread(site.name, error),
         taylor=curved,
-        measured=alone,
+        measured=alone.measured,
+        gauss_newton=alone.gauss_newton,
+        monte_carlo=alone.monte_carlo,
     )
 
 
@@ -109,15 +123,28 @@ def _finite(found: Curvature) -> None:
 
 
 def _curved(lab: Lab, errors: Errors) -> dict[str, float]:
-    """e'He / 2 of every site, all of them in error at once."""
-    product = hessian.products(lab.model, lab.sites, lab.few, errors, lab.kind)
-    lab.worked(HESSIAN, few=True)
-    return {n: 0.5 * float((errors[n] * product[n]).sum()) for n in errors}
+    """e'He / 2 of every site: all block matrices in error at once, then all others."""
+    found: dict[str, float] = {}
+    for blocks in (True, False):
+        mine = {s.name for s in lab.sites if (s.role in BLOCK_ROLES) == blocks}
+        if mine:
+            held = {n: e if n in mine else torch.zeros_like(e) for n, e in errors.items()}
+            product = hessian.products(lab.model, lab.sites, lab.few, held, lab.kind)
+            lab.worked(HESSIAN, few=True)
+            found |= {n: 0.5 * float((errors[n] * product[n]).sum()) for n in mine}
+    return found
 
 
-def _alone(lab: Lab, site: Site, error: Tensor, known: Known) -> float:
-    """KL of the outputs with one site stored, plus the first order."""
+def _alone(lab: Lab, asked: Asked, site: Site, error: Tensor, known: Known) -> Walked:
+    """KL of the outputs with one site stored, plus the first order; Gauss-Newton; Monte Carlo."""
     with moved(lab, {site.name: error}):
         after = lab.logits()
     apart = sum(divergences(known.logits, after)) / known.curvature.units
-    return apart + float((known.curvature.gradient[site.name] * error).sum())
+    held = {s.name: torch.zeros_like(lab.weight(s.name)) for s in lab.sites} | {site.name: error}
+    newton = hessian.gauss_newton(lab.model, lab.sites, lab.few, held, lab.kind)
+    lab.worked(NEWTON, few=True)
+    return Walked(
+        apart + float((known.curvature.gradient[site.name] * error).sum()),
+        newton,
+        mean(monte_carlo(lab, asked, {site.name: error})),
+    )

@@ -38,7 +38,7 @@ from lowbit.tasks.base import Batch
 from lowbit.tasks.batching import collate
 from lowbit.tasks.cache import cache_dir
 
-MEASURE = 4
+MEASURE = 5
 """To be raised whenever the same model would be measured differently."""
 LEAST = 512
 """Tokens below which second derivatives say nothing."""
@@ -78,6 +78,7 @@ def table_of(
     text = sequences(start, tokens, parts)
     lab = _lab(start, text) if at is None or ran is None else _lab_at(ran, start, at, text)
     lab.curved = fewer(lab.batches, asked.curved)
+    lab.sites = wanted_sites(lab, asked)
     table = measure(lab, asked, (spec.model, spec.task.called), told)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, to_text(table).encode())
@@ -179,3 +180,10 @@ def fewer(batches: Sequence[Batch], tokens: int) -> tuple[int, ...]:
         return ()
     count = max(1, round(len(batches) * tokens / whole))
     return tuple(int(i * len(batches) / count) for i in range(count))
+
+
+def wanted_sites(lab: Lab, asked: Asked) -> tuple[Site, ...]:
+    """Block matrices alone where every choice that is asked about is one of those."""
+    blocks = {site.name for site in lab.blocks}
+    named = {site for _, formats in asked.joint for site, _ in formats}
+    return lab.sites if asked.uniform or not named or named - blocks else lab.blocks

@@ -192,13 +192,15 @@ def _solved(table: SensitivityTable, room: Room, wanted: Wanted) -> dict[str, So
 
 
 def _of_a_step(start: Prepared, spec: RunSpec, table: SensitivityTable, checkpointing: bool) -> int:
-    """Activations of a training step, and one decoded matrix."""
+    """Activations of a training step, and one decoded matrix with what decoding it takes, as the
+    ledger counts them before a run.
+    """
     window = max(len(e.ids) for part in start.data.parts.values() for e in part)
     tokens = max(spec.train.batch * window, spec.train.token_budget)
     shape = preflight.shape_of(start.checkpoint.config)
     if start.task.kind == "classification":
         shape = replace(shape, vocabulary=0)
-    decoded = 4 * max(a * b for a, b in (site.shape for site in table.sites))
+    decoded = 2 * 4 * max(a * b for a, b in (site.shape for site in table.sites))
     return decoded + activations(shape, tokens, 4, checkpointing)
 
 

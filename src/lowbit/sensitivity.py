@@ -52,8 +52,9 @@ class Damage:
     """What storing one site in one format does, all else in full precision.
 
     `weight_error` is |e|^2, the rest nats a token: `first_order` g'e; `fisher`, `kfac`,
-    `hutchinson` and `taylor` are of second order; `measured` is the KL of the outputs plus the
-    first order, None where the model was not run so.
+    `hutchinson` (with the standard error of its draws) and `taylor` are of second order. By a walk
+    alone, else None: `measured` is the KL of the outputs plus the first order, `gauss_newton` and
+    `monte_carlo` are of second order.
     """
 
     weight_error: float
@@ -63,6 +64,9 @@ class Damage:
     hutchinson: float
     taylor: float
     measured: float | None = None
+    hutchinson_spread: float | None = None
+    gauss_newton: float | None = None
+    monte_carlo: float | None = None
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,12 @@ class Traces:
         mean = sum(values) / len(values)
         return 0.5 * mean * float(error.square().sum()) / self.power[name]
 
+    def spread(self, name: str, error: Tensor) -> float | None:
+        """Standard error over samples; None where there is one."""
+        if len(self.values[name]) < 2:
+            return None
+        return standard_error([self.cost(name, error, i) for i in range(len(self.values[name]))])
+
 
 def hutchinson(lab: Lab, asked: Asked, told: Told) -> Traces:
     """Noise over all sites at once: other sites' share of v'(Hv) has mean zero."""

@@ -15,6 +15,8 @@ from assemble import batch_of, opened, some_ids
 
 from lowbit.curvature import Factors
 from lowbit.errors import RunError
+from lowbit.hessian import products
+from lowbit.jointly import monte_carlo
 from lowbit.lab import Lab, divergences, moved, rounded
 from lowbit.measure import measure
 from lowbit.measuring import fewer, sequences
@@ -30,6 +32,7 @@ from lowbit.sensitivity import (
 )
 from lowbit.spec import BLOCK_ROLES
 from lowbit.tasks.base import Example
+from lowbit.traces import hutchinson
 
 Folder = Callable[[str], Path]
 ASKED = Asked(("int8@16", "int4@16", "int2@16"), ranks=(1, 4, 16), samples=3, walk=True)
@@ -98,6 +101,61 @@ def test_the_walk_measures_every_site_alone(lab: Lab, table: SensitivityTable) -
     assert plain.sites[0].damages["int8@16"].measured is None
     with pytest.raises(ValueError, match="was not measured"):
         plain.damage({plain.sites[0].name: "int8@16"}, "measured")
+
+
+def test_what_the_sites_cost_sums_to_what_all_of_them_do(lab: Lab, table: SensitivityTable) -> None:
+    """Block matrices among themselves: an embedding in error is no part of what they cost."""
+    blocks = {site.name for site in lab.blocks}
+    for text in table.formats:
+        mine = [s.damages[text].taylor for s in table.sites if s.name in blocks]
+        assert sum(mine) == pytest.approx(table.whole[text].taylor, rel=1e-3, abs=1e-8)
+
+
+def test_a_walk_has_every_predictor_of_every_site(lab: Lab, table: SensitivityTable) -> None:
+    for site in table.sites:
+        for damage in site.damages.values():
+            assert damage.hutchinson_spread is not None
+            assert damage.hutchinson_spread > 0
+            assert damage.gauss_newton is not None
+            assert damage.gauss_newton >= 0
+            assert damage.monte_carlo is not None
+    site = lab.blocks[2]
+    (row,) = [s for s in table.sites if s.name == site.name]
+    # At small errors the outputs' own curvature is what their divergence is made of.
+    eight = row.damages["int8@16"]
+    assert eight.measured is not None
+    assert eight.gauss_newton == pytest.approx(
+        eight.measured - eight.first_order, rel=0.1, abs=1e-7
+    )
+    known = hutchinson(lab, ASKED, lambda *_: None)
+    error = lab.error(site.name, "int4@16")
+    draws = [known.cost(site.name, error, i) for i in range(ASKED.samples)]
+    four = row.damages["int4@16"]
+    assert four.hutchinson == pytest.approx(np.mean(draws), rel=1e-4)
+    assert four.hutchinson_spread == pytest.approx(np.std(draws, ddof=1) / 3**0.5, rel=1e-4)
+
+
+def test_hutchinson_and_monte_carlo_agree_with_the_hessian_they_estimate(lab: Lab) -> None:
+    """Of one matrix with noise of one size: half the Hessian's trace there, times its square."""
+    row = some_ids(1, 13)
+    lab = Lab(lab.model, lab.sites, [batch_of(row[:, :4], row[:, 1:5])])
+    site = min(lab.blocks, key=lambda s: s.shape[0] * s.shape[1])
+    rows, columns = site.shape
+    held = {s.name: torch.zeros_like(lab.weight(s.name)) for s in lab.sites}
+    trace = 0.0
+    for i in range(rows):
+        for j in range(columns):
+            one = torch.zeros(rows, columns)
+            one[i, j] = 1.0
+            product = products(lab.model, lab.sites, lab.batches, held | {site.name: one}, lab.kind)
+            trace += float(product[site.name][i, j])
+    size = 1e-2
+    asked = replace(ASKED, samples=40)
+    found = monte_carlo(lab, asked, {site.name: torch.full(site.shape, size)})
+    wanted = 0.5 * size**2 * trace
+    assert np.mean(found) == pytest.approx(
+        wanted, abs=4 * np.std(found) / 40**0.5 + 0.05 * abs(wanted)
+    )
 
 
 def test_fewer_bits_do_more_damage(table: SensitivityTable) -> None:

@@ -212,6 +212,20 @@ def test_controls_spend_the_same_bytes_and_none_is_predicted_better(
     assert cheapest > 0
 
 
+def test_ranks_alone_keep_the_embeddings_of_the_uniform_plan() -> None:
+    """The best uniform plan may store them otherwise: its formats are each site's own."""
+    found = table([1.0] * len(SITES))
+    choices = options(found, FORMATS, RANKS)
+    adapted = {site.name: site.reach is not None for site in found.sites}
+    mixed = uniform(choices, adapted, FORMATS[-1], RANKS[0], FORMATS[0])
+    assert mixed is not None
+    assert len({o.format for o in mixed.options}) == 2
+    limits = (mixed.stored + 1, None)
+    made = controls(choices, solve(choices, *limits), {"mixed": mixed}, limits, 1, 0)
+    assert [o.format for o in made["rank only"].options] == [o.format for o in mixed.options]
+    assert made["rank only"].cost <= made["uniform"].cost + 1e-9
+
+
 def test_the_same_seed_draws_the_same_controls() -> None:
     choices = options(table([1.0] * len(SITES)), FORMATS, RANKS)
     limit = sum(sorted(o.stored for o in each)[len(each) // 2] for each in choices.values())

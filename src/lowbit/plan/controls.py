@@ -2,7 +2,7 @@
 
 uniform          the uniform plan that fits and is predicted to cost least
 bits only        that plan's rank everywhere, bits chosen exactly
-rank only        that plan's format everywhere, ranks chosen exactly
+rank only        that plan's formats, ranks chosen exactly
 bits then rank   bits chosen exactly at the least rank, then ranks with what is left
 random N         drawn site by site, then moved up or down at random until the bytes are spent
 shuffled         the exact plan, its choices dealt anew among sites of the same shape
@@ -34,10 +34,9 @@ def controls(
     fitting = {n: s for n, s in uniform.items() if s.fits(*limits)}
     if fitting:
         best = fitting[min(fitting, key=lambda name: fitting[name].cost)]
-        text, rank = _usual(best)
         found["uniform"] = best
-        found["bits only"] = solve(_kept(choices, rank=rank), *limits)
-        found["rank only"] = solve(_kept(choices, text=text), *limits)
+        found["bits only"] = solve(_of_rank(choices, _usual_rank(best)), *limits)
+        found["rank only"] = solve(_in_formats_of(choices, best), *limits)
     found["bits then rank"] = _in_turn(choices, limits)
     source = random.Random(seed)
     for i in range(draws):
@@ -46,22 +45,24 @@ def controls(
     return found
 
 
-def _usual(solution: Solution) -> tuple[str, int]:
-    option = next((o for o in solution.options if o.rank), solution.options[0])
-    return option.format, option.rank
+def _usual_rank(solution: Solution) -> int:
+    return next((o.rank for o in solution.options if o.rank), 0)
 
 
-def _kept(choices: Choices, text: str = "", rank: int = 0) -> dict[str, list[Option]]:
-    """Only options of a format, or of a rank; a site that has none keeps all it has."""
-    found = {}
-    for site, options in choices.items():
-        mine = [
-            o
-            for o in options
-            if (not text or o.format == text) and (not rank or not o.rank or o.rank == rank)
-        ]
-        found[site] = mine or list(options)
-    return found
+def _of_rank(choices: Choices, rank: int) -> dict[str, list[Option]]:
+    """Only options of a rank; a site that has none keeps all it has."""
+    return {
+        site: [o for o in options if not o.rank or o.rank == rank] or list(options)
+        for site, options in choices.items()
+    }
+
+
+def _in_formats_of(choices: Choices, solution: Solution) -> dict[str, list[Option]]:
+    """Every site in the format that a solution gives it: embeddings may have one of their own."""
+    formats = {o.site: o.format for o in solution.options}
+    return {
+        site: [o for o in options if o.format == formats[site]] for site, options in choices.items()
+    }
 
 
 def _in_turn(choices: Choices, limits: tuple[int, int | None]) -> Solution:
@@ -70,11 +71,7 @@ def _in_turn(choices: Choices, limits: tuple[int, int | None]) -> Solution:
         {site: [o for o in options if o.rank == least[site]] for site, options in choices.items()},
         *limits,
     )
-    formats = {o.site: o.format for o in first.options}
-    second = {
-        site: [o for o in options if o.format == formats[site]] for site, options in choices.items()
-    }
-    return solve(second, *limits)
+    return solve(_in_formats_of(choices, first), *limits)
 
 
 def _random(choices: Choices, limits: tuple[int, int | None], source: random.Random) -> Solution:

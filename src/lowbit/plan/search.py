@@ -21,6 +21,8 @@ from lowbit.errors import UserError
 PRECISION = 1e-6
 """Relative gap at which the search stops."""
 SECONDS = 60.0
+TIMED_OUT = 1
+"""What scipy calls it when its time is over."""
 ROUNDS = 20
 
 
@@ -113,6 +115,11 @@ def _solved(sites: Choices, stored: int, training: int | None) -> Solution:
         bounds=Bounds(0, 1),
         options={"mip_rel_gap": PRECISION, "time_limit": SECONDS},
     )
+    if found.x is None and found.status == TIMED_OUT:
+        raise UserError(
+            f"no plan was found in {SECONDS:.0f} seconds; fewer formats or ranks, or a budget a "
+            "little larger, are easier"
+        )
     if found.x is None:
         raise UserError("no plan fits both budgets: the bytes in training and at rest exclude it")
     chosen = tuple(option for option, x in zip(flat, found.x, strict=True) if x > 0.5)
