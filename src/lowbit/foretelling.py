@@ -139,13 +139,12 @@ def _prediction(table: SensitivityTable, name: str, formats: dict[str, str]) -> 
     few = min((bits_of(parse(text)) for text in formats.values()), default=16.0)
     believed = trusted_at(few)
     for key, one in predictions(table.whole[name]).items():
-        label = NAMES[key] + (" *" if key == believed else "")
         now = math.exp(min(50.0, table.loss))
         low, risen, high = (now * math.expm1(min(50.0, g)) for g in (one.low, one.gap, one.high))
         page.add_row(
-            label, nats(one.gap), f"{nats(one.low)} to {nats(one.high)}",
+            NAMES[key], nats(one.gap), f"{nats(one.low)} to {nats(one.high)}",
             f"{risen:+.3g} ({low:+.2g} to {high:+.2g})" if table.unit == "token" else "",
-            "run" if one.runs_model else "theory",
+            ("run" if one.runs_model else "theory") + " *" * (key == believed),
         )  # fmt: skip
     return page
 

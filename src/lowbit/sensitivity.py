@@ -180,7 +180,7 @@ NAMES = {
     "fisher": "Fisher diagonal",
     "kfac": "K-FAC",
     "hutchinson": "Hutchinson",
-    "taylor": "Taylor, real error",
+    "taylor": "Taylor, real eps",
     "gauss_newton": "Gauss-Newton",
     "monte_carlo": "Monte Carlo",
     "kl": "KL of the outputs",

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from assemble import batch_of, opened, some_ids
 
+from lowbit import curvature
 from lowbit.curvature import Factors
-from lowbit.errors import RunError
+from lowbit.errors import RunError, UserError
 from lowbit.hessian import products
 from lowbit.jointly import monte_carlo
 from lowbit.lab import Lab, divergences, moved, rounded
@@ -302,3 +304,29 @@ def test_no_long_document_speaks_for_all() -> None:
     assert documents == [0, 1, 2, 0, 2]
     _, documents = sequences(start, 9 * 9, ("calibration", "train"))  # type: ignore[arg-type]
     assert documents == [0, 1, 2, 3, 0, 2, 0, 0, 0], "the other part's documents are others"
+
+
+def test_a_gradient_that_is_not_finite_is_named(
+    tiny_model: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = lab_of(tiny_model("llama"))
+    site = found.blocks[1].name
+    honest = curvature.measure
+
+    def spoilt(*words: Any) -> Any:
+        made = honest(*words)
+        made.gradient[site][0, 0] = math.inf
+        return made
+
+    monkeypatch.setattr(curvature, "measure", spoilt)
+    with pytest.raises(RunError, match=f"the gradient of {site} is not finite on the calibration"):
+        measure(found, ASKED, ("tiny", "text"))
+
+
+def test_too_little_text_to_calibrate_on_says_how_little_it_would_tell() -> None:
+    part = tuple(Example(np.arange(9), np.arange(9), i, 9) for i in range(9))
+    start = SimpleNamespace(
+        data=SimpleNamespace(parts={"calibration": part}), task=SimpleNamespace(name="t")
+    )
+    with pytest.raises(UserError, match=r"81 tokens to calibrate on; 512 are needed.* ± 0\.031"):
+        sequences(start, 4096)  # type: ignore[arg-type]

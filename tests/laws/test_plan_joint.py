@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lowbit.errors import UserError
 from lowbit.guiding import advice
 from lowbit.plan.controls import controls
 from lowbit.plan.joint import as_plan, limit_of, options, second_order, uniform
@@ -224,6 +225,14 @@ def test_ranks_alone_keep_the_embeddings_of_the_uniform_plan() -> None:
     made = controls(choices, solve(choices, *limits), {"mixed": mixed}, limits, 1, 0)
     assert [o.format for o in made["rank only"].options] == [o.format for o in mixed.options]
     assert made["rank only"].cost <= made["uniform"].cost + 1e-9
+
+
+def test_a_site_that_no_rank_fits_is_named() -> None:
+    found = table([1.0] * len(SITES))
+    narrow = replace(found.sites[2], shape=(3, 64))
+    spoilt = replace(found, sites=(*found.sites[:2], narrow, *found.sites[3:]))
+    with pytest.raises(UserError, match=f"{narrow.name} is 3 x 64: none of the ranks .* fits it"):
+        options(spoilt, FORMATS, RANKS)
 
 
 def test_the_same_seed_draws_the_same_controls() -> None:

@@ -442,9 +442,9 @@ def test_a_plan_is_predicted_and_a_precision_advised(
 ) -> None:
     model, quick = tiny_model("llama"), ("--tokens", 60, "--set", "task.window=32")
     words = ("predict", model, "--task", tiny_text, *quick)
-    said = lowbit(*words, "--plan", "int3@32", "--bits", 4)
+    said = lowbit(*words, "--plan", "int2@32", "--bits", 4)
     assert (said.code, said.err) == (0, "")
-    for word in ("Taylor, real error", "K-FAC *", "theory", "After training"):
+    for word in ("Taylor,", "theory *", "run", "After training"):
         assert word in " ".join(said.out.split())
     assert said.out.count("on text") == 2
     wrong = lowbit(*words, "--bits", 9)
