@@ -24,6 +24,7 @@ from lowbit.files import lines
 from lowbit.install import adapters
 from lowbit.layers import SvdAdapter
 from lowbit.losses import training_loss
+from lowbit.quant.formats import parse
 from lowbit.quant.ledger import adapter_numbers
 from lowbit.recipe import RankSchedule
 from lowbit.record import Record
@@ -297,6 +298,23 @@ def test_after_a_scheduled_run_the_ranks_sum_to_the_target_and_are_recorded(
     assert all(0 <= site.final_rank <= site.rank for site in record.sites)
     written = json.loads((folder / "adapter" / peft.CONFIG).read_text())["rank_pattern"]
     assert written == {site.name: site.final_rank for site in record.sites if site.final_rank}
+
+
+@pytest.mark.parametrize(
+    "text", ["bf16", "int8@row:zp", "int3@16:min", "int2@16", "fp4-e2m1@16", "nf3@16", "ternary@32"]
+)
+def test_ranks_are_cut_on_every_make_of_format(
+    tiny_model: Folder, tiny_text: Path, tiny_jsonl: Path, tmp_path: Path, text: str
+) -> None:
+    made = replace(plan("adalora"), format=text)
+    spec = spec_of(tiny_model, tiny_text, tiny_jsonl, "llama", made)
+    record = run(spec, tmp_path / "run", Execution(device="cpu"))
+    adapted = [site for site in record.sites if site.rank]
+    assert adapted
+    assert {parse(site.format) for site in adapted} == {parse(text)}
+    assert sum(site.final_rank for site in adapted) == len(adapted)
+    numbers = sum(site.final_rank * sum(site.shape) for site in adapted)
+    assert record.bytes.adapters == 4 * numbers, "cut ranks are in no ledger"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from assemble import opened
+from scipy import stats
 
 from lowbit import commands, solo
 from lowbit.cells import Setting, of_part, records, settings
@@ -204,6 +205,23 @@ def test_what_is_decided_is_decided_by_the_pairs_that_are_there(study: Study) ->
         assert claim.seeds == len(claim.beside.by_seed)
         assert np.mean(claim.beside.by_seed) == pytest.approx(claim.gain.estimate)
         assert (claim.state == "unfinished") == (claim.seeds < claim.wanted)
+
+
+def test_mcnemar_counts_the_sentences_that_one_side_alone_had_right(study: Study) -> None:
+    found = next(one for one in judge(study).claims if one.claim.task == "sst2")
+    assert found.beside is not None
+    folder = study.results / f"minilm-sst2-{{}}-seed{0}"
+
+    def right(plan: str) -> dict[int, float]:
+        where = Path(str(folder).format(plan.replace("-", "_")))
+        return {row["example"]: row["sum"] for row in lines(where / "scores.jsonl")}
+
+    ours, theirs = right(found.claim.plan), right(found.claim.than)
+    only_ours = sum(ours[i] > theirs[i] for i in ours)
+    only_theirs = sum(ours[i] < theirs[i] for i in ours)
+    first = found.beside.mcnemar[0]
+    assert (first.only_a, first.only_b) == (only_ours, only_theirs)
+    assert first.p == pytest.approx(stats.binomtest(only_ours, only_ours + only_theirs).pvalue)
 
 
 def test_slices_are_balanced(study: Study) -> None:

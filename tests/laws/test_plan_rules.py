@@ -16,7 +16,7 @@ from lowbit.models.loading import Kind
 from lowbit.plan.named import NAMED, named
 from lowbit.plan.reading import plan_from
 from lowbit.plan.rules import TRAINED_HEAD, careful, choose, describe, matches
-from lowbit.quant.formats import CASTS, FORMATS, bits_of, parse
+from lowbit.quant.formats import CASTS, FORMATS, bits_of, parse, spell
 from lowbit.recipe import RankSchedule
 from lowbit.spec import BLOCK_ROLES, Choice, Plan, Role, Rule, Site
 
@@ -179,7 +179,7 @@ def test_every_named_configuration_applies_to_every_family(
 def formats_of(plan: Plan, role: Role, depth: int | None = None) -> set[str]:
     choices = choose(plan, SITES)
     hits = [s for s in SITES if s.role == role and depth in (None, s.depth) and not s.fresh]
-    return {choices[site.name].quant.format for site in hits}
+    return {spell(choices[site.name].quant) for site in hits}
 
 
 def test_the_named_configurations_are_those_of_the_joint_study() -> None:
@@ -188,14 +188,23 @@ def test_the_named_configurations_are_those_of_the_joint_study() -> None:
     scheduled = {name for name, plan in NAMED.items() if plan.schedule.kind == "adalora"}
     assert scheduled == {f"{n}{s}" for n in ("B-Ada", "Joint-1", "Joint-2") for s in ("", ".qv")}
     assert all(plan.alpha == "2r" for plan in NAMED.values())
+    four, eight = "nf4@64+dq", "int8@row"
     assert formats_of(NAMED["B-FP"], "ffn") == formats_of(NAMED["B-FP"], "embedding") == {"bf16"}
-    assert formats_of(NAMED["B-Q4"], "embedding") == {"nf4"}
+    assert formats_of(NAMED["B-Q4"], "embedding") == formats_of(NAMED["B-Q4"], "ffn") == {four}
+    assert (
+        formats_of(NAMED["Joint-1"], "embedding") == formats_of(NAMED["Joint-1"], "ffn") == {four}
+    )
+    assert formats_of(NAMED["Joint-2"], "embedding") == {eight}
+    assert {n: NAMED[n].rank for n in six - {"Joint-3"}} == {
+        "B-FP": 8, "B-Q4": 8, "B-Ada": 12, "Joint-1": 12, "Joint-2": 12
+    }  # fmt: skip
+    assert {plan.schedule.target for name, plan in NAMED.items() if name in scheduled} == {4}
     for depth in range(DEPTH):
-        expected = {"int8"} if depth in (0, DEPTH - 1) else {"nf4"}
+        expected = {eight} if depth in (0, DEPTH - 1) else {four}
         assert formats_of(NAMED["Joint-2"], "attention", depth) == expected
         assert formats_of(NAMED["Joint-2"], "ffn", depth) == expected
-    assert formats_of(NAMED["Joint-3"], "attention") == {"int8"}
-    assert formats_of(NAMED["Joint-3"], "ffn") == {"nf4"}
+    assert formats_of(NAMED["Joint-3"], "attention") == {eight}
+    assert formats_of(NAMED["Joint-3"], "ffn") == {four}
     ranks = choose(NAMED["Joint-3"], SITES)
     assert ranks["layers.0.attn.q"].rank == 6
     assert ranks["layers.0.mlp.up"].rank == 10
