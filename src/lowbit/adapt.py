@@ -144,8 +144,8 @@ def adapt(model: nn.Module, parts: Parts, setting: Setting) -> Outcome:
 
 
 def _to_be_selected(train: TrainSpec, step: int, total: int, per_epoch: int) -> bool:
-    """After every epoch where the best state is kept; where the last is, only that one."""
-    return step == total or (train.keep == "best" and step % per_epoch == 0)
+    """After every epoch, or only when training ends."""
+    return step == total or (train.select == "epoch" and step % per_epoch == 0)
 
 
 def _step(

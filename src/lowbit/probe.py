@@ -160,5 +160,5 @@ def _evaluated_tokens(spec: RunSpec, start: Prepared, steps: int) -> int:
     """Selection as often as it is looked at, the scored split once."""
     size = {name: sum(len(e.ids) for e in part) for name, part in start.data.parts.items()}
     each = steps_per_epoch(start.data.parts["train"], spec.train)
-    epochs = math.ceil(steps / each) if spec.train.keep == "best" else 1
+    epochs = math.ceil(steps / each) if spec.train.select == "epoch" else 1
     return epochs * size["selection"] + size["scored"]

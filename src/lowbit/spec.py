@@ -15,7 +15,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from lowbit.errors import Bounds, check_bounds
+from lowbit.errors import BadValueError, Bounds, check_bounds
 from lowbit.recipe import STRICT, RankSchedule, Recipe
 
 Role = Literal["attention", "ffn", "embedding", "head"]
@@ -183,7 +183,8 @@ class TrainSpec:
     `adaptive_lr` (0: `lr`) is for plans with a rank schedule: an adapter of singular values that
     start at zero may need more.
     `compute` is the type of the matrix products: `auto` follows a measurement on this machine.
-    `keep`: the state that was best on the selection split, or simply the last. `token_budget`
+    `keep`: the state that was best on the selection split, or simply the last. `select`: how often
+    that split is looked at; at the end alone, only the last state can be kept. `token_budget`
     (0: none) fills a step's batches to about so many tokens each, whatever `batch` says: faster
     over uneven texts, but steps of another make, so such runs are never compared.
     """
@@ -203,8 +204,12 @@ class TrainSpec:
     eval_batch: int = 16
     token_budget: int = 0
     adaptive_lr: float = 0.0
+    select: Literal["epoch", "end"] = "epoch"
 
     def __post_init__(self) -> None:
+        if self.select == "end" and self.keep == "best":
+            right = '"epoch" where the best state is kept (keep = "last" keeps the last)'
+            raise BadValueError("train", "select", self.select, right)
         counts = ("epochs", "batch", "accumulate", "log_every", "eval_batch")
         check_bounds("train", self, dict.fromkeys(counts, _FROM_1))
         bounds = {"steps": _FROM_0, "lr": _FROM_0, "warmup": _FRACTION, "clip": _FROM_0}
@@ -217,6 +222,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("task", "tag", ""),
     ("task", "rest", 0),
     ("task", "source", ""),
+    ("train", "select", "epoch"),
     ("train", "adaptive_lr", 0.0),
     ("plan", "adapter", ""),
     ("plan", "lent", ""),

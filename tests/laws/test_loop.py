@@ -35,6 +35,7 @@ from lowbit.adapt import (
 )
 from lowbit.checkpoint import Position
 from lowbit.clocks import Log
+from lowbit.errors import BadValueError
 from lowbit.evaluate import Found, evaluate
 from lowbit.execution import Execution
 from lowbit.models.loading import Kind, tokenizer_of
@@ -450,13 +451,13 @@ def test_the_rate_rises_to_its_height_and_falls_without_reaching_zero(
         assert rates[-1] == pytest.approx(middle)
 
 
-def test_where_the_last_state_is_kept_only_that_one_is_selected(
-    scene: Stage, tmp_path: Path
-) -> None:
+def test_the_selection_split_may_be_looked_at_only_at_the_end(scene: Stage, tmp_path: Path) -> None:
     here = scene("bert, accumulated")
-    last = replace(here, train=replace(here.train, keep="last"))
+    last = replace(here, train=replace(here.train, keep="last", select="end"))
     lines = carry_out(last, tmp_path).lines
     assert [line["step"] for line in lines if "selection" in line] == [STEPS]
+    with pytest.raises(BadValueError, match="where the best state is kept"):
+        replace(here.train, keep="best", select="end")
 
 
 def test_what_is_logged_is_what_was_done(scene: Stage, tmp_path: Path) -> None:
@@ -561,13 +562,13 @@ def test_the_last_state_is_kept_where_that_was_declared(
 
     def scripted(model: nn.Module, *_: Any) -> tuple[Found, float]:
         states.append(learnt_by(model))
-        return [(9.0, 1)], 1.0
+        return [(1.0 + len(states), 1)], 1.0
 
     monkeypatch.setattr(loop, "evaluate", scripted)
     ended = carry_out(here)
-    (last,) = states
-    assert same_bits(ended.learnt, last)
-    assert ended.outcome.position.best_value == 9.0
+    assert len(states) == 3
+    assert same_bits(ended.learnt, states[-1])
+    assert not same_bits(ended.learnt, states[0])
 
 
 def test_looking_at_the_selection_split_changes_no_bit_of_training(scene: Stage) -> None:
