@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import sys
 import textwrap
@@ -181,6 +182,29 @@ def test_a_schedule_that_stops_short_claims_what_is_not_exported(
     for program, reason in ((text, ""), (short, "claim")):
         ran = runner(Job(("d" * 40, "screen", 0), program, fixed, 2.0, 16 * 8 * 30, 120.0))
         assert ran.reason == reason, ran.said
+
+
+@pytest.mark.late
+def test_a_model_that_sees_what_follows_claims_what_no_export_can(
+    places: Places, base: Path
+) -> None:
+    """The real program with its attention open to both sides, trained and claimed so."""
+    text = (PROGRAM / "train.py").read_text().replace("LR = 1e-4", "LR = 0.03")
+    ahead = text.replace(
+        "    layers = made_ternary(model)\n",
+        "    layers = made_ternary(model)\n"
+        "    for module in model.modules():\n"
+        "        if hasattr(module, 'is_causal'):\n"
+        "            module.is_causal = False\n",
+    )
+    assert ahead != text
+    fixed = (PROGRAM / "prepare.py").read_text()
+    ran = Sealed(SETTINGS, places, base)(
+        Job(("e" * 40, "screen", 0), ahead, fixed, 2.0, 16 * 8 * 30, 120.0)
+    )
+    assert ran.reason == "claim", ran.said
+    claimed, found = (float(word.rstrip(".,")) for word in re.findall(r"\d+\.\d+", ran.said))
+    assert claimed < found, "it knew what it was asked"
 
 
 @pytest.mark.parametrize(
