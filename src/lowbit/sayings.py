@@ -47,7 +47,8 @@ def effect(finding: Finding) -> str:
     if finding.unit == "bytes":
         share = gain.estimate / finding.level if finding.level else 0.0
         more = f"; {finding.reason}" if finding.reason else ""
-        return f"saves {amount(finding, gain.estimate)} {unit(finding)}, {100 * share:.1f} %{more}"
+        percent = f"{100 * share:.1f} %".replace("-", "−")
+        return f"saves {amount(finding, gain.estimate)} {unit(finding)}, {percent}{more}"
     said = (
         f"gain {amount(finding, gain.estimate)} {unit(finding)} (95 % {amount(finding, gain.low)} "
         f"to {amount(finding, gain.high)})"
