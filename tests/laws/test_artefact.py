@@ -71,9 +71,21 @@ def said_by(base: Path, artefact: Path, text: Path) -> dict[str, Any]:
     texts = {"screening": str(text)}
     asked = {"model": str(base), "artefact": str(artefact), "texts": texts, "threads": 1}
     command = [sys.executable, "-m", "lowbit.research.evaluator", json.dumps(asked)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    said = subprocess.run(
+        command, input="go\n", capture_output=True, text=True, check=True, timeout=120
+    )
     found: dict[str, Any] = json.loads(said.stdout.strip().splitlines()[-1])
     return found
+
+
+def test_an_evaluator_that_nobody_needs_ends_and_says_nothing(base: Path, text: Path) -> None:
+    """The loop was killed, or the candidate failed: it must not wait for ever."""
+    asked = {"model": str(base), "artefact": "nowhere", "texts": {"screening": str(text)}}
+    command = [sys.executable, "-m", "lowbit.research.evaluator", json.dumps(asked)]
+    said = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert said.stdout == ""
 
 
 def refusal(base: Path, folder: Path) -> str:

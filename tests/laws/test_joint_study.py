@@ -19,7 +19,7 @@ from lowbit.files import lines
 from lowbit.plan.rules import choose
 from lowbit.spec import BLOCK_ROLES
 from lowbit.study import Study, read
-from lowbit.verdicts import judge
+from lowbit.verdicts import Verdicts, judge
 
 ROOT = Path(__file__).parents[2] / "studies" / "joint"
 Folder = Callable[[str], Path]
@@ -143,6 +143,11 @@ def test_a_slice_ends_before_the_next_seed_begins(study: Study) -> None:
 # --- figures from the committed records -----------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def verdicts(study: Study) -> Verdicts:
+    return judge(replace(study, questions=()))
+
+
 @pytest.fixture(scope="module", params=("sst2", "wikitext2"))
 def setting(study: Study, request: pytest.FixtureRequest) -> Setting:
     runs = of_part(study, study.parts[0], records(study))
@@ -197,9 +202,8 @@ def test_gradients_are_those_that_were_logged(setting: Setting) -> None:
         assert dict(norms.points)[0] == pytest.approx(np.exp(np.mean(np.log(found))))
 
 
-def test_what_is_decided_is_decided_by_the_pairs_that_are_there(study: Study) -> None:
-    found = judge(study)
-    for claim in found.claims:
+def test_what_is_decided_is_decided_by_the_pairs_that_are_there(verdicts: Verdicts) -> None:
+    for claim in verdicts.claims:
         assert claim.gain is not None
         assert claim.beside is not None
         assert claim.seeds == len(claim.beside.by_seed)
@@ -207,8 +211,10 @@ def test_what_is_decided_is_decided_by_the_pairs_that_are_there(study: Study) ->
         assert (claim.state == "unfinished") == (claim.seeds < claim.wanted)
 
 
-def test_mcnemar_counts_the_sentences_that_one_side_alone_had_right(study: Study) -> None:
-    found = next(one for one in judge(study).claims if one.claim.task == "sst2")
+def test_mcnemar_counts_the_sentences_that_one_side_alone_had_right(
+    study: Study, verdicts: Verdicts
+) -> None:
+    found = next(one for one in verdicts.claims if one.claim.task == "sst2")
     assert found.beside is not None
     folder = study.results / f"minilm-sst2-{{}}-seed{0}"
 

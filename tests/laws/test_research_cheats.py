@@ -154,6 +154,7 @@ def test_the_evaluator_is_out_of_its_reach(
     assert ran.scores == honest.scores
 
 
+@pytest.mark.late
 def test_the_folder_that_somebody_stands_in_scores_nothing(
     places: Places, base: Path, true_ppl: tuple[Path, float], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch

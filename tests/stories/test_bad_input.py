@@ -137,6 +137,10 @@ def test_a_rule_that_matches_no_site_is_named_with_names_that_exist(
     plan.write_text('[[rule]]\nname = "*.c_attn"\nformat = "int8@row"\n')
     said = adapt(plan=plan)
     assert said.code == 2
+    assert "plan 'mine': its rules may leave sites out" in said.complaint
+    plan.write_text('format = "bf16"\n' + plan.read_text())
+    said = adapt(plan=plan)
+    assert said.code == 2
     assert "rule 1 (name = '*.c_attn') matches no site" in said.complaint
     assert "'model.layers.0.self_attn.q_proj'" in said.complaint
 

@@ -2,9 +2,11 @@
 
     python -m lowbit.research.evaluator '{"model": ..., "artefact": ..., "texts": {NAME: FILE}}'
 
-It loads the packed artefact, refuses what is not what it should be, and computes the loss of every
-article from logits of its own; of the check rows too, which the candidate's claim is about. Targets
-never leave this process. What it says is one line of JSON.
+It makes ready (libraries, tokeniser, texts) while the candidate does likewise, and waits for a line
+on its input that says that the candidate has ended; nothing there means that nobody needs it.
+Then it loads the packed artefact, refuses what is not what it should be, and computes the loss of
+every article from logits of its own; of the check rows too, which the candidate's claim is about.
+Targets never leave this process. What it says is one line of JSON.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +31,7 @@ from lowbit.plan.rules import choose
 from lowbit.research.artefact import Read, RefusedError, read
 from lowbit.spec import Plan
 from lowbit.tasks import tokens
-from lowbit.tasks.base import Document
+from lowbit.tasks.base import Document, Example
 
 WINDOW, BATCH = 256, 16
 
@@ -57,14 +59,26 @@ def score(
     threads: int = 0,
 ) -> Scored:
     """Every article of JSON lists of texts."""
+    return ready(model, texts, threads)(artefact, check)
+
+
+def ready(
+    model: str, texts: Mapping[str, Path], threads: int = 0
+) -> Callable[[Path, Path | None], Scored]:
+    """Everything that does not need the artefact, done; what is given scores one."""
     if threads:
         torch.set_num_threads(threads)
     checkpoint = open_checkpoint(resolve(model))
-    made = read(artefact, checkpoint)
-    checked = None if check is None else _of_rows(made.model, check)
-    _with_our_layers(made, checkpoint)
-    found = {name: _of_articles(made.model, checkpoint, path) for name, path in texts.items()}
-    return Scored(found, checked, made.bits, made.stored, made.zero)
+    cut = {name: _articles(checkpoint, path) for name, path in texts.items()}
+
+    def scored(artefact: Path, check: Path | None = None) -> Scored:
+        made = read(artefact, checkpoint)
+        checked = None if check is None else _of_rows(made.model, check)
+        _with_our_layers(made, checkpoint)
+        found = {name: _of_articles(made.model, *articles) for name, articles in cut.items()}
+        return Scored(found, checked, made.bits, made.stored, made.zero)
+
+    return scored
 
 
 @torch.no_grad()
@@ -90,15 +104,20 @@ def _with_our_layers(made: Read, checkpoint: Checkpoint) -> None:
     install(made.model, sites, choose(plain, sites), Settings(plain, torch.float32, 0, "decoded"))
 
 
-def _of_articles(
-    model: nn.Module, checkpoint: Checkpoint, path: Path
-) -> tuple[tuple[float, ...], tuple[int, ...]]:
+def _articles(checkpoint: Checkpoint, path: Path) -> tuple[int, tuple[Example, ...]]:
+    """How many articles, and their stretches of tokens."""
     tokenizer = tokenizer_of(checkpoint.folder)
     documents = [Document(one) for one in json.loads(path.read_text(encoding="utf-8"))]
     window = min(WINDOW, max_length(checkpoint.config))
     part = tokens.examples(tokens.language(documents, tokenizer, window), "language")
+    return len(documents), part
+
+
+def _of_articles(
+    model: nn.Module, articles: int, part: Sequence[Example]
+) -> tuple[tuple[float, ...], tuple[int, ...]]:
     found, _ = evaluate(model, part, "language", BATCH, torch.device("cpu"))
-    sums, counts = [0.0] * len(documents), [0] * len(documents)
+    sums, counts = [0.0] * articles, [0] * articles
     for example, (total, count) in zip(part, found, strict=True):
         sums[example.document] += total
         counts[example.document] += count
@@ -112,10 +131,11 @@ def main() -> None:
     asked = json.loads(sys.argv[1])
     texts = {name: Path(path) for name, path in asked["texts"].items()}
     check = Path(asked["check"]) if asked.get("check") else None
+    scored = ready(asked["model"], texts, asked.get("threads", 0))
+    if not sys.stdin.readline():
+        return
     try:
-        found = score(
-            asked["model"], Path(asked["artefact"]), texts, check, asked.get("threads", 0)
-        )
+        found = scored(Path(asked["artefact"]), check)
     except RefusedError as error:
         print(to_json({"refused": str(error)}))
         return

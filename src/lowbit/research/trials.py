@@ -96,6 +96,22 @@ class Sealed:
         (folder / TOLD).write_text(json.dumps(told), encoding="utf-8")
         guarded = [folder / FIXED, folder / TOLD, given / DATA, given / CHECK]
         before = manifest(guarded)
+        # It makes ready while the candidate does: by the time that it is needed, it waits.
+        with self._evaluator(job, folder) as evaluator:
+            try:
+                return self._judged_by(evaluator, job, folder, guarded, before)
+            finally:
+                evaluator.kill()
+
+    def _judged_by(
+        self,
+        evaluator: subprocess.Popen[str],
+        job: Job,
+        folder: Path,
+        guarded: list[Path],
+        before: dict[str, str],
+    ) -> Ran:
+        given = self.places.given
         outcome = sandbox.run(
             [sys.executable, "-E", "-s", MUTABLE],
             folder,
@@ -116,7 +132,7 @@ class Sealed:
         if outcome.end != "done":
             reason = "crash" if outcome.end == "failed" else outcome.end
             return Ran(reason, **known, said=_tail(outcome.output, folder))
-        return self._judged(job, folder, claim_of(outcome.output), known)
+        return self._judged(evaluator, job, folder, claim_of(outcome.output), known)
 
     def described(self) -> dict[str, Any]:
         """A trial by hand: the screening seed, by the clock."""
@@ -134,7 +150,12 @@ class Sealed:
         }
 
     def _judged(
-        self, job: Job, folder: Path, claim: dict[str, float] | None, known: dict[str, Any]
+        self,
+        evaluator: subprocess.Popen[str],
+        job: Job,
+        folder: Path,
+        claim: dict[str, float] | None,
+        known: dict[str, Any],
     ) -> Ran:
         if claim is None:
             return Ran("no claim", **known, said="it ended without the lines that are asked for")
@@ -143,7 +164,7 @@ class Sealed:
         known["tokens"] = max(0, round(claim["total_tokens_M"] * 1e6))
         known["trained"] = min(max(0.0, claim["training_seconds"]), known["seconds"])
         began = time.monotonic()
-        found = self._evaluated(job, folder)
+        found = _evaluated(evaluator, EVALUATION_SECONDS * len(PARTS[job.key[1]]), folder)
         known["evaluated"] = round(time.monotonic() - began, 2)
         for reason in ("refused", "evaluator"):
             if reason in found:
@@ -156,8 +177,8 @@ class Sealed:
             return Ran("claim", **known, **more, said=said)
         return Ran("", **known, **more, scores=scores)
 
-    def _evaluated(self, job: Job, folder: Path) -> dict[str, Any]:
-        """By a process of its own, which has what no candidate has."""
+    def _evaluator(self, job: Job, folder: Path) -> subprocess.Popen[str]:
+        """A process of its own, which has what no candidate has."""
         asked = {
             "model": str(self.model),
             "artefact": str(folder),
@@ -167,18 +188,21 @@ class Sealed:
         }
         # -P: what lies in the folder that somebody stands in is no module of ours.
         command = [sys.executable, "-P", "-m", "lowbit.research.evaluator", json.dumps(asked)]
-        longest = EVALUATION_SECONDS * len(PARTS[job.key[1]])
-        try:
-            said = subprocess.run(
-                command, capture_output=True, text=True, timeout=longest, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return {"evaluator": f"scoring it took more than {longest:.0f} s"}
-        if said.returncode:
-            # What breaks our own process may be the candidate's doing, or the machine's.
-            return {"evaluator": f"scoring it failed: {_tail(said.stderr, folder)}"}
-        found: dict[str, Any] = json.loads(said.stdout.strip().splitlines()[-1])
-        return found
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def _evaluated(evaluator: subprocess.Popen[str], longest: float, folder: Path) -> dict[str, Any]:
+    """What the evaluator finds, now that the candidate has ended."""
+    try:
+        said, complaint = evaluator.communicate("go\n", timeout=longest)
+    except subprocess.TimeoutExpired:
+        return {"evaluator": f"scoring it took more than {longest:.0f} s"}
+    if evaluator.returncode:
+        # What breaks our own process may be the candidate's doing, or the machine's.
+        return {"evaluator": f"scoring it failed: {_tail(complaint, folder)}"}
+    found: dict[str, Any] = json.loads(said.strip().splitlines()[-1])
+    return found
 
 
 def manifest(paths: list[Path]) -> dict[str, str]:
