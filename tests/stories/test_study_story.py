@@ -336,7 +336,7 @@ def test_the_doctor_says_what_there_is_and_what_each_tool_is_for() -> None:
     assert max(len(line) for line in said.out.splitlines()[2:]) <= 80
 
 
-@pytest.mark.slow
+@pytest.mark.late
 @needs_assets
 @pytest.mark.parametrize(
     ("model", "task", "metric"),
