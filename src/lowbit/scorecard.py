@@ -58,8 +58,6 @@ class Cell:
     foreseen: dict[str, Foreseen]
     expected: bool
     """Whether it was declared beforehand that the tokens can resolve it."""
-    refused: tuple[str, ...] = ()
-    """Seeds that were run and may not be compared, and why."""
 
     def resolvable(self, predictor: str) -> bool:
         return self.seen and self.foreseen[predictor].spread <= RESOLVED * abs(self.observed)
@@ -177,7 +175,6 @@ def _cell(
     gain = gain_over(setting, plan, base, RESAMPLES)
     if gain is None:
         return None
-    ours, theirs = (next(c for c in setting.cells if c.plan == name) for name in (plan, base))
     return Cell(
         kind=forecast.kind,
         part=forecast.part,
@@ -192,7 +189,6 @@ def _cell(
         documents=gain.documents,
         foreseen=_foreseen(forecast, said),
         expected=plan in forecast.resolvable,
-        refused=tuple(pairs_of(ours, theirs)[1]),
     )
 
 
