@@ -220,7 +220,7 @@ def _write_step(
             "lr": learning_rate(position.step - 1, total, setting.train),
             "tokens": position.tokens,
             "tokens_per_s": round(position.tokens / max(clocks.train_s, 1e-9), 1),
-            **({"warning": _expected(variance / position.first_variance)} if rising else {}),
+            **({"warning": _noisy(variance / position.first_variance)} if rising else {}),
             **seen,
         }
     )
@@ -240,14 +240,9 @@ def noisier(first: float, now: float) -> bool:
     return first > 0 and now > NOISIER * first
 
 
-def _expected(times: float) -> str:
-    """What the theory says to gradients that become noisier."""
-    return (
-        f"the gradient's variance is {times:.1f} times what it was after the warm-up. A base "
-        "stored in few bits does not do this: it shifts the gradient by an offset that stays, and "
-        "only noise drawn anew at every step would add variance. A smaller learning rate or a "
-        "longer warm-up is what to try"
-    )
+def _noisy(times: float) -> str:
+    """Short, since a study of many runs may say it of each; `NOISY` says once what it means."""
+    return f"the gradient's variance is {times:.1f} times what it was after the warm-up"
 
 
 def _select(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +14,7 @@ from filelock import FileLock, Timeout
 from rich.table import Table
 from rich.text import Text
 
-from lowbit import solo
+from lowbit import sayings, solo
 from lowbit.cells import records
 from lowbit.engines.base import Cell, Ending, Order
 from lowbit.engines.process import Failure, call, orphaned, start
@@ -50,6 +51,8 @@ def carry_out(study: Study, jobs: int, device: str | None, rerun: bool) -> None:
         endings = _run(own, order, len(study.runs), kept)
         endings += _run(taking, order, len(study.runs), kept + len(own))
         _time_alone(study, execution)
+        if any(_warnings(ending.cell.folder) for ending in endings):
+            say(textwrap.fill(sayings.NOISY, 79))
         if records(study):
             report(study)
     _conclude(endings)
@@ -112,17 +115,17 @@ def _line(ending: Ending) -> str:
     extra = f", perplexity {metrics['perplexity']:.2f}" if "perplexity" in metrics else ""
     return (
         f"{name}  {value}{extra}  ({record.cost.wall_s:.0f} s, "
-        f"{record.cost.tokens_per_s:,.0f} tok/s){_warned(ending.cell.folder)}"
+        f"{record.cost.tokens_per_s:,.0f} tok/s)"
+        + "".join(f"\n  warning: {each}" for each in _warnings(ending.cell.folder))
     )
 
 
-def _warned(folder: Path) -> str:
-    """What the log warned of, on a line of its own."""
+def _warnings(folder: Path) -> list[str]:
+    """What the run's log warned of."""
     path = folder / LOG
-    found = [
+    return [
         line["warning"] for line in (lines(path) if path.is_file() else ()) if "warning" in line
     ]
-    return "".join(f"\n  warning: {each}" for each in found)
 
 
 def _conclude(endings: Sequence[Ending]) -> None:

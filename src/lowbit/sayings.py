@@ -5,6 +5,13 @@ from __future__ import annotations
 from lowbit.figures.look import megabytes
 from lowbit.verdicts import Finding, Verdicts
 
+NOISY = (
+    "The base's bits are not why gradients became noisier: a base stored in few bits shifts the "
+    "gradient by an offset that stays, and only noise drawn anew at every step adds variance. If "
+    "the loss suffers, a smaller learning rate or a longer warm-up is what to try."
+)
+"""What the theory says to a gradient's variance that grows."""
+
 SCALES = {"nats": 1.0, "points": 100.0, "perplexity": 1.0, "bytes": 1.0}
 DIGITS = {"nats": 4, "points": 2, "perplexity": 2}
 

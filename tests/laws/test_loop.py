@@ -679,4 +679,4 @@ def test_a_run_whose_gradients_become_noisy_is_told_what_theory_expects(
     (line,) = [line for line in found.lines if "warning" in line]
     assert line["step"] == 3, "once, at the first step beyond four times what it was at step 2"
     assert "5.1 times" in line["warning"]
-    assert "offset" in line["warning"]
+    assert len(line["warning"]) < 75, "a study of many runs says it of each"

@@ -8,13 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from lab import WITHOUT_TORCH, lowbit, record_of, stamps, write_study
 
-from lowbit.record import CHECKPOINT, RECORD
+from lowbit.engines.base import Cell, Ending, Engine, Order, Told
+from lowbit.record import CHECKPOINT, RECORD, load
 from lowbit.tools import TOOLS
 
 PROFILE = """
@@ -96,6 +97,23 @@ def test_nothing_that_is_said_is_wider_than_the_terminal(finished: tuple[Path, s
     lines = [line for text in said for line in text.splitlines()]
     wide = [x for x in lines if len(x) > 80 and not x.startswith(("[", "figures", "report"))]
     assert wide == []
+
+
+def test_what_the_logs_warn_of_is_said_of_each_run_and_explained_once(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noisy(cells: Sequence[Cell], order: Order, told: Told) -> list[Ending]:
+        endings = [Ending(cell, load(cell.folder)) for cell in cells]
+        for ending in endings:
+            with (ending.cell.folder / "log.jsonl").open("a") as log:
+                log.write('{"step": 9, "warning": "gradients are noisy"}\n')
+            told(ending)
+        return endings
+
+    monkeypatch.setattr("lowbit.engines.local.ENGINE", Engine("noisy", noisy))
+    said = lowbit("run", study, "--rerun").out
+    assert said.count("  warning: gradients are noisy\n") == 4
+    assert " ".join(said.split()).count("an offset that stays") == 1
 
 
 def test_a_second_call_runs_nothing_and_says_so(finished: tuple[Path, str]) -> None:
