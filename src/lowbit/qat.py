@@ -2,48 +2,65 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from lowbit.adalora import Hooks
+from lowbit.clocks import Clock
 from lowbit.distilling import Distiller
 from lowbit.recipe import Recipe
 from lowbit.ternary.linear import TernaryLinear, layers, set_strength
 
 
 def ternary_hooks(
-    hooks: Hooks, recipe: Recipe, model: nn.Module, distiller: Distiller | None = None
+    hooks: Hooks,
+    recipe: Recipe,
+    model: nn.Module,
+    distiller: Distiller | None = None,
+    clock: Clock = time.perf_counter,
 ) -> Hooks:
     """The hooks of a plan whose base is trained, with those that it has anyway."""
     found = layers(model)
     before, look, settled, state = hooks.after_step, hooks.look, hooks.settled, hooks.state
+    # Seconds of training, over all resumptions; scoring the selection split is not training.
+    elapsed, began = torch.zeros((), dtype=torch.float64), [0.0]
 
-    def move(step: int, total: int) -> None:
-        set_strength(model, recipe.warmup.at(step / total))
+    def strength(step: int, total: int) -> float:
+        return recipe.warmup.at(recipe.warmup.progress(step, total, float(elapsed)))
+
+    def begin(step: int, total: int) -> None:
+        began[0] = clock()
+        set_strength(model, strength(step, total))
 
     def after(step: int, total: int) -> None:
         if before is not None:
             before(step, total)
-        move(step, total)
+        elapsed.add_(clock() - began[0])
+        set_strength(model, strength(step, total))
 
     def may_keep(step: int, total: int) -> bool:
         """What is not ternary yet is not what was asked for."""
-        ternary = recipe.warmup.at(step / total) == 1.0
-        return ternary and (settled is None or settled(step, total))
+        return strength(step, total) == 1.0 and (settled is None or settled(step, total))
 
     def seen() -> dict[str, Any]:
         return {**(look() if look is not None else {}), "ternary": shares(found)}
 
     return replace(
         hooks,
-        before_step=move,
+        before_step=begin,
         after_step=after,
         settled=may_keep,
         look=seen,
         loss=None if distiller is None else distiller.loss,
-        state={**state, **{f"seen.{name}": layer.seen for name, layer in found.items()}},
+        state={
+            **state,
+            "warmup.elapsed": elapsed,
+            **{f"seen.{name}": layer.seen for name, layer in found.items()},
+        },
     )
 
 

@@ -155,6 +155,36 @@ def test_lambda_reaches_one_and_only_then_is_a_state_kept() -> None:
     assert [hooks.settled(step, 10) for step in (4, 5, 8)] == [False, False, True]
 
 
+def test_a_warmup_by_time_counts_training_alone_and_goes_on_after_a_resumption() -> None:
+    def hooks_of(model: torch.nn.Module) -> Hooks:
+        recipe = Recipe(Warmup("linear", 0.5, seconds=20.0))
+        return ternary_hooks(Hooks(), recipe, model, clock=lambda: now[0])
+
+    def trained(hooks: Hooks, model: torch.nn.Module, steps: range) -> list[float]:
+        found = []
+        for step in steps:
+            hooks.before_step(step, 1000)  # type: ignore[misc]
+            now[0] += 2.0
+            hooks.after_step(step + 1, 1000)  # type: ignore[misc]
+            found.append(model.layer.strength)
+            now[0] += 50.0  # The selection split is scored meanwhile.
+        return found
+
+    from lowbit.ternary.linear import TernaryLinear
+
+    now, model = [100.0], torch.nn.Module()
+    model.layer = TernaryLinear(torch.randn(8, 32))
+    first = hooks_of(model)
+    assert trained(first, model, range(3)) == pytest.approx([0.2, 0.4, 0.6])
+    assert not first.settled(3, 1000)  # type: ignore[misc]
+    again = hooks_of(model)
+    again.state["warmup.elapsed"].copy_(first.state["warmup.elapsed"])
+    assert trained(again, model, range(3, 6)) == pytest.approx([0.8, 1, 1])
+    assert again.settled(6, 1000)  # type: ignore[misc]
+    slow = Warmup("linear", 0.5, seconds=1e6)
+    assert slow.at(slow.progress(10, 10, 3.0)) == 1.0, "where steps end first, lambda still is 1"
+
+
 @pytest.fixture(scope="module")
 def done(
     tiny_model: Callable[[str], Path], tiny_text: Path, tmp_path_factory: pytest.TempPathFactory

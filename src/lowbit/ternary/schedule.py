@@ -22,15 +22,22 @@ class Warmup:
     """`share` of training until lambda is 1; `none` is ternary from the first step.
 
     `two-phase` reaches `knee` in the first half of the warm-up and the rest in the second.
+    With `seconds` of training time, progress is of time or of steps, whichever is further on.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
     shape: Shape = "linear"
     share: float = 0.5
     knee: float = 0.8
+    seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        check_bounds("warmup", self, {"share": Bounds(0, 1), "knee": Bounds(0, 1)})
+        bounds = {"share": Bounds(0, 1), "knee": Bounds(0, 1), "seconds": Bounds(0)}
+        check_bounds("warmup", self, bounds)
+
+    def progress(self, step: int, total: int, elapsed: float) -> float:
+        """How far training is, after `step` of `total` steps and so many seconds of training."""
+        return max(step / total, elapsed / self.seconds if self.seconds else 0.0)
 
     def at(self, progress: float) -> float:
         """Lambda; progress beyond 1 counts as 1."""
