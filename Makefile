@@ -47,6 +47,9 @@ reproduce: $(VENV)/ready
 	  { ! grep -q '^\[\[forecast\]\]' $$study/study.toml || $(BIN)/lowbit predict $$study; } && \
 	  $(BIN)/lowbit compare $$study && $(BIN)/lowbit draw $$study && $(BIN)/lowbit report $$study || exit 1; \
 	done
+	$(BIN)/python experiments/collect.py studies/bounds
+	$(BIN)/python experiments/analyze.py
+	$(BIN)/python experiments/analyze_results.py
 	$(BIN)/python experiments/simulate_quantization.py
 	$(BIN)/python experiments/export_theory.py --results results/theory
 

@@ -15,6 +15,10 @@ from hypothesis import strategies as st
 from lab import lowbit
 
 from lowbit import figures, resolving
+from lowbit.classic import collecting
+from lowbit.classic.foreseen import foreseen
+from lowbit.classic.summary import gaps as gaps_of
+from lowbit.classic.summary import read as read_rows
 from lowbit.errors import UserError
 from lowbit.figures import predicted
 from lowbit.forecasts import points, read
@@ -159,6 +163,25 @@ def test_every_kind_of_gap_is_foreseen_where_its_model_stands(folder: Path) -> N
     assert moved.plans[0].whole != other.plans[0].whole, "another seed's adapter, another point"
     assert moved.plans[0].whole == adapted.plans[0].whole
     assert 0 < adapted.plans[0].left < 1
+
+
+def test_a_study_gives_the_documents_files_and_what_it_had_predicted(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = read_study(str(folder))
+    task = study.runs[0].task.called
+    monkeypatch.setattr(collecting, "format_of", lambda b: "bf16" if b == 16 else f"int{b}@16")
+    made = collecting.collect(study, tmp_path, task)
+    # Not the base alone, which has no rank in common with anything, nor what was moved.
+    names = {"metrics_16_r2_0", "metrics_16_r2_1", "metrics_3_r2_0", "metrics_3_r2_1", "foreseen"}
+    assert {path.stem for path in made} == names
+    rows = read_rows(tmp_path)
+    adapted = next(cell for cell in cells(study) if cell.kind == "adapted")
+    (gaps,) = gaps_of(rows).values()
+    assert sum(gaps) / 2 == pytest.approx(adapted.observed, rel=1e-6)
+    assert foreseen(rows, tmp_path, 60) == {3: adapted.foreseen[TRUSTED].gap}
+    with pytest.raises(UserError, match="no finished run on elsewhere"):
+        collecting.collect(study, tmp_path, "elsewhere")
 
 
 def test_cells_pair_a_plan_with_its_own_sixteen_bits(folder: Path) -> None:

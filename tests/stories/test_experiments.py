@@ -95,6 +95,11 @@ def test_nothing_to_analyse_is_said_in_a_line(tmp_path: Path) -> None:
     assert "Traceback" not in said.stderr
     with pytest.raises(UserError, match="holds no metrics"):
         read(tmp_path)
+    said = script("collect", tmp_path / "bounds", "--results", tmp_path)
+    assert said.returncode != 0
+    assert said.stderr.startswith("error: no study at")
+    empty = script("collect", SCRIPTS.parent / "studies" / "bounds", "--task", "sst2")
+    assert "no finished run on sst2" in empty.stderr
 
 
 def test_theory_and_random_numbers_agree() -> None:

@@ -7,10 +7,11 @@ with; the damage to an untrained base is another thing.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from lowbit.classic.summary import Row
+from lowbit.classic.summary import FORESEEN, Row
 from lowbit.classic.tuning import format_of
 from lowbit.engines.process import call
 from lowbit.errors import UserError
@@ -21,7 +22,10 @@ from lowbit.single import single
 
 
 def foreseen(rows: Sequence[Row], results: Path, tokens: int) -> dict[int, float]:
-    """Nats, by the closed form that is trusted at these bits."""
+    """Nats, by the closed form that is trusted at these bits; a study's own where it said them."""
+    if (results / FORESEEN).is_file():
+        said = json.loads((results / FORESEEN).read_text(encoding="utf-8"))
+        return {int(bits): gap for bits, gap in said.items()}
     bits = sorted({row["bits"] for row in rows if row["bits"] < 16})
     whole = [row for row in rows if row["bits"] == 16]
     if not bits or not whole:

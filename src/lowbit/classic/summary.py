@@ -17,6 +17,8 @@ from lowbit.files import to_json, write_atomic
 from lowbit.stats import mean_and_spread
 
 Row = dict[str, Any]
+FORESEEN = "foreseen.json"
+"""Predicted gaps by bits, where a study had predicted them."""
 FIELDS = (
     *("bits", "rank", "seed", "eval_loss", "perplexity", "gradient_norm", "gradient_variance"),
     *("stored_bytes", "trainable", "peak_bytes", "wall_s", "cpu_s", "gpu_s", "model", "task"),

@@ -1,0 +1,26 @@
+"""Metrics files from a study's records: python experiments/collect.py studies/bounds
+
+Writes results/metrics_{bits}_r{rank}_{seed}.json for every run in one format and one rank, and the
+study's own predictions, so that analyze.py and analyze_results.py train and predict nothing.
+"""
+
+import sys
+from pathlib import Path
+
+from _arguments import parser
+
+from lowbit.classic.collecting import collect
+from lowbit.classic.tuning import TASK
+from lowbit.errors import LowbitError
+from lowbit.study import read
+
+if __name__ == "__main__":
+    words = parser(__doc__)
+    words.add_argument("study", type=Path)
+    words.add_argument("--task", default=TASK)
+    said = words.parse_args()
+    try:
+        made = collect(read(str(said.study)), said.results, said.task)
+    except LowbitError as error:
+        sys.exit(f"error: {error}")
+    print(f"metrics  {said.results}: {len(made) - 1} runs")
