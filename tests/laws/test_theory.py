@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from lowbit.errors import UserError
 from lowbit.quant.codec import decode, encode
@@ -111,6 +112,14 @@ def test_one_bit_is_not_worth_a_factor_of_four() -> None:
     assert pytest.approx(2.72, abs=0.01) == distortion.PANTER_DITE
 
 
+def test_panter_and_dite_is_what_their_compander_does_at_high_rate() -> None:
+    w, codes = gaussian(seed=11), 2**9
+    # Levels as dense as the cube root of the density, which is a Gaussian of variance three.
+    place = np.floor(stats.norm.cdf(w / sqrt(3)) * codes)
+    e = sqrt(3) * stats.norm.ppf((place + 0.5) / codes) - w
+    assert (e**2).mean() == pytest.approx(distortion.PANTER_DITE * 4.0**-9, rel=0.02)
+
+
 def test_a_cast_has_no_grid() -> None:
     with pytest.raises(UserError, match="bf16 has no grid"):
         distortion.distortion(parse("bf16"), 64)
@@ -164,6 +173,51 @@ def test_the_first_order_takes_over_at_the_crossover() -> None:
     assert damage.crossover(0 * g, np.diag(H), variance, 4) == inf
 
 
+def test_at_the_crossover_both_orders_of_simulated_noise_are_alike() -> None:
+    g, H, variance = problem(seed=4)
+    at = damage.crossover(0.1 * g, np.diag(H), variance, bits=4)
+    draws = np.random.default_rng(5).normal(size=(SAMPLE // 4, 30))
+    e = draws * np.sqrt(variance * 4.0 ** (4 - at))
+    second = 0.5 * np.einsum("ni,ij,nj->n", e, H, e)
+    assert (0.1 * e @ g).std() == pytest.approx(second.mean(), rel=0.02)
+
+
+def test_half_the_step_is_a_quarter_of_simulated_damage() -> None:
+    _, H, _ = problem(seed=12)
+    w = gaussian(30 * 20_000, seed=13).reshape(-1, 30)
+    found = {}
+    for bits in (6, 7):
+        width = 8.0 * 2.0**-bits
+        e = width * np.round(w / width) - w
+        found[bits] = 0.5 * np.einsum("ni,ij,nj->n", e, H, e).mean()
+    assert found[7] == pytest.approx(damage.damage_at(7, 6, found[6]), rel=0.02)
+
+
+def test_an_adapter_has_as_many_directions_as_its_tangent_space() -> None:
+    rng = np.random.default_rng(14)
+    for (m, n), rank in (((5, 4), 1), ((5, 4), 2), ((6, 3), 3), ((4, 4), 9)):
+        r = min(rank, m, n)
+        B, A = rng.normal(size=(m, r)), rng.normal(size=(r, n))
+        # d(BA) = dB A + B dA, one column for every number of B and of A.
+        left = [np.outer(np.eye(m)[i], A[k]).ravel() for i in range(m) for k in range(r)]
+        right = [np.outer(B[:, k], np.eye(n)[j]).ravel() for j in range(n) for k in range(r)]
+        found = np.linalg.matrix_rank(np.array(left + right))
+        assert damage.adapter_parameters([(m, n)], rank) == found
+
+
+def test_the_bits_asked_for_cost_the_share_of_what_few_examples_cost() -> None:
+    rng = np.random.default_rng(15)
+    parameters, examples, repeats = 20, 400, 2000
+    # Least squares with unit noise: half the squared error of an estimate is p / (2 N) on average.
+    X = rng.normal(size=(repeats, examples, parameters))
+    y = rng.normal(size=(repeats, examples, 1))
+    off = np.linalg.solve(X.transpose(0, 2, 1) @ X, X.transpose(0, 2, 1) @ y)
+    statistical = 0.5 * (off**2).sum(1).mean()
+    bits = damage.bits_needed(0.5 * 30, 1 / 12, examples, parameters, share=0.5)
+    e = 2.0**-bits * (rng.random(size=(SAMPLE // 4, 30)) - 0.5)
+    assert 0.5 * (e**2).sum(1).mean() == pytest.approx(0.5 * statistical, rel=0.08)
+
+
 def test_more_rank_never_leaves_more_behind() -> None:
     g, H, _ = problem(seed=5)
     rng = np.random.default_rng(6)
@@ -205,6 +259,28 @@ def test_a_frozen_base_shifts_gradients_and_only_fresh_noise_spreads_them() -> N
     assert np.trace(np.cov(shifts.T)) == pytest.approx(np.trace(found), rel=0.03)
     assert np.allclose(damage.gradient_bias(H, e[0]), shifts[0])
     assert damage.noise_ratio(3, 4) == pytest.approx(5.44, abs=0.01)
+
+
+def test_fresh_noise_scales_with_the_square_of_the_step() -> None:
+    _, H, _ = problem(seed=16)
+    rng, spread = np.random.default_rng(17), {}
+    for bits in (3, 4):
+        fresh = noise.step(1.0, bits) * (rng.random(size=(40_000, 30)) - 0.5)
+        spread[bits] = np.trace(np.cov((fresh @ H).T))
+    assert spread[3] / spread[4] == pytest.approx(damage.noise_ratio(3, 4), rel=0.03)
+
+
+def test_so_many_tokens_resolve_a_gap_of_a_perturbed_model() -> None:
+    rng = np.random.default_rng(18)
+    logits = rng.normal(size=50)
+    moved = logits + 0.2 * rng.normal(size=50)
+    p, q = (np.exp(z) / np.exp(z).sum() for z in (logits, moved))
+    gap = float((p * np.log(p / q)).sum())
+    tokens = int(damage.tokens_to_resolve(gap, 0.05))
+    # The gap as so many tokens would show it, many times over.
+    counts = rng.multinomial(tokens, p, size=4000)
+    shown = counts @ np.log(p / q) / tokens
+    assert shown.std() / gap == pytest.approx(0.05, rel=0.1)
 
 
 # --- the converse ---------------------------------------------------------------------------------
