@@ -41,7 +41,7 @@ def plan(
         "its error). Predicted: after training, of second order. The first line is written."
     )
     out().print(_layers(best.solution))
-    for line in _said(found, best, budget):
+    for line in _said(found, best, *wanted[:2]):
         wrapped(line)
     write_atomic(to, to_toml(best.plan).encode())
     say(f"written  {to}: lowbit adapt {spec.model} --task {spec.task.name} --plan {to}")
@@ -57,10 +57,13 @@ def plan(
         _write_controls(found, controls_to)
 
 
-def _said(found: Any, best: Any, budget: int) -> list[str]:
+def _said(found: Any, best: Any, budget: int, training: int) -> list[str]:
     """What is known of the plan, a sentence each."""
     size = best.solution.stored + found.other
-    lines = [f"{size:,} of {budget:,} bytes."]
+    peak = best.solution.training + found.overhead
+    limit = f" of {training:,}" if training else ""
+    step = f"A training step takes {peak:,}{limit}, as the ledger counts."
+    lines = [f"{size:,} of {budget:,} bytes. {step}"]
     if found.whole:
         lines.append("The budget holds the whole model in 16 bits at the largest rank.")
     else:

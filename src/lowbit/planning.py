@@ -61,7 +61,8 @@ class Candidate:
 class Planned:
     """The candidates, the best first.
 
-    `other`: bytes of what is no site. `whole`: whether even 16 bits and the largest ranks fit.
+    `other`: bytes of what is no site; `overhead`: in training, of what no choice changes.
+    `whole`: whether even 16 bits and the largest ranks fit.
     `predictions`: of the best one, all sites stored at once. `least`: second-order damage that no
     code of the best one's bytes could avoid, and `closed` what rounding pays by the same measure.
     """
@@ -75,6 +76,7 @@ class Planned:
     corners: tuple[tuple[int, float], ...]
     uniform: tuple[tuple[str, int, float], ...]
     controls: tuple[tuple[Plan, Solution], ...] = ()
+    overhead: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ def planned(spec: RunSpec, execution: Execution, wanted: Wanted, told: Told) -> 
         corners=tuple((s.stored + room.beside, s.cost) for s in frontier(room.choices)),
         uniform=tuple((n, s.stored + room.beside, s.cost) for n, s in even.items()),
         controls=_controls(room.choices, found, even, room.limits, wanted),
+        overhead=room.overhead,
     )
 
 

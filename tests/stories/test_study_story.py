@@ -477,6 +477,38 @@ def test_a_plan_is_predicted_and_a_precision_advised(
     assert ranks == ["4", "8", "16", "32"]
 
 
+def test_a_plan_fits_its_training_memory_and_is_told_to_others_with_its_controls(
+    tiny_model: Callable[[str], Path], tiny_text: Path, tmp_path: Path
+) -> None:
+    formats = [word for text in ("int8@32", "int3@32") for word in ("--format", text)]
+    words = ("plan", tiny_model("llama"), "--task", tiny_text, "--tokens", 60, *formats,
+             "--set", "task.window=32", "--set", "train.compute=fp32")  # fmt: skip
+
+    def planned(*more: object) -> str:
+        said = lowbit(*words, "--budget", "1GB", "--to", tmp_path / "kept.toml", *more)
+        assert (said.code, said.err) == (0, "")
+        return " ".join(said.out.split())
+
+    def step(text: str) -> int:
+        found = re.search(r"A training step takes ([\d,]+)", text)
+        assert found is not None
+        return int(found[1].replace(",", ""))
+
+    free = step(planned())
+    limit = free - 4000
+    made = ("--maps", tmp_path / "maps", "--controls", tmp_path / "controls", "--draws", 2)
+    tight = planned("--train-memory", limit, *made)
+    assert step(tight) <= limit
+    assert f"of {limit:,}, as the ledger counts" in tight
+    told = {path.stem for path in (tmp_path / "maps").glob("*.json")}
+    assert told == {"gptqmodel", "autoround", "hqq"}
+    held = {path.stem for path in (tmp_path / "controls").glob("*.toml")}
+    assert {"planned", "uniform", "bits-then-rank", "random-0", "random-1", "shuffled"} <= held
+    none = lowbit(*words, "--budget", "1GB", "--train-memory", "1kB", "--to", tmp_path / "no.toml")
+    assert none.code == 2
+    assert "1,000 bytes in training: the smallest plan takes" in " ".join(none.err.split())
+
+
 def test_a_budget_becomes_a_plan_that_a_run_takes(
     tiny_model: Callable[[str], Path], tiny_text: Path, tmp_path: Path
 ) -> None:
