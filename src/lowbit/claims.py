@@ -30,7 +30,8 @@ class Claim:
     fraction of what `than` has. `equal`: within the margin either way.
 
     `less`: two more plans, whose own difference is taken off: does the first plan gain more over
-    the second than the third over the fourth?
+    the second than the third over the fourth? `mean_with`: plans whose mean with `than` it is held
+    against.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -44,16 +45,20 @@ class Claim:
     measure: Measure = "metric"
     test: Deciding = "bootstrap"
     less: tuple[str, ...] = ()
+    mean_with: tuple[str, ...] = ()
 
     @property
     def plans(self) -> tuple[str, ...]:
-        return (self.plan, self.than, *self.less)
+        return (self.plan, self.than, *self.less, *self.mean_with)
 
     def __post_init__(self) -> None:
         check_bounds("claim", self, {"margin": Bounds(0)})
         if self.less and (len(self.less) != 2 or self.measure != "metric" or self.relative):
             right = "two plans, with the metric as the measure and no relative margin"
             raise BadValueError("claim", "less", list(self.less), right)
+        if self.mean_with and (self.less or self.measure != "metric"):
+            right = "without less, with the metric as the measure"
+            raise BadValueError("claim", "mean_with", list(self.mean_with), right)
         if self.relation != "better" and not self.margin:
             raise BadValueError("claim", "margin", 0.0, f"above 0 for '{self.relation}'")
         if self.test != "bootstrap" and (self.relation != "better" or self.margin):
@@ -115,7 +120,8 @@ def _check_names(claim: Claim, declared: Declared) -> None:
             f"claim '{claim.text}': no task '{claim.task}' in this study."
             f"{nearest(claim.task, tasks)}"
         )
-    if claim.plan == claim.than or (claim.less and claim.less[0] == claim.less[1]):
+    others = (claim.than, *claim.mean_with)
+    if claim.plan in others or (claim.less and claim.less[0] == claim.less[1]):
         raise UserError(f"claim '{claim.text}': holds '{claim.plan}' against itself")
     if not paired(claim, declared):
         raise UserError(

@@ -16,15 +16,17 @@ from lowbit.record import comparable
 Columns = tuple[np.ndarray, ...]
 
 
-def pairs_of(ours: Cell, theirs: Cell, *less: Cell) -> tuple[list[Columns], list[str]]:
+def pairs_of(
+    ours: Cell, theirs: Cell, *less: Cell, mean_with: Sequence[Cell] = ()
+) -> tuple[list[Columns], list[str]]:
     """(sums, counts of both by document) of every seed that all finished, and what was refused.
 
     `less`: two more cells, whose difference is taken off. Over the same counts (a - b) - (c - d) is
-    (a + d) - (b + c).
+    (a + d) - (b + c). `mean_with`: cells that are averaged with theirs.
     """
     pairs: list[Columns] = []
     refused: list[str] = []
-    cells = (ours, theirs, *less)
+    cells = (ours, theirs, *less, *mean_with)
     for seed in sorted(set.intersection(*(set(cell.done) for cell in cells))):
         folders, found = zip(*(cell.done[seed] for cell in cells), strict=True)
         different = [fact for other in found[1:] for fact in comparable(found[0], other)]
@@ -39,11 +41,13 @@ def pairs_of(ours: Cell, theirs: Cell, *less: Cell) -> tuple[list[Columns], list
         _, cluster = np.unique(each[0].document, return_inverse=True)
         sums = [np.bincount(cluster, weights=one.sum) for one in each]
         counts = [np.bincount(cluster, weights=one.count) for one in each]
-        if less and any(not np.array_equal(counts[0], one) for one in counts[1:]):
+        if len(cells) > 2 and any(not np.array_equal(counts[0], one) for one in counts[1:]):
             refused.append(f"seed {seed}: counted differently")
             continue
         if less:
             sums = [sums[0] + sums[3], sums[1] + sums[2]]
+        elif mean_with:
+            sums = [sums[0], np.mean(sums[1:], axis=0)]
         pairs.append((sums[0], counts[0], sums[1], counts[1]))
     return pairs, refused
 

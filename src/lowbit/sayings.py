@@ -35,10 +35,11 @@ def asked(finding: Finding) -> str:
             if claim.relation == "better"
             else (f" within {size} {unit(finding)}")
         )
+    mean = " on average" if claim.mean_with else ""
     more = f", more than {claim.less[0]} than {claim.less[1]}" if claim.less else ""
     return (
         f"{claim.plan} {claim.relation}{' than' if claim.relation != 'equal' else ' to'} "
-        f"{claim.than}{more}, on {claim.task}{margin}"
+        f"{' and '.join((claim.than, *claim.mean_with))}{mean}{more}, on {claim.task}{margin}"
     )
 
 

@@ -23,16 +23,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
 
 from lowbit.claims import Claim
-from lowbit.config import Raw, at, check, lay, override, put, read_toml
+from lowbit.config import Raw, check, override, put, read_toml
 from lowbit.errors import UserError, nearest
 from lowbit.execution import Execution
 from lowbit.plan.named import named
+from lowbit.shorthand import spelled_out, start_of
 from lowbit.spec import RunSpec, TaskSpec, TrainSpec
 from lowbit.studycheck import check_lenders, no_new_plans, validate
 from lowbit.studyfile import Forecast, Part, StudyFile
@@ -91,16 +92,16 @@ def read(
 ) -> Study:
     """Read a study and lay a profile and `--set` settings over it."""
     path = locate(reference)
-    written = _normal(read_toml(path), path)
+    written = spelled_out(read_toml(path), path)
     validate(written, path)
     raw = deepcopy(written)
     if profile == written.get("default_profile"):
         profile = None
     if profile is not None:
         _lay_profile(raw, profile)
-    check(StudyFile, _normal(raw, path), None)  # a profile may have written anything
+    check(StudyFile, spelled_out(raw, path), None)  # a profile may have written anything
     known = _spell_out(raw) if settings else set(written.get("plan", {}))
-    raw = _normal(override(raw, settings), path)
+    raw = spelled_out(override(raw, settings), path)
     changed = raw != written
     parsed = validate(raw, None if changed else path)
     no_new_plans(raw, known)
@@ -129,44 +130,11 @@ def _paragraphs(text: str) -> str:
     return "\n\n".join(" ".join(part.split()) for part in text.strip().split("\n\n"))
 
 
-def _normal(raw: Raw, path: Path) -> Raw:
-    """The short forms spelled out: a task by its name, a plan named by its table."""
-    workloads = raw.get("workload", [])
-    if not isinstance(workloads, list):
-        raise UserError(f"{path}: write [[workload]] with two brackets: a study may have several")
-    for workload in workloads:
-        if isinstance(workload, dict) and isinstance(workload.get("task"), str):
-            workload["task"] = {"name": workload["task"]}
-    plans = raw.get("plan")
-    if isinstance(plans, dict):
-        for name, plan in plans.items():
-            plans[name] = _filled(name, plan, path) if isinstance(plan, dict) else plan
-    return raw
-
-
-def _filled(name: str, plan: Raw, path: Path) -> Raw:
-    """A plan's table over the plan that its name stands for, or over the file that it names."""
-    rest = {key: value for key, value in plan.items() if key != "file"}
-    if "file" not in plan:
-        return lay(_start(name), rest)
-    if not isinstance(plan["file"], str):
-        raise UserError(f"{at(path, 'plan', name, 'file')}file should be a path beside the study")
-    return lay({"name": name, **read_toml(path.parent / plan["file"])}, rest)
-
-
-def _start(name: str) -> Raw:
-    """What a plan's table changes: the plan that its name stands for, where it stands for one."""
-    try:
-        return json.loads(json.dumps(asdict(named(name))))
-    except UserError:
-        return {"name": name}
-
-
 def _spell_out(raw: Raw) -> set[str]:
     """Give every plan that is used a table, so that a setting finds its name."""
     plans = raw.setdefault("plan", {})
     for name in raw["plans"]:
-        if name not in plans and "format" in (found := _start(name)):
+        if name not in plans and "format" in (found := start_of(name)):
             plans[name] = found
     return set(plans)
 

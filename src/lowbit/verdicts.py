@@ -101,7 +101,8 @@ def _finding(claim: Claim, study: Study, groups: dict[str, Setting]) -> Finding:
         return Finding(claim, "unfinished", wanted=wanted, reason="no runs yet")
     if claim.measure in ("stored", "peak"):
         return _bytes(claim, mine[0], mine[1], wanted)
-    pairs, reasons = pairs_of(mine[0], mine[1], *mine[2:])
+    averaged = mine[2:] if claim.mean_with else []
+    pairs, reasons = pairs_of(*(mine[:2] if averaged else mine), mean_with=averaged)
     reason = "; ".join([*reasons, *(said for cell in mine for said in lost(cell))])
     state: State = "refused" if reason else "unfinished" if len(pairs) < wanted else "inconclusive"
     if not pairs:
@@ -111,7 +112,7 @@ def _finding(claim: Claim, study: Study, groups: dict[str, Setting]) -> Finding:
     gain = turned(inference.bootstrap(pair, np.random.default_rng(0), RESAMPLES), sign)
     margin = claim.margin * abs(pair.level) if claim.relative else claim.margin
     beside = _beside(
-        pair, sign, margin or None, binary=setting.metric == "accuracy" and not claim.less
+        pair, sign, margin or None, binary=setting.metric == "accuracy" and len(mine) == 2
     )
     found = Finding(
         claim=claim,

@@ -67,6 +67,7 @@ LAYERS = {
             "forecasts",
             "forecasting",
             "studyfile",
+            "shorthand",
             "studycheck",
             "claims",
             "single",

@@ -541,6 +541,47 @@ def test_a_plan_may_lie_in_a_file_beside_the_study(write: Write, tmp_path: Path)
     assert said == f"no file {tmp_path / 'gone.toml'}"
 
 
+def _with_folder(write: Write, tmp_path: Path, more: str = "") -> Path:
+    (tmp_path / "plans").mkdir()
+    for i in range(3):
+        (tmp_path / "plans" / f"random-{i}.toml").write_text(f'format = "int{i + 2}@64"\n')
+    (tmp_path / "plans" / "planned.toml").write_text('format = "nf4@64"\nrank = 4\n')
+    table = f'\n[plans_in.lm]\npath = "plans"\n{more}'
+    return write(STUDY.replace('"bf16"', '"bf16", "lm/random-*", "lm/planned"') + table)
+
+
+def test_a_folder_of_plans_is_taken_by_patterns(write: Write, tmp_path: Path) -> None:
+    path = _with_folder(write, tmp_path, "alpha = 3.0\n")
+    study = read(str(path))
+    plans = {run.plan.name: run.plan for run in study.runs}
+    assert list(plans) == ["bf16", *(f"lm/random-{i}" for i in range(3)), "lm/planned"]
+    assert [plans[f"lm/random-{i}"].format for i in range(3)] == ["int2@64", "int3@64", "int4@64"]
+    assert (plans["lm/planned"].rank, plans["lm/planned"].alpha) == (4, 3.0)
+    (run,) = read(str(path), only=("lm/planned",), seeds=(0,)).runs
+    assert study.place(run).name == run.name
+    assert "/" not in run.name
+    changed = read(str(path), settings=("plan.lm/planned.rank=2",), seeds=(0,)).runs[-1]
+    assert changed.plan.rank == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"plans"', '"plan"', "no plan's file (*.toml) in"),
+        ('path = "plans"', "", "path should be a folder of plans"),
+        ("lm/random-*", "lm/randon-*", "unknown plan 'lm/randon-*'"),
+        ("alpha = 3.0", "alhpa = 3.0", "Did you mean 'alpha'"),
+    ],
+)
+def test_a_folder_of_plans_that_cannot_be_is_refused(
+    write: Write, tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    path = _with_folder(write, tmp_path, "alpha = 3.0\n")
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(UserError, match=re.escape(said)):
+        read(str(path))
+
+
 def test_the_profile_that_the_study_is_has_a_name(write: Write) -> None:
     text = 'default_profile = "small"\n' + STUDY + '[profile.big]\n"train.epochs" = 9\n'
     path = str(write(text))

@@ -87,6 +87,23 @@ def test_a_difference_of_differences_is_what_it_says(results: Path) -> None:
     assert found.state == "held"
 
 
+def test_a_plan_against_the_mean_of_several_gains_the_mean_of_its_gains(results: Path) -> None:
+    others = ("int2@64", "mixed-8-4-3", "nf4@64+dq")
+    found = only(judge(study(results, claim("bf16", others[0], mean_with=others[1:]))))
+    each = [only(judge(study(results, claim("bf16", other)))) for other in others]
+    assert found.gain is not None
+    assert found.beside is not None
+    gains = [one.gain.estimate for one in each if one.gain is not None]
+    assert found.gain.estimate == pytest.approx(sum(gains) / 3)
+    seeds = zip(*(one.beside.by_seed for one in each if one.beside is not None), strict=True)
+    assert found.beside.by_seed == pytest.approx([sum(three) / 3 for three in seeds])
+    assert "than int2@64 and mixed-8-4-3 and nf4@64+dq on average" in sayings.asked(found)
+    with pytest.raises(BadValueError, match="without less"):
+        claim("bf16", "int2@64", mean_with=("int8@row",), less=("int8@row", "nf4@64+dq"))
+    with pytest.raises(BadValueError, match="metric as the measure"):
+        claim("bf16", "int2@64", mean_with=("int8@row",), measure="stored")
+
+
 def test_a_difference_of_differences_needs_all_four(tmp_path: Path) -> None:
     for seed in SEEDS:
         for plan in ("bf16", "int2@64", "nf4@64+dq"):

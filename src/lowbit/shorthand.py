@@ -1,0 +1,76 @@
+"""The short forms of a study's file, spelled out before anything is checked. No torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from lowbit.config import Raw, at, check, lay, read_toml
+from lowbit.errors import UserError
+from lowbit.plan.named import named
+
+
+def spelled_out(raw: Raw, path: Path) -> Raw:
+    """The short forms spelled out: a task by its name, plans by folders, patterns and tables."""
+    _gather(raw, path)
+    workloads = raw.get("workload", [])
+    if not isinstance(workloads, list):
+        raise UserError(f"{path}: write [[workload]] with two brackets: a study may have several")
+    for workload in workloads:
+        if isinstance(workload, dict) and isinstance(workload.get("task"), str):
+            workload["task"] = {"name": workload["task"]}
+    plans = raw.get("plan")
+    if isinstance(plans, dict):
+        for name, plan in plans.items():
+            plans[name] = _filled(name, plan, path) if isinstance(plan, dict) else plan
+    return raw
+
+
+def _gather(raw: Raw, path: Path) -> None:
+    """Every file of `[plans_in.NAME]` a plan `NAME/FILE`; patterns in lists of plans as names."""
+    plans, parts = raw.get("plan", {}), raw.get("part", [])
+    if not isinstance(plans, dict) or not isinstance(parts, list):
+        return  # What is neither is refused, with its place, when all is checked.
+    folders = check(dict[str, dict[str, Any]], raw.pop("plans_in", {}), path, ("plans_in",))
+    for name, table in folders.items():
+        rest = {key: value for key, value in table.items() if key != "path"}
+        if not isinstance(table.get("path"), str):
+            raise UserError(f"{at(path, 'plans_in', name)}path should be a folder of plans")
+        files = sorted((path.parent / table["path"]).glob("*.toml"))
+        if not files:
+            place = at(path, "plans_in", name, "path")
+            raise UserError(f"{place}no plan's file (*.toml) in {path.parent / table['path']}")
+        for file in files:
+            made = {"file": str(file.relative_to(path.parent)), **rest}
+            raw.setdefault("plan", plans).setdefault(f"{name}/{file.stem}", made)
+    for part in (raw, *parts):
+        if isinstance(part, dict) and isinstance(part.get("plans"), list):
+            part["plans"] = [name for each in part["plans"] for name in _matching(each, plans)]
+
+
+def _matching(pattern: Any, plans: Raw) -> list[Any]:
+    """The plans that a pattern with a star stands for; any other name, or none found, is kept."""
+    if not isinstance(pattern, str) or "*" not in pattern:
+        return [pattern]
+    return [name for name in plans if fnmatchcase(name, pattern)] or [pattern]
+
+
+def _filled(name: str, plan: Raw, path: Path) -> Raw:
+    """A plan's table over the plan that its name stands for, or over the file that it names."""
+    rest = {key: value for key, value in plan.items() if key != "file"}
+    if "file" not in plan:
+        return lay(start_of(name), rest)
+    if not isinstance(plan["file"], str):
+        raise UserError(f"{at(path, 'plan', name, 'file')}file should be a path beside the study")
+    return lay({"name": name, **read_toml(path.parent / plan["file"])}, rest)
+
+
+def start_of(name: str) -> Raw:
+    """What a plan's table changes: the plan that its name stands for, where it stands for one."""
+    try:
+        return json.loads(json.dumps(asdict(named(name))))
+    except UserError:
+        return {"name": name}
