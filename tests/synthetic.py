@@ -77,10 +77,11 @@ def make_run(
     facts: Facts = FACTS,
     documents: int = 24,
     message: str = "",
+    adapter: str = "",
 ) -> Run:
     """Write one run folder through `record.finish`."""
     layers = site_records(formats or PLANS[plan])
-    spec = RunSpec(model, TaskSpec(task), Plan(plan), TrainSpec(), seed)
+    spec = RunSpec(model, TaskSpec(task), Plan(plan, adapter=adapter), TrainSpec(), seed)
     folder = root / spec.name
     rng = np.random.default_rng([seed, zlib.crc32(plan.encode())])
     scores = _scores(kind, 3.1 + damage(layers), rng, documents)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lowbit.claims import Claim
 from lowbit.figures.look import megabytes
 from lowbit.verdicts import Finding, Verdicts
 
@@ -35,12 +36,21 @@ def asked(finding: Finding) -> str:
             if claim.relation == "better"
             else (f" within {size} {unit(finding)}")
         )
-    mean = " on average" if claim.mean_with else ""
     more = f", more than {claim.less[0]} than {claim.less[1]}" if claim.less else ""
     return (
         f"{claim.plan} {claim.relation}{' than' if claim.relation != 'equal' else ' to'} "
-        f"{' and '.join((claim.than, *claim.mean_with))}{mean}{more}, on {claim.task}{margin}"
+        f"{_others(claim)}{more}, on {claim.task}{margin}"
     )
+
+
+def _others(claim: Claim) -> str:
+    """What a claim holds its plan against, be it a mean of several."""
+    if not claim.mean_with:
+        return claim.than
+    named = (claim.than, *claim.mean_with)
+    if len(named) > 3:
+        return f"the mean of {claim.than} and {len(claim.mean_with)} more"
+    return f"the mean of {', '.join(named[:-1])} and {named[-1]}"
 
 
 def unit(finding: Finding) -> str:

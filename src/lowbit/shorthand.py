@@ -30,7 +30,10 @@ def spelled_out(raw: Raw, path: Path) -> Raw:
 
 
 def _gather(raw: Raw, path: Path) -> None:
-    """Every file of `[plans_in.NAME]` a plan `NAME/FILE`; patterns in lists of plans as names."""
+    """Every file of `[plans_in.NAME]` a plan `NAME/FILE`; patterns in lists of plans as names.
+
+    A claim's `mean_with` may take in its `than` by a pattern: that is averaged once.
+    """
     plans, parts = raw.get("plan", {}), raw.get("part", [])
     if not isinstance(plans, dict) or not isinstance(parts, list):
         return  # What is neither is refused, with its place, when all is checked.
@@ -49,6 +52,11 @@ def _gather(raw: Raw, path: Path) -> None:
     for part in (raw, *parts):
         if isinstance(part, dict) and isinstance(part.get("plans"), list):
             part["plans"] = [name for each in part["plans"] for name in _matching(each, plans)]
+    for claims in (raw.get("claim"), raw.get("question")):
+        for claim in claims if isinstance(claims, list) else ():
+            if isinstance(claim, dict) and isinstance(claim.get("mean_with"), list):
+                found = (name for each in claim["mean_with"] for name in _matching(each, plans))
+                claim["mean_with"] = [name for name in found if name != claim.get("than")]
 
 
 def _matching(pattern: Any, plans: Raw) -> list[Any]:

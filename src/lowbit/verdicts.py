@@ -23,6 +23,7 @@ from lowbit.inference import Difference, McNemar, Paired
 from lowbit.pairing import lost, pairs_of, sign_of, stacked, turned
 from lowbit.record import comparable
 from lowbit.solo import alone
+from lowbit.spec import BARE
 from lowbit.study import Study
 
 Unit = Literal["nats", "points", "perplexity", "bytes"]
@@ -60,6 +61,8 @@ class Finding:
     beside: Beside | None = None
     reason: str = ""
     unit: Unit = "nats"
+    seedless: bool = False
+    """Of plans that train nothing: only documents could be others."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,7 @@ def _finding(claim: Claim, study: Study, groups: dict[str, Setting]) -> Finding:
         beside=beside,
         reason=reason,
         unit=_unit(claim, setting),
+        seedless=all(r.spec["plan"].get("adapter") == BARE for cell in mine for r in cell.records),
     )
     return replace(found, p=_p(found))
 
@@ -181,7 +185,7 @@ def _decided(found: Finding, alpha: float, family: int = 1) -> Finding:
     p = found.adjusted if found.adjusted is not None else found.p
     if found.state != "inconclusive" or found.gain is None or p is None:
         return found
-    if least_p(found.claim.test, found.seeds) > alpha:
+    if least_p(found.claim.test, found.seeds) > alpha and not found.seedless:
         few = f"{found.seeds} seed{'' if found.seeds == 1 else 's'} cannot decide"
         return replace(found, reason=f"{few}: {enough(found.claim.test, alpha)}")
     gain, margin, relation = found.gain, found.margin, found.claim.relation

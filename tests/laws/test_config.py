@@ -560,6 +560,11 @@ def test_a_folder_of_plans_is_taken_by_patterns(write: Write, tmp_path: Path) ->
     (run,) = read(str(path), only=("lm/planned",), seeds=(0,)).runs
     assert study.place(run).name == run.name
     assert "/" not in run.name
+    claim = CLAIM.replace("nf4@64", "lm/planned").replace('"bf16"', '"lm/random-1"')
+    mean = 'mean_with = ["lm/random-*"]\n'
+    path.write_text(path.read_text() + claim.replace("[[claim]]", "[[question]]") + mean)
+    (asked,) = read(str(path)).questions
+    assert asked.plans == ("lm/planned", "lm/random-1", "lm/random-0", "lm/random-2")
     changed = read(str(path), settings=("plan.lm/planned.rank=2",), seeds=(0,)).runs[-1]
     assert changed.plan.rank == 2
 
@@ -570,7 +575,7 @@ def test_a_folder_of_plans_is_taken_by_patterns(write: Write, tmp_path: Path) ->
         ('"plans"', '"plan"', "no plan's file (*.toml) in"),
         ('path = "plans"', "", "path should be a folder of plans"),
         ("lm/random-*", "lm/randon-*", "unknown plan 'lm/randon-*'"),
-        ("alpha = 3.0", "alhpa = 3.0", "Did you mean 'alpha'"),
+        ("alpha = 3.0", "alpa = 3.0", "Did you mean 'alpha'"),
     ],
 )
 def test_a_folder_of_plans_that_cannot_be_is_refused(

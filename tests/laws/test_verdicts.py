@@ -97,7 +97,9 @@ def test_a_plan_against_the_mean_of_several_gains_the_mean_of_its_gains(results:
     assert found.gain.estimate == pytest.approx(sum(gains) / 3)
     seeds = zip(*(one.beside.by_seed for one in each if one.beside is not None), strict=True)
     assert found.beside.by_seed == pytest.approx([sum(three) / 3 for three in seeds])
-    assert "than int2@64 and mixed-8-4-3 and nf4@64+dq on average" in sayings.asked(found)
+    assert "than the mean of int2@64, mixed-8-4-3 and nf4@64+dq, on" in sayings.asked(found)
+    many = claim("bf16", "int2@64", mean_with=("mixed-8-4-3", "nf4@64+dq", "int8@row"))
+    assert "than the mean of int2@64 and 3 more, on" in sayings.asked(replace(found, claim=many))
     with pytest.raises(BadValueError, match="without less"):
         claim("bf16", "int2@64", mean_with=("int8@row",), less=("int8@row", "nf4@64+dq"))
     with pytest.raises(BadValueError, match="metric as the measure"):
@@ -251,6 +253,16 @@ def test_one_seed_decides_no_question(tmp_path: Path) -> None:
     assert found.gain.low > 0
     assert found.state == "inconclusive"
     assert "1 seed cannot decide: declare 6 seeds" in sayings.effect(found)
+
+
+def test_documents_alone_decide_where_nothing_is_trained(tmp_path: Path) -> None:
+    for plan in ("bf16", "int2@64"):
+        make_run(tmp_path, plan, 0, adapter="none")
+    one = study(tmp_path, questions=(claim("bf16", "int2@64"),))
+    first = [run for run in one.runs if run.seed == 0]
+    bare = tuple(replace(run, plan=replace(run.plan, adapter="none")) for run in first)
+    (found,) = judge(replace(one, runs=bare)).questions
+    assert (found.seeds, found.state) == (1, "held")
 
 
 def test_accuracy_has_mcnemar_beside_it(tmp_path: Path) -> None:
