@@ -13,11 +13,12 @@ from lowbit.errors import UserError
 from lowbit.execution import Execution
 from lowbit.figures.frontier import Frontier
 from lowbit.files import to_json, write_atomic
-from lowbit.foretelling import nats, shown, teller
+from lowbit.foretelling import nats, shown
 from lowbit.freezing import to_toml
 from lowbit.looking import out, say, wrapped
 from lowbit.plan.maps import maps
 from lowbit.plan.search import Solution
+from lowbit.progress import phases
 from lowbit.sensitivity import NAMES
 from lowbit.spec import RunSpec
 
@@ -125,7 +126,7 @@ def solved(spec: RunSpec, execution: Execution, wanted: tuple[Any, ...], tell: b
     """In a process of its own."""
     from lowbit.planning import Wanted, planned
 
-    return planned(spec, execution, Wanted(*wanted), teller(tell))
+    return planned(spec, execution, Wanted(*wanted), phases(tell))
 
 
 def _candidates(found: Any) -> Table:

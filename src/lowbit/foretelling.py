@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lowbit.execution import Execution
 from lowbit.files import write_atomic
 from lowbit.guiding import Advice, advice
 from lowbit.looking import out, say, wrapped
+from lowbit.progress import phases
 from lowbit.quant.formats import bits_of, parse
 from lowbit.record import load
 from lowbit.sensitivity import (
@@ -80,23 +81,12 @@ def measured(
     """In a process of its own."""
     from lowbit.measuring import table_of
 
-    return table_of(spec, execution, asked, tokens, teller(tell), at)
+    return table_of(spec, execution, asked, tokens, phases(tell), at)
 
 
 def shown() -> bool:
     """Whether anybody sees how far it is."""
     return sys.stderr.isatty()
-
-
-def teller(tell: bool) -> Callable[[str, int, int], None]:
-    """Says on the terminal how far a measurement is, and wipes it at the end."""
-
-    def told(what: str, done: int, total: int) -> None:
-        if tell:
-            said = f"{what}: {done} of {total}" if done < total else ""
-            sys.stderr.write(f"\r{said:40}\r")
-
-    return told
 
 
 # --- predict --------------------------------------------------------------------------------------
@@ -128,7 +118,7 @@ def predicted(
     formats = tuple(dict.fromkeys(text for _, chosen, _ in choices for text in chosen.values()))
     joint = tuple((name, tuple(chosen.items())) for name, chosen, _ in choices)
     asked = Asked(formats, joint=joint, uniform=False)
-    return table_of(specs[0], execution, asked, tokens, teller(tell), at), choices
+    return table_of(specs[0], execution, asked, tokens, phases(tell), at), choices
 
 
 def _prediction(table: SensitivityTable, name: str, formats: dict[str, str]) -> Table:
@@ -197,7 +187,7 @@ def foretold(point: Any, at: Path | None, execution: Execution, tell: bool) -> A
     """In a process of its own."""
     from lowbit.forecasting import foretold as made
 
-    return made(point, at, execution, teller(tell))
+    return made(point, at, execution, phases(tell))
 
 
 # --- guide ----------------------------------------------------------------------------------------

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -15,6 +16,8 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+
+LINE, PIECES = 79, 30
 
 
 class Watcher(Protocol):
@@ -59,6 +62,49 @@ def bar(
             progress.update(task, completed=step, total=total, speed=text)
 
         yield watch
+
+
+def phases(
+    shown: bool, screen: TextIO | None = None, clock: Callable[[], float] = monotonic
+) -> Callable[[str, int, int], None]:
+    """Tells how far each phase of a measurement is, on one line that is wiped when it ends.
+
+    A line that is written over needs no thread and hides no cursor, so nothing has to be undone
+    where a measurement breaks off.
+    """
+    out = screen or sys.stderr
+    began: dict[str, tuple[float, int]] = {}
+    drawn = _sayable("█░", "#.", out)
+
+    def told(what: str, done: int, total: int) -> None:
+        if not shown:
+            return
+        since, first = began.setdefault(what, (clock(), done))
+        if done >= total:
+            began.pop(what)
+            out.write(f"\r{'':{LINE}}\r")
+        else:
+            spent, steps = clock() - since, done - first
+            left = f"{_clock(spent / steps * (total - done))} left" if steps else ""
+            full = round(PIECES * done / total)
+            gauge = drawn[0] * full + drawn[1] * (PIECES - full)
+            out.write(f"\r{f'{what:<11} {gauge} {done}/{total}  {left}':<{LINE}.{LINE}}")
+        out.flush()
+
+    return told
+
+
+def _sayable(text: str, otherwise: str, out: TextIO) -> str:
+    """The text, where the terminal's encoding has its characters."""
+    try:
+        text.encode(out.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return otherwise
+    return text
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
 def _short(name: str, width: int) -> str:

@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from lowbit.progress import bar
+from lowbit.progress import bar, phases
 
 
 def test_a_bar_tells_steps_loss_and_speed_within_80_columns() -> None:
@@ -23,6 +23,28 @@ def test_a_bar_tells_steps_loss_and_speed_within_80_columns() -> None:
     assert "tok/s" in shown
     words = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).replace("\r", "\n").splitlines()
     assert 0 < max(len(line) for line in words) <= 80
+
+
+def test_phases_are_told_on_one_line_with_the_time_left_and_wiped() -> None:
+    screen, now = io.StringIO(), [0.0]
+    told = phases(True, screen, lambda: now[0])
+    for step in range(5):
+        told("gradients", step, 4)
+        now[0] += 20.0
+    told("formats", 0, 2)
+    shown = screen.getvalue().split("\r")
+    assert max(len(line) for line in shown) <= 79
+    assert [re.search(r"(\d)/4  +(\S*)", line).groups() for line in shown if "/4" in line] == [  # type: ignore[union-attr]
+        ("0", ""), ("1", "1:00"), ("2", "0:40"), ("3", "0:20"),
+    ]  # fmt: skip
+    assert shown[5].strip() == "", "wiped, before the next phase begins"
+    assert "formats" in shown[-1]
+    plain = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    phases(True, plain)("gradients", 1, 2)
+    assert b"###" in plain.buffer.getvalue()  # type: ignore[attr-defined]
+    quiet = io.StringIO()
+    phases(False, quiet)("gradients", 1, 2)
+    assert quiet.getvalue() == ""
 
 
 def test_a_bar_ends_the_run_when_nobody_waits_for_it() -> None:
