@@ -8,6 +8,7 @@ A trial is described by `trial.json` in the working folder, which the harness wr
     seconds       of training, start-up and export outside it; or
     tokens        to train on instead (0: the clock decides)
     threads       of the CPU
+    device        cpu, cuda or mps: where models and batches are
 
 What is printed at the end is a claim about the check text, which the harness computes too: a claim
 that disagrees stops the loop. The number that counts is computed elsewhere, from the packed file
@@ -37,6 +38,7 @@ if not Path("trial.json").is_file():
 TRIAL = json.loads(Path("trial.json").read_text(encoding="utf-8"))
 SEED: int = TRIAL["seed"]
 BEGAN = time.perf_counter()
+DEVICE = torch.device(TRIAL.get("device", "cpu"))
 torch.set_num_threads(TRIAL["threads"])
 torch.manual_seed(SEED)
 
@@ -71,12 +73,12 @@ class Budget:
 
 
 def model() -> nn.Module:
-    """The base model in full precision, fresh each time it is asked for."""
+    """The base model in full precision on the device, fresh each time it is asked for."""
     from transformers import AutoModelForCausalLM
 
     found = AutoModelForCausalLM.from_pretrained(TRIAL["model"], dtype=torch.float32)
     found.config.use_cache = False
-    return found
+    return found.to(DEVICE)
 
 
 def blocks(found: nn.Module) -> dict[str, nn.Linear]:
@@ -93,13 +95,14 @@ def batches(size: int) -> Iterator[Tensor]:
         order = source.permutation(len(rows))
         for start in range(0, len(order) - size + 1, size):
             chosen = rows[np.sort(order[start : start + size])]
-            yield torch.from_numpy(chosen.astype(np.int64))
+            yield torch.from_numpy(chosen.astype(np.int64)).to(DEVICE)
 
 
 @torch.no_grad()
 def val_ppl(found: nn.Module) -> float:
     """Perplexity of the check text, as the model stands."""
     rows = torch.from_numpy(np.load(TRIAL["check"], allow_pickle=False).astype(np.int64))
+    rows = rows.to(DEVICE)
     found.eval()
     total, count = 0.0, 0
     for batch in rows.split(8):
@@ -153,6 +156,8 @@ def report(budget: Budget, val_ppl: float, parameters: int) -> None:
     """The lines that the convention asks for: what the candidate claims."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     mebibytes = peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    if DEVICE.type == "cuda":
+        mebibytes = torch.cuda.max_memory_allocated() / 2**20
     rows = {
         "val_ppl": f"{val_ppl:.6f}",
         "training_seconds": f"{budget.trained:.1f}",

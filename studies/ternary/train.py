@@ -88,7 +88,7 @@ def ternary(weight: Tensor, learned: Tensor | None = None) -> tuple[Tensor, Tens
     else:
         size = block.shape[-1]
         whole, rest = divmod(weight.shape[1], size)
-        counts = torch.tensor([float(size)] * whole + [float(rest)] * bool(rest))
+        counts = block.new_tensor([float(size)] * whole + [float(rest)] * bool(rest))
         scale = block.abs().sum(-1, keepdim=True) / counts[None, :, None]
     codes = block.sign() * (block.abs() > THRESHOLD * scale)
     if SCALE == "lsq":
@@ -133,9 +133,10 @@ class BitLinear(nn.Module):
         self.weight = nn.Parameter(plain.weight.detach().clone())
         bias = None if plain.bias is None else plain.bias.detach().clone()
         if bias is None and BIAS:
-            bias = torch.zeros(len(self.weight))
+            bias = self.weight.new_zeros(len(self.weight))
         self.bias = None if bias is None else nn.Parameter(bias)
-        self.revival = nn.Parameter(torch.tensor(REACTIVATION)) if REACTIVATION else None
+        revival = self.weight.new_tensor(REACTIVATION)
+        self.revival = nn.Parameter(revival) if REACTIVATION else None
         learned = ternary(self.weight.detach())[1] if SCALE == "learned" else None
         self.scale = None if learned is None else nn.Parameter(learned)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,8 @@ def test_the_assets_text_is_split_by_article_and_no_candidate_sees_what_scores_i
     (tmp_path / "home").mkdir()
     places = Places(repository(tmp_path / "home"), "one")
     settings = Settings("one", "assets:lm-14m")
+    with pytest.raises(UserError, match=r"device 'cudda'\. Did you mean 'cuda'"):
+        replace(settings, device="cudda")
     facts = prepare(settings, places)
     assert facts == prepare(settings, places), "twice is once"
     data, check = (np.load(places.given / name) for name in ("data.npy", "check.npy"))

@@ -97,6 +97,27 @@ def test_files_outside_the_copy_cannot_be_written(tmp_path: Path, level: Level) 
     assert (tmp_path / "repository" / "HEAD").exists()
 
 
+def test_a_device_is_reached_where_it_was_given_and_nowhere_else(
+    tmp_path: Path, level: Level
+) -> None:
+    if level.files == "none":
+        pytest.skip("no file isolation here")
+    for name in ("gpu0", "gpuctl", "other"):
+        (tmp_path / name).write_text("")
+    code = f"""
+    for name in ("gpu0", "gpuctl", "other"):
+        try:
+            open({str(tmp_path)!r} + "/" + name, "r+").write("used")
+        except OSError:
+            pass
+    """
+    attempt(tmp_path, code, devices=[str(tmp_path / "gpu*")])
+    used = [name for name in ("gpu0", "gpuctl", "other") if (tmp_path / name).read_text()]
+    assert used == ["gpu0", "gpuctl"]
+    assert "(allow iokit-open" in seatbelt([], [], iokit=True)
+    assert "iokit" not in seatbelt([], [])
+
+
 def test_the_network_cannot_be_reached(tmp_path: Path, level: Level) -> None:
     if level.network == "none":
         pytest.skip("no network isolation here")

@@ -21,6 +21,8 @@ from lowbit.models.loading import open_checkpoint
 from lowbit.quant.formats import FORMATS
 from lowbit.quant.packing import pack
 from lowbit.research.artefact import read
+from lowbit.research.campaign import GPUS
+from lowbit.research.evaluator import ready
 from lowbit.research.sandbox import run
 from lowbit.research.watching import Limits
 from lowbit.ternary.grid import Grid, ternarised, unblocked
@@ -162,6 +164,38 @@ def test_a_trial_leaves_a_ternary_model_and_a_claim_that_holds(
         logits = model(input_ids=rows[:, :-1]).logits
     loss = nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
     assert float(claim["val_ppl"]) == pytest.approx(math.exp(float(loss)), rel=0.01)
+
+
+@pytest.mark.parametrize("scale", ["absmean", "lsq", "learned"])
+def test_whatever_it_makes_lies_where_the_weights_lie(program: Any, scale: str) -> None:
+    """What is made without saying where lands on a stand-in for a GPU, which holds nothing."""
+    train = program(SCALE=scale, REACTIVATION=0.1, BIAS=True, DEAD_GRADIENT=0.5, GROUP=32)
+    model, x = nn.Sequential(nn.Linear(100, 7, bias=False)), torch.randn(5, 100)
+    with torch.device("meta"):
+        layer = train.BitLinear(model[0])
+        for strength in (0.5, 1.0):
+            layer.lam = strength
+            layer(x).square().sum().backward()
+        made = [*layer.parameters(), *(t for t in layer.stored() if t is not None)]
+    assert {t.device.type for t in made} == {"cpu"}
+    assert all(p.grad is not None for p in layer.parameters())
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
+def test_a_sealed_trial_computes_on_a_gpu(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    base = tiny_model("llama")
+    folder = trial(tmp_path / "copy", base, device="cuda")
+    edited(folder, LOGITS_WEIGHT=1.0, TEACHER_LAYERS=(1,), REACTIVATION=0.1)
+    command = [sys.executable, "-E", "-s", "train.py"]
+    found = run(command, folder, Limits(120), readable=[base], devices=GPUS["cuda"])
+    assert (found.end, found.code) == ("done", 0), found.output
+    claim = dict(line.split(":") for line in found.output.partition("---\n")[2].splitlines())
+    (folder / "check.json").write_text(json.dumps(np.load(folder / "check.npy").tolist()))
+    scored = ready(str(base), {}, device="cuda")(folder, folder / "check.json")
+    assert scored.check == pytest.approx(float(claim["val_ppl"]), rel=0.01)
 
 
 @pytest.mark.late

@@ -14,12 +14,18 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from lowbit.errors import UserError
+from lowbit.errors import UserError, nearest
 from lowbit.research.branch import Branch, git
 
 FILES = ("program.md", "prepare.py", "train.py")
 MUTABLE, FIXED, TOLD = "train.py", "prepare.py", "trial.json"
 LEDGER = "ledger.jsonl"
+GPUS: dict[str, tuple[str, ...]] = {
+    "cpu": (),
+    "cuda": ("/dev/nvidia*",),
+    "mps": ("iokit",),
+}
+"""What a candidate must reach of the machine to compute on a device."""
 DATA, CHECK, KEPT_CHECK = "data.npy", "check.npy", "check.json"
 
 
@@ -49,8 +55,12 @@ class Settings:
     """Tokens of confirmation text; of sealed text all are read."""
     threads: int = 1
     memory: int = 8 * 2**30
+    device: str = "cpu"
+    """Of trials and of their evaluation: cpu, cuda or mps."""
 
     def __post_init__(self) -> None:
+        if self.device not in GPUS:
+            raise UserError(f"device '{self.device}'.{nearest(self.device, GPUS)}")
         if len(set(self.seeds)) < max(3, len(self.seeds)) or set(self.seeds) & set(self.fresh):
             raise UserError("a campaign needs two seeds to confirm, and other ones for its ending")
         if not 0 < self.alpha < 1:

@@ -43,6 +43,7 @@ def init(
     seeds: Annotated[int, typer.Option(min=2, help="Of a confirmation, and of the ending.")] = 5,
     threads: Annotated[int, typer.Option(help="Of a trial; 0: all cores.")] = 0,
     memory: Annotated[str, typer.Option(help="That a trial may take.")] = "8GB",
+    device: Annotated[str, typer.Option(help="Of a trial: cpu, cuda or mps.")] = "cpu",
     window: Annotated[int, typer.Option(help="Tokens of a training row.")] = 256,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
 ) -> None:
@@ -68,6 +69,7 @@ def init(
         window=window,
         threads=threads or os.cpu_count() or 1,
         memory=bytes_of(memory),
+        device=device,
     )
     made = verbs.init(folder, settings, dry_run)
     say = Console(highlight=False).print

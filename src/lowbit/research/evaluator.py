@@ -63,28 +63,30 @@ def score(
 
 
 def ready(
-    model: str, texts: Mapping[str, Path], threads: int = 0
+    model: str, texts: Mapping[str, Path], threads: int = 0, device: str = "cpu"
 ) -> Callable[[Path, Path | None], Scored]:
     """Everything that does not need the artefact, done; what is given scores one."""
     if threads:
         torch.set_num_threads(threads)
     checkpoint = open_checkpoint(resolve(model))
+    there = torch.device(device)
     cut = {name: _articles(checkpoint, path) for name, path in texts.items()}
 
     def scored(artefact: Path, check: Path | None = None) -> Scored:
         made = read(artefact, checkpoint)
-        checked = None if check is None else _of_rows(made.model, check)
+        made.model.to(there)
+        checked = None if check is None else _of_rows(made.model, check, there)
         _with_our_layers(made, checkpoint)
-        found = {name: _of_articles(made.model, *articles) for name, articles in cut.items()}
+        found = {name: _of_articles(made.model, there, *articles) for name, articles in cut.items()}
         return Scored(found, checked, made.bits, made.stored, made.zero)
 
     return scored
 
 
 @torch.no_grad()
-def _of_rows(model: nn.Module, path: Path) -> float:
+def _of_rows(model: nn.Module, path: Path, device: torch.device) -> float:
     """Perplexity of rows of tokens, as `prepare.val_ppl` defines it."""
-    rows = torch.tensor(json.loads(path.read_text(encoding="utf-8")))
+    rows = torch.tensor(json.loads(path.read_text(encoding="utf-8")), device=device)
     total = 0.0
     for batch in rows.split(BATCH):
         logits = model(input_ids=batch[:, :-1]).logits.float()
@@ -114,9 +116,9 @@ def _articles(checkpoint: Checkpoint, path: Path) -> tuple[int, tuple[Example, .
 
 
 def _of_articles(
-    model: nn.Module, articles: int, part: Sequence[Example]
+    model: nn.Module, device: torch.device, articles: int, part: Sequence[Example]
 ) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    found, _ = evaluate(model, part, "language", BATCH, torch.device("cpu"))
+    found, _ = evaluate(model, part, "language", BATCH, device)
     sums, counts = [0.0] * articles, [0] * articles
     for example, (total, count) in zip(part, found, strict=True):
         sums[example.document] += total
@@ -131,7 +133,7 @@ def main() -> None:
     asked = json.loads(sys.argv[1])
     texts = {name: Path(path) for name, path in asked["texts"].items()}
     check = Path(asked["check"]) if asked.get("check") else None
-    scored = ready(asked["model"], texts, asked.get("threads", 0))
+    scored = ready(asked["model"], texts, asked.get("threads", 0), asked.get("device", "cpu"))
     if not sys.stdin.readline():
         return
     try:

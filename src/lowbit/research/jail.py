@@ -147,7 +147,7 @@ def no_local_sockets() -> bool:
     return libc().prctl(SECCOMP, 2, ctypes.byref(program), 0, 0) == 0
 
 
-def seatbelt(readable: list[str], writable: list[str]) -> str:
+def seatbelt(readable: list[str], writable: list[str], iokit: bool = False) -> str:
     """A profile for sandbox-exec: everything is denied but what a program needs to run at all."""
 
     def under(paths: list[str]) -> str:
@@ -161,6 +161,7 @@ def seatbelt(readable: list[str], writable: list[str]) -> str:
             "(allow file-read-metadata)",
             f"(allow file-read* file-map-executable {under([*readable, *writable])})",
             f"(allow file-write* {under(writable)})",
+            *["(allow iokit-open iokit-get-properties)"] * iokit,
             "(deny network*)",
         )
     )
@@ -192,7 +193,7 @@ def main() -> None:
     local = spec["isolate"] and linux and no_local_sockets()
     profiled = spec["isolate"] and sys.platform == "darwin" and os.access(SEATBELT, os.X_OK)
     if profiled:
-        program = [SEATBELT, "-p", seatbelt(*paths), *program]
+        program = [SEATBELT, "-p", seatbelt(*paths, spec["iokit"]), *program]
     limits(spec)
     found = {"namespaces": apart, "landlock": closed, "local": local, "seatbelt": profiled}
     told = json.dumps(found) + "\n"

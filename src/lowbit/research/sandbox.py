@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 
 from lowbit.research.watching import Clock, End, Limits, kill, watch
@@ -69,15 +70,19 @@ def run(
     readable: Sequence[Path] = (),
     environment: Mapping[str, str] | None = None,
     isolate: bool = True,
+    devices: Sequence[str] = (),
     clock: Clock = time.monotonic,
     wait: Callable[[float], None] = time.sleep,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Run a program in `folder`, which it may write to; nothing else but `readable` is there."""
+    """Run a program in `folder`, which it may write to; nothing else but `readable` is there.
+
+    `devices`: patterns of a GPU's own files, which it may use too, or `iokit` on macOS.
+    """
     folder = folder.resolve()
     (folder / "tmp").mkdir(parents=True, exist_ok=True)
     told, tells = os.pipe()
-    spec = _spec(program, folder, limits, readable, environment or {}, isolate, tells)
+    spec = _spec(program, folder, limits, readable, environment or {}, isolate, tells, devices)
     # What it prints goes to a file without a name: nothing that it could put something else for.
     with tempfile.TemporaryFile() as printed:
         process = subprocess.Popen(
@@ -117,6 +122,7 @@ def _spec(
     environment: Mapping[str, str],
     isolate: bool,
     report: int,
+    devices: Sequence[str] = (),
 ) -> dict[str, object]:
     prefixes = {sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent.parent)}
     known = {
@@ -136,7 +142,8 @@ def _spec(
             *sorted(prefixes),
             *(str(path.resolve()) for path in readable),
         ],
-        "writable": [str(folder), *DEVICES],
+        "writable": [str(folder), *DEVICES, *sorted(n for each in devices for n in glob(each))],
+        "iokit": "iokit" in devices,
         "environment": known,
         "file_bytes": limits.disk,
         "isolate": isolate,

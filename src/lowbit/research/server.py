@@ -37,7 +37,12 @@ def server(folder: str, tag: str | None = None, runner: MakeRunner | None = None
 
 def _acting(campaign: Callable[[], Campaign], folder: str) -> list[Callable[..., str]]:
     def init(
-        tag: str, model: str, task: str = "wikitext2", budget: float = 300.0, seeds: int = 5
+        tag: str,
+        model: str,
+        task: str = "wikitext2",
+        budget: float = 300.0,
+        seeds: int = 5,
+        device: str = "cpu",
     ) -> str:
         """Begin a campaign on the branch autoresearch/TAG, from the committed files."""
         import os
@@ -52,6 +57,7 @@ def _acting(campaign: Callable[[], Campaign], folder: str) -> list[Callable[...,
             seeds=tuple(range(seeds + 1)),
             fresh=tuple(range(100, 100 + seeds)),
             threads=os.cpu_count() or 1,
+            device=device,
         )
         return f"begun: branch {verbs.init(folder, settings)['branch']}"
 

@@ -25,6 +25,7 @@ from lowbit.research.campaign import (
     CHECK,
     DATA,
     FIXED,
+    GPUS,
     KEPT_CHECK,
     MUTABLE,
     TOLD,
@@ -118,6 +119,7 @@ class Sealed:
             Limits(job.limit, memory=self.settings.memory),
             readable=[given, *_model_files(self.model)],
             isolate=self.isolate,
+            devices=GPUS[self.settings.device],
             cancelled=self.cancelled.is_set,
         )
         level = outcome.level
@@ -147,6 +149,7 @@ class Sealed:
             "seconds": seconds,
             "tokens": tokens,
             "threads": self.settings.threads,
+            "device": self.settings.device,
         }
 
     def _judged(
@@ -185,6 +188,7 @@ class Sealed:
             "check": str(self.places.kept / KEPT_CHECK),
             "texts": {n: str(self.places.kept / f"{n}.json") for n in PARTS[job.key[1]]},
             "threads": self.settings.threads,
+            "device": self.settings.device,
         }
         # -P: what lies in the folder that somebody stands in is no module of ours.
         command = [sys.executable, "-P", "-m", "lowbit.research.evaluator", json.dumps(asked)]
