@@ -114,8 +114,26 @@ def test_a_device_is_reached_where_it_was_given_and_nowhere_else(
     attempt(tmp_path, code, devices=[str(tmp_path / "gpu*")])
     used = [name for name in ("gpu0", "gpuctl", "other") if (tmp_path / name).read_text()]
     assert used == ["gpu0", "gpuctl"]
-    assert "(allow iokit-open" in seatbelt([], [], iokit=True)
+    assert "(allow iokit-open" in seatbelt([], [], gpu=True)
     assert "iokit" not in seatbelt([], [])
+
+
+def test_memory_that_no_process_shows_cannot_be_had(tmp_path: Path, level: Level) -> None:
+    if level.network == "none":
+        pytest.skip("no seccomp here")
+    code = """
+    import ctypes, os
+    try:
+        os.memfd_create("hidden")
+        print("MEMFD")
+    except PermissionError:
+        print("refused")
+    libc = ctypes.CDLL(None, use_errno=True)
+    print("SHM" if libc.shmget(0, 1 << 20, 0o1600) >= 0 else "refused")
+    """
+    assert attempt(tmp_path, code).output.split() == ["refused", "refused"]
+    given = attempt(tmp_path, code, devices=[str(tmp_path / "gpu*")])
+    assert "MEMFD" in given.output, "a GPU's driver may need it"
 
 
 def test_the_network_cannot_be_reached(tmp_path: Path, level: Level) -> None:
@@ -187,9 +205,14 @@ def test_children_do_not_outlive_their_parent(tmp_path: Path) -> None:
         ("import os\nfor i in range(40):\n  if os.fork() == 0:\n    import time; time.sleep(60)\n"
          "import time; time.sleep(60)", {"processes"}),
         ("i = 0\nwhile True:\n  open(f'f{i}', 'wb').write(bytes(2**20)); i += 1", {"disk"}),
+        ("import os\nheld = []\nwhile True:\n  held.append(open('f', 'wb')); os.unlink('f')\n"
+         "  held[-1].write(bytes(2**20)); held[-1].flush()", {"disk"}),
+        ("import mmap, os\nheld = []\nwhile True:\n  file = open('f', 'w+b'); os.unlink('f')\n"
+         "  file.write(bytes(2**20)); file.flush()\n"
+         "  held.append(mmap.mmap(file.fileno(), 2**20)); file.close()", {"disk"}),
         ("while True: print('x' * 1000)", {"output"}),
     ],
-    ids=["memory", "processes", "disk", "output"],
+    ids=["memory", "processes", "disk", "nameless files", "mapped files", "output"],
 )  # fmt: skip
 def test_taking_too_much_ends_the_run(tmp_path: Path, code: str, end: set[str]) -> None:
     limits = Limits(seconds=25, memory=300 * 2**20, processes=12, disk=30 * 2**20, output=20_000)

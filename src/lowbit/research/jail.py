@@ -6,6 +6,8 @@ system lets it take away, says on a pipe what that was, and becomes the program:
     files      Landlock: nothing outside the listed folders can be read or written
     network    a namespace of its own without any interface, else Landlock's refusal of TCP;
                and no socket to programs of this machine (seccomp), which no namespace takes away
+    memory     nothing that no process's own size shows (seccomp): a GPU's driver may need it, so
+               it stays where a GPU is given
     processes  a namespace of its own: when its first process is killed, all the others are too
 
 On macOS one profile of `sandbox-exec` takes files and network away. What was not possible is
@@ -118,21 +120,34 @@ def _allow(system: ctypes.CDLL, rules: int, path: str, allowed: int) -> None:
     os.close(folder)
 
 
-def no_local_sockets() -> bool:
-    """Refuse socket(AF_UNIX), io_uring and foreign call tables; pairs and pipes stay."""
-    machine = os.uname().machine
-    known = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}.get(machine)
+# By machine: audit architecture, socket, and what hands out memory that is no process's own.
+CALLS = {
+    "x86_64": (0xC000003E, 41, {"memfd_create": 319, "shmget": 29}),
+    "aarch64": (0xC00000B7, 198, {"memfd_create": 279, "shmget": 194}),
+}
+IO_URING, MEMFD_SECRET = 425, 447
+
+
+def no_ways_around(hidden_memory: bool) -> bool:
+    """Refuse socket(AF_UNIX), io_uring and foreign call tables; pairs and pipes stay.
+
+    Without `hidden_memory` also what hands out memory that no process's own size shows.
+    """
+    known = CALLS.get(os.uname().machine)
     if known is None:
         return False
-    arch, socket = known
+    arch, socket, hiding = known
+    refused = [IO_URING, *(() if hidden_memory else (MEMFD_SECRET, *hiding.values()))]
     load, equal, above, answer = 0x20, 0x15, 0x35, 0x06
     refuse, allow = 0x00050000 | 1, 0x7FFF0000
+    n = len(refused)
+    # A jump counts the rows it skips; refusing is the last row but one, allowing the last.
     code = (
         (load, 0, 0, 4),
-        (equal, 0, 6, arch),
+        (equal, 0, n + 5, arch),
         (load, 0, 0, 0),
-        (above, 4, 0, 0x40000000),
-        (equal, 3, 0, 425),
+        (above, n + 3, 0, 0x40000000),
+        *((equal, n + 2 - i, 0, number) for i, number in enumerate(refused)),
         (equal, 0, 3, socket),
         (load, 0, 0, 16),
         (equal, 0, 1, 1),
@@ -147,7 +162,7 @@ def no_local_sockets() -> bool:
     return libc().prctl(SECCOMP, 2, ctypes.byref(program), 0, 0) == 0
 
 
-def seatbelt(readable: list[str], writable: list[str], iokit: bool = False) -> str:
+def seatbelt(readable: list[str], writable: list[str], gpu: bool = False) -> str:
     """A profile for sandbox-exec: everything is denied but what a program needs to run at all."""
 
     def under(paths: list[str]) -> str:
@@ -161,7 +176,7 @@ def seatbelt(readable: list[str], writable: list[str], iokit: bool = False) -> s
             "(allow file-read-metadata)",
             f"(allow file-read* file-map-executable {under([*readable, *writable])})",
             f"(allow file-write* {under(writable)})",
-            *["(allow iokit-open iokit-get-properties)"] * iokit,
+            *["(allow iokit-open iokit-get-properties)"] * gpu,
             "(deny network*)",
         )
     )
@@ -190,10 +205,10 @@ def main() -> None:
     os.chdir(spec["folder"])
     paths, program = (spec["readable"], spec["writable"]), spec["program"]
     closed = landlock(*paths) if spec["isolate"] and linux else []
-    local = spec["isolate"] and linux and no_local_sockets()
+    local = spec["isolate"] and linux and no_ways_around(spec["gpu"])
     profiled = spec["isolate"] and sys.platform == "darwin" and os.access(SEATBELT, os.X_OK)
     if profiled:
-        program = [SEATBELT, "-p", seatbelt(*paths, spec["iokit"]), *program]
+        program = [SEATBELT, "-p", seatbelt(*paths, spec["gpu"]), *program]
     limits(spec)
     found = {"namespaces": apart, "landlock": closed, "local": local, "seatbelt": profiled}
     told = json.dumps(found) + "\n"

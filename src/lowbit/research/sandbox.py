@@ -143,7 +143,7 @@ def _spec(
             *(str(path.resolve()) for path in readable),
         ],
         "writable": [str(folder), *DEVICES, *sorted(n for each in devices for n in glob(each))],
-        "iokit": "iokit" in devices,
+        "gpu": bool(devices),
         "environment": known,
         "file_bytes": limits.disk,
         "isolate": isolate,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -46,8 +47,8 @@ def watch(
         held = sum(_resident(one) for one in family)
         peak, looks = max(peak, held), looks + 1
         end = _too_much(limits, clock() - began, held, len(family), printed)
-        if end is None and looks % 10 == 1 and _size(folder) > limits.disk:
-            end = "disk"
+        if end is None and looks % 10 == 1:
+            end = "disk" if _size(folder) + _nameless(family) > limits.disk else None
         if end is None and cancelled():
             end = "cancelled"
         if end is not None:
@@ -92,6 +93,27 @@ def _size(folder: Path) -> int:
             except OSError:
                 continue
     return total
+
+
+def _nameless(family: Sequence[psutil.Process]) -> int:
+    """Bytes of files that lost their name while somebody has them open or mapped; Linux says so."""
+    found: dict[tuple[int, int], int] = {}
+    for place in (Path(f"/proc/{one.pid}") for one in family):
+        try:
+            for link in os.scandir(place / "fd"):
+                told = os.stat(link.path)
+                if stat.S_ISREG(told.st_mode) and not told.st_nlink:
+                    found[told.st_dev, told.st_ino] = told.st_size
+            for line in (place / "maps").read_text(errors="replace").splitlines():
+                if line.endswith(" (deleted)"):
+                    span, _, _, device, inode, *_ = line.split()
+                    first, last = (int(part, 16) for part in span.split("-"))
+                    major, minor = (int(part, 16) for part in device.split(":"))
+                    key = (os.makedev(major, minor), int(inode))
+                    found[key] = max(found.get(key, 0), last - first)
+        except OSError:
+            continue
+    return sum(found.values())
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
