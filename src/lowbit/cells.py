@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -160,7 +161,13 @@ def _pair(ours: Run, theirs: Run) -> tuple[Scores, Scores] | str:
 
 
 def scores(folder: Path) -> Scores:
-    """The per-example scores of a run, sorted by example."""
+    """The per-example scores of a run, sorted by example; read once, until the file is another."""
+    told = (folder / SCORES).stat()
+    return _scores(folder, told.st_mtime_ns, told.st_size)
+
+
+@lru_cache(maxsize=1024)
+def _scores(folder: Path, changed: int, size: int) -> Scores:
     rows = sorted(lines(folder / SCORES), key=lambda row: row["example"])
     columns = ("example", "document", "sum", "count")
     return Scores(*(np.array([row[name] for row in rows], float) for name in columns))

@@ -5,8 +5,12 @@ A file is called FIGURE[-PART][-TASK]: the main matrix needs no name, nor does a
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,9 @@ DATA: dict[str, Any] = {
 """What each figure shows of one setting; `forest` also needs the part's control."""
 ALL = (*DATA, "forest", "predicted")
 Shown = tuple[Part, Setting]
+Wanted = tuple[str, Any, Path, str]
+MANY = 12
+"""Figures from which on starting processes costs less than it saves."""
 
 
 def parts_of(study: Study) -> tuple[Part, ...]:
@@ -65,14 +72,26 @@ def draw(
         if name not in ALL:
             raise UserError(f"no figure '{name}'.{nearest(name, ALL)}")
     called = suffixes(pairs)
-    written = []
-    for part, setting in pairs:
-        suffix = called[setting.model, setting.task]
-        for name, data in data_of(part, setting, only or ALL):
-            written += figures.save(name, data, folder, stem(name, part, suffix))
+    wanted: list[Wanted] = [
+        (name, data, folder, stem(name, part, called[setting.model, setting.task]))
+        for part, setting in pairs
+        for name, data in data_of(part, setting, only or ALL)
+    ]
     if predicted and "predicted" in (only or ALL):
-        written += figures.save("predicted", foreseen.data(predicted), folder)
-    return written
+        wanted.append(("predicted", foreseen.data(predicted), folder, ""))
+    return [path for paths in _saved(wanted) for path in paths]
+
+
+def _saved(wanted: Sequence[Wanted]) -> list[list[Path]]:
+    """One after another; many of them on all cores, since most of a study's page is drawing."""
+    cores = min(os.cpu_count() or 1, 4)
+    if len(wanted) >= MANY and cores > 1:
+        try:
+            with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
+                return list(pool.map(figures.save, *zip(*wanted, strict=True)))
+        except BrokenProcessPool:  # As where a script has no guard around what it does.
+            pass
+    return [figures.save(*one) for one in wanted]
 
 
 def suffixes(pairs: Sequence[Shown]) -> dict[tuple[str, str], str]:

@@ -14,11 +14,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from synthetic import PLANS, demo_runs, make_run
 
-from lowbit import figures
-from lowbit.cells import Setting, settings
+from lowbit import drawing, figures
+from lowbit.cells import Setting, scores, settings
 from lowbit.errors import UserError
 from lowbit.figures import curves, pareto, sizes
 from lowbit.figures.look import RC, place_labels
+from lowbit.record import SCORES
+from lowbit.studyfile import MAIN, Part
 
 PLACES = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=8)
 
@@ -131,3 +133,25 @@ def test_a_single_run_can_be_drawn(tmp_path: Path) -> None:
 def test_an_unknown_figure_is_named_with_the_nearest() -> None:
     with pytest.raises(UserError, match="'pareto'"):
         figures.save("paretto", None, Path())
+
+
+def test_many_figures_are_drawn_on_all_cores_with_the_same_bytes(
+    demo: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [(Part(MAIN, "t", tuple(PLANS)), demo)]
+    drawn = {}
+    for most in (1, 1000):
+        monkeypatch.setattr(drawing, "MANY", most)
+        paths = drawing.draw(pairs, tmp_path / str(most))
+        drawn[most] = [(path.name, path.read_bytes()) for path in paths]
+    assert len(drawn[1]) >= 10
+    assert drawn[1] == drawn[1000]
+
+
+def test_scores_are_read_again_when_their_file_is_another(tmp_path: Path) -> None:
+    folder, _ = make_run(tmp_path, "bf16")
+    first = scores(folder)
+    assert scores(folder) is first
+    text = (folder / SCORES).read_text().splitlines()
+    (folder / SCORES).write_text("\n".join(text[:-1]) + "\n")
+    assert len(scores(folder).sum) == len(first.sum) - 1

@@ -56,6 +56,7 @@ def save(name: str, data: Any, folder: Path, stem: str = "") -> list[Path]:
         FigureCanvasAgg(figure)
         draw(figure.add_subplot(), data)
         pdf = _write(figure, folder / f"{stem or name}.pdf", {"CreationDate": None})
+        figure.set_layout_engine("none")  # What was laid out once is the same on both.
         png = _write(figure, folder / f"{stem or name}.png", {"Software": None})
     return [pdf, png]
 
