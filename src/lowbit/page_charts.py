@@ -61,8 +61,8 @@ def _gradients(setting: Setting) -> list[Chart]:
 def _memory(setting: Setting) -> list[Chart]:
     found = memory.data(setting)
     caption = (
-        "From a short pass of each plan alone on the machine with every matrix packed, where there "
-        "was one."
+        "From a short pass of each plan alone on the machine with every matrix packed and freed "
+        "memory handed back, where there was one."
     )
     spec = {"heading": "What a run takes in memory", "caption": caption}
     return [{**spec, "spec": layer_charts.memory(found)}] if found else []

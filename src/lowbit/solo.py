@@ -3,8 +3,9 @@
 Runs that share a machine slow each other down, so their own times say little; and runs that keep
 decoded copies of their matrices, for speed, take memory that says nothing of the plan. After such
 runs, each configuration (a model, a task, a plan, whatever the seed) gets ten steps alone as they
-were run, and a few with every matrix packed; tables take speed from the one and memory from the
-other. `results/solo/CONFIGURATION.json`; no torch here.
+were run, and a few with every matrix packed and freed memory handed back at once: what an
+allocator keeps differs by a tenth from pass to pass, what is needed by a hundredth. Tables take
+speed from the one and memory from the other. `results/solo/CONFIGURATION.json`; no torch here.
 """
 
 from __future__ import annotations
@@ -69,6 +70,8 @@ class Solo:
     tokens_per_s: float
     step_s: float
     compute: str
+    sparing: bool
+    """Whether freed memory was handed back while the peak was taken: older passes kept it."""
     declared: dict[str, Any]
 
 
@@ -91,13 +94,11 @@ def wanted(folder: Path, record: Record) -> bool:
 def measure(
     probe: Callable[[RunSpec, Execution, bool], Found], run: RunSpec, execution: Execution
 ) -> Solo:
-    """A pass as the runs were carried out, and where they kept decoded copies, one packed."""
+    """A pass as the runs were carried out, and one that takes no more memory than it needs."""
     found, decoded = probe(run, execution, True), 0
     if execution.residency == "decoded":
         decoded = found.peak_bytes
-        packed = probe(run, replace(execution, residency="packed"), False)
-    else:
-        packed = found
+    packed = probe(run, replace(execution, residency="packed", sparing=True), False)
     return Solo(
         peak_bytes=packed.peak_bytes,
         decoded_peak_bytes=decoded,
@@ -110,6 +111,7 @@ def measure(
         tokens_per_s=found.tokens_per_s,
         step_s=found.step_s,
         compute=found.compute,
+        sparing=True,
         declared=_declared(run.declared()),
     )
 

@@ -133,8 +133,8 @@ def footnotes(rows: Sequence[Row]) -> list[str]:
         notes.append(f"train: as training begins. Left when ranks had been cut: {left}.")
     if any(row.decoded_peak for row in rows):
         notes.append(
-            "peak: with packed weights, in a short pass alone; for speed the runs kept decoded "
-            "copies, which are the same bits."
+            "peak: with packed weights, freed memory handed back, in a short pass alone; for speed "
+            "the runs kept decoded copies, which are the same bits."
         )
     if any(row.shared for row in rows):
         notes.append("~ timed while other work shared the machine.")
