@@ -26,6 +26,8 @@ from lowbit.solo import alone
 from lowbit.spec import BARE
 from lowbit.study import Study
 
+PASSES_DIFFER = 0.02
+"""Of a peak: how far two passes alone of one plan lie apart (`lowbit.solo`)."""
 Unit = Literal["nats", "points", "perplexity", "bytes"]
 State = Literal["held", "contradicted", "inconclusive", "unfinished", "refused"]
 
@@ -207,13 +209,18 @@ def _bytes(claim: Claim, ours: Cell, theirs: Cell, wanted: int) -> Finding:
     one, two = (_mean_bytes(claim, cell, seeds) for cell in (ours, theirs))
     margin = claim.margin * two if claim.relative else claim.margin
     saved = two - one
-    held = {
-        "better": saved > margin,
-        "no worse": saved >= -margin,
-        "equal": abs(saved) <= margin,
-    }[claim.relation]
+
+    def holds(saving: float) -> bool:
+        return {
+            "better": saving > margin,
+            "no worse": saving >= -margin,
+            "equal": abs(saving) <= margin,
+        }[claim.relation]
+
     gain = Difference(saved, 0.0, np.inf, len(seeds), 0)
-    state: State = "held" if held else "contradicted"
+    state: State = "held" if holds(saved) else "contradicted"
+    slack = PASSES_DIFFER * two if claim.measure == "peak" else 0.0
+    close = holds(saved - slack) != holds(saved + slack)
     reason = _other_memory(ours, theirs, seeds) if claim.measure == "peak" else ""
     waits = claim.measure == "peak" and any(
         solo.wanted(*cell.done[seed]) for cell in (ours, theirs) for seed in seeds
@@ -221,6 +228,8 @@ def _bytes(claim: Claim, ours: Cell, theirs: Cell, wanted: int) -> Finding:
     if reason or waits or len(seeds) < wanted:
         state = "refused" if reason else "unfinished"
         reason = reason or "its passes alone are missing: lowbit run" * waits
+    elif close:
+        state, reason = "inconclusive", "closer than one pass is to the next"
     return Finding(claim, state, len(seeds), wanted, two, gain, margin, reason=reason, unit="bytes")
 
 

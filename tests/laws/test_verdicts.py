@@ -234,6 +234,24 @@ def test_memory_waits_for_the_passes_alone(tmp_path: Path) -> None:
     assert "its passes alone are missing" in sayings.effect(found)
 
 
+def test_memory_closer_than_passes_are_to_each_other_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lowbit.verdicts.PASSES_DIFFER", 0.002)
+    peaks = {}
+    for plan in ("bf16", "nf4@64+dq"):
+        for seed in SEEDS:
+            peaks[plan] = make_run(tmp_path, plan, seed)[1].cost.peak_bytes
+    saved, slack = peaks["bf16"] - peaks["nf4@64+dq"], 0.003 * peaks["bf16"]
+    asked = tuple(
+        claim("nf4@64+dq", "bf16", measure="peak", relation="equal", margin=saved + more)
+        for more in (slack, 0.1 * slack, -0.1 * slack, -slack)
+    )
+    found = judge(study(tmp_path, questions=asked)).questions
+    assert [one.state for one in found] == ["held", "inconclusive", "inconclusive", "contradicted"]
+    assert "closer than one pass is to the next" in sayings.effect(found[1])
+
+
 def test_a_diverged_run_is_said_and_decides_nothing(tmp_path: Path) -> None:
     for seed in SEEDS:
         make_run(tmp_path, "bf16", seed)
