@@ -81,7 +81,8 @@ def effect(finding: Finding) -> str:
         else (f"{finding.seeds}")
     )
     more = f"; {finding.reason}" if finding.reason else ""
-    return f"{said}; {seeds} seeds, {gain.documents} documents{more}"
+    word = "seed" if seeds == "1" else "seeds"
+    return f"{said}; {seeds} {word}, {gain.documents} documents{more}"
 
 
 def beside(finding: Finding) -> str:

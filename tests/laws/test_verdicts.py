@@ -271,6 +271,7 @@ def test_one_seed_decides_no_question(tmp_path: Path) -> None:
     assert found.gain.low > 0
     assert found.state == "inconclusive"
     assert "1 seed cannot decide: declare 6 seeds" in sayings.effect(found)
+    assert "; 1 seed, 24 documents" in sayings.effect(found)
 
 
 def test_documents_alone_decide_where_nothing_is_trained(tmp_path: Path) -> None:
