@@ -1,6 +1,6 @@
 # make demo    a small study from nothing to a table, a figure and a report
 # make test    everything but what needs a GPU, the hub, a night, or a minute of its own
-# make late    those that need a minute of their own: whole studies, whole trials, agents
+# make late    those that take longest: whole studies, whole trials, kills, agents
 # make check   formatting, types, architecture, spelling: what CI runs before the tests
 # make reproduce   the studies' laptop profiles end to end: many hours, resumable
 # make bench   speed and memory beside peers, on this machine, in one run

@@ -75,6 +75,7 @@ class TestOurs:
         assert proposer(name).propose(replace(VIEW, text=text, tried=history)) is None
 
 
+@pytest.mark.late
 def test_the_built_in_learns_which_values_are_good() -> None:
     """Told of one rate that is good with every scale, and of two that are bad with each."""
     told = tuple(
@@ -103,6 +104,7 @@ def test_the_built_in_goes_twice_round_the_priorities_first() -> None:
         assert turns == [1, 2, 3, 4, 5] * 2
 
 
+@pytest.mark.late
 def test_the_built_in_does_not_go_back_to_what_a_keep_has_beaten() -> None:
     """Not even when little else is left, and after all of it, it ends."""
     now, history, losses = TRAIN, (), 4.0

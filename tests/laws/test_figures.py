@@ -142,9 +142,9 @@ def test_many_figures_are_drawn_on_all_cores_with_the_same_bytes(
     drawn = {}
     for most in (1, 1000):
         monkeypatch.setattr(drawing, "MANY", most)
-        paths = drawing.draw(pairs, tmp_path / str(most))
+        paths = drawing.draw(pairs, tmp_path / str(most), only=("bytes", "curves"))
         drawn[most] = [(path.name, path.read_bytes()) for path in paths]
-    assert len(drawn[1]) >= 10
+    assert len(drawn[1]) == 4
     assert drawn[1] == drawn[1000]
 
 

@@ -526,6 +526,7 @@ def test_results_under_a_file_are_refused(adapt: Callable[..., Said], tiny_text:
     assert said.complaint == f"Not a directory ({tiny_text / 'runs' / '.locks'})"
 
 
+@pytest.mark.late
 @pytest.mark.slow
 def test_a_second_process_on_a_study_says_so_waits_and_writes_nothing_twice(study: Path) -> None:
     first = begin("run", study)

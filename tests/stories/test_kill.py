@@ -160,6 +160,7 @@ def test_a_worker_killed_at_any_step_is_resumed_with_the_same_bits(
     assert {name: _left(study / "results" / name) for name in NAMES} == undisturbed
 
 
+@pytest.mark.late
 def test_a_killed_command_loses_no_finished_run_and_its_worker_gives_up(
     study: Path, undisturbed: dict[str, dict[str, object]], apart: Callable[..., Command]
 ) -> None:
@@ -177,6 +178,7 @@ def test_a_killed_command_loses_no_finished_run_and_its_worker_gives_up(
     assert {name: _left(study / "results" / name) for name in NAMES} == undisturbed
 
 
+@pytest.mark.late
 def test_an_interruption_ends_with_a_message_and_everybody_gone(
     study: Path, undisturbed: dict[str, dict[str, object]], apart: Callable[..., Command]
 ) -> None:

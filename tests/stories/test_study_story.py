@@ -232,6 +232,7 @@ def test_a_report_is_made_from_records_alone_without_torch(study: Path) -> None:
     assert again == made
 
 
+@pytest.mark.late
 def test_two_jobs_end_with_the_scores_of_one_and_are_timed_alone_afterwards(
     finished: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -456,6 +457,7 @@ def test_a_model_is_measured_before_it_is_trained(
     assert "a classifier's head does not exist before training" in " ".join(wrong.err.split())
 
 
+@pytest.mark.late
 def test_a_plan_is_predicted_and_a_precision_advised(
     tiny_model: Callable[[str], Path], tiny_text: Path
 ) -> None:
@@ -477,6 +479,7 @@ def test_a_plan_is_predicted_and_a_precision_advised(
     assert ranks == ["4", "8", "16", "32"]
 
 
+@pytest.mark.late
 def test_a_plan_fits_its_training_memory_and_is_told_to_others_with_its_controls(
     tiny_model: Callable[[str], Path], tiny_text: Path, tmp_path: Path
 ) -> None:
@@ -509,6 +512,7 @@ def test_a_plan_fits_its_training_memory_and_is_told_to_others_with_its_controls
     assert "1,000 bytes in training: the smallest plan takes" in " ".join(none.err.split())
 
 
+@pytest.mark.late
 def test_a_budget_becomes_a_plan_that_a_run_takes(
     tiny_model: Callable[[str], Path], tiny_text: Path, tmp_path: Path
 ) -> None:
