@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lowbit.research import watching
 from lowbit.research.jail import seatbelt
 from lowbit.research.sandbox import Level, Outcome, run
 from lowbit.research.watching import Limits
@@ -219,6 +220,18 @@ def test_taking_too_much_ends_the_run(tmp_path: Path, code: str, end: set[str]) 
     found = attempt(tmp_path, code, limits)
     assert found.end in end
     assert len(found.output) <= 20_000
+
+
+def test_a_descriptor_that_goes_meanwhile_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = os.listdir
+    monkeypatch.setattr(watching.os, "listdir", lambda place: ["999999", *listed(place)])
+    with (tmp_path / "f").open("wb") as held:
+        held.write(bytes(3 * 2**20))
+        held.flush()
+        (tmp_path / "f").unlink()
+        assert watching._nameless([psutil.Process()]) >= 3 * 2**20
 
 
 def test_what_it_prints_is_kept_as_text_and_cut(tmp_path: Path) -> None:

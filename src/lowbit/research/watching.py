@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -99,21 +100,27 @@ def _nameless(family: Sequence[psutil.Process]) -> int:
     """Bytes of files that lost their name while somebody has them open or mapped; Linux says so."""
     found: dict[tuple[int, int], int] = {}
     for place in (Path(f"/proc/{one.pid}") for one in family):
-        try:
-            for link in os.scandir(place / "fd"):
-                told = os.stat(link.path)
-                if stat.S_ISREG(told.st_mode) and not told.st_nlink:
-                    found[told.st_dev, told.st_ino] = told.st_size
+        # Descriptors and processes may go while they are looked at: what is left still counts.
+        with suppress(OSError):
+            for name in os.listdir(place / "fd"):
+                with suppress(OSError):
+                    told = os.stat(place / "fd" / name)
+                    if stat.S_ISREG(told.st_mode) and not told.st_nlink:
+                        found[told.st_dev, told.st_ino] = told.st_size
+        with suppress(OSError):
             for line in (place / "maps").read_text(errors="replace").splitlines():
                 if line.endswith(" (deleted)"):
-                    span, _, _, device, inode, *_ = line.split()
-                    first, last = (int(part, 16) for part in span.split("-"))
-                    major, minor = (int(part, 16) for part in device.split(":"))
-                    key = (os.makedev(major, minor), int(inode))
-                    found[key] = max(found.get(key, 0), last - first)
-        except OSError:
-            continue
+                    key, size = _mapped(line)
+                    found[key] = max(found.get(key, 0), size)
     return sum(found.values())
+
+
+def _mapped(line: str) -> tuple[tuple[int, int], int]:
+    """Whose file a line of `maps` is about, and how much of it is mapped there."""
+    span, _, _, device, inode, *_ = line.split()
+    first, last = (int(part, 16) for part in span.split("-"))
+    major, minor = (int(part, 16) for part in device.split(":"))
+    return (os.makedev(major, minor), int(inode)), last - first
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
