@@ -23,4 +23,4 @@ if __name__ == "__main__":
         made = collect(read(str(said.study)), said.results, said.task)
     except LowbitError as error:
         sys.exit(f"error: {error}")
-    print(f"metrics  {said.results}: {len(made) - 1} runs")
+    print(f"metrics  {said.results}: {len(made)} runs")

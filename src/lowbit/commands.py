@@ -22,6 +22,7 @@ from lowbit.errors import LowbitError, RunError
 from lowbit.execution import Execution
 from lowbit.files import lines
 from lowbit.looking import check_runs, out, report, say
+from lowbit.progress import clock
 from lowbit.record import LOG, RECORD, Record, check_current, load
 from lowbit.spec import DEMO_MODEL, RunSpec
 from lowbit.study import Study
@@ -240,14 +241,6 @@ def probe_run(run: RunSpec, execution: Execution, timed: bool = True) -> Any:
     from lowbit.probe import probe
 
     return probe(run, execution, timed)
-
-
-def clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 # -- one run ---------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def bar(
 
 
 def phases(
-    shown: bool, screen: TextIO | None = None, clock: Callable[[], float] = monotonic
+    shown: bool, screen: TextIO | None = None, now: Callable[[], float] = monotonic
 ) -> Callable[[str, int, int], None]:
     """Tells how far each phase of a measurement is, on one line that is wiped when it ends.
 
@@ -79,13 +79,13 @@ def phases(
     def told(what: str, done: int, total: int) -> None:
         if not shown:
             return
-        since, first = began.setdefault(what, (clock(), done))
+        since, first = began.setdefault(what, (now(), done))
         if done >= total:
             began.pop(what)
             out.write(f"\r{'':{LINE}}\r")
         else:
-            spent, steps = clock() - since, done - first
-            left = f"{_clock(spent / steps * (total - done))} left" if steps else ""
+            spent, steps = now() - since, done - first
+            left = f"{clock(spent / steps * (total - done))} left" if steps else ""
             full = round(PIECES * done / total)
             gauge = drawn[0] * full + drawn[1] * (PIECES - full)
             out.write(f"\r{f'{what:<11} {gauge} {done}/{total}  {left}':<{LINE}.{LINE}}")
@@ -103,8 +103,13 @@ def _sayable(text: str, otherwise: str, out: TextIO) -> str:
     return text
 
 
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+def clock(seconds: float) -> str:
+    """So many hours and minutes, or minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def _short(name: str, width: int) -> str:

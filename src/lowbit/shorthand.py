@@ -15,7 +15,9 @@ from lowbit.plan.named import named
 
 def spelled_out(raw: Raw, path: Path) -> Raw:
     """The short forms spelled out: a task by its name, plans by folders, patterns and tables."""
-    _gather(raw, path)
+    if isinstance(raw.get("plan", {}), dict):  # Else it is refused, with its place, by all checks.
+        _gather(raw, path)
+        _match(raw)
     workloads = raw.get("workload", [])
     if not isinstance(workloads, list):
         raise UserError(f"{path}: write [[workload]] with two brackets: a study may have several")
@@ -30,13 +32,7 @@ def spelled_out(raw: Raw, path: Path) -> Raw:
 
 
 def _gather(raw: Raw, path: Path) -> None:
-    """Every file of `[plans_in.NAME]` a plan `NAME/FILE`; patterns in lists of plans as names.
-
-    A claim's `mean_with` may take in its `than` by a pattern: that is averaged once.
-    """
-    plans, parts = raw.get("plan", {}), raw.get("part", [])
-    if not isinstance(plans, dict) or not isinstance(parts, list):
-        return  # What is neither is refused, with its place, when all is checked.
+    """Every file of `[plans_in.NAME]` as a plan `NAME/FILE`."""
     folders = check(dict[str, dict[str, Any]], raw.pop("plans_in", {}), path, ("plans_in",))
     for name, table in folders.items():
         rest = {key: value for key, value in table.items() if key != "path"}
@@ -48,15 +44,32 @@ def _gather(raw: Raw, path: Path) -> None:
             raise UserError(f"{place}no plan's file (*.toml) in {path.parent / table['path']}")
         for file in files:
             made = {"file": str(file.relative_to(path.parent)), **rest}
-            raw.setdefault("plan", plans).setdefault(f"{name}/{file.stem}", made)
-    for part in (raw, *parts):
-        if isinstance(part, dict) and isinstance(part.get("plans"), list):
-            part["plans"] = [name for each in part["plans"] for name in _matching(each, plans)]
-    for claims in (raw.get("claim"), raw.get("question")):
-        for claim in claims if isinstance(claims, list) else ():
-            if isinstance(claim, dict) and isinstance(claim.get("mean_with"), list):
-                found = (name for each in claim["mean_with"] for name in _matching(each, plans))
-                claim["mean_with"] = [name for name in found if name != claim.get("than")]
+            raw.setdefault("plan", {}).setdefault(f"{name}/{file.stem}", made)
+
+
+def _match(raw: Raw) -> None:
+    """Patterns in lists of plans as names.
+
+    A claim's `mean_with` may take in its `than` by a pattern: that is averaged once.
+    """
+    plans = raw.get("plan", {})
+
+    def tables(key: str) -> list[Raw]:
+        found = raw.get(key)
+        return [t for t in found if isinstance(t, dict)] if isinstance(found, list) else []
+
+    def named_by(patterns: Any) -> Any:
+        if not isinstance(patterns, list):
+            return patterns
+        return [name for each in patterns for name in _matching(each, plans)]
+
+    for table in (raw, *tables("part")):
+        if "plans" in table:
+            table["plans"] = named_by(table["plans"])
+    for claim in (*tables("claim"), *tables("question")):
+        if isinstance(claim.get("mean_with"), list):
+            found = named_by(claim["mean_with"])
+            claim["mean_with"] = [name for name in found if name != claim.get("than")]
 
 
 def _matching(pattern: Any, plans: Raw) -> list[Any]:

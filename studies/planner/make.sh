@@ -5,21 +5,16 @@ set -eu
 plans=studies/planner/plans
 head=${TMPDIR:-/tmp}/lowbit-planner # where a classifier's head comes from: a short run in 16 bits, seed 100
 
-lm() { # FOLDER BUDGET [OPTIONS]: the language model
-    folder=$plans/$1 budget=$2
-    shift 2
-    lowbit plan assets:lm-14m --task wikitext2 --budget "$budget" --tokens 8192 --to "$folder/returned.toml" \
-        --set task.window=256 --set task.limit=782 --set train.batch=4 "$@"
+plan() { # MODEL TASK LIMIT BATCH FOLDER BUDGET [OPTIONS]
+    model=$1 task=$2 limit=$3 batch=$4 folder=$plans/$5 budget=$6
+    shift 6
+    lowbit plan "$model" --task "$task" --budget "$budget" --tokens 8192 --to "$folder/returned.toml" \
+        --set task.window=256 --set task.limit="$limit" --set train.batch="$batch" "$@"
     rm "$folder"/returned-frontier.*
 }
 
-sst() { # FOLDER BUDGET [OPTIONS]: the classifier, where the short run brought it
-    folder=$plans/$1 budget=$2
-    shift 2
-    lowbit plan assets:minilm --task sst2 --budget "$budget" --tokens 8192 --to "$folder/returned.toml" \
-        --set task.window=256 --set task.limit=2000 --set train.batch=8 --at "$head/$run" "$@"
-    rm "$folder"/returned-frontier.*
-}
+lm() { plan assets:lm-14m wikitext2 782 4 "$@"; }
+sst() { plan assets:minilm sst2 2000 8 "$@" --at "$head/$run"; }
 
 # Uniform int3@64, int4@64 and int5@64 at rank 8, the embedding alike.
 lm lm3 7001856 --controls $plans/lm3 --draws 20

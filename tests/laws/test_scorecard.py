@@ -173,13 +173,16 @@ def test_a_study_gives_the_documents_files_and_what_it_had_predicted(
     monkeypatch.setattr(collecting, "format_of", lambda b: "bf16" if b == 16 else f"int{b}@16")
     made = collecting.collect(study, tmp_path, task)
     # Not the base alone, which has no rank in common with anything, nor what was moved.
-    names = {"metrics_16_r2_0", "metrics_16_r2_1", "metrics_3_r2_0", "metrics_3_r2_1", "foreseen"}
+    names = {"metrics_16_r2_0", "metrics_16_r2_1", "metrics_3_r2_0", "metrics_3_r2_1"}
     assert {path.stem for path in made} == names
     rows = read_rows(tmp_path)
     adapted = next(cell for cell in cells(study) if cell.kind == "adapted")
     (gaps,) = gaps_of(rows).values()
     assert sum(gaps) / 2 == pytest.approx(adapted.observed, rel=1e-6)
     assert foreseen(rows, tmp_path, 60) == {3: adapted.foreseen[TRUSTED].gap}
+    monkeypatch.setattr(collecting, "cells", lambda study: [])
+    collecting.collect(study, tmp_path, task)
+    assert not (tmp_path / "foreseen.json").exists(), "nothing was predicted, so nothing is said"
     with pytest.raises(UserError, match="no finished run on elsewhere"):
         collecting.collect(study, tmp_path, "elsewhere")
 

@@ -12,9 +12,8 @@ from lowbit.errors import UserError
 from lowbit.files import lines, to_json, write_atomic
 from lowbit.record import LOG, Record
 from lowbit.scorecard import TRUSTED, cells
+from lowbit.spec import BLOCK_ROLES
 from lowbit.study import Study
-
-BLOCKS = ("attention", "ffn")
 
 
 def collect(study: Study, results: Path, task: str) -> list[Path]:
@@ -31,13 +30,16 @@ def collect(study: Study, results: Path, task: str) -> list[Path]:
         made.append(results / f"metrics_{asked.bits}_r{asked.rank}_{asked.seed}.json")
         write_atomic(made[-1], (to_json(row) + "\n").encode())
     foreseen = _foreseen(study, task, [(run[1].plan, asked.bits) for run, asked in found])
-    write_atomic(results / FORESEEN, (to_json(foreseen) + "\n").encode())
-    return [*made, results / FORESEEN]
+    if foreseen:
+        write_atomic(results / FORESEEN, (to_json(foreseen) + "\n").encode())
+    else:  # What another study had predicted is not said of this one.
+        (results / FORESEEN).unlink(missing_ok=True)
+    return made
 
 
 def _asked(record: Record, task: str) -> Asked | None:
     """The bits, rank and seed of a run that has only one of each; None for any other."""
-    blocks = [site for site in record.sites if site.role in BLOCKS]
+    blocks = [site for site in record.sites if site.role in BLOCK_ROLES]
     formats, ranks = {site.format for site in blocks}, {site.rank for site in blocks}
     bits = next((b for b in ALL_BITS if formats == {format_of(b)}), None)
     own = not record.spec["plan"].get("adapter")
