@@ -99,6 +99,7 @@ def predict(
     at: AtOption = None,
     settings: SetOption = None,
     profile: ProfileOption = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Of a study: forecasts at a time.")] = 1,
 ) -> None:
     """What a plan will cost in nats and in perplexity, before anything is trained.
 
@@ -109,12 +110,13 @@ def predict(
     from lowbit import foretelling
 
     if not task:
+        from lowbit import ahead
         from lowbit.errors import UserError
         from lowbit.study import read
 
         if plan or bits or at:
             raise UserError("a study says itself what is predicted: no --plan, --bits or --at")
-        foretelling.predict_study(read(model, settings or (), profile))
+        ahead.predict(read(model, settings or (), profile), jobs)
         return
     from lowbit.options import plans_of_bits
     from lowbit.single import single
@@ -161,6 +163,10 @@ def plan(
     formats: Annotated[
         list[str] | None, typer.Option("--format", help="Choose among these. Repeatable.")
     ] = None,
+    ranks: Annotated[
+        list[int] | None,
+        typer.Option("--rank", min=1, help="Choose among these ranks. Repeatable."),
+    ] = None,
     maps: Annotated[
         Path | None,
         typer.Option(help="Folder for the bits as GPTQModel, AutoRound and HQQ are told them."),
@@ -182,5 +188,6 @@ def plan(
     spec, execution = single(model, task, "bf16", 0, settings or ())
     chosen = tuple(formats or foretelling.FORMATS)
     limits = (bytes_of(budget), bytes_of(train_memory) if train_memory else 0)
-    wanted = (*limits, chosen, foretelling.RANKS, tokens, at, draws if controls else 0)
+    among = tuple(sorted(set(ranks or foretelling.RANKS)))
+    wanted = (*limits, chosen, among, tokens, at, draws if controls else 0)
     budgeting.plan(spec, execution, wanted, to, maps, controls)

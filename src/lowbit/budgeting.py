@@ -39,12 +39,16 @@ def plan(
     out().print(_candidates(found))
     wrapped(
         "Gap: to 16 bits, untrained, on the selection part, which nothing was costed on (± twice "
-        "its error). Predicted: after training, of second order. The first line is written."
+        "its error). Predicted: after training, of second order; taken back: what the ranks are "
+        "predicted to make good of the gap. The first line is written: the least that should be "
+        "left of those that are no worse before training than the best uniform plan."
     )
     out().print(_layers(best.solution))
     for line in _said(found, best, *wanted[:2]):
         wrapped(line)
-    write_atomic(to, to_toml(best.plan).encode())
+    size = best.solution.stored + found.other
+    about = f"{best.plan.name}: {size:,} of {budget:,} bytes; {spec.model} on {spec.task.name}"
+    write_atomic(to, to_toml(best.plan, about).encode())
     say(f"written  {to}: lowbit adapt {spec.model} --task {spec.task.name} --plan {to}")
     frontier = Frontier(
         found.corners, _best_of_formats(found.uniform),
@@ -55,7 +59,9 @@ def plan(
     if maps_to is not None:
         _write_maps(best.solution, maps_to)
     if controls_to is not None:
-        _write_controls(found, controls_to)
+        _write_controls(
+            found, controls_to, f"of {budget:,} bytes; {spec.model} on {spec.task.name}"
+        )
 
 
 def _said(found: Any, best: Any, budget: int, training: int) -> list[str]:
@@ -102,14 +108,14 @@ def _best_of_formats(uniform: tuple[tuple[str, int, float], ...]) -> tuple[Any, 
     return tuple(best.values())
 
 
-def _write_controls(found: Any, folder: Path) -> None:
+def _write_controls(found: Any, folder: Path, about: str) -> None:
     """A file a plan, for studies that hold the exact one against them."""
     if not found.controls:
         wrapped("no controls: everything fits in 16 bits")
     for plan, solution in found.controls:
         path = folder / f"{plan.name.replace(' ', '-')}.toml"
-        write_atomic(path, to_toml(plan).encode())
         size = solution.stored + found.other
+        write_atomic(path, to_toml(plan, f"{plan.name}: {size:,} {about}").encode())
         say(f"control  {path}  {size:,} bytes, predicted {nats(solution.cost)}")
 
 
@@ -131,13 +137,14 @@ def solved(spec: RunSpec, execution: Execution, wanted: tuple[Any, ...], tell: b
 
 def _candidates(found: Any) -> Table:
     page = Table(box=None, padding=(0, 1))
-    for name in ("plan", "bytes", "predicted", "gap", "±"):
+    for name in ("plan", "bytes", "predicted", "taken back", "gap", "±"):
         page.add_column(name, justify="left" if name == "plan" else "right", overflow="fold")
     for one in found.candidates:
         size = f"{one.solution.stored + found.other:,}"
         error = "" if one.gap.se is None else nats(2 * one.gap.se)
         cost = nats(one.solution.cost)
-        page.add_row(one.plan.name, size, cost, f"{one.gap.estimate:+.4f}", error)
+        gap = f"{one.gap.estimate:+.4f}"
+        page.add_row(one.plan.name, size, cost, nats(one.taken), gap, error)
     return page
 
 

@@ -36,7 +36,8 @@ def foretold(point: Point, at: Path | None, execution: Execution, told: Told) ->
         curved=forecast.curved,
     )
     # Where nothing is trained, training text is text like any other that is not scored.
-    parts = ("calibration", "train") if forecast.kind == "untrained" else ("calibration",)
+    more = "train" if forecast.kind == "untrained" else "spare"
+    parts = ("calibration", more)
     table = table_of(first, execution, asked, forecast.tokens, told, at, parts)
     said = [_said(table, *choice) for choice in choices]
     return Foretold(

@@ -20,7 +20,7 @@ from lowbit.study import Study
 from lowbit.studyfile import Forecast
 
 FOLDER = "forecasts"
-VERSION = 2
+VERSION = 3
 """To be raised whenever the same would be foretold differently."""
 
 
@@ -61,7 +61,8 @@ class Said:
 
 @dataclass(frozen=True)
 class Foretold:
-    """One point's predictions. `units`: what they were calibrated on."""
+    """One point's predictions. `units`: what they were calibrated on. `after`: how many runs of
+    what is predicted had ended before it was."""
 
     about: str
     kind: str
@@ -72,6 +73,7 @@ class Foretold:
     passes: float
     anchor: Said
     plans: tuple[Said, ...]
+    after: int = 0
 
 
 def sixteen(plan: Plan) -> bool:
@@ -103,18 +105,28 @@ def predicted_runs(study: Study, forecast: Forecast) -> list[RunSpec]:
 
 
 def points(study: Study) -> list[Point]:
-    """Where the study's forecasts are made, each with the plans that are predicted there."""
+    """Where the study's forecasts are made, each with the plans that are predicted there.
+
+    A plan of two parts is predicted once for each kind, by the forecast that comes first.
+    """
     found: list[Point] = []
+    known: set[tuple[str, ...]] = set()
     for forecast in study.forecasts:
+        mine: set[tuple[str, ...]] = set()
         groups: dict[str, list[RunSpec]] = {}
         where: dict[str, RunSpec | None] = {}
         for run in predicted_runs(study, forecast):
             other = None if forecast.kind == "untrained" else partner(study, forecast, run)
             if forecast.kind != "untrained" and (other is None or run.seed not in forecast.seeds):
                 continue
+            cell = (forecast.kind, run.model, run.task.called, run.plan.name)
+            if cell in known:
+                continue
+            mine.add(cell)
             key = other.name if other else f"{run.model} {run.task.called}"
             groups.setdefault(key, []).append(run)
             where[key] = other
+        known |= mine
         for key, runs in groups.items():
             one = {run.plan.name: run for run in runs}
             found.append(Point(forecast, where[key], tuple(one.values())))

@@ -11,16 +11,13 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from lowbit import forecasts
 from lowbit.engines.process import call
-from lowbit.errors import UserError
 from lowbit.execution import Execution
 from lowbit.files import write_atomic
 from lowbit.guiding import Advice, advice
 from lowbit.looking import out, say, wrapped
 from lowbit.progress import phases
 from lowbit.quant.formats import bits_of, parse
-from lowbit.record import load
 from lowbit.sensitivity import (
     NAMES,
     Asked,
@@ -33,7 +30,6 @@ from lowbit.sensitivity import (
     trusted_at,
 )
 from lowbit.spec import RunSpec
-from lowbit.study import Study
 
 FORMATS = ("int8@64", "int6@64", "int5@64", "int4@64", "nf4@64", "int3@64", "int2@64", "ternary@64")
 RANKS = (4, 8, 16, 32)
@@ -152,42 +148,6 @@ def _after(
         f"({100 * share:.0f} % of the second order by K-FAC and Eckart-Young), anything from "
         f"{nats(least / 2)} to {nats(2 * least)}: that share has been off by a factor of two."
     )
-
-
-def predict_study(study: Study) -> None:
-    """Every forecast of a study that is not made yet."""
-    todo = forecasts.points(study)
-    if not todo:
-        raise UserError(f"{study.folder}: this study has no [[forecast]]")
-    for i, point in enumerate(todo, 1):
-        path = forecasts.path_of(study, point)
-        if forecasts.made(study, point) is not None:
-            continue
-        at = None if point.at is None else study.place(point.at)
-        if at is not None and (missing := _not_ready(at, point)):
-            say(f"[{i}/{len(todo)}] {point.name}: {missing}")
-            continue
-        found = call(foretold, point, at, study.execution, shown())
-        forecasts.write(path, found)
-        work = f"{found.passes:.0f} forward passes"
-        say(f"[{i}/{len(todo)}] {point.name}  {len(found.plans)} plans, {work}")
-
-
-def _not_ready(at: Path, point: forecasts.Point) -> str:
-    """Why nothing can be measured where a run stands; "" where it can."""
-    record = load(at)
-    if record is None:
-        return f"waits for {at.name} to be run"
-    if point.at is not None and record.fingerprint != point.at.fingerprint:
-        return f"{at.name} was recorded with other settings; --rerun replaces it"
-    return "" if record.status == "done" else f"{at.name} diverged"
-
-
-def foretold(point: Any, at: Path | None, execution: Execution, tell: bool) -> Any:
-    """In a process of its own."""
-    from lowbit.forecasting import foretold as made
-
-    return made(point, at, execution, phases(tell))
 
 
 # --- guide ----------------------------------------------------------------------------------------

@@ -34,10 +34,14 @@ def frozen(plan: Plan, record: Record) -> Plan:
     )
 
 
-def to_toml(plan: Plan) -> str:
-    """A plan's file, without its name (the file's own) and without what is default."""
+def to_toml(plan: Plan, about: str = "") -> str:
+    """A plan's file, without its name (the file's own) and without what is default.
+
+    `about`: where it comes from, in a comment.
+    """
     usual = Plan(plan.name)
-    lines = [
+    lines = [f"# {' '.join(about.split())}"] if about else []
+    lines += [
         f"{key} = {_value(value)}"
         for key in ("format", "embedding", "rank", "alpha", "dropout", "init", "adapter")
         if (value := getattr(plan, key)) != getattr(usual, key) or key in ("format", "rank")

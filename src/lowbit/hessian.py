@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,27 +16,38 @@ from lowbit.spec import Site
 from lowbit.tasks.base import Batch
 
 
+@dataclass(frozen=True)
+class Product:
+    """H v a token, and v'Hv of every batch, summed over what is scored in it."""
+
+    matrices: Matrices
+    sums: list[float]
+
+
 def products(
     model: nn.Module,
     sites: Sequence[Site],
     batches: Sequence[Batch],
     vectors: Mapping[str, Tensor],
     kind: Kind = "language",
-) -> Matrices:
-    """H v per token for one vector over all sites: a backward pass through a backward pass."""
+) -> Product:
+    """H v for one vector over all sites: a backward pass through a backward pass."""
     weights = weights_of(model, sites)
     names, parameters = list(weights), list(weights.values())
     held = [as_site(model, n, vectors[n]) for n in names]  # turned back: transposing twice is none
     total = [torch.zeros_like(p) for p in parameters]
-    tokens = 0
+    sums: list[float] = []
     for batch in batches:
         loss = summed_loss(model, batch, kind)
         slopes = torch.autograd.grad(loss, parameters, create_graph=True)
         along = sum((s * v).sum() for s, v in zip(slopes, held, strict=True))
         found = torch.autograd.grad(along, parameters, allow_unused=True)  # type: ignore[arg-type]
         total = [t if f is None else t + f for t, f in zip(total, found, strict=True)]
-        tokens += sum(batch.labels)
-    return {n: as_site(model, n, t) / tokens for n, t in zip(names, total, strict=True)}
+        pairs = zip(found, held, strict=True)
+        sums.append(sum(float((f * v).sum()) for f, v in pairs if f is not None))
+    tokens = sum(sum(batch.labels) for batch in batches)
+    matrices = {n: as_site(model, n, t) / tokens for n, t in zip(names, total, strict=True)}
+    return Product(matrices, sums)
 
 
 def gauss_newton(

@@ -81,6 +81,17 @@ class Lab:
         with torch.no_grad():
             return [logits_of(self.model, batch, self.kind) for batch in self.batches]
 
+    def beside(self, before: Sequence[Tensor]) -> tuple[list[float], list[float]]:
+        """As the model stands: every sequence's loss, and its outputs' KL from those before."""
+        self.worked(1)
+        losses, apart = [], []
+        with torch.no_grad():
+            for batch, old in zip(self.batches, before, strict=True):
+                new = logits_of(self.model, batch, self.kind)
+                losses.append(_loss(new, batch))
+                apart.append(_divergence(old, new))
+        return losses, apart
+
     def losses(self, logits: Sequence[Tensor]) -> list[float]:
         """Of every sequence, summed over what is scored in it."""
         return [_loss(x, b) for x, b in zip(logits, self.batches, strict=True)]
@@ -101,6 +112,12 @@ class Lab:
         """Standard error of a mean over what is scored, from sums of every sequence."""
         return clustered_error(sums, self.counts, self.documents or range(len(sums)))
 
+    def spread_of_few(self, sums: Sequence[float]) -> float:
+        """The same from sums of the few sequences."""
+        places = self.curved or range(len(self.batches))
+        documents = [self.documents[i] if self.documents else i for i in places]
+        return clustered_error(sums, [self.counts[i] for i in places], documents)
+
 
 def _loss(logits: Tensor, batch: Batch) -> float:
     return float(F.cross_entropy(logits, target_of(batch), reduction="sum"))
@@ -113,10 +130,11 @@ def rounded(weight: Tensor) -> Tensor:
 
 def divergences(before: Sequence[Tensor], after: Sequence[Tensor]) -> list[float]:
     """KL(p || q) of every sequence, summed over what is scored in it."""
-    return [
-        float((p.softmax(-1) * (p.log_softmax(-1) - q.log_softmax(-1))).sum())
-        for p, q in zip(before, after, strict=True)
-    ]
+    return [_divergence(p, q) for p, q in zip(before, after, strict=True)]
+
+
+def _divergence(p: Tensor, q: Tensor) -> float:
+    return float((p.softmax(-1) * (p.log_softmax(-1) - q.log_softmax(-1))).sum())
 
 
 @contextmanager

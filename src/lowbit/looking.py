@@ -90,6 +90,9 @@ def compare(study: Study) -> None:
     if study.forecasts and (silent := scorecard.unpredicted(study)):
         say(f"\nnothing was predicted at {len(silent)} points (lowbit predict {study.folder}):")
         wrapped(", ".join(silent))
+    if after := scorecard.late(study):
+        say(f"\npredicted at {len(after)} points when runs of theirs had ended already:")
+        wrapped(", ".join(after))
     folder = _reports(study)
     text = sayings.to_markdown(found) + tally.to_markdown(predicted)
     write_atomic(folder / "compare.md", text.encode())

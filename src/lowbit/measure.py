@@ -20,7 +20,7 @@ from lowbit import curvature, hessian
 from lowbit.curvature import Curvature
 from lowbit.errors import RunError
 from lowbit.jointly import jointly, monte_carlo
-from lowbit.lab import HESSIAN, NEWTON, Errors, Lab, Told, divergences, moved
+from lowbit.lab import HESSIAN, NEWTON, Errors, Lab, Told, moved
 from lowbit.reach import absorbed_share, gains, spectrum
 from lowbit.sensitivity import UNITS, Asked, Damage, Joint, Reach, SensitivityTable, SiteTable
 from lowbit.spec import BLOCK_ROLES, Site
@@ -43,10 +43,11 @@ def measure(
     known = Known(found, hutchinson(lab, asked, told), lab.logits())
     damages: dict[str, dict[str, Damage]] = {site.name: {} for site in lab.sites}
     absorbed: dict[str, dict[str, tuple[float, ...]]] = {site.name: {} for site in lab.sites}
+    blocks: dict[str, list[float]] = {}
     for i, text in enumerate(asked.formats):
         told("formats", i, len(asked.formats))
         errors = {site.name: lab.error(site.name, text) for site in lab.sites}
-        curved = _curved(lab, errors)
+        curved, blocks[text] = _curved(lab, errors)
         for site in lab.sites:
             e = errors[site.name]
             alone = _alone(lab, asked, site, e, known) if asked.walk else Walked()
@@ -65,7 +66,7 @@ def measure(
     )  # fmt: skip
     loss = sum(lab.losses(known.logits)) / found.units
     choices = (*(uniformly(lab, asked.formats) if asked.uniform else ()), *asked.joint)
-    whole = jointly(lab, asked, known, choices, told)
+    whole = jointly(lab, asked, known, choices, blocks, told)
     unit = UNITS[lab.kind]
     return SensitivityTable(*names, unit, found.units, loss, lab.passes, sites, whole)
 
@@ -122,24 +123,28 @@ def _finite(found: Curvature) -> None:
             raise RunError(f"the gradient of {name} is not finite on the calibration text")
 
 
-def _curved(lab: Lab, errors: Errors) -> dict[str, float]:
-    """e'He / 2 of every site: all block matrices in error at once, then all others."""
+def _curved(lab: Lab, errors: Errors) -> tuple[dict[str, float], list[float]]:
+    """e'He / 2 of every site: all block matrices in error at once, then all others.
+
+    Also e'He of all block matrices, in every one of the few sequences.
+    """
     found: dict[str, float] = {}
+    sums: list[float] = []
     for blocks in (True, False):
         mine = {s.name for s in lab.sites if (s.role in BLOCK_ROLES) == blocks}
         if mine:
             held = {n: e if n in mine else torch.zeros_like(e) for n, e in errors.items()}
             product = hessian.products(lab.model, lab.sites, lab.few, held, lab.kind)
             lab.worked(HESSIAN, few=True)
-            found |= {n: 0.5 * float((errors[n] * product[n]).sum()) for n in mine}
-    return found
+            found |= {n: 0.5 * float((errors[n] * product.matrices[n]).sum()) for n in mine}
+            sums = product.sums if blocks else sums
+    return found, sums
 
 
 def _alone(lab: Lab, asked: Asked, site: Site, error: Tensor, known: Known) -> Walked:
     """KL of the outputs with one site stored, plus the first order; Gauss-Newton; Monte Carlo."""
     with moved(lab, {site.name: error}):
-        after = lab.logits()
-    apart = sum(divergences(known.logits, after)) / known.curvature.units
+        apart = sum(lab.beside(known.logits)[1]) / known.curvature.units
     held = {s.name: torch.zeros_like(lab.weight(s.name)) for s in lab.sites} | {site.name: error}
     newton = hessian.gauss_newton(lab.model, lab.sites, lab.few, held, lab.kind)
     lab.worked(NEWTON, few=True)

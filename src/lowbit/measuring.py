@@ -38,7 +38,7 @@ from lowbit.tasks.base import Batch
 from lowbit.tasks.batching import collate
 from lowbit.tasks.cache import cache_dir
 
-MEASURE = 5
+MEASURE = 6
 """To be raised whenever the same model would be measured differently."""
 LEAST = 512
 """Tokens below which second derivatives say nothing."""
@@ -150,7 +150,9 @@ def sequences(start: Prepared, tokens: int, parts: Sequence[str] = ("calibration
     that no long document speaks for all.
     """
     found, documents, count = [], [], 0
-    examples = [(part, i, e) for part in parts for i, e in enumerate(start.data.parts[part])]
+    examples = [
+        (part, i, e) for part in parts for i, e in enumerate(start.data.parts.get(part, ()))
+    ]
     turn: dict[tuple[str, int], int] = {}
     order: list[tuple[int, int, str, int]] = []
     for part, i, example in examples:

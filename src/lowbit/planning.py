@@ -3,13 +3,14 @@
 Predicted costs were chosen for being low, so the plan that is best by them is a little worse than
 they say. A few solutions (by different predictors, with different trust in what ranks take back)
 are therefore run, untrained, on the selection part, which nothing was costed on, and every uniform
-plan of the budget with them: what is returned is never worse there.
+plan of the budget with them: what is returned is never worse there than the best of those. Among
+what is not, that run cannot see what ranks will take back, so it is taken off as it was predicted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,12 +50,16 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A plan, what it was predicted to cost; loss and gap on text that nothing was costed on."""
+    """A plan, what it was predicted to cost; loss and gap on text that nothing was costed on.
+
+    `taken`: how much of the damage its ranks are predicted to take back in training.
+    """
 
     plan: Plan
     solution: Solution
     loss: float
     gap: Gap
+    taken: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,8 @@ class Room:
     training: int | None
     beside: int
     overhead: int
+    bare: Choices
+    """The same choices as they cost before any training."""
 
     @property
     def limits(self) -> tuple[int, int | None]:
@@ -103,10 +110,15 @@ class Room:
     def whole(self) -> bool:
         return self.most.fits(*self.limits)
 
+    def taken(self, solution: Solution) -> float:
+        """What ranks are predicted to take back."""
+        before = {(o.site, o.format, o.rank): o.cost for each in self.bare.values() for o in each}
+        return sum(before[o.site, o.format, o.rank] - o.cost for o in solution.options)
+
 
 def planned(spec: RunSpec, execution: Execution, wanted: Wanted, told: Told) -> Planned:
     """Solve, then choose among the best few by their loss on the selection part."""
-    asked = Asked(wanted.formats, wanted.ranks, uniform=False)
+    asked = Asked(wanted.formats, _measured(wanted.ranks), uniform=False)
     table = table_of(spec, execution, asked, wanted.tokens, told, wanted.at)
     room = _room(spec, execution, wanted, table)
     even = _uniform(room.choices, table, wanted)
@@ -116,7 +128,7 @@ def planned(spec: RunSpec, execution: Execution, wanted: Wanted, told: Told) -> 
         _enough(room, wanted)
         found = _solved(table, room, wanted)
         fitting = {n: s for n, s in even.items() if s.fits(*room.limits)}
-    tried = _tried(spec, execution, {**found, **fitting}, wanted, told)
+    tried = _tried(spec, execution, {**found, **fitting}, room, wanted, told)
     best = tried[0]
     return Planned(
         candidates=tuple(tried),
@@ -132,6 +144,11 @@ def planned(spec: RunSpec, execution: Execution, wanted: Wanted, told: Told) -> 
     )
 
 
+def _measured(ranks: tuple[int, ...]) -> tuple[int, ...]:
+    """What is measured, whatever is chosen from: one table serves many questions."""
+    return tuple(sorted({*Asked.ranks, *ranks}))
+
+
 def _room(spec: RunSpec, execution: Execution, wanted: Wanted, table: SensitivityTable) -> Room:
     start = prepare_run(spec)
     counted = plan_sites(spec.plan, start.checkpoint, start.task.kind, len(start.data.labels))
@@ -141,8 +158,9 @@ def _room(spec: RunSpec, execution: Execution, wanted: Wanted, table: Sensitivit
     overhead = counted.other[1] + TRAINED * head
     overhead += _of_a_step(start, spec, table, execution.checkpointing)
     choices = options(table, (*wanted.formats, FULL), wanted.ranks)
+    bare = options(table, (*wanted.formats, FULL), wanted.ranks, trust=0.0)
     training = wanted.training - overhead if wanted.training else None
-    return Room(choices, wanted.stored - beside, training, beside, overhead)
+    return Room(choices, wanted.stored - beside, training, beside, overhead, bare)
 
 
 def _enough(room: Room, wanted: Wanted) -> None:
@@ -226,6 +244,7 @@ def _tried(
     spec: RunSpec,
     execution: Execution,
     found: Mapping[str, Solution],
+    room: Room,
     wanted: Wanted,
     told: Told,
 ) -> list[Candidate]:
@@ -240,10 +259,20 @@ def _tried(
         told("candidates", i, len(kept))
         plan = as_plan(solution, name)
         scored = evaluated(replace(spec, plan=plan), execution, "selection", wanted.at)
-        tried.append(Candidate(plan, solution, scored.loss, _gap(scored, sixteen)))
+        gap, taken = _gap(scored, sixteen), room.taken(solution)
+        tried.append(Candidate(plan, solution, scored.loss, gap, taken))
     told("candidates", len(kept), len(kept))
-    # Ties go to the plan that was solved for, which is the first.
-    return sorted(tried, key=lambda candidate: candidate.loss)
+    return ranked(tried)
+
+
+def ranked(tried: Sequence[Candidate]) -> list[Candidate]:
+    """By what should be lost after training, behind all that the best uniform plan beats before it.
+
+    Ties go to the plan that was solved for, which is the first.
+    """
+    even = [one.loss for one in tried if one.plan.name.startswith("uniform")]
+    most = min(even, default=math.inf)
+    return sorted(tried, key=lambda one: (one.loss > most, one.loss - one.taken))
 
 
 def _gap(one: Evaluation, two: Evaluation) -> Gap:
@@ -262,6 +291,6 @@ def _foretold(
     if not chosen:
         return {}
     formats = tuple(dict.fromkeys(text for _, text in chosen))
-    asked = Asked(formats, wanted.ranks, joint=(("planned", chosen),), uniform=False)
+    asked = Asked(formats, _measured(wanted.ranks), joint=(("planned", chosen),), uniform=False)
     table = table_of(spec, execution, asked, wanted.tokens, told, wanted.at)
     return predictions(table.whole["planned"])

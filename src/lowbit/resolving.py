@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from lowbit import studyfile
+from lowbit import ahead, studyfile
 from lowbit.files import to_json, write_atomic
 from lowbit.forecasts import points
-from lowbit.foretelling import predict_study
 from lowbit.looking import say, wrapped
 from lowbit.scorecard import Cell, cells, unresolved
 from lowbit.study import ADDED, Study, added
@@ -30,7 +29,7 @@ def until_resolved(
         first = {point.at for point in points(study) if point.at is not None}
         if first:
             carry_out(replace(study, runs=tuple(run for run in study.runs if run in first)))
-        predict_study(study)
+        ahead.predict(study)
         carry_out(study)
         vague = unresolved(cells(study))
         if not vague:

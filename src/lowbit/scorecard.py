@@ -150,6 +150,12 @@ def unpredicted(study: Study) -> list[str]:
     return [point.name for point in points(study) if made_at(study, point) is None]
 
 
+def late(study: Study) -> list[str]:
+    """Points that were foretold when some of their runs had ended already."""
+    found = ((point, made_at(study, point)) for point in points(study))
+    return [f"{p.name} ({told.after} runs)" for p, told in found if told is not None and told.after]
+
+
 def refused(study: Study) -> list[str]:
     """Predicted plans that were run, and whose runs may not be compared with their 16-bit ones."""
     groups = {(setting.model, setting.task): setting for setting in settings(records(study))}

@@ -106,7 +106,8 @@ class SiteTable:
 class Whole:
     """Several sites stored at once: where cross terms show. `loss` is what was really lost.
 
-    `spread`: standard errors, over draws (Hutchinson, Monte Carlo) or over documents.
+    `spread`: standard errors, over draws (Hutchinson, Monte Carlo) or over documents;
+    `curved_spread` over those documents that second derivatives were taken on, where not all were.
     """
 
     weight_error: float
@@ -123,6 +124,7 @@ class Whole:
     loss_spread: float
     monte_carlo: float
     monte_carlo_spread: float
+    curved_spread: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -188,17 +190,21 @@ NAMES = {
 }
 RUN = ("monte_carlo", "kl", "loss")
 """What runs the stored or a noisy model."""
+ON_FEW = ("taylor", "gauss_newton", "hutchinson", "monte_carlo")
+"""What is taken on few sequences, where few are asked for."""
 
 
 def predictions(whole: Whole) -> dict[str, Prediction]:
-    """By every predictor. Errors of draws are added to those of documents."""
+    """By every predictor. Errors of draws are added to those of documents, and those of the few
+    documents that second derivatives and noise were taken on."""
     found = {}
     for name in NAMES:
         first = 0.0 if name == "loss" else whole.first_order
         drawn = (
             getattr(whole, f"{name}_spread", 0.0) if name in ("hutchinson", "monte_carlo") else 0
         )
-        spread = math.hypot(whole.loss_spread, drawn)
+        curved = whole.curved_spread if name in ON_FEW else 0.0
+        spread = math.hypot(whole.loss_spread, drawn, curved)
         found[name] = Prediction(name, first + getattr(whole, name), spread, name in RUN)
     return found
 

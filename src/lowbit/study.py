@@ -121,7 +121,8 @@ def read(
         questions=parsed.question,
         parts=parts,
         alpha=parsed.alpha,
-        forecasts=parsed.forecast,
+        # A slice by seeds may leave whole parts out, and what is predicted of them.
+        forecasts=tuple(f for f in parsed.forecast if f.part in {p.name for p in parts}),
     )
 
 

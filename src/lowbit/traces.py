@@ -55,7 +55,7 @@ def hutchinson(lab: Lab, asked: Asked, told: Told) -> Traces:
         v = {n: s * torch.randn(s.shape, generator=source) for n, s in scales.items()}
         product = hessian.products(lab.model, lab.sites, lab.few, v, lab.kind)
         for name in values:
-            values[name].append(float((v[name] * product[name]).sum()))
+            values[name].append(float((v[name] * product.matrices[name]).sum()))
         lab.worked(HESSIAN, few=True)
     power = {name: float(scale.square().sum()) for name, scale in scales.items()}
     return Traces({n: tuple(v) for n, v in values.items()}, power)

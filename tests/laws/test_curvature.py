@@ -155,8 +155,8 @@ def test_a_tied_matrix_has_the_factors_of_both_uses(tiny_model: Folder) -> None:
 
 def test_hessian_products_are_differences_of_gradients(scene: Scene) -> None:
     direction = random_like(scene, 7)
-    found = products(scene.model, scene.sites, scene.batches, direction)
-    step = 1e-5
+    product = products(scene.model, scene.sites, scene.batches, direction)
+    found, step = product.matrices, 1e-5
     moved(scene, direction, step)
     above = measure(scene.model, scene.sites, scene.batches, seed=0).gradient
     moved(scene, direction, -2 * step)
@@ -165,6 +165,10 @@ def test_hessian_products_are_differences_of_gradients(scene: Scene) -> None:
         expected = (above[site.name] - below[site.name]) / (2 * step)
         scale = float(expected.abs().max())
         assert float((found[site.name] - expected).abs().max()) < 1e-5 * scale + 1e-8
+    tokens = sum(sum(batch.labels) for batch in scene.batches)
+    along = sum(float((direction[s.name] * found[s.name]).sum()) for s in scene.sites)
+    assert len(product.sums) == len(scene.batches)
+    assert sum(product.sums) / tokens == pytest.approx(along, rel=1e-5)
 
 
 def test_gauss_newton_is_the_curvature_of_the_output_alone(scene: Scene) -> None:

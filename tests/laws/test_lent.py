@@ -140,7 +140,9 @@ def test_a_classifiers_plan_keeps_to_its_budget_head_included(
     budget = round(1.3 * least)
     found = planned(there, CPU, Wanted(budget, 0, formats, (2, 4), 60, at), lambda *a: None)
     best = found.candidates[0]
-    assert [c.loss for c in found.candidates] == sorted(c.loss for c in found.candidates)
+    even = [c.loss for c in found.candidates if c.plan.name.startswith("uniform")]
+    assert best.loss <= min(even), "on text that nothing was costed on"
+    assert best.taken >= 0.0
     record = run(replace(there, plan=best.plan), tmp_path / "best", CPU)
     assert record.bytes.stored == best.solution.stored + found.other <= budget
     whole = planned(there, CPU, Wanted(10**9, 0, formats, (2, 4), 60, at), lambda *a: None)

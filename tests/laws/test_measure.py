@@ -19,7 +19,7 @@ from lowbit.curvature import Factors
 from lowbit.errors import RunError, UserError
 from lowbit.hessian import products
 from lowbit.jointly import monte_carlo
-from lowbit.lab import Lab, divergences, moved, rounded
+from lowbit.lab import HESSIAN, Lab, divergences, moved, rounded
 from lowbit.measure import measure
 from lowbit.measuring import fewer, sequences
 from lowbit.reach import absorbed_share, gains
@@ -151,7 +151,7 @@ def test_monte_carlo_agrees_with_the_hessian_that_it_estimates(tiny_model: Folde
             one = torch.zeros(rows, columns)
             one[i, j] = 1.0
             product = products(lab.model, lab.sites, lab.batches, held | {site.name: one}, lab.kind)
-            trace += float(product[site.name][i, j])
+            trace += float(product.matrices[site.name][i, j])
     size = 1e-2
     asked = replace(ASKED, samples=40)
     drawn = monte_carlo(lab, asked, {site.name: torch.full(site.shape, size)})
@@ -278,7 +278,43 @@ def test_second_derivatives_may_be_taken_on_fewer_sequences(
     for name in ("taylor", "gauss_newton", "hutchinson", "monte_carlo"):
         assert getattr(all_of_it, name) == pytest.approx(getattr(two, name), rel=1e-4, abs=1e-7)
     assert found.units == 3 * few.units / 2
+    assert two.curved_spread == 0.0, "of all sequences it is in the spread of the loss already"
     assert found.passes < measure(lab_like(lab), asked, ("t", "t")).passes
+
+
+def test_what_few_sequences_say_of_second_order_has_a_spread(lab: Lab) -> None:
+    """Of documents: two sequences of one count once."""
+    asked = replace(ASKED, formats=("int4@16",), walk=False)
+    few = Lab(lab.model, lab.sites, lab.batches, curved=(0, 2))
+    errors = {s.name: lab.error(s.name, "int4@16") for s in lab.sites}
+    held = {n: e if n in {b.name for b in lab.blocks} else 0 * e for n, e in errors.items()}
+    each = [
+        0.5 * products(lab.model, lab.sites, [batch], held).sums[0] / sum(batch.labels)
+        for batch in few.few
+    ]
+    whole = measure(few, asked, ("t", "t")).whole["int4@16"]
+    wanted = abs(each[0] - each[1]) / 2  # of the mean of two, as long as each other
+    assert whole.curved_spread == pytest.approx(wanted, rel=1e-3)
+    told = predictions(whole)
+    assert told["taylor"].spread == pytest.approx(math.hypot(whole.loss_spread, wanted), rel=1e-3)
+    assert told["kfac"].spread == whole.loss_spread, "which is taken on all of them"
+
+
+def test_what_is_known_of_all_blocks_is_not_worked_out_again(lab: Lab) -> None:
+    """A choice of one format for all block matrices is no other choice by another name."""
+    even = tuple((site.name, "int4@16") for site in lab.blocks)
+    mixed = (*even[1:], (even[0][0], "int2@16"))
+    asked = replace(ASKED, formats=("int4@16", "int2@16"), walk=False, uniform=False)
+    found = {}
+    for choice in (even, mixed):
+        mine = lab_like(lab)
+        table = measure(mine, replace(asked, joint=(("it", choice),)), ("t", "t"))
+        errors = {s.name: 0 * lab.error(s.name, "int4@16") for s in lab.sites}
+        errors |= {name: lab.error(name, text) for name, text in choice}
+        along = products(lab.model, lab.sites, lab.batches, errors).sums
+        assert table.whole["it"].taylor == pytest.approx(0.5 * sum(along) / sum(lab.counts))
+        found[choice] = mine.passes
+    assert found[mixed] == pytest.approx(found[even] + HESSIAN)
 
 
 def lab_like(lab: Lab) -> Lab:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,10 +17,12 @@ from lowbit.plan.joint import as_plan, limit_of, options, second_order, uniform
 from lowbit.plan.maps import maps
 from lowbit.plan.rules import choose
 from lowbit.plan.search import Solution, solve
+from lowbit.planning import Candidate, Room, ranked
 from lowbit.quant.formats import bits_of, parse, spell
 from lowbit.quant.ledger import ledger, stored
 from lowbit.sensitivity import Damage, Reach, SensitivityTable, SiteTable
-from lowbit.spec import Choice, Site
+from lowbit.spec import Choice, Plan, Site
+from lowbit.stats import paired_gap
 from lowbit.theory.damage import adapter_parameters
 
 FORMATS, RANKS = ("int8@64", "int4@64", "int3@64"), (4, 8)
@@ -243,3 +246,32 @@ def test_the_same_seed_draws_the_same_controls() -> None:
     assert one == same
     assert one != other
     assert "uniform" not in one
+
+
+def candidate(name: str, loss: float, taken: float) -> Candidate:
+    sides = (np.zeros(2), np.ones(2)) * 2
+    none = paired_gap(*sides, np.arange(2), np.random.default_rng(0))
+    return Candidate(Plan(name, "bf16"), Solution((), 0.0), loss, none, taken)
+
+
+def test_what_ranks_take_back_is_no_reason_to_be_worse_before_training() -> None:
+    """By the loss before training alone the plan with the least rank would always be returned."""
+    planned, doubted = candidate("planned", 3.02, 0.05), candidate("planned, half", 3.01, 0.01)
+    even = [candidate("uniform a", 3.04, 0.02), candidate("uniform b", 3.03, 0.01)]
+    found = ranked([doubted, planned, *even])
+    assert [one.plan.name for one in found[:2]] == ["planned", "planned, half"]
+    worse = candidate("planned", 3.05, 0.9)
+    assert ranked([worse, *even])[0].plan.name == "uniform b", "the first was worse there than both"
+    tie = candidate("planned", 3.03, 0.01)
+    assert ranked([tie, *even])[0].plan.name == "planned"
+
+
+@given(WEIGHTS)
+@settings(max_examples=20, deadline=None)
+def test_what_ranks_take_back_is_the_share_they_absorb(weights: list[float]) -> None:
+    known = table(weights)
+    choices, bare = (options(known, FORMATS, RANKS, trust=trust) for trust in (1.0, 0.0))
+    room = Room(choices, 10**9, None, 0, 0, bare)
+    chosen = Solution(tuple(each[-1] for each in choices.values()), 0.0)
+    damage = sum(weights[1:]) * 0.1  # of the matrices with ranks, in the fewest bits
+    assert room.taken(chosen) == pytest.approx(0.4 * damage)

@@ -354,3 +354,12 @@ def test_the_rest_of_the_training_text_is_scored_and_no_document_is_split(
     assert cut.fingerprint != whole.fingerprint
     assert made(replace(spec, rest=0)).fingerprint == whole.fingerprint
     assert "rest" not in RunSpec("m", spec, Plan("p"), TrainSpec(), 0).declared()["task"]
+    assert "spare" not in cut.parts, "all of it is scored"
+    limited = made(replace(spec, rest=5, scored_limit=3)).parts
+    assert [e.ids.tolist() for e in limited["scored"]] == [e.ids.tolist() for e in added[:3]]
+    last = added[2].document
+    spare = [e.ids.tolist() for e in added[3:] if e.document != last]
+    assert [e.ids.tolist() for e in limited["spare"]] == spare
+    assert spare
+    assert not {e.document for e in limited["spare"]} & {e.document for e in limited["scored"]}
+    assert "spare" not in made(replace(spec, scored_limit=3)).parts, "another study scores it"

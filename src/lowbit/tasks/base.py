@@ -89,7 +89,10 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A task as token ids. `fingerprint` covers the text, the tokeniser and the settings."""
+    """A task as token ids. `fingerprint` covers the text, the tokeniser and the settings.
+
+    Of a task that scores what training leaves, `parts` may also have "spare": what is left of that.
+    """
 
     kind: Kind
     parts: dict[str, tuple[Example, ...]]

@@ -51,10 +51,12 @@ def prepare(
     path = cache and cache / "tasks" / f"{_short(task.name)}-{key[:16]}.safetensors"
     arrays = remembered(path, key, make) if path else make()
     parts = {part: tokens.examples(_of(part, arrays), task.kind) for part in PARTS}
-    parts |= _rest(parts, spec.rest)
+    parts |= (rest := _rest(parts, spec.rest))
     limits = {"train": spec.limit, "scored": spec.scored_limit}
-    kept = {part: rows[: limits.get(part, 0) or None] for part, rows in parts.items()}
+    kept = {part: parts[part][: limits.get(part, 0) or None] for part in PARTS}
     check_lengths(kept, source, task, max_length)
+    if rest and spec.scored_limit:
+        kept["spare"] = _spare(rest["rest"], spec.scored_limit)
     notes = (*source.notes, *_notes(spec, task, parts, kept))
     limited = f"{key}|{sorted(limits.items())}" + (f"|{spec.rest}" if spec.rest else "")
     fingerprint = hashlib.sha256(limited.encode()).hexdigest()[:16]
@@ -70,7 +72,13 @@ def _rest(parts: dict[str, tuple[Example, ...]], start: int) -> dict[str, tuple[
     moved = [example for example in train[start:] if example.document != begun]
     after = 1 + max((example.document for example in scored), default=0)
     numbered = tuple(replace(e, document=e.document + after) for e in moved)
-    return {"train": train[:start], "scored": numbered + scored}
+    return {"train": train[:start], "scored": numbered + scored, "rest": numbered}
+
+
+def _spare(rest: tuple[Example, ...], limit: int) -> tuple[Example, ...]:
+    """What of the rest is not scored: from the first document on of which nothing is."""
+    last = rest[min(limit, len(rest)) - 1].document
+    return tuple(example for example in rest[limit:] if example.document != last)
 
 
 def encode(

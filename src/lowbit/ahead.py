@@ -1,0 +1,76 @@
+"""`lowbit predict STUDY`: every forecast of a study that is not made yet, in words. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lowbit import forecasts
+from lowbit.engines.process import Running, start, unwrap
+from lowbit.errors import UserError
+from lowbit.execution import Execution
+from lowbit.foretelling import shown
+from lowbit.looking import say
+from lowbit.progress import phases
+from lowbit.record import ADAPTER, load
+from lowbit.study import Study
+
+
+def predict(study: Study, jobs: int = 1) -> None:
+    """Every forecast of a study that is not made yet, so many at a time."""
+    todo = forecasts.points(study)
+    if not todo:
+        raise UserError(f"{study.folder}: this study has no [[forecast]]")
+    running: list[tuple[str, forecasts.Point, int, Running]] = []
+    try:
+        for i, point in enumerate(todo, 1):
+            place = f"[{i}/{len(todo)}] {point.name}"
+            at = None if point.at is None else study.place(point.at)
+            if forecasts.made(study, point) is not None:
+                continue
+            if at is not None and (missing := _not_ready(at, point)):
+                say(f"{place}: {missing}")
+                continue
+            if len(running) == jobs:
+                _keep(study, *running.pop(0))
+            asked = (point, at, study.execution, shown() and jobs == 1)
+            running.append((place, point, _ended(study, point), start(foretold, *asked)))
+        while running:
+            _keep(study, *running.pop(0))
+    finally:
+        for *_, left_over in running:
+            left_over.stop()
+
+
+def _keep(study: Study, place: str, point: forecasts.Point, ended: int, running: Running) -> None:
+    found = replace(unwrap(running.answer()), after=ended)
+    forecasts.write(forecasts.path_of(study, point), found)
+    late = f", after {ended} runs of what it predicts" if ended else ""
+    say(f"{place}  {len(found.plans)} plans, {found.passes:.0f} forward passes{late}")
+
+
+def _ended(study: Study, point: forecasts.Point) -> int:
+    """Runs of what is predicted at a point that have ended: none, where predictions come first."""
+    asked = {(run.model, run.task.called, run.plan.name) for run in point.runs}
+    mine = (r for r in study.runs if (r.model, r.task.called, r.plan.name) in asked)
+    return sum(load(study.place(run)) is not None for run in mine)
+
+
+def _not_ready(at: Path, point: forecasts.Point) -> str:
+    """Why nothing can be measured where a run stands; "" where it can."""
+    record = load(at)
+    if record is None:
+        return f"waits for {at.name} to be run"
+    if point.at is not None and record.fingerprint != point.at.fingerprint:
+        return f"{at.name} was recorded with other settings; --rerun replaces it"
+    if record.status != "done":
+        return f"{at.name} diverged"
+    return "" if (at / ADAPTER).is_dir() else f"{at.name} has no adapter any more: --rerun it"
+
+
+def foretold(point: Any, at: Path | None, execution: Execution, tell: bool) -> Any:
+    """In a process of its own."""
+    from lowbit.forecasting import foretold as made
+
+    return made(point, at, execution, phases(tell))
