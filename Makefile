@@ -38,8 +38,8 @@ check: $(VENV)/ready-dev
 	$(BIN)/python -m pytest tests/laws/test_architecture.py
 	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md docs src tests bench experiments notebooks/quant_noise.py studies/*/study.toml studies/*/README.md
 
-# Runs what has no record yet, so on a fresh clone it only decides and draws: the records are
-# committed. `rm -r studies/*/results` first to run everything again.
+# Runs what has no record yet: the joint study's are committed, so it is only decided and drawn; those of bounds are
+# not yet. `rm -r studies/*/results` first to run everything again.
 STUDIES := studies/joint studies/bounds
 reproduce: $(VENV)/ready
 	$(BIN)/lowbit run studies/joint --jobs 2

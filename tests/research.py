@@ -73,8 +73,10 @@ class Arithmetic:
         known |= {"trained": 10.0, "sealed": True, "level": "arithmetic"}
         if reason:
             return Ran(reason, **known, said=f"because of {reason}")
-        source = random.Random(f"{role} {seed}")
-        own = random.Random(f"{role} {seed} {job.text}")
+        # A replay meets the luck of the ending's fresh seeds, which it is held against.
+        luck = "fresh" if role == "replay" else role
+        source = random.Random(f"{luck} {seed}")
+        own = random.Random(f"{luck} {seed} {job.text}")
         scores = {part: _scores(quality(job.text), source, own, self.noise) for part in PARTS[role]}
         bits = 1.6 + 16 / max(1, constants(job.text)["GROUP"])
         return Ran("", **known, scores=scores, bits=bits, zero=0.3)

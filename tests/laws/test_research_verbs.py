@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import shutil
 import subprocess
@@ -11,27 +12,33 @@ import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 from unittest import mock
 
 import pytest
 from lab import WITHOUT_TORCH, lowbit
 from lab import ended as finished
+from matplotlib.figure import Figure
 from research import SETTINGS, TRAIN, Arithmetic, begun, machine, repository
 
 from lowbit.errors import RunError, UserError
-from lowbit.research import page, verbs
+from lowbit.inference import Difference
+from lowbit.research import chart, page, verbs
 from lowbit.research.branch import git
-from lowbit.research.campaign import Places
+from lowbit.research.campaign import Places, Settings
 from lowbit.research.driver import Campaign, is_running
 from lowbit.research.edits import change
 from lowbit.research.ending import end
-from lowbit.research.findings import between, ending, worth
+from lowbit.research.findings import Ending, between, ending, unlike, worth
 from lowbit.research.ledger import Ledger
 from lowbit.research.proposers import proposer
 from lowbit.research.proposers.base import Proposal
 from lowbit.research.server import server
+from lowbit.research.state import State, rows
+from lowbit.research.telling import ending_sentences
 from lowbit.research.trials import Job
+from lowbit.research.views import view
 
 
 @pytest.fixture
@@ -309,7 +316,9 @@ def test_the_ending_is_of_seeds_that_decided_nothing(ended: Any) -> None:
     assert found is not None
     assert found.fresh is not None
     assert found.fresh.seeds == len(SETTINGS.fresh)
-    assert not set(SETTINGS.fresh) & {seed for _, role, seed in state.runs if role != "fresh"}
+    assert not set(SETTINGS.fresh) & {
+        seed for _, role, seed in state.runs if role not in ("fresh", "replay")
+    }
     assert found.fresh.estimate == pytest.approx(0.33, abs=0.02)
     assert found.shrinkage is not None
     assert abs(found.shrinkage) < 0.1
@@ -323,6 +332,86 @@ def test_each_keep_is_taken_out_alone(ended: Any) -> None:
     assert found[2] is not None
     assert found[1].estimate == pytest.approx(0.3, abs=0.02)
     assert found[2].estimate == pytest.approx(0.03, abs=0.01)
+    for (commit, role, seed), _ in ended.state.runs.items():
+        if commit in ended.state.without.values():
+            assert (role, seed in SETTINGS.fresh) == ("replay", True), "seeds that decided nothing"
+
+
+def test_an_ending_has_to_be_meant(places: Places) -> None:
+    verbs.run(campaign(places), "random", 2)
+    ledger = Ledger(places.ledger, lambda: 9_000.0)
+    ledger.append("stint", proposer="random", trials=9, jobs=1, seed=0)
+    with pytest.raises(UserError, match="2 of 9 trials are judged, and none may follow"):
+        verbs.report(campaign(places), ending=True)
+    assert "sealed" not in [event.kind for event in Ledger(places.ledger).events]
+    begun(places.folder, replace(SETTINGS, tag="two"))
+    said = lowbit("research", "report", places.folder, "--ending")
+    assert (said.code, "which of" in said.complaint) == (2, True), "the newest is a guess"
+    verbs.report(campaign(places), ending=True, early=True)
+    assert campaign(places).state().ended is not None
+
+
+def test_a_bad_minute_of_the_machine_does_not_close_a_campaign(places: Places) -> None:
+    class Slow(Arithmetic):
+        def __call__(self, job: Job) -> Any:
+            found = super().__call__(job)
+            late = job.key[1] == "fresh" and job.key[2] == SETTINGS.fresh[1]
+            return replace(found, reason="timeout", scores={}) if late else found
+
+    edit(places, "LR", 1e-3)
+    verbs.trial(campaign(places), "a larger rate")
+    with pytest.raises(RunError, match=r"the winner did not run on fresh seed 19 \(timeout\)"):
+        end(machine(places, Slow()))
+    again = machine(places)
+    assert again.state.ended is None
+    end(again)
+    found = ending(again.state)
+    assert found is not None
+    assert found.sealed is not None
+    assert again.state.ended is not None
+    assert again.state.ended["facts"]["python"]
+
+
+def test_a_gain_that_is_gone_is_called_gone() -> None:
+    def said(claimed: float, fresh: float, se: float) -> str:
+        made = [Difference(x, se, 4, 5, 10) for x in (claimed, fresh)]
+        state = SimpleNamespace(kept=[1])
+        found = Ending(*made, made[1], (90.0, 100.0), (6.4, 6.5))
+        return " ".join(ending_sentences(state, found))  # type: ignore[arg-type]
+
+    assert "The gain is replicated, 50 % less than before." in said(0.2, 0.1, 0.01)
+    assert "The gain is replicated, and did not shrink." in said(0.1, 0.2, 0.01)
+    assert "The interval holds zero: the gain is not shown again" in said(0.2, 0.01, 0.01)
+    assert "Nothing of the gain is left." in said(0.2, -0.04, 0.01)
+    assert "nats, an interval that holds zero." in said(0.2, 0.01, 0.01)
+    assert "perplexity 90.000 at 6.400 bits a weight" in said(0.2, 0.1, 0.01)
+
+
+def test_a_report_is_made_again_from_a_clone(ended: Any, places: Places, tmp_path: Path) -> None:
+    """Trials lie under refs that no ordinary clone has: a bundle of them is beside the ledger."""
+    page.write(places, ended.state, [], "lowbit")
+    wanted = (places.results / "report.html").read_text()
+    git(places.branch.repository, "add", "studies")
+    git(places.branch.repository, "commit", "--quiet", "-m", "results")
+    git(tmp_path, "clone", "--quiet", str(places.branch.repository), "clone")
+    there = Campaign.at(str(tmp_path / "clone" / "studies" / "ternary"), "one")
+    assert there.places.results / "changes.bundle" in verbs.report(there)
+    made = (there.places.results / "report.html").read_text()
+    cut = [text[text.index("<h2>") :] for text in (wanted, made)]
+    assert cut[0] == cut[1]
+    git(there.places.branch.repository, "fsck", "--connectivity-only")
+
+
+def test_the_chart_keeps_what_is_far_worse_from_pressing_the_rest_together() -> None:
+    points = [(0, 5.0, "keep"), (1, 7.0, "discard"), (2, 4.9, "keep"), (3, None, "crash")]
+    lines = chart.data({"one": (points, [(0, 5.1), (2, 5.0)]), "two": (points, [])})
+    figure = Figure()
+    ax = figure.add_subplot()
+    chart.draw(ax, lines)
+    assert ax.get_ylim()[1] < 1.5 * math.exp(5.0), "a caret stands for it"
+    for kind in ("png", "pdf"):
+        assert chart.image(lines, kind) == chart.image(lines, kind)
+    assert chart.image(chart.data({"none": ([], [])}), "png")
 
 
 def test_the_sealed_text_is_opened_once_and_after_it_no_trial_is_accepted(ended: Any) -> None:
@@ -405,18 +494,71 @@ def test_winners_of_two_campaigns_are_held_against_each_other(ended: Any, places
     back = between(other.state, ended.state)
     assert back is not None
     assert f"{back.estimate:+.4f} [" in html
+    assert "Not to be held against" not in html
+    longer = replace(SETTINGS, tag="two", tokens=7_000)
+    told = replace_settings(other.state, longer)
+    assert unlike(ended.state, told) == ["tokens of a confirmation (5,000, 7,000)"]
+    assert between(ended.state, told) is None
+    html = page.page(places, ended.state, [("two", told)], b"", "lowbit")
+    assert "Not to be held against two, for these differ: tokens of a confirmation" in html
     best = (two.results / "best-train.py").read_text()
     assert best == other.runs.text(other.state.incumbent)
     assert "cosine" in best
 
 
+def replace_settings(state: State, settings: Settings) -> State:
+    return replace(state, settings=settings)
+
+
+def test_a_confirmation_trains_on_the_tokens_that_were_set(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    places = begun(repository(tmp_path / "home"), replace(SETTINGS, tokens=7_000))
+    runner = Arithmetic()
+    machine(places)
+    edit(places, "LR", 1e-3)
+    verbs.trial(campaign(places, runner), "a larger rate")
+    asked = {(job.key[1], job.tokens) for job in runner.asked}
+    assert asked == {("screen", 0), ("confirm", 7_000)}
+    with pytest.raises(UserError, match="-1 tokens: 0 or more"):
+        replace(SETTINGS, tokens=-1)
+
+
+def test_what_crashed_when_it_was_confirmed_has_no_score(places: Places) -> None:
+    """One seed's score of it would be learnt from, and stand in the table."""
+
+    class Breaking(Arithmetic):
+        def __call__(self, job: Job) -> Any:
+            found = super().__call__(job)
+            bad = job.key[1] == "confirm" and "LR = 0.001" in job.text
+            return replace(found, reason="nan", scores={}) if bad else found
+
+    edit(places, "LR", 1e-3)
+    made, state = verbs.trial(campaign(places, Breaking()), "a larger rate")
+    assert (made.status, made.reason) == ("crash", "nan")
+    assert state.screened(made.commit) is not None
+    assert [row.val_ppl for row in rows(state)][1] is None
+    assert view(places, state).tried[0].loss is None
+
+
+def test_random_search_does_not_go_back_to_what_a_keep_has_beaten(places: Places) -> None:
+    edit(places, "LR", 1e-3)
+    verbs.trial(campaign(places), "LR 1e-3")
+    seen = view(places, campaign(places).state())
+    kept = replace(seen.tried[0], edit=("LR", 1e-3))
+    known = replace(seen, tried=(kept,))
+    drawn = {
+        found.edit for seed in range(200) if (found := proposer("random", seed).propose(known))
+    }
+    assert ("LR", 2e-3) in drawn
+    assert ("LR", 1e-4) not in drawn
+
+
 def test_a_replay_that_broke_is_not_called_a_clash(ended: Any, places: Places) -> None:
     state = ended.state
     commit = state.without[1]
-    for seed in SETTINGS.confirming:
-        state.runs[(commit, "confirm", seed)] = replace(
-            state.runs[(commit, "confirm", seed)], reason="crash"
-        )
+    for seed in SETTINGS.fresh:
+        key = (commit, "replay", seed)
+        state.runs[key] = replace(state.runs[key], reason="crash")
     html = page.page(places, state, [], b"", "lowbit")
     assert "without it the program did not run to its end" in html
     assert "a later keep changed the same place" not in html

@@ -131,6 +131,21 @@ class Branch:
             except RunError:
                 return None
 
+    def bundle(self, path: Path, base: str) -> bool:
+        """Everything that was tried beyond a commit, as one file; False where nothing was."""
+        names = git(self.repository, "for-each-ref", "--format=%(refname)", self.ref("*"))
+        beyond = [n for n in names.split() if git(self.repository, "rev-parse", n) != base]
+        if not beyond:
+            return False
+        git(self.repository, "bundle", "create", "--quiet", str(path), f"^{base}", *sorted(beyond))
+        return True
+
+    def unbundle(self, path: Path, base: str) -> None:
+        """Its refs, where this repository has none of them: a clone."""
+        if path.is_file() and not git(self.repository, "for-each-ref", self.ref("*")):
+            own = f"refs/lowbit/research/{self.tag}/*"
+            git(self.repository, "fetch", "--quiet", "--no-tags", str(path), f"+{own}:{own}")
+
     def remove(self) -> None:
         """The worktree alone; branch and refs stay."""
         git(self.repository, "worktree", "remove", "--force", str(self.worktree))

@@ -53,6 +53,9 @@ class Settings:
     """Tokens of screening text that are read, in whole articles."""
     confirm: int = 60_000
     """Tokens of confirmation text; of sealed text all are read."""
+    tokens: int = 0
+    """That a confirmation trains on; 0: what the clock lets the first program see. Campaigns that
+    are to be held against each other are given the same."""
     threads: int = 1
     memory: int = 8 * 2**30
     device: str = "cpu"
@@ -63,6 +66,8 @@ class Settings:
             raise UserError(f"device '{self.device}'.{nearest(self.device, GPUS)}")
         if len(set(self.seeds)) < max(3, len(self.seeds)) or set(self.seeds) & set(self.fresh):
             raise UserError("a campaign needs two seeds to confirm, and other ones for its ending")
+        if self.tokens < 0:
+            raise UserError(f"{self.tokens} tokens: 0 or more")
         if not 0 < self.alpha < 1:
             raise UserError(f"alpha {self.alpha:g}: between 0 and 1")
         above = (self.budget, self.grace, self.horizon, self.threads, self.window, self.memory)
@@ -164,17 +169,39 @@ def campaign_folder(folder: str) -> Path:
     return found
 
 
+def facts() -> dict[str, Any]:
+    """What differs from machine to machine, and may move a figure."""
+    import os
+    import platform
+    from importlib.metadata import version
+    from importlib.util import find_spec
+
+    names = [name for name in ("torch", "transformers", "optuna", "lowbit") if find_spec(name)]
+    return {
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in names},
+    }
+
+
 def known_tags(folder: Path) -> list[str]:
     """Campaigns that have begun here, newest last."""
     found = (folder / "results").glob(f"*/{LEDGER}")
     return [path.parent.name for path in sorted(found, key=lambda path: path.stat().st_mtime)]
 
 
-def the_tag(folder: Path, tag: str | None) -> str:
-    """The campaign that is meant: the one named, or the only or newest one."""
+def the_tag(folder: Path, tag: str | None, sure: bool = False) -> str:
+    """The campaign that is meant: the one named, or the only or newest one.
+
+    `sure`: what is to be done cannot be undone, so that one of several has to be named.
+    """
     from lowbit.errors import nearest
 
     known = known_tags(folder)
+    if tag is None and sure and len(known) > 1:
+        raise UserError(f"which of {', '.join(known)}? Name it with --tag")
     if tag is None and known:
         return known[-1]
     if tag is None:

@@ -1,7 +1,8 @@
-"""The progress chart: every trial's screening perplexity, and the staircase of what was kept.
+"""The progress chart: one seed of every trial, and the staircase of what really was the best.
 
-Crashes have no score; they are ticks at the foot. Several campaigns are told apart by colour, and
-their trials drawn side by side from the same start.
+Crashes have no score; they are ticks at the foot. What is far worse than the first program is a
+caret at the top, so that it does not press all others together. Several campaigns are told apart by
+colour, and drawn side by side from the same start.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -20,68 +20,102 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from lowbit.figures.look import COLOURS, RC, WIDTH, dash, plain
 
 Points = Sequence[tuple[int, float | None, str]]
+Steps = Sequence[tuple[int, float]]
+BEYOND = 1.5
+"""Times the first program's perplexity."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """(trial, perplexity) of each status, and the corners of the staircase."""
+    """(trial, perplexity) of each status, and of the best so far on confirmation text."""
 
     name: str
     kept: tuple[tuple[int, float], ...]
     discarded: tuple[tuple[int, float], ...]
     crashed: tuple[int, ...]
+    best: tuple[tuple[int, float], ...]
     last: int
 
 
-def data(campaigns: Mapping[str, Points]) -> tuple[Line, ...]:
-    """From (trial, loss, status) of each campaign."""
-    return tuple(_line(name, points) for name, points in campaigns.items())
+def data(campaigns: Mapping[str, tuple[Points, Steps]]) -> tuple[Line, ...]:
+    """From (trial, loss, status), and (trial, loss) of the best so far, of each campaign."""
+    return tuple(_line(name, *both) for name, both in campaigns.items())
 
 
-def _line(name: str, points: Points) -> Line:
+def _line(name: str, points: Points, steps: Steps) -> Line:
     def of(status: str) -> tuple[tuple[int, float], ...]:
-        return tuple((n, math.exp(min(loss, 700.0))) for n, loss, is_ in points
+        return tuple((n, _perplexity(loss)) for n, loss, is_ in points
                      if is_ == status and loss is not None)  # fmt: skip
 
     crashed = tuple(n for n, _, status in points if status == "crash")
     last = max((n for n, _, _ in points), default=0)
-    return Line(name, of("keep"), of("discard"), crashed, last)
+    best = tuple((n, _perplexity(loss)) for n, loss in steps)
+    return Line(name, of("keep"), of("discard"), crashed, best, last)
+
+
+def _perplexity(loss: float) -> float:
+    return math.exp(min(loss, 700.0))
 
 
 def draw(ax: Axes, data: Sequence[Line]) -> None:
+    """One seed of every trial, by the clock."""
+    top = max((BEYOND * line.kept[0][1] for line in data if line.kept), default=math.inf)
     for i, line in enumerate(data):
-        colour = COLOURS[(i + 1) % len(COLOURS)]
-        if line.discarded:
-            ax.plot(
-                *zip(*line.discarded, strict=True), "o", ms=3.5, mfc="white", mec=colour, alpha=0.6
-            )
+        colour, foot = _colour(i), ax.get_xaxis_transform()
+        inside = [point for point in line.discarded if point[1] <= top]
+        beyond = [number for number, value in line.discarded if value > top]
+        if inside:
+            ax.plot(*zip(*inside, strict=True), "o", ms=3.5, mfc="white", mec=colour, alpha=0.6)
+        if beyond:
+            ax.plot(beyond, [0.97] * len(beyond), "^", ms=4, color=colour, transform=foot)
         if line.crashed:
-            foot = ax.get_xaxis_transform()
-            ax.plot(
-                line.crashed, [0.02] * len(line.crashed), "|", ms=7, color=colour, transform=foot
-            )
+            low = [0.02] * len(line.crashed)
+            ax.plot(line.crashed, low, "|", ms=7, color=colour, transform=foot)
         if line.kept:
-            steps = [*line.kept, (line.last, line.kept[-1][1])]
-            ax.step(*zip(*steps, strict=True), where="post", color=colour, ls=dash(i), lw=1.5,
-                    label=plain(line.name))  # fmt: skip
-            ax.plot(*zip(*line.kept, strict=True), "o", ms=5, color=colour)
+            ax.plot(*zip(*line.kept, strict=True), "o", ms=5, color=colour, label=plain(line.name))
+    ax.set_ylabel("perplexity,\nscreening, one seed")
+    _scale(ax)
+    if len(data) > 1:
+        ax.legend(loc="upper right")
+
+
+def draw_best(ax: Axes, data: Sequence[Line]) -> None:
+    """The best so far, as keeps are decided."""
+    for i, line in enumerate(data):
+        if line.best:
+            steps = [*line.best, (line.last, line.best[-1][1])]
+            ax.step(*zip(*steps, strict=True), where="post", color=_colour(i), ls=dash(i), lw=1.5)
+            ax.plot(*zip(*line.best, strict=True), "o", ms=4, color=_colour(i))
+    ax.set_xlabel("trial")
+    ax.set_ylabel("perplexity,\nconfirmation")
+    _scale(ax)
+
+
+def _colour(i: int) -> str:
+    return COLOURS[(i + 1) % len(COLOURS)]
+
+
+def _scale(ax: Axes) -> None:
     ax.set_yscale("log")
-    ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_xlabel("trial")
-    ax.set_ylabel("perplexity on screening text, one seed")
-    handles: Any = ax.get_legend_handles_labels()
-    if len(handles[0]) > 1:
-        ax.legend(loc="upper right")
 
 
 def image(lines: Sequence[Line], kind: str) -> bytes:
     """The chart as png or pdf or svg, with nothing in it that depends on the day."""
     with rc_context({**RC, "svg.hashsalt": "lowbit"}):
-        figure = Figure((WIDTH, 3.2), layout="constrained")
-        draw(figure.add_subplot(), lines)
+        shown = any(line.best for line in lines)
+        figure = Figure((WIDTH, 4.6 if shown else 3.2), layout="constrained")
+        above, *below = figure.subplots(
+            1 + shown, 1, sharex=True, squeeze=False, height_ratios=[3, 2][: 1 + shown]
+        )[:, 0]
+        draw(above, lines)
+        for ax in below:
+            draw_best(ax, lines)
+        if not shown:
+            above.set_xlabel("trial")
         out = BytesIO()
         blank = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
         figure.savefig(out, format=kind, dpi=200, metadata=blank)

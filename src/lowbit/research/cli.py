@@ -41,6 +41,9 @@ def init(
         int, typer.Option(help="Confirmations that most of alpha is split over.")
     ] = 20,
     seeds: Annotated[int, typer.Option(min=2, help="Of a confirmation, and of the ending.")] = 5,
+    tokens: Annotated[
+        int, typer.Option(help="Of a confirmation; 0: what the clock lets the first program see.")
+    ] = 0,
     threads: Annotated[int, typer.Option(help="Of a trial; 0: all cores.")] = 0,
     memory: Annotated[str, typer.Option(help="That a trial may take.")] = "8GB",
     device: Annotated[str, typer.Option(help="Of a trial: cpu, cuda or mps.")] = "cpu",
@@ -67,6 +70,7 @@ def init(
         seeds=tuple(range(seeds + 1)),
         fresh=tuple(range(100, 100 + seeds)),
         window=window,
+        tokens=tokens,
         threads=threads or os.cpu_count() or 1,
         memory=bytes_of(memory),
         device=device,
@@ -172,6 +176,9 @@ def report(
         list[str] | None, typer.Option(help="Another campaign to show beside it. Repeatable.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, for the ending.")] = 1,
+    early: Annotated[
+        bool, typer.Option("--early", help="End it though not all its trials are judged.")
+    ] = False,
 ) -> None:
     """Progress chart, ledger, the five priorities, cost; with --ending, whether it was real.
 
@@ -181,7 +188,8 @@ def report(
     from lowbit.research.saying import Screen
 
     with Screen() as screen:
-        paths = verbs.report(_at(folder, tag, watch=screen), ending, jobs, against or ())
+        campaign = _at(folder, tag, sure=ending, watch=screen)
+        paths = verbs.report(campaign, ending, jobs, against or (), early)
     for path in paths:
         typer.echo(path)
 

@@ -30,9 +30,9 @@ class Campaign:
     runner: MakeRunner | None = None
 
     @classmethod
-    def at(cls, folder: str, tag: str | None = None, **more: Any) -> Campaign:
+    def at(cls, folder: str, tag: str | None = None, sure: bool = False, **more: Any) -> Campaign:
         found = campaign_folder(folder)
-        return cls(Places(found, the_tag(found, tag)), **more)
+        return cls(Places(found, the_tag(found, tag, sure)), **more)
 
     def state(self) -> State:
         found = replay(Ledger(self.places.ledger).events)

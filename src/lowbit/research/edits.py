@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,10 +139,16 @@ def untried(text: str, tried: Sequence[Mapping[str, Any]] = ()) -> list[tuple[st
 
 
 def drawn(
-    text: str, source: random.Random, tried: Sequence[Mapping[str, Any]] = ()
+    text: str,
+    source: random.Random,
+    tried: Sequence[Mapping[str, Any]] = (),
+    beaten: Collection[tuple[str, Any]] = (),
 ) -> tuple[str, Value] | None:
-    """One change at random whose outcome has not been tried yet; None where all have been."""
-    fresh = untried(text, tried)
+    """One change at random whose outcome has not been tried yet; None where all have been.
+
+    `beaten`: what is not to be gone back to.
+    """
+    fresh = [edit for edit in untried(text, tried) if edit not in beaten]
     return source.choice(fresh) if fresh else None
 
 

@@ -6,46 +6,64 @@ sealed text is opened after whatever else could still have decided something, an
 
 from __future__ import annotations
 
-from lowbit.errors import UserError
+from lowbit.errors import RunError, UserError
 from lowbit.research import edits
-from lowbit.research.campaign import MUTABLE
+from lowbit.research.campaign import MUTABLE, facts
 from lowbit.research.loop import Loop
-from lowbit.research.state import Key, Trial
+from lowbit.research.running import PASSING
+from lowbit.research.state import Key, State, Trial
 
 MOST_REPLAYS = 5
 
 
-def end(loop: Loop, jobs: int = 1) -> None:
+def end(loop: Loop, jobs: int = 1, early: bool = False) -> None:
     """Close a campaign; where it is closed already, nothing is done."""
     state = loop.state
     if state.ended is not None:
         return
-    if state.stopped or state.open:
-        raise UserError("a trial is open or the loop has stopped: lowbit research resume first")
-    if len(state.baseline()) < len(state.settings.seeds):
-        raise UserError("nothing has been run: there is nothing to end")
+    _check(state, early)
     _replays(loop, jobs)
     state = loop.state
     commits = list(dict.fromkeys((state.incumbent, state.base)))
     if state.opened is None:
         loop.book.tell("sealed", commits=commits)
     fresh: list[Key] = [(c, "fresh", seed) for seed in state.settings.fresh for c in commits]
-    loop.runs.results(fresh, jobs, again=True)
-    loop.book.tell("ended", winner=state.incumbent, base=state.base)
+    found = loop.runs.results(fresh, jobs, again=True)
+    for (commit, _, seed), ran in zip(fresh, found, strict=True):
+        if ran.reason in PASSING:
+            which = "the winner" if commit == state.incumbent else "the first program"
+            raise RunError(
+                f"{which} did not run on fresh seed {seed} ({ran.reason}), which may be the "
+                f"machine's fault: the same command tries again. {ran.said}"
+            )
+    loop.book.tell("ended", winner=state.incumbent, base=state.base, facts=facts())
     loop.settle()
 
 
+def _check(state: State, early: bool) -> None:
+    """What is over cannot be gone on with, so it has to be meant."""
+    if state.stopped or state.open:
+        raise UserError("a trial is open or the loop has stopped: lowbit research resume first")
+    if len(state.baseline()) < len(state.settings.seeds):
+        raise UserError("nothing has been run: there is nothing to end")
+    wanted = (state.stint or {}).get("trials") or 0
+    if len(state.judged) < wanted and not early:
+        raise UserError(
+            f"{len(state.judged)} of {wanted} trials are judged, and none may follow an ending: "
+            "lowbit research resume goes on, --early ends it as it is"
+        )
+
+
 def _replays(loop: Loop, jobs: int) -> None:
-    """The winner without each of its newest keeps, on the seeds that keeps are decided on."""
+    """The winner without each of its newest keeps, on the fresh seeds that the winner meets."""
     state = loop.state
     for number in state.kept[-MOST_REPLAYS:]:
         if number not in loop.state.without:
             loop.book.tell("without", number=number, commit=_taken_out(loop, state.trials[number]))
     wanted = [commit for commit in loop.state.without.values() if commit is not None]
-    seeds = state.settings.confirming
-    if state.kept:
-        wanted = [state.incumbent, *wanted]
-    loop.runs.results([(commit, "confirm", seed) for commit in wanted for seed in seeds], jobs)
+    seeds = state.settings.fresh
+    keys: list[Key] = [(commit, "replay", seed) for commit in wanted for seed in seeds]
+    loop.runs.results(keys, jobs, again=True)
 
 
 def _taken_out(loop: Loop, trial: Trial) -> str | None:

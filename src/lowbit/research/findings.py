@@ -10,11 +10,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from lowbit.inference import Difference, Paired, bootstrap
+from lowbit.inference import Difference
 from lowbit.research.edits import DIALS, PRIORITIES
-from lowbit.research.judge import RESAMPLES
+from lowbit.research.judge import compared
 from lowbit.research.outcomes import Ran
 from lowbit.research.running import matrix
 from lowbit.research.state import Role, State, Trial
@@ -44,6 +42,8 @@ class Ending:
     sealed: Difference | None
     sealed_perplexity: tuple[float, float] | None
     """Of the winner and of the first program, on the sealed text, over fresh seeds."""
+    bits: tuple[float, float] | None = None
+    """A weight of each, as they were screened."""
 
     @property
     def shrinkage(self) -> float | None:
@@ -73,7 +73,7 @@ def runs(state: State, commit: str, role: Role, seeds: Iterable[int]) -> list[Ra
 
 def gain(state: State, ours: str, theirs: str, role: Role, part: str) -> Difference | None:
     """Of one commit over another, on the same seeds."""
-    seeds = state.settings.fresh if role == "fresh" else state.settings.confirming
+    seeds = state.settings.confirming if role == "confirm" else state.settings.fresh
     one, two = runs(state, ours, role, seeds), runs(state, theirs, role, seeds)
     if ours == theirs or one is None or two is None:
         return None
@@ -81,16 +81,25 @@ def gain(state: State, ours: str, theirs: str, role: Role, part: str) -> Differe
 
 
 def _gain(ours: Sequence[Ran], theirs: Sequence[Ran], part: str) -> Difference:
-    (sums, counts), (others, among) = (
-        tuple(np.asarray(a, float) for a in matrix(r, part)) for r in (theirs, ours)
-    )
-    return bootstrap(Paired(sums, counts, others, among), np.random.default_rng(0), RESAMPLES)
+    return compared(matrix(ours, part), matrix(theirs, part))
+
+
+ALIKE = ("model", "task", "budget", "fresh", "window", "confirm", "threads", "device")
+
+
+def unlike(ours: State, theirs: State) -> list[str]:
+    """Why the winners of two campaigns may not be held against each other; empty where they may."""
+    apart = [key for key in ALIKE if getattr(ours.settings, key) != getattr(theirs.settings, key)]
+    if not apart and ours.baseline() and theirs.baseline() and ours.tokens() != theirs.tokens():
+        apart.append(f"tokens of a confirmation ({ours.tokens():,}, {theirs.tokens():,})")
+    if ours.begun["texts"] != theirs.begun["texts"]:
+        apart.append("texts")
+    return apart
 
 
 def between(ours: State, theirs: State) -> Difference | None:
     """Gain of one campaign's winner over another's on the sealed text, the same fresh seeds."""
-    alike = ("model", "task", "window", "fresh")
-    if any(getattr(ours.settings, key) != getattr(theirs.settings, key) for key in alike):
+    if unlike(ours, theirs):
         return None
     seeds = ours.settings.fresh
     one = runs(ours, ours.incumbent, "fresh", seeds)
@@ -108,11 +117,14 @@ def ending(state: State) -> Ending | None:
         sum(ran.scores["sealed"].loss for ran in found) / len(found) for found in both if found
     ]
     perplexities = tuple(math.exp(min(700.0, loss)) for loss in losses)
+    seen = [state.screened(commit) for commit in pair]
+    bits = [ran.bits for ran in seen if ran is not None and ran.bits is not None]
     return Ending(
         gain(state, *pair, "confirm", "confirmation"),
         gain(state, *pair, "fresh", "confirmation"),
         gain(state, *pair, "fresh", "sealed"),
         (perplexities[0], perplexities[1]) if len(perplexities) == 2 else None,
+        (bits[0], bits[1]) if len(bits) == 2 else None,
     )
 
 
@@ -121,10 +133,25 @@ def worth(state: State) -> list[tuple[Trial, Difference | None]]:
     return [
         (
             state.trials[number],
-            gain(state, state.incumbent, commit, "confirm", "confirmation") if commit else None,
+            _without(state, commit) if commit else None,
         )
         for number, commit in state.without.items()
     ]
+
+
+def _without(state: State, commit: str) -> Difference | None:
+    """What the winner has over itself without a keep, on fresh seeds."""
+    seeds = state.settings.fresh
+    one = runs(state, state.incumbent, "fresh", seeds)
+    two = runs(state, commit, "replay", seeds)
+    return None if one is None or two is None else _gain(one, two, "confirmation")
+
+
+def steps(state: State) -> list[tuple[int, float]]:
+    """(trial, confirmation loss over its seeds) of the first program and of every keep."""
+    commits = [(0, state.base), *((n, state.trials[n].commit) for n in state.kept)]
+    found = [(number, state.confirmed(commit)) for number, commit in commits]
+    return [(number, sum(each) / len(each)) for number, each in found if each]
 
 
 def losses(state: State) -> list[tuple[int, float | None, str]]:

@@ -98,16 +98,23 @@ def confirm(
     seed: int = 0,
 ) -> Verdict:
     """(sums, counts), each (seeds, articles), of both; better is a lower loss."""
-    ours, theirs = (tuple(np.asarray(a, float) for a in side) for side in (candidate, incumbent))
-    if ours[0].shape[0] < 2:
+    if len(np.asarray(candidate[0])) < 2:
         return Verdict(False, "too few seeds", None, None, alpha)
-    pair = Paired(theirs[0], theirs[1], ours[0], ours[1])
-    gain = bootstrap(pair, np.random.default_rng(seed), RESAMPLES)
-    # Few seeds agree by luck, and the articles' many degrees of freedom would then vouch for them.
-    gain = replace(gain, df=min(gain.df, ours[0].shape[0] - 1))
+    gain = compared(candidate, incumbent, seed)
     p = gain.p_above(0.0)
     better = p < alpha
     return Verdict(better, "better" if better else "not better", gain, p, alpha)
+
+
+def compared(
+    candidate: tuple[ArrayLike, ArrayLike], incumbent: tuple[ArrayLike, ArrayLike], seed: int = 0
+) -> Difference:
+    """Gain of one over the other, as keeps are decided: seeds and articles drawn together."""
+    ours, theirs = (tuple(np.asarray(a, float) for a in side) for side in (candidate, incumbent))
+    pair = Paired(theirs[0], theirs[1], ours[0], ours[1])
+    gain = bootstrap(pair, np.random.default_rng(seed), RESAMPLES)
+    # Few seeds agree by luck, and the articles' many degrees of freedom would then vouch for them.
+    return replace(gain, df=min(gain.df, max(1, ours[0].shape[0] - 1)))
 
 
 def in_class(bits: float, incumbent: float, tolerance: float = 0.02) -> bool:

@@ -1,7 +1,8 @@
 """The morning's report: progress, ending, priorities, ledger and cost, from the ledger alone.
 
 No torch and no model: what it needs of git are the texts of the trials, to see which dials each one
-changed. Everything that a candidate or a proposer wrote is escaped.
+changed. They lie under refs that an ordinary clone has not got, so a bundle of them lies beside the
+ledger. Everything that a candidate or a proposer wrote is escaped.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from lowbit.files import write_atomic
 from lowbit.inference import Difference
 from lowbit.research import chart, findings
-from lowbit.research.campaign import MUTABLE, Places
+from lowbit.research.campaign import FIXED, MUTABLE, Places
 from lowbit.research.edits import constants_of_any
 from lowbit.research.findings import Part
 from lowbit.research.outcomes import Ran
@@ -24,12 +26,16 @@ from lowbit.research.state import State, Trial, rows
 from lowbit.research.telling import ending_sentences, interval, notes, sentence
 
 Others = Sequence[tuple[str, State]]
+BUNDLE = "changes.bundle"
+"""All that was tried, as git packs it."""
 
 
 def write(places: Places, state: State, others: Others, generated_by: str) -> list[Path]:
     """report.html, progress.png and .pdf, results.tsv, cost_log.md; returns their paths."""
-    names = {state.settings.tag: findings.losses(state)}
-    lines = chart.data(names | {tag: findings.losses(other) for tag, other in others})
+    bundle = places.results / BUNDLE
+    places.branch.unbundle(bundle, state.base)
+    both = {state.settings.tag: state, **dict(others)}
+    lines = chart.data({n: (findings.losses(s), findings.steps(s)) for n, s in both.items()})
     picture = chart.image(lines, "png")
     made = {
         "report.html": page(places, state, others, picture, generated_by).encode(),
@@ -42,16 +48,19 @@ def write(places: Places, state: State, others: Others, generated_by: str) -> li
     }
     for name, content in made.items():
         write_atomic(places.results / name, content)
-    return [places.results / name for name in made]
+    kept = [bundle] if places.branch.bundle(bundle, state.base) else []
+    return [*(places.results / name for name in made), *kept]
 
 
 def page(places: Places, state: State, others: Others, picture: bytes, generated_by: str) -> str:
     from lowbit.report import environment
 
+    tag = state.settings.tag
+    apart = {name: _unlike(places, name, other, state) for name, other in others}
     shown = [one for one in facts(places, state, state.last, False) if one[0] != "edit here"]
     template = environment().get_template("campaign.html.j2")
     return template.render(
-        tag=state.settings.tag,
+        tag=tag,
         generated_by=generated_by,
         facts=[("model", state.settings.model), ("task", state.settings.task), *shown],
         picture=b64encode(picture).decode(),
@@ -59,9 +68,10 @@ def page(places: Places, state: State, others: Others, picture: bytes, generated
         seeds=len(state.settings.confirming),
         ending=ending_sentences(state, findings.ending(state)),
         worth=[_worth(state, trial, found) for trial, found in findings.worth(state)],
-        others=[_beside(tag, other, state) for tag, other in ((state.settings.tag, state), *others)]
+        others=[_beside(*one, state, not apart.get(one[0])) for one in ((tag, state), *others)]
         if others
         else [],
+        apart=[said for said in apart.values() if said],
         parts=[_part(state, part) for part in findings.parts(state, _edited(places, state))],
         trials=[_trial(state, trial) for trial in state.judged],
         cost=_cost(state),
@@ -83,10 +93,10 @@ def _worth(state: State, trial: Trial, found: Difference | None) -> list[str]:
     return [str(trial.number), f"{found.estimate:+.4f} nats", interval, trial.description + held]
 
 
-def _beside(tag: str, state: State, ours: State) -> list[str]:
+def _beside(tag: str, state: State, ours: State, alike: bool) -> list[str]:
     """A campaign in a row; the last cell holds our winner against its own, on the sealed text."""
     found = findings.ending(state)
-    apart = None if state is ours else findings.between(ours, state)
+    apart = findings.between(ours, state) if alike and state is not ours else None
     by = (state.stint or {}).get("proposer", "agent")
     sealed = found.sealed_perplexity if found else None
     gain = found.sealed if found else None
@@ -94,11 +104,28 @@ def _beside(tag: str, state: State, ours: State) -> list[str]:
         f"{tag} ({by})",
         str(len(state.judged)),
         str(len(state.kept)),
-        f"{state.seconds / 3600:.2f}",
+        f"{_middle(state):,}",
+        f"{found.bits[0]:.3f}" if found and found.bits else "",
+        f"{sealed[-1]:.3f}" if sealed else "not opened",
         f"{sealed[0]:.3f}" if sealed else "not opened",
         interval(gain) if gain else "",
         interval(apart) if apart else "",
     ]
+
+
+def _middle(state: State) -> int:
+    """What a trial got through on one seed: the median."""
+    found = [ran.tokens for t in state.judged if (ran := state.screened(t.commit)) and ran.tokens]
+    return int(median(found)) if found else 0
+
+
+def _unlike(places: Places, tag: str, other: State, ours: State) -> str:
+    """Why this winner is not held against that one's."""
+    said = findings.unlike(ours, other)
+    for name in (MUTABLE, FIXED):
+        texts = {places.branch.show(one.base, places.path(name)) for one in (ours, other)}
+        said += [f"the first {name}"] if len(texts) > 1 else []
+    return f"Not to be held against {tag}, for these differ: {', '.join(said)}." if said else ""
 
 
 def _edited(places: Places, state: State) -> dict[int, Sequence[str]]:
@@ -115,9 +142,10 @@ def _edited(places: Places, state: State) -> dict[int, Sequence[str]]:
 
 
 def _part(state: State, part: Part) -> dict[str, Any]:
+    taken = {trial.number: found for trial, found in findings.worth(state)}
     return {
         "title": part.title,
-        "sentence": sentence(part),
+        "sentence": sentence(state, part, taken),
         "rows": [_tried(state, trial) for trial in part.trials],
     }
 
@@ -137,12 +165,13 @@ def _tried(state: State, trial: Trial) -> list[str]:
 
 def _trial(state: State, trial: Trial) -> list[str]:
     ran = state.screened(trial.commit)
-    scored = ran is not None and not ran.reason
+    scored = ran is not None and not ran.reason and trial.status != "crash"
     unsealed = " (UNSEALED)" if trial.unsealed and trial.status == "keep" else ""
     return [
         str(trial.number),
         trial.commit[:7],
         perplexity(ran.scores["screening"].loss) if ran and scored else "",
+        f"{ran.tokens:,}" if ran else "",
         f"{ran.bits:.3f}" if ran and ran.bits else "",
         f"{ran.peak / 2**20:,.0f} MiB" if ran else "",
         f"{trial.status}{unsealed}",
@@ -155,10 +184,11 @@ def _cost(state: State) -> list[list[str]]:
     """Machine time by what it was for."""
     kinds = {
         "screening": "a look at one seed, and the first program's noise",
-        "confirming": "candidates and incumbents on every seed, and the keeps taken out",
+        "confirming": "candidates and incumbents on every seed",
+        "keeps taken out": "the winner without each, on fresh seeds",
         "the ending": "fresh seeds, scored on confirmation and sealed text",
     }
-    roles = dict(zip(("screen", "confirm", "fresh"), kinds, strict=True))
+    roles = dict(zip(("screen", "confirm", "replay", "fresh"), kinds, strict=True))
     found: dict[str, list[Ran]] = {name: [] for name in kinds}
     for (_, role, _), ran in state.runs.items():
         found[roles[role]].append(ran)

@@ -163,7 +163,7 @@ def _idle(state: State) -> str:
         return f"no: stopped. {state.stopped}"
     if state.ended is not None:
         return "no: the campaign has ended"
-    if state.opened is not None:
+    if state.opened is not None or (state.without and state.running):
         return "no; its ending was interrupted: lowbit research report --ending"
     if state.running or state.open:
         return "no; a trial was interrupted: lowbit research resume"

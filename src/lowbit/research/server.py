@@ -27,8 +27,8 @@ def server(folder: str, tag: str | None = None, runner: MakeRunner | None = None
     """The server, not yet running. `runner` stands in for what runs candidates."""
     made = _library()("lowbit research", instructions=INSTRUCTIONS)
 
-    def campaign() -> Campaign:
-        return Campaign.at(folder, tag, runner=runner)
+    def campaign(sure: bool = False) -> Campaign:
+        return Campaign.at(folder, tag, sure, runner=runner)
 
     for tool in (*_acting(campaign, folder), *_showing(campaign)):
         made.tool()(_told(tool))
@@ -81,7 +81,7 @@ def _acting(campaign: Callable[[], Campaign], folder: str) -> list[Callable[...,
     return [init, run, trial, rollback, resume]
 
 
-def _showing(campaign: Callable[[], Campaign]) -> list[Callable[..., str]]:
+def _showing(campaign: Callable[..., Campaign]) -> list[Callable[..., str]]:
     def status() -> str:
         """The running trial, the best so far, noise, alpha spent, cost, and where to edit."""
         import time
@@ -93,7 +93,7 @@ def _showing(campaign: Callable[[], Campaign]) -> list[Callable[..., str]]:
 
     def report(ending: bool = False) -> str:
         """Write chart, ledger and priorities as a page. ending: close the campaign, for good."""
-        return "\n".join(map(str, verbs.report(campaign(), ending)))
+        return "\n".join(map(str, verbs.report(campaign(sure=ending), ending)))
 
     return [status, report]
 

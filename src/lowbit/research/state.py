@@ -10,7 +10,7 @@ from lowbit.research.judge import Noise, noise_of, spent
 from lowbit.research.outcomes import Ran
 from lowbit.research.results import Row, Status
 
-Role = Literal["screen", "confirm", "fresh"]
+Role = Literal["screen", "confirm", "replay", "fresh"]
 Key = tuple[str, Role, int]
 BASELINE = "baseline: the program as it is"
 
@@ -96,6 +96,12 @@ class State:
         keys: list[Key] = [(self.base, "screen", seed) for seed in self.settings.seeds]
         return [self.runs[key] for key in keys if key in self.runs]
 
+    def confirmed(self, commit: str) -> list[float] | None:
+        """Its losses on the confirmation's seeds, where it ran on all of them."""
+        runs = [self.runs.get((commit, "confirm", seed)) for seed in self.settings.confirming]
+        found = [ran.scores["confirmation"].loss for ran in runs if ran and not ran.reason]
+        return found if len(found) == len(runs) else None
+
     def noise(self) -> Noise | None:
         """The first program's on screening text; more where an incumbent's confirmations show it.
 
@@ -106,14 +112,15 @@ class State:
             return None
         shown = [noise_of(found)]
         for commit in (self.base, *(self.trials[number].commit for number in self.kept)):
-            runs = (self.runs.get((commit, "confirm", s)) for s in self.settings.confirming)
-            losses = [ran.scores["confirmation"].loss for ran in runs if ran and not ran.reason]
-            if len(losses) == len(self.settings.confirming):
+            losses = self.confirmed(commit)
+            if losses is not None:
                 shown.append(noise_of(losses))
         return max(shown, key=lambda noise: noise.sd)
 
     def tokens(self) -> int:
         """What a confirmation trains on: the middle of what the clock let the first program see."""
+        if self.settings.tokens:
+            return self.settings.tokens
         found = sorted(ran.tokens for ran in self.baseline())
         return found[len(found) // 2]
 
@@ -152,7 +159,7 @@ def _row(state: State, commit: str, status: Status, description: str, reason: st
     import math
 
     ran = state.screened(commit)
-    if ran is None or ran.reason:
+    if ran is None or ran.reason or status == "crash":  # One seed's score of a crash is no score.
         return Row(
             commit, None, (ran.peak if ran else 0) / 2**30, status, description, None, reason
         )

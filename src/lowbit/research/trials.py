@@ -39,6 +39,7 @@ from lowbit.research.watching import Limits
 PARTS: dict[Role, tuple[str, ...]] = {
     "screen": ("screening",),
     "confirm": ("confirmation",),
+    "replay": ("confirmation",),
     "fresh": ("confirmation", "sealed"),
 }
 CLAIMED = ("val_ppl", "training_seconds", "total_tokens_M")

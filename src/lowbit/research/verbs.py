@@ -6,7 +6,6 @@ one finds as it should be, whatever killed it in between. Whoever changes anythi
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from lowbit.research.campaign import (
     Places,
     Settings,
     campaign_folder,
+    facts,
     root_of,
     the_tag,
 )
@@ -52,7 +52,7 @@ def init(folder: str, settings: Settings, dry_run: bool = False) -> dict[str, An
     ledger = Ledger(places.ledger)
     if ledger.events:
         raise UserError(f"campaign '{settings.tag}' has begun already: lowbit research resume")
-    ledger.append("begun", **plan, texts=texts, facts=_facts())
+    ledger.append("begun", **plan, texts=texts, facts=facts())
     with Campaign(places).loop() as loop:
         loop.settle()
     return {**plan, "texts": texts}
@@ -69,22 +69,6 @@ def _committed(root: Path, places: Places) -> str:
             f"{', '.join(FILES)} must be committed: a campaign starts from the last commit"
         ) from None
     return base
-
-
-def _facts() -> dict[str, Any]:
-    """What differs from machine to machine, and may move a figure."""
-    import platform
-    from importlib.metadata import version
-    from importlib.util import find_spec
-
-    names = [name for name in ("torch", "transformers", "optuna", "lowbit") if find_spec(name)]
-    return {
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in names},
-    }
 
 
 def run(
@@ -211,9 +195,16 @@ def _edit(loop: Loop, state: State) -> tuple[str, str]:
 
 
 def report(
-    campaign: Campaign, ending: bool = False, jobs: int = 1, against: Sequence[str] = ()
+    campaign: Campaign,
+    ending: bool = False,
+    jobs: int = 1,
+    against: Sequence[str] = (),
+    early: bool = False,
 ) -> list[Path]:
-    """Write the report; with `ending`, close the campaign first."""
+    """Write the report; with `ending`, close the campaign first.
+
+    `early`: though not as many trials are judged as it was told to make.
+    """
     from importlib.metadata import version
 
     from lowbit.research import page
@@ -221,7 +212,7 @@ def report(
 
     if ending:
         with campaign.loop() as loop:
-            end(loop, jobs)
+            end(loop, jobs, early)
     places = campaign.places
     tags = [the_tag(places.folder, tag) for tag in against]
     others = [(tag, Campaign(Places(places.folder, tag)).state()) for tag in tags]

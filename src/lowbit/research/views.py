@@ -9,6 +9,7 @@ from typing import Any
 
 from lowbit.research.branch import git
 from lowbit.research.campaign import FIXED, MUTABLE, Places
+from lowbit.research.edits import constants
 from lowbit.research.results import Status, to_tsv
 from lowbit.research.state import State, rows
 
@@ -46,6 +47,15 @@ class View:
     first: float | None = None
 
 
+def beaten(view: View) -> set[tuple[str, Any]]:
+    """(dial, value) that a keep replaced: going back there would undo what was shown to be real."""
+    return {
+        (one.edit[0], constants(one.base).get(one.edit[0]))
+        for one in view.tried
+        if one.status == "keep" and one.edit is not None
+    }
+
+
 def view(places: Places, state: State) -> View:
     root = places.branch.repository
 
@@ -61,7 +71,7 @@ def view(places: Places, state: State) -> View:
             one.status,
             one.reason,
             state.fall(one),
-            state.loss(one.commit),
+            None if one.status == "crash" else state.loss(one.commit),
         )
         for one in state.trials.values()
     )

@@ -28,7 +28,7 @@ from lowbit.research.edits import (
     untried,
 )
 from lowbit.research.proposers.base import Kind, Proposal, Proposer, edited
-from lowbit.research.views import View
+from lowbit.research.views import View, beaten
 
 STARTUP = 2 * len(PRIORITIES)
 """Proposals before anything is learnt from."""
@@ -45,9 +45,9 @@ class Typed:
     def propose(self, view: View) -> Proposal | None:
         now = constants(view.text)
         _check_dials(now)
-        beaten = _beaten(view)
+        gone = beaten(view)
         seen = [constants_of_any(one.text) for one in view.tried]
-        left = [edit for edit in untried(view.text, seen) if edit not in beaten]
+        left = [edit for edit in untried(view.text, seen) if edit not in gone]
         if not left:
             return None
         source = random.Random(f"{self.seed} {view.trial}")
@@ -67,15 +67,6 @@ def _in_turn(
 
 
 PRIORITY = {dial.name: dial.priority for dial in DIALS}
-
-
-def _beaten(view: View) -> set[tuple[str, Any]]:
-    """(dial, value) that a keep replaced: going back there would undo what was shown to be real."""
-    return {
-        (one.edit[0], constants(one.base).get(one.edit[0]))
-        for one in view.tried
-        if one.status == "keep" and one.edit is not None
-    }
 
 
 def _check_dials(now: dict[str, Any]) -> None:

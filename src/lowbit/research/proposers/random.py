@@ -1,4 +1,7 @@
-"""Random search: any change of one dial that is still untried. The yardstick of the others."""
+"""Random search: any change of one dial that is still untried. The yardstick of the others.
+
+Like the others it does not go back to what a keep has beaten.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass
 from lowbit.errors import UserError
 from lowbit.research.edits import constants, constants_of_any, drawn
 from lowbit.research.proposers.base import Kind, Proposal, Proposer, edited
-from lowbit.research.views import View
+from lowbit.research.views import View, beaten
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,8 @@ class Random:
 
     def propose(self, view: View) -> Proposal | None:
         source = random.Random(f"{self.seed} {view.trial}")
-        found = drawn(view.text, source, [constants_of_any(one.text) for one in view.tried])
+        seen = [constants_of_any(one.text) for one in view.tried]
+        found = drawn(view.text, source, seen, beaten(view))
         if found is None:
             return None
         name, value = found
