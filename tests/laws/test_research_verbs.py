@@ -402,6 +402,22 @@ def test_a_report_is_made_again_from_a_clone(ended: Any, places: Places, tmp_pat
     git(there.places.branch.repository, "fsck", "--connectivity-only")
 
 
+def test_a_campaign_goes_on_from_a_clone(places: Places, tmp_path: Path) -> None:
+    edit(places, "LR", 1e-3)
+    verbs.trial(campaign(places), "a larger rate")
+    verbs.report(campaign(places))
+    git(places.branch.repository, "add", "studies")
+    git(places.branch.repository, "commit", "--quiet", "-m", "results so far")
+    git(tmp_path, "clone", "--quiet", str(places.branch.repository), "clone")
+    there = Places(tmp_path / "clone" / "studies" / "ternary", "one")
+    shutil.rmtree(places.branch.repository)
+    assert verbs.run(campaign(there), "random", 3) == "all trials done"
+    state = campaign(there).state()
+    assert [trial.number for trial in state.judged] == [1, 2, 3]
+    assert state.trials[1].status == "keep"
+    assert "LR = 0.001" in (there.tree / "train.py").read_text()
+
+
 def test_the_chart_keeps_what_is_far_worse_from_pressing_the_rest_together() -> None:
     points = [(0, 5.0, "keep"), (1, 7.0, "discard"), (2, 4.9, "keep"), (3, None, "crash")]
     lines = chart.data({"one": (points, [(0, 5.1), (2, 5.0)]), "two": (points, [])})

@@ -140,7 +140,7 @@ class Branch:
         git(self.repository, "bundle", "create", "--quiet", str(path), f"^{base}", *sorted(beyond))
         return True
 
-    def unbundle(self, path: Path, base: str) -> None:
+    def unbundle(self, path: Path) -> None:
         """Its refs, where this repository has none of them: a clone."""
         if path.is_file() and not git(self.repository, "for-each-ref", self.ref("*")):
             own = f"refs/lowbit/research/{self.tag}/*"

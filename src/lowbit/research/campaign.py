@@ -20,6 +20,8 @@ from lowbit.research.branch import Branch, git
 FILES = ("program.md", "prepare.py", "train.py")
 MUTABLE, FIXED, TOLD = "train.py", "prepare.py", "trial.json"
 LEDGER = "ledger.jsonl"
+BUNDLE = "changes.bundle"
+"""All that was tried, as git packs it: beside the ledger, for clones."""
 GPUS: dict[str, tuple[str, ...]] = {
     "cpu": (),
     "cuda": ("/dev/nvidia*",),

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from lowbit.errors import RunError
 from lowbit.research.book import Watcher, nobody
-from lowbit.research.campaign import CHECK, DATA, Places, Settings, campaign_folder, the_tag
+from lowbit.research.campaign import BUNDLE, CHECK, DATA, Places, Settings, campaign_folder, the_tag
 from lowbit.research.ledger import Ledger
 from lowbit.research.loop import Loop
 from lowbit.research.replaying import replay
@@ -48,6 +48,8 @@ class Campaign:
             with FileLock(self.places.lock, timeout=0):
                 ledger = Ledger(self.places.ledger)
                 state = self.state()
+                # Of a ledger that came with a clone, what was tried lies beside it.
+                self.places.branch.unbundle(self.places.results / BUNDLE)
                 check_texts(state, self.places)
                 make = self.runner or sealed
                 yield Loop(self.places, ledger, make(state.settings, self.places), self.watch)

@@ -16,7 +16,7 @@ from typing import Any
 from lowbit.files import write_atomic
 from lowbit.inference import Difference
 from lowbit.research import chart, findings
-from lowbit.research.campaign import FIXED, MUTABLE, Places
+from lowbit.research.campaign import BUNDLE, FIXED, MUTABLE, Places
 from lowbit.research.edits import constants_of_any
 from lowbit.research.findings import Part
 from lowbit.research.outcomes import Ran
@@ -26,14 +26,12 @@ from lowbit.research.state import State, Trial, rows
 from lowbit.research.telling import ending_sentences, interval, notes, sentence
 
 Others = Sequence[tuple[str, State]]
-BUNDLE = "changes.bundle"
-"""All that was tried, as git packs it."""
 
 
 def write(places: Places, state: State, others: Others, generated_by: str) -> list[Path]:
     """report.html, progress.png and .pdf, results.tsv, cost_log.md; returns their paths."""
     bundle = places.results / BUNDLE
-    places.branch.unbundle(bundle, state.base)
+    places.branch.unbundle(bundle)
     both = {state.settings.tag: state, **dict(others)}
     lines = chart.data({n: (findings.losses(s), findings.steps(s)) for n, s in both.items()})
     picture = chart.image(lines, "png")
