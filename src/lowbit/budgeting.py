@@ -47,8 +47,8 @@ def plan(
     for line in _said(found, best, *wanted[:2]):
         wrapped(line)
     size = best.solution.stored + found.other
-    about = f"{best.plan.name}: {size:,} of {budget:,} bytes; {spec.model} on {spec.task.name}"
-    write_atomic(to, to_toml(best.plan, about).encode())
+    about = f"of {budget:,} bytes; {spec.model} on {spec.task.name}"
+    write_atomic(to, to_toml(best.plan, f"{best.plan.name}: {size:,} {about}").encode())
     say(f"written  {to}: lowbit adapt {spec.model} --task {spec.task.name} --plan {to}")
     frontier = Frontier(
         found.corners, _best_of_formats(found.uniform),
@@ -59,9 +59,7 @@ def plan(
     if maps_to is not None:
         _write_maps(best.solution, maps_to)
     if controls_to is not None:
-        _write_controls(
-            found, controls_to, f"of {budget:,} bytes; {spec.model} on {spec.task.name}"
-        )
+        _write_controls(found, controls_to, about)
 
 
 def _said(found: Any, best: Any, budget: int, training: int) -> list[str]:
