@@ -64,20 +64,25 @@ class Arithmetic:
     noise: float = 0.01
     asked: list[Job] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
+    pace: Any = None
+    """Job -> how many times as fast the machine is just now; more text of the same time helps."""
 
     def __call__(self, job: Job) -> Ran:
         self.asked.append(job)
         _, role, seed = job.key
         reason = next((why for what, why in self.broken.items() if what in job.text), "")
-        known: dict[str, Any] = {"seconds": 12.0, "peak": 2**30, "tokens": job.tokens or 5_000}
-        known |= {"trained": 10.0, "sealed": True, "level": "arithmetic"}
+        pace = self.pace(job) if self.pace else 1.0
+        tokens = job.tokens or round(5_000 * pace)
+        known: dict[str, Any] = {"seconds": 12.0, "peak": 2**30, "tokens": tokens}
+        known |= {"trained": 10.0, "evaluated": 2 / pace, "sealed": True, "level": "arithmetic"}
         if reason:
             return Ran(reason, **known, said=f"because of {reason}")
         # A replay meets the luck of the ending's fresh seeds, which it is held against.
-        luck = "fresh" if role == "replay" else role
+        luck = {"replay": "fresh", "again": "screen"}.get(role, role)
         source = random.Random(f"{luck} {seed}")
         own = random.Random(f"{luck} {seed} {job.text}")
-        scores = {part: _scores(quality(job.text), source, own, self.noise) for part in PARTS[role]}
+        deserved = quality(job.text) - 0.2 * math.log2(tokens / 5_000)
+        scores = {part: _scores(deserved, source, own, self.noise) for part in PARTS[role]}
         bits = 1.6 + 16 / max(1, constants(job.text)["GROUP"])
         return Ran("", **known, scores=scores, bits=bits, zero=0.3)
 

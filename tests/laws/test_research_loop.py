@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
 
 import numpy as np
 import pytest
-from research import SETTINGS, TRAIN, Arithmetic, begun, machine, repository
+from research import SETTINGS, TRAIN, Arithmetic, begun, machine, quality, repository
 
 from lowbit.errors import RunError, UserError
 from lowbit.research import branch as branching
@@ -28,7 +29,8 @@ from lowbit.research.outcomes import Scores
 from lowbit.research.proposers.base import Proposal
 from lowbit.research.replaying import replay
 from lowbit.research.results import from_tsv
-from lowbit.research.state import State
+from lowbit.research.state import BY_THE_CLOCK, State
+from lowbit.research.trials import Job
 from lowbit.research.views import View
 
 EDITS = [
@@ -101,9 +103,61 @@ def test_screening_has_the_clock_and_confirming_a_number_of_tokens(places: Place
     runner = Arithmetic()
     made = ran(places, runner=runner)
     for job in runner.asked:
-        assert job.tokens == (0 if job.key[1] == "screen" else made.state.tokens())
+        assert job.tokens == (0 if job.key[1] in BY_THE_CLOCK else made.state.tokens())
         assert job.limit > SETTINGS.budget
     assert made.state.tokens() == 5_000
+
+
+def after(first: int, pace: float) -> Callable[[Job], float]:
+    """A machine whose speed changes after so many runs, and stays."""
+    runs = count(1)
+    return lambda job: 1.0 if next(runs) <= first else pace
+
+
+@pytest.mark.parametrize("pace", [2.0, 0.5])
+def test_where_the_machine_has_changed_the_incumbent_is_screened_again(
+    places: Places, pace: float
+) -> None:
+    """Nothing, then a true gain: on a faster machine nothing would look like a gain, and on a
+    slower one the gain like a loss."""
+    runner = Arithmetic(pace=after(len(SETTINGS.seeds), pace))
+    made = ran(places, [("BIAS", True), ("WARMUP_SHAPE", "cosine")], runner=runner)
+    state = made.state
+    asked = [job.key for job in runner.asked if job.key[1] == "again"]
+    assert asked == [(state.base, "again", SETTINGS.seeds[0])], "once, and not for every trial"
+    assert state.trials[2].status == "keep"
+    for trial in state.judged:
+        deserved = quality(TRAIN) - quality(made.runs.text(trial.commit))
+        assert state.fall(trial) == pytest.approx(deserved, abs=0.01)
+    first = state.screened(state.base)
+    assert first is not None
+    assert first.tokens == 5_000, "the first screening stays what it was"
+    assert all(ran.tokens == 5_000 for ran in state.baseline())
+
+
+def test_the_incumbent_is_not_screened_again_for_a_machine_that_is_as_it_was(
+    places: Places,
+) -> None:
+    shaken = random.Random(0)
+    runner = Arithmetic(pace=lambda job: shaken.uniform(0.95, 1.05))
+    ran(places, runner=runner)
+    assert not [job for job in runner.asked if job.key[1] == "again"]
+
+
+def test_side_by_side_no_run_says_how_fast_the_machine_was(places: Places) -> None:
+    runner = Arithmetic(pace=after(len(SETTINGS.seeds), 2.0))
+    ran(places, jobs=2, runner=runner)
+    assert not [job for job in runner.asked if job.key[1] == "again"]
+
+
+def test_what_was_run_again_is_paid_for_too(places: Places) -> None:
+    paces = iter([1.0] * len(SETTINGS.seeds) + [2.0, 2.0, 0.5, 0.5])
+    runner = Arithmetic(pace=lambda job: next(paces))
+    made = ran(places, [("GROUP", 256)], runner=runner)
+    made.run(Listed([("GROUP", 256), ("LR", 1e-5)]), 2)
+    whole = [12.0 + 2 / pace for pace in [1.0] * len(SETTINGS.seeds) + [2.0, 2.0, 0.5, 0.5]]
+    assert made.state.seconds == pytest.approx(sum(whole))
+    assert len(made.state.all_runs) == len(whole)
 
 
 def test_the_branch_holds_the_keeps_and_every_trial_has_a_ref(places: Places) -> None:
@@ -456,24 +510,32 @@ def killing(at: int) -> Iterator[list[int]]:
         yield seen
 
 
-def undisturbed(folder: Path) -> tuple[list[tuple[Any, ...]], int]:
+def grown_faster(job: Job) -> float:
+    """Twice as fast since the first program was screened."""
+    return 1.0 if job.key[1] == "screen" and job.text == TRAIN else 2.0
+
+
+def undisturbed(folder: Path, pace: Any) -> tuple[list[tuple[Any, ...]], int]:
     places = begun(folder, replace(SETTINGS, tag="calm"))
     with killing(-1) as seen:
-        made = ran(places)
+        made = ran(places, runner=Arithmetic(pace=pace))
     return outcome(made.state), seen[0]
 
 
-def test_killed_anywhere_it_goes_on_and_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pace", [None, grown_faster])
+def test_killed_anywhere_it_goes_on_and_nothing_is_lost_or_doubled(
+    tmp_path: Path, pace: Any
+) -> None:
     (tmp_path / "home").mkdir()
     folder = repository(tmp_path / "home")
-    calm, points = undisturbed(folder)
+    calm, points = undisturbed(folder, pace)
     assert points > 150
     source = random.Random(0)
-    for number in range(12):
+    for number in range(12 if pace is None else 6):
         places = begun(folder, replace(SETTINGS, tag=f"killed{number}"))
         while True:
             with killing(source.randrange(1, points)), suppress(Killed):
-                made = ran(places)
+                made = ran(places, runner=Arithmetic(pace=pace))
                 break
         events = Ledger(places.ledger).events
         state = replay(events)

@@ -54,13 +54,30 @@ class Decider:
         noise = state.noise()
         assert theirs is not None
         assert noise is not None
-        ours, other = (one.scores["screening"].loss for one in (ran, theirs))
+        ours, other = ran.scores["screening"].loss, self._other(trial, ran, theirs, jobs)
         if not judge.worth_confirming(ours, other, noise):
             self.book.end(trial, "discard", "no better on one seed")
         elif not self._bits_allow(state, ran, theirs, ours):
             self.book.end(trial, "discard", "another bit class, and not on the front")
         else:
             self._confirm(trial, jobs)
+
+    def _other(self, trial: Trial, ours: Ran, theirs: Ran, jobs: int) -> float:
+        """The incumbent's loss by the clock of the machine that the trial had."""
+        if trial.against is not None:
+            return trial.against
+        if jobs > 1 or judge.alike(ours.evaluated, theirs.evaluated):
+            return theirs.scores["screening"].loss
+        state = self.book.state
+        key: Key = (state.incumbent, "again", state.settings.seeds[0])
+        found = state.runs.get(key)
+        if found is None or found.reason or not judge.alike(ours.evaluated, found.evaluated):
+            found = self.runs.anew(key)
+        if found.reason:
+            raise RunError(f"the incumbent no longer runs ({found.reason}): {found.said}")
+        against = found.scores["screening"].loss
+        self.book.tell("against", number=trial.number, against=against)
+        return against
 
     def _screened(self, trial: Trial) -> Ran | None:
         """One seed of it; None where that failed, and the trial with it."""

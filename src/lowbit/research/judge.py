@@ -81,6 +81,15 @@ def worth_confirming(candidate: float, incumbent: float, noise: Noise) -> bool:
     return candidate - incumbent < SLACK * noise.of_difference
 
 
+APART = 1.25
+
+
+def alike(seconds: float, others: float) -> bool:
+    """Whether the same work took two runs about as long: their clocks are worth the same."""
+    short, long = sorted((seconds, others))
+    return short <= 0 or long <= APART * short
+
+
 def hopeless(
     candidate: tuple[ArrayLike, ArrayLike], incumbent: tuple[ArrayLike, ArrayLike]
 ) -> bool:

@@ -182,13 +182,14 @@ def _cost(state: State) -> list[list[str]]:
     """Machine time by what it was for."""
     kinds = {
         "screening": "a look at one seed, and the first program's noise",
+        "screening again": "the incumbent, where the machine was faster or slower",
         "confirming": "candidates and incumbents on every seed",
         "keeps taken out": "the winner without each, on fresh seeds",
         "the ending": "fresh seeds, scored on confirmation and sealed text",
     }
-    roles = dict(zip(("screen", "confirm", "replay", "fresh"), kinds, strict=True))
+    roles = dict(zip(("screen", "again", "confirm", "replay", "fresh"), kinds, strict=True))
     found: dict[str, list[Ran]] = {name: [] for name in kinds}
-    for (_, role, _), ran in state.runs.items():
+    for (_, role, _), ran in state.all_runs:
         found[roles[role]].append(ran)
     table = [
         [
@@ -206,7 +207,7 @@ def _cost(state: State) -> list[list[str]]:
                 asked[name] = asked.get(name, 0) + value
     table += [[f"proposing: {name}", "", "", f"{value:,.0f}"] for name, value in asked.items()]
     whole = f"{(state.last - state.at) / 3600:.2f} h from the first line to the last"
-    return [*table, ["in all", str(len(state.runs)), f"{state.seconds / 3600:.2f}", whole]]
+    return [*table, ["in all", str(len(state.all_runs)), f"{state.seconds / 3600:.2f}", whole]]
 
 
 def cost_log(state: State) -> str:

@@ -8,6 +8,7 @@ Events, in the order in which a campaign writes them:
     proposed   a trial: its number, its commit and the one it starts from, what it says of itself
     rebased    the same trial on a newer incumbent
     run        (commit, role, seed) is about to run                  ran   what came of it
+    against    the incumbent was screened again beside a trial, which is held against that
     confirming a trial begins to spend its share of alpha
     judged     a trial's end: keep, discard or crash, why, what deciding cost, and whether the loop
                stops until a person has                              looked
@@ -61,7 +62,7 @@ def _changed(state: State, number: int, **more: Any) -> None:
 
 def _rebased(state: State, body: dict[str, Any], at: float) -> None:
     more = {key: body[key] for key in ("base", "commit")}
-    _changed(state, body["number"], at=at, **more)
+    _changed(state, body["number"], at=at, against=None, **more)
 
 
 def _run(state: State, body: dict[str, Any], at: float) -> None:
@@ -70,7 +71,10 @@ def _run(state: State, body: dict[str, Any], at: float) -> None:
 
 def _ran(state: State, body: dict[str, Any], at: float) -> None:
     state.running = _others(state, _key(body))
-    state.runs[_key(body)] = Ran.from_json(body["ran"])
+    key = _key(body)
+    if key in state.runs:
+        state.former.append((key, state.runs[key]))
+    state.runs[key] = Ran.from_json(body["ran"])
 
 
 def _key(body: dict[str, Any]) -> Key:
@@ -79,6 +83,10 @@ def _key(body: dict[str, Any]) -> Key:
 
 def _others(state: State, key: Key) -> list[tuple[Key, float]]:
     return [one for one in state.running if one[0] != key]
+
+
+def _against(state: State, body: dict[str, Any], at: float) -> None:
+    _changed(state, body["number"], against=body["against"])
 
 
 def _confirming(state: State, body: dict[str, Any], at: float) -> None:
@@ -137,6 +145,7 @@ _STEPS = {
     "rebased": _rebased,
     "run": _run,
     "ran": _ran,
+    "against": _against,
     "confirming": _confirming,
     "judged": _judged,
     "undone": _undone,

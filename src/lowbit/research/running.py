@@ -14,7 +14,7 @@ from typing import Any
 from lowbit.research.book import Book
 from lowbit.research.campaign import FIXED, MUTABLE, Places
 from lowbit.research.outcomes import Ran
-from lowbit.research.state import Key, Role, State
+from lowbit.research.state import BY_THE_CLOCK, Key, Role, State
 from lowbit.research.trials import Job, Runner
 
 SLOWER = 2.0
@@ -33,6 +33,15 @@ class Runs:
         self.book, self.places, self.runner = book, places, runner
         self._fixed = ""
 
+    def anew(self, key: Key) -> Ran:
+        """What comes of it now, whatever came of it before."""
+        for _ in range(ATTEMPTS):
+            with ThreadPoolExecutor(1) as pool:
+                self._guarded([key], 1, pool)
+            if self.book.state.runs[key].reason not in PASSING:
+                break
+        return self.book.state.runs[key]
+
     def results(self, wanted: Sequence[Key], jobs: int, again: bool = False) -> list[Ran]:
         """What came of those runs, in that order; what is not in the ledger is run first.
 
@@ -46,14 +55,17 @@ class Runs:
                 if key not in known or (again and known[key].reason in PASSING)
             ]
             with ThreadPoolExecutor(jobs) as pool:
-                try:
-                    self._run(missing, jobs, pool)
-                except BaseException:
-                    # The pool waits for its threads; whoever interrupts does not want to.
-                    getattr(self.runner, "cancel", _nothing)()
-                    raise
+                self._guarded(missing, jobs, pool)
         known = self.book.state.runs
         return [known[key] for key in wanted]
+
+    def _guarded(self, missing: list[Key], jobs: int, pool: ThreadPoolExecutor) -> None:
+        try:
+            self._run(missing, jobs, pool)
+        except BaseException:
+            # The pool waits for its threads; whoever interrupts does not want to.
+            getattr(self.runner, "cancel", _nothing)()
+            raise
 
     def _run(self, missing: list[Key], jobs: int, pool: ThreadPoolExecutor) -> None:
         """At most `jobs` at a time; this thread alone writes the ledger."""
@@ -75,7 +87,7 @@ class Runs:
         state = self.book.state
         commit, role, _ = key
         settings = state.settings
-        tokens = 0 if role == "screen" else state.tokens()
+        tokens = 0 if role in BY_THE_CLOCK else state.tokens()
         if not self._fixed:
             self._fixed = self.places.branch.show(state.base, self.places.path(FIXED))
         return Job(
@@ -96,7 +108,7 @@ def _limit(state: State, commit: str, role: Role) -> float:
     settings = state.settings
     measured = len(state.baseline()) == len(settings.seeds)
     room = max(20.0, 3 * state.overhead()) if measured else settings.grace
-    if role == "screen":
+    if role in BY_THE_CLOCK:
         return settings.budget + room
     own = state.screened(commit)
     speed = own.tokens / own.trained if own and own.tokens and own.trained else 0.0

@@ -143,7 +143,7 @@ def facts(places: Places, state: State, now: float, running: bool) -> list[tuple
             f"{state.spent:.4f} of {state.settings.alpha:g} spent on "
             f"{state.confirmations} confirmation{'s' if state.confirmations != 1 else ''}",
         ),
-        ("cost", f"{len(state.runs)} runs, {state.seconds / 3600:.2f} h of machine time"),
+        ("cost", f"{len(state.all_runs)} runs, {state.seconds / 3600:.2f} h of machine time"),
         ("isolation", next((ran.level for ran in state.runs.values()), "not known yet")),
         ("edit here", str(places.tree / MUTABLE)),
     ]

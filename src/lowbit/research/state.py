@@ -10,7 +10,8 @@ from lowbit.research.judge import Noise, noise_of, spent
 from lowbit.research.outcomes import Ran
 from lowbit.research.results import Row, Status
 
-Role = Literal["screen", "confirm", "replay", "fresh"]
+Role = Literal["screen", "again", "confirm", "replay", "fresh"]
+BY_THE_CLOCK: tuple[Role, ...] = ("screen", "again")
 Key = tuple[str, Role, int]
 BASELINE = "baseline: the program as it is"
 
@@ -33,6 +34,8 @@ class Trial:
     p: float | None = None
     alpha: float | None = None
     confirmation: int | None = None
+    against: float | None = None
+    """Loss of the incumbent when it was screened again beside this trial."""
     unsealed: bool = False
 
 
@@ -47,6 +50,8 @@ class State:
     incumbent: str
     trials: dict[int, Trial] = field(default_factory=dict)
     runs: dict[Key, Ran] = field(default_factory=dict)
+    former: list[tuple[Key, Ran]] = field(default_factory=list)
+    """Runs in whose place another stands by now: they decide nothing, and cost what they cost."""
     running: list[tuple[Key, float]] = field(default_factory=list)
     kept: list[int] = field(default_factory=list)
     confirmations: int = 0
@@ -89,7 +94,11 @@ class State:
     @property
     def seconds(self) -> float:
         """Of machine time in runs, all of them."""
-        return sum(ran.whole for ran in self.runs.values())
+        return sum(ran.whole for _, ran in self.all_runs)
+
+    @property
+    def all_runs(self) -> list[tuple[Key, Ran]]:
+        return [*self.former, *self.runs.items()]
 
     def baseline(self) -> list[Ran]:
         """The unmodified program's screening runs, a seed each, as far as they are there."""
@@ -133,7 +142,8 @@ class State:
 
     def fall(self, trial: Trial) -> float | None:
         """Of the loss against the trial's own incumbent on the screening seed, in nats."""
-        ours, theirs = self.loss(trial.commit), self.loss(trial.base)
+        ours = self.loss(trial.commit)
+        theirs = self.loss(trial.base) if trial.against is None else trial.against
         return None if ours is None or theirs is None else theirs - ours
 
     def loss(self, commit: str) -> float | None:

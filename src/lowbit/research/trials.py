@@ -38,6 +38,7 @@ from lowbit.research.watching import Limits
 
 PARTS: dict[Role, tuple[str, ...]] = {
     "screen": ("screening",),
+    "again": ("screening",),
     "confirm": ("confirmation",),
     "replay": ("confirmation",),
     "fresh": ("confirmation", "sealed"),
