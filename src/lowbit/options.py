@@ -25,7 +25,9 @@ ProfileOption = Annotated[
 ]
 OnlyOption = Annotated[
     list[str] | None,
-    typer.Option(help="Only runs whose name, plan, task or model matches this glob. Repeatable."),
+    typer.Option(
+        help="Only runs whose name, plan, part, task or model matches this glob. Repeatable."
+    ),
 ]
 SeedsOption = Annotated[str, typer.Option(help="Other seeds than the study's, e.g. 0,1,2 or 0-5.")]
 DeviceOption = Annotated[
