@@ -23,6 +23,7 @@ FACTS = Facts(
     device="cpu", compute="bf16", threads=2, residency="packed", python="3.11.2",
     torch="2.13.0+cpu", transformers="5.23.0", lowbit="0.1.0", cpu="Example CPU", cores=2,
     memory=8 << 30, system="Linux", data="c0ffee", notes=("text of Python 3.11",),
+    simd="AVX2",
 )  # fmt: skip
 # Formats of blocks (first half, second half) and of embeddings.
 PLANS: dict[str, tuple[str, str, str]] = {

@@ -181,6 +181,7 @@ def facts(
         transformers=version("transformers"),
         lowbit=__version__,
         cpu=cpu_name(),
+        simd=torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else "",
         cores=psutil.cpu_count() or 1,
         memory=psutil.virtual_memory().total,
         system=f"{platform.system()} {platform.machine()}",

@@ -85,7 +85,15 @@ def evaluated(
     start = prepare_run(spec)
     planned = plan_sites(spec.plan, start.checkpoint, start.task.kind, len(start.data.labels))
     facts = machine.facts(device, compute, execution, start.data.fingerprint, "", ())
-    about = [facts.device, compute, facts.cpu, facts.torch, facts.transformers, facts.decoder]
+    about = [
+        facts.device,
+        compute,
+        facts.cpu,
+        facts.simd,
+        facts.torch,
+        facts.transformers,
+        facts.decoder,
+    ]
     formats = {name: spell(choice.quant) for name, choice in planned.choices.items()}
     weights = weights_digest(start.checkpoint)
     where = "" if at is None else digest(at / ADAPTER / peft.WEIGHTS)

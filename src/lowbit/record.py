@@ -76,10 +76,12 @@ class Facts:
     checkpointing: bool = False
     compiled: bool = False
     decoder: str = "own"
+    simd: str = ""
+    """The widest vectors that a CPU was computed with; "" elsewhere, and where nobody noted it."""
 
 
 COMPARED = (
-    *("device", "compute", "threads", "cpu", "lowbit", "torch", "transformers"),
+    *("device", "compute", "threads", "cpu", "simd", "lowbit", "torch", "transformers"),
     *("data", "weights", "compiled", "decoder"),
 )
 
@@ -226,4 +228,5 @@ def comparable(first: Record, second: Record) -> list[str]:
     if any(record.spec["train"].get("token_budget") for record in (first, second)):
         return ["train.token_budget makes other batches"]
     one, two = asdict(first.facts), asdict(second.facts)
-    return [key for key in COMPARED if one[key] != two[key]]
+    unknown = {"simd"} if not (first.facts.simd and second.facts.simd) else set()
+    return [key for key in COMPARED if one[key] != two[key] and key not in unknown]

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import FACTS, Run, make_run
 
+from lowbit import device as machine
 from lowbit.config import check
 from lowbit.errors import RunError, UserError
 from lowbit.execution import Execution
@@ -302,6 +304,17 @@ def test_records_are_compared_unless_a_fact_that_matters_differs(name: str, tmp_
     one = make_run(tmp_path / "one", "bf16")[1]
     two = make_run(tmp_path / "two", "int2@64", facts=replace(FACTS, **other_fact(name)))[1]
     assert comparable(one, two) == comparable(two, one) == ([name] if name in COMPARED else [])
+
+
+def test_vectors_that_nobody_noted_keep_no_two_records_apart(tmp_path: Path) -> None:
+    old = make_run(tmp_path / "old", "bf16", facts=replace(FACTS, simd=""))[1]
+    new = make_run(tmp_path / "new", "int2@64", facts=replace(FACTS, simd="AVX512"))[1]
+    assert comparable(old, new) == comparable(new, old) == []
+
+
+def test_a_cpus_vectors_are_noted() -> None:
+    cpu = machine.facts(torch.device("cpu"), "fp32", Execution(), "", "", ())
+    assert cpu.simd == torch.backends.cpu.get_cpu_capability()
 
 
 def test_all_facts_that_differ_are_listed(tmp_path: Path) -> None:
