@@ -20,7 +20,7 @@ from lowbit.study import Study
 from lowbit.studyfile import Forecast
 
 FOLDER = "forecasts"
-VERSION = 3
+VERSION = 4
 """To be raised whenever the same would be foretold differently."""
 
 

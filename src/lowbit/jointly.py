@@ -1,20 +1,27 @@
 """Many sites stored in few bits at once: where the cross terms show, and the model is run.
 
-The closed forms (Taylor at the real error, Gauss-Newton, Hutchinson) cost second derivatives; KL
-and Monte Carlo run the stored or a noisy model on the calibration text, and say so.
+Gauss-Newton and Hutchinson cost second derivatives. Taylor's at the real error, one number a
+sequence, is had from losses on both sides of where the model stands, so near that nothing beyond
+second order shows: two forward passes, so all of the text can afford it. Its true labels make it
+vary from sequence to sequence ten times as much as the outputs' own curvature does. KL and Monte
+Carlo run the stored or a noisy model on the calibration text, and say so.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from lowbit import curvature, hessian
-from lowbit.lab import HESSIAN, NEWTON, Errors, Lab, Told, moved
+from lowbit.lab import NEWTON, Errors, Lab, Told, moved
 from lowbit.sensitivity import Asked, Joint, Whole
 from lowbit.traces import Known, mean, standard_error
+
+NEAR = 3e-4
+"""Nats of KL by which the model is moved for a second derivative, or by the whole error if that is
+less: far above rounding, and fourth order is a few thousandths of a 3-bit format's own."""
 
 
 def jointly(
@@ -22,20 +29,15 @@ def jointly(
     asked: Asked,
     known: Known,
     choices: Sequence[Joint],
-    blocks: Mapping[str, list[float]],
     told: Told,
 ) -> dict[str, Whole]:
-    """What every choice does, by its name. `blocks`: e'He in every one of the few sequences, of all
-    block matrices in one format."""
+    """What every choice does, by its name."""
     found = {}
     before = lab.losses(known.logits)
-    names = {site.name for site in lab.blocks}
     for i, (name, formats) in enumerate(choices):
         told("choices", i, len(choices))
         chosen = {site: lab.error(site, text) for site, text in formats}
-        even = {text for _, text in formats} if set(chosen) == names else set()
-        curved = blocks[even.pop()] if len(even) == 1 and even <= set(blocks) else None
-        found[name] = _whole(lab, asked, known, before, chosen, curved)
+        found[name] = _whole(lab, asked, known, before, chosen)
     told("choices", len(choices), len(choices))
     return found
 
@@ -46,20 +48,17 @@ def _whole(
     known: Known,
     before: Sequence[float],
     chosen: Errors,
-    curved: list[float] | None,
 ) -> Whole:
     units = known.curvature.units
     held = {
         s.name: chosen[s.name] if s.name in chosen else torch.zeros_like(lab.weight(s.name))
         for s in lab.sites
     }
-    if curved is None:
-        curved = hessian.products(lab.model, lab.sites, lab.few, held, lab.kind).sums
-        lab.worked(HESSIAN, few=True)
     newton = hessian.gauss_newton(lab.model, lab.sites, lab.few, held, lab.kind)
     lab.worked(NEWTON, few=True)
     with moved(lab, chosen):
         after, kl = lab.beside(known.logits)
+    curved = second_order(lab, chosen, before, sum(kl) / units)
     apart = [b - a for a, b in zip(before, after, strict=True)]
     samples = monte_carlo(lab, asked, chosen)
     traces = [
@@ -72,7 +71,7 @@ def _whole(
         first_order=sum(float((gradient[n] * e).sum()) for n, e in chosen.items()),
         fisher=sum(curvature.fisher_cost(known.curvature.fisher[n], e) for n, e in chosen.items()),
         kfac=sum(curvature.kfac_cost(known.curvature.factors[n], e) for n, e in chosen.items()),
-        taylor=0.5 * sum(curved) / sum(sum(batch.labels) for batch in lab.few),
+        taylor=sum(curved) / units,
         gauss_newton=newton,
         hutchinson=mean(traces),
         hutchinson_spread=standard_error(traces),
@@ -83,8 +82,18 @@ def _whole(
         monte_carlo=mean(samples),
         monte_carlo_spread=standard_error(samples),
         # Where the few are all, the spread of what was lost holds it.
-        curved_spread=0.5 * lab.spread_of_few(curved) if lab.curved else 0.0,
+        curved_spread=lab.spread_of_few([curved[i] for i in lab.curved]) if lab.curved else 0.0,
     )
+
+
+def second_order(lab: Lab, error: Errors, before: Sequence[float], kl: float) -> list[float]:
+    """e'He / 2 of every sequence: [L(w + he) + L(w - he)] / 2h^2 - L / h^2, for a small h."""
+    step = min(1.0, math.sqrt(NEAR / kl)) if kl > 0 else 1.0
+    sides = []
+    for by in (step, -step):
+        with moved(lab, {name: by * e for name, e in error.items()}):
+            sides.append(lab.losses_now())
+    return [(0.5 * (a + b) - c) / step**2 for a, b, c in zip(*sides, before, strict=True)]
 
 
 def monte_carlo(lab: Lab, asked: Asked, chosen: Errors) -> list[float]:

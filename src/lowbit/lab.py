@@ -96,6 +96,12 @@ class Lab:
         """Of every sequence, summed over what is scored in it."""
         return [_loss(x, b) for x, b in zip(logits, self.batches, strict=True)]
 
+    def losses_now(self) -> list[float]:
+        """The same as the model stands."""
+        self.worked(1)
+        with torch.no_grad():
+            return [_loss(logits_of(self.model, b, self.kind), b) for b in self.batches]
+
     def loss_of_few(self) -> float:
         """As the model stands, a token, over the few."""
         self.worked(1, few=True)
@@ -120,7 +126,8 @@ class Lab:
 
 
 def _loss(logits: Tensor, batch: Batch) -> float:
-    return float(F.cross_entropy(logits, target_of(batch), reduction="sum"))
+    # Summed in double precision: second differences are of the last digits.
+    return float(F.cross_entropy(logits, target_of(batch), reduction="none").double().sum())
 
 
 def rounded(weight: Tensor) -> Tensor:

@@ -43,11 +43,10 @@ def measure(
     known = Known(found, hutchinson(lab, asked, told), lab.logits())
     damages: dict[str, dict[str, Damage]] = {site.name: {} for site in lab.sites}
     absorbed: dict[str, dict[str, tuple[float, ...]]] = {site.name: {} for site in lab.sites}
-    blocks: dict[str, list[float]] = {}
     for i, text in enumerate(asked.formats):
         told("formats", i, len(asked.formats))
         errors = {site.name: lab.error(site.name, text) for site in lab.sites}
-        curved, blocks[text] = _curved(lab, errors)
+        curved = _curved(lab, errors)
         for site in lab.sites:
             e = errors[site.name]
             alone = _alone(lab, asked, site, e, known) if asked.walk else Walked()
@@ -66,7 +65,7 @@ def measure(
     )  # fmt: skip
     loss = sum(lab.losses(known.logits)) / found.units
     choices = (*(uniformly(lab, asked.formats) if asked.uniform else ()), *asked.joint)
-    whole = jointly(lab, asked, known, choices, blocks, told)
+    whole = jointly(lab, asked, known, choices, told)
     unit = UNITS[lab.kind]
     return SensitivityTable(*names, unit, found.units, loss, lab.passes, sites, whole)
 
@@ -123,13 +122,9 @@ def _finite(found: Curvature) -> None:
             raise RunError(f"the gradient of {name} is not finite on the calibration text")
 
 
-def _curved(lab: Lab, errors: Errors) -> tuple[dict[str, float], list[float]]:
-    """e'He / 2 of every site: all block matrices in error at once, then all others.
-
-    Also e'He of all block matrices, in every one of the few sequences.
-    """
+def _curved(lab: Lab, errors: Errors) -> dict[str, float]:
+    """e'He / 2 of every site: all block matrices in error at once, then all others."""
     found: dict[str, float] = {}
-    sums: list[float] = []
     for blocks in (True, False):
         mine = {s.name for s in lab.sites if (s.role in BLOCK_ROLES) == blocks}
         if mine:
@@ -137,8 +132,7 @@ def _curved(lab: Lab, errors: Errors) -> tuple[dict[str, float], list[float]]:
             product = hessian.products(lab.model, lab.sites, lab.few, held, lab.kind)
             lab.worked(HESSIAN, few=True)
             found |= {n: 0.5 * float((errors[n] * product.matrices[n]).sum()) for n in mine}
-            sums = product.sums if blocks else sums
-    return found, sums
+    return found
 
 
 def _alone(lab: Lab, asked: Asked, site: Site, error: Tensor, known: Known) -> Walked:

@@ -38,7 +38,7 @@ from lowbit.tasks.base import Batch
 from lowbit.tasks.batching import collate
 from lowbit.tasks.cache import cache_dir
 
-MEASURE = 6
+MEASURE = 7
 """To be raised whenever the same model would be measured differently."""
 LEAST = 512
 """Tokens below which second derivatives say nothing."""
@@ -146,42 +146,38 @@ Text = tuple[list[Batch], list[int]]
 
 
 def sequences(start: Prepared, tokens: int, parts: Sequence[str] = ("calibration",)) -> Text:
-    """Sequences until there are enough tokens: the first of every document, then the second, so
-    that no long document speaks for all.
+    """About so many tokens in sequences spread evenly over all that there are: a long document
+    speaks as often as it does where text is scored.
     """
-    found, documents, count = [], [], 0
     examples = [
         (part, i, e) for part in parts for i, e in enumerate(start.data.parts.get(part, ()))
     ]
-    turn: dict[tuple[str, int], int] = {}
-    order: list[tuple[int, int, str, int]] = []
-    for part, i, example in examples:
-        key = (part, example.document)
-        turn[key] = turn.get(key, -1) + 1
-        order.append((turn[key], len(order), part, i))
-    numbers = {key: number for number, key in enumerate(turn)}
-    for _, _, part, i in sorted(order):
-        if count >= tokens:
-            break
-        example = start.data.parts[part][i]
-        found.append(collate(start.data.parts[part], [i]))
-        documents.append(numbers[part, example.document])
-        count += len(example.ids)
+    sizes = [len(example.ids) for *_, example in examples]
+    count = sum(sizes)
     if count < min(tokens, LEAST):
         raise UserError(
             f"{start.task.name} has {count:,} tokens to calibrate on; {min(tokens, LEAST):,} are "
             f"needed: a gap of 0.01 nats would be known to ± {1.96 * math.sqrt(0.02 / count):.3f}"
         )
+    chosen = [examples[i] for i in spread(sizes, tokens)]
+    numbers: dict[tuple[str, int], int] = {}
+    found = [collate(start.data.parts[part], [i]) for part, i, _ in chosen]
+    documents = [numbers.setdefault((part, e.document), len(numbers)) for part, _, e in chosen]
     return found, documents
 
 
 def fewer(batches: Sequence[Batch], tokens: int) -> tuple[int, ...]:
     """Places of sequences spread over all, of about so many tokens; none where that is all."""
-    whole = sum(sum(batch.labels) for batch in batches)
-    if not tokens or tokens >= whole:
-        return ()
-    count = max(1, round(len(batches) * tokens / whole))
-    return tuple(int(i * len(batches) / count) for i in range(count))
+    sizes = [sum(batch.labels) for batch in batches]
+    return spread(sizes, tokens) if tokens and tokens < sum(sizes) else ()
+
+
+def spread(sizes: Sequence[int], wanted: int) -> tuple[int, ...]:
+    """Places, evenly spread, of things that together are about as large as wanted, or of all."""
+    if wanted >= sum(sizes):
+        return tuple(range(len(sizes)))
+    count = math.ceil(len(sizes) * wanted / sum(sizes))
+    return tuple(int(i * len(sizes) / count) for i in range(count))
 
 
 def wanted_sites(lab: Lab, asked: Asked) -> tuple[Site, ...]:

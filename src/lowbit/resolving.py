@@ -36,7 +36,11 @@ def until_resolved(
             say("no cell is off by more than 10 % that more seeds could decide")
             return
         wrapped(f"unresolved: {', '.join(f'{one.plan} ({one.kind})' for one in vague)}")
-        more = {part.name: seed for part in _parts(study, vague) if (seed := _next(part)) < most}
+        more = {
+            part.name: seed
+            for part in _parts(study, vague)
+            if (seed := _next(study, part, vague)) < most
+        }
         if not more:
             say(f"and their parts have {most} seeds already: nothing is added")
             return
@@ -63,5 +67,13 @@ def _parts(study: Study, vague: Sequence[Cell]) -> list[studyfile.Part]:
     return [part for part in study.parts if part.name in names]
 
 
-def _next(part: studyfile.Part) -> int:
-    return max(part.seeds) + 1
+def _next(study: Study, part: studyfile.Part, vague: Sequence[Cell]) -> int:
+    """The first seed that one of the part's unresolved plans has nowhere; a lender's own next."""
+    each = [
+        max(
+            s for p in study.parts if cell.plan in p.plans and cell.task in p.tasks for s in p.seeds
+        )
+        for cell in vague
+        if cell.part == part.name
+    ]
+    return 1 + min(each, default=max(part.seeds))

@@ -20,7 +20,7 @@ from lowbit.cells import Setting, records, settings
 from lowbit.claims import RESAMPLES
 from lowbit.forecasts import Foretold, Point, Said, partner, points, predicted_runs
 from lowbit.forecasts import made as made_at
-from lowbit.pairing import gain_over, pairs_of
+from lowbit.pairing import gain_over, lost, pairs_of
 from lowbit.sensitivity import NAMES, predictions, trusted_at
 from lowbit.study import Study
 from lowbit.studyfile import Forecast
@@ -70,8 +70,9 @@ class Cell:
 
     @property
     def seen(self) -> bool:
-        """Whether the observed gap alone is sharp enough."""
-        return self.se <= RESOLVED * abs(self.observed)
+        """Whether the observed gap alone is sharp enough: one run says nothing of other seeds."""
+        enough = self.seeds > 1 or self.kind == "untrained"
+        return enough and self.se <= RESOLVED * abs(self.observed)
 
     def off(self, predictor: str) -> float:
         """Relative error of a prediction."""
@@ -95,6 +96,8 @@ class Score:
     far: int
     covered: int
     correlation: float | None
+    correlated: int
+    """Cells that the correlation is over: logarithms need both gaps to be positive."""
     factor: float | None
     """By how much it is typically off, as a factor: exp of the mean |log(predicted / observed)|."""
     beaten: bool = True
@@ -157,7 +160,7 @@ def late(study: Study) -> list[str]:
 
 
 def refused(study: Study) -> list[str]:
-    """Predicted plans that were run, and whose runs may not be compared with their 16-bit ones."""
+    """Predicted plans that were run, and runs of theirs, or of their 16 bits, that do not count."""
     groups = {(setting.model, setting.task): setting for setting in settings(records(study))}
     said: dict[str, None] = {}
     for forecast in study.forecasts:
@@ -166,7 +169,8 @@ def refused(study: Study) -> list[str]:
             setting = groups.get((run.model, run.task.called))
             cells = {c.plan: c for c in setting.cells} if setting else {}
             if other is not None and {run.plan.name, other.plan.name} <= set(cells):
-                why = pairs_of(cells[run.plan.name], cells[other.plan.name])[1]
+                two = (cells[run.plan.name], cells[other.plan.name])
+                why = [*pairs_of(*two)[1], *(each for cell in two for each in lost(cell))]
                 said |= {f"{run.plan.name} on {run.task.called}: {each}": None for each in why}
     return list(said)
 
@@ -211,11 +215,10 @@ def _foreseen(forecast: Forecast, said: Sequence[tuple[Said, Said]]) -> dict[str
 
 
 def _at_point(forecast: Forecast, said: Said, anchor: Said) -> dict[str, Foreseen]:
-    share, first = (said.left if forecast.kind == "adapted" else 1.0), said.whole.first_order
     # Training takes back what the rank reaches of the second order; the first stays (18).
+    share = said.left if forecast.kind == "adapted" else 1.0
     found = {
-        name: Foreseen(first + share * (one.gap - first), one.spread)
-        for name, one in predictions(said.whole).items()
+        name: Foreseen(one.gap, one.spread) for name, one in predictions(said.whole, share).items()
     }
     found[TRUSTED] = found[trusted_at(said.bits)]
     rest = anchor.left if forecast.kind == "adapted" else 1.0
@@ -245,10 +248,10 @@ def _beats(one: Score, best: float | None) -> bool:
 def _factor(predictor: str, found: Sequence[Cell]) -> float | None:
     """Over the cells that are observed sharply; a gap of the wrong sign counts as a hundredfold."""
     away = [
-        abs(math.log(gap / cell.observed)) if (gap := cell.foreseen[predictor].gap) > 0
+        abs(math.log(ratio)) if (ratio := cell.foreseen[predictor].gap / cell.observed) > 0
         else math.log(100)
         for cell in found
-        if cell.seen and cell.observed > 0
+        if cell.seen and cell.observed
     ]  # fmt: skip
     return math.exp(sum(away) / len(away)) if away else None
 
@@ -264,18 +267,23 @@ def _score(kind: str, predictor: str, found: Sequence[Cell]) -> Score:
         close=sum(abs(cell.off(predictor)) <= CLOSE for cell in sharp),
         far=sum(abs(cell.off(predictor)) > FAR for cell in sharp),
         covered=sum(cell.within(predictor) for cell in rest),
-        correlation=_correlation(predictor, found),
+        correlation=_correlation(_positive(predictor, found)),
+        correlated=len(_positive(predictor, found)),
         factor=_factor(predictor, found),
     )
 
 
-def _correlation(predictor: str, found: Sequence[Cell]) -> float | None:
-    """Pearson's of logarithms: gaps lie decades apart, and the largest alone would decide."""
-    pairs = [
+def _positive(predictor: str, found: Sequence[Cell]) -> list[tuple[float, float]]:
+    """Logarithms of observed and predicted gaps, where both have one."""
+    return [
         (math.log(cell.observed), math.log(cell.foreseen[predictor].gap))
         for cell in found
         if cell.observed > 0 and cell.foreseen[predictor].gap > 0
     ]
+
+
+def _correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Pearson's: gaps lie decades apart, and the largest alone would decide."""
     if len(pairs) < 3:
         return None
     one, two = zip(*pairs, strict=True)

@@ -190,22 +190,29 @@ NAMES = {
 }
 RUN = ("monte_carlo", "kl", "loss")
 """What runs the stored or a noisy model."""
-ON_FEW = ("taylor", "gauss_newton", "hutchinson", "monte_carlo")
+ON_FEW = ("gauss_newton", "hutchinson", "monte_carlo")
 """What is taken on few sequences, where few are asked for."""
 
 
-def predictions(whole: Whole) -> dict[str, Prediction]:
-    """By every predictor. Errors of draws are added to those of documents, and those of the few
-    documents that second derivatives and noise were taken on."""
+def predictions(whole: Whole, share: float = 1.0) -> dict[str, Prediction]:
+    """By every predictor, where training leaves a share of the second order: the first stays.
+
+    Errors of draws are added to those of documents, and those of the few documents that second
+    derivatives and noise were taken on. The first order's over documents is what the KL's leaves of
+    the loss's; what is of second order shrinks with it.
+    """
     found = {}
+    first = math.sqrt(max(0.0, whole.loss_spread**2 - whole.kl_spread**2))
     for name in NAMES:
-        first = 0.0 if name == "loss" else whole.first_order
+        second = getattr(whole, name) - (whole.first_order if name == "loss" else 0.0)
         drawn = (
             getattr(whole, f"{name}_spread", 0.0) if name in ("hutchinson", "monte_carlo") else 0
         )
         curved = whole.curved_spread if name in ON_FEW else 0.0
-        spread = math.hypot(whole.loss_spread, drawn, curved)
-        found[name] = Prediction(name, first + getattr(whole, name), spread, name in RUN)
+        over = min(whole.loss_spread, whole.kl_spread)
+        spread = math.hypot(first, share * over, share * drawn, share * curved)
+        gap = whole.first_order + share * second
+        found[name] = Prediction(name, gap, spread, name in RUN)
     return found
 
 

@@ -12,7 +12,7 @@ from lowbit.sensitivity import NAMES, RUN
 
 SHOWN = (TRUSTED, "kl")
 """The predictors whose numbers stand beside each cell."""
-HEADS = ("plan", "observed", "±", "closed form", "off", "KL + 1st", "off", "judged")
+HEADS = ("plan", "seeds", "observed", "s.e.", "closed form", "off", "KL (run)", "off", "judged")
 SCORED = ("predictor", "sharp", "≤ 10 %", "> 25 %", "covered", "r", "off by", "criterion")
 CRITERION = (
     f"Fixed before any run: a cell is sharp where observed error and predicted spread are each at "
@@ -20,6 +20,7 @@ CRITERION = (
     f"{100 * CLOSE:.0f} %, none beyond {100 * FAR:.0f} %; of all others at least "
     f"{100 * COVERED:.0f} % within their interval; and off by less than both baselines. "
     "Judged: the closed form, where sharp by its 10 %, else by whether its interval holds. "
+    "r: of logarithms, over so many cells with both gaps positive. "
     "*: observed sharply, or not, other than declared. (run): no theory, but the stored or a noisy "
     "model run on calibration text."
 )
@@ -40,7 +41,7 @@ def cell_rows(found: Sequence[Cell]) -> list[list[str]]:
 
 
 def _cell(cell: Cell, label: str) -> list[str]:
-    row = [label, _nats(cell.observed), _nats(cell.se)]
+    row = [label, str(cell.seeds), _nats(cell.observed), _nats(cell.se)]
     for name in SHOWN:
         row += [_nats(cell.foreseen[name].gap), f"{100 * cell.off(name):+.0f} %"]
     return [*row, _judged(cell) + "*" * (cell.seen != cell.expected)]
@@ -66,7 +67,7 @@ def _score(one: Score) -> list[str]:
         f"{one.close}",
         f"{one.far}",
         f"{one.covered} of {rest}" if rest else "–",
-        "–" if one.correlation is None else f"{one.correlation:.3f}",
+        "–" if one.correlation is None else f"{one.correlation:.3f} ({one.correlated})",
         "–" if one.factor is None else f"× {one.factor:.2f}",
         met,
     ]

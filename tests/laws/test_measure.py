@@ -18,10 +18,10 @@ from lowbit import curvature
 from lowbit.curvature import Factors
 from lowbit.errors import RunError, UserError
 from lowbit.hessian import products
-from lowbit.jointly import monte_carlo
-from lowbit.lab import HESSIAN, Lab, divergences, moved, rounded
+from lowbit.jointly import monte_carlo, second_order
+from lowbit.lab import Lab, divergences, moved, rounded
 from lowbit.measure import measure
-from lowbit.measuring import fewer, sequences
+from lowbit.measuring import fewer, sequences, spread
 from lowbit.reach import absorbed_share, gains
 from lowbit.sensitivity import (
     Asked,
@@ -110,7 +110,7 @@ def test_what_the_sites_cost_sums_to_what_all_of_them_do(lab: Lab, table: Sensit
     blocks = {site.name for site in lab.blocks}
     for text in table.formats:
         mine = [s.damages[text].taylor for s in table.sites if s.name in blocks]
-        assert sum(mine) == pytest.approx(table.whole[text].taylor, rel=1e-3, abs=1e-8)
+        assert sum(mine) == pytest.approx(table.whole[text].taylor, rel=0.02, abs=2e-7)
 
 
 def test_a_walk_has_every_predictor_of_every_site(lab: Lab, table: SensitivityTable) -> None:
@@ -273,9 +273,9 @@ def test_second_derivatives_may_be_taken_on_fewer_sequences(
     found = measure(some, asked, ("tiny", "text"))
     few = measure(Lab(lab.model, lab.sites, [lab.batches[0], lab.batches[2]]), asked, ("t", "t"))
     all_of_it, two = found.whole["int4@16"], few.whole["int4@16"]
-    for name in ("first_order", "fisher", "kfac", "kl", "loss", "loss_spread"):
+    for name in ("first_order", "fisher", "kfac", "taylor", "kl", "loss", "loss_spread"):
         assert getattr(all_of_it, name) == pytest.approx(getattr(table.whole["int4@16"], name))
-    for name in ("taylor", "gauss_newton", "hutchinson", "monte_carlo"):
+    for name in ("gauss_newton", "hutchinson", "monte_carlo"):
         assert getattr(all_of_it, name) == pytest.approx(getattr(two, name), rel=1e-4, abs=1e-7)
     assert found.units == 3 * few.units / 2
     assert two.curved_spread == 0.0, "of all sequences it is in the spread of the loss already"
@@ -294,27 +294,43 @@ def test_what_few_sequences_say_of_second_order_has_a_spread(lab: Lab) -> None:
     ]
     whole = measure(few, asked, ("t", "t")).whole["int4@16"]
     wanted = abs(each[0] - each[1]) / 2  # of the mean of two, as long as each other
-    assert whole.curved_spread == pytest.approx(wanted, rel=1e-3)
+    assert whole.curved_spread == pytest.approx(wanted, rel=0.05)
     told = predictions(whole)
-    assert told["taylor"].spread == pytest.approx(math.hypot(whole.loss_spread, wanted), rel=1e-3)
-    assert told["kfac"].spread == whole.loss_spread, "which is taken on all of them"
+    wide = math.hypot(whole.loss_spread, whole.curved_spread)
+    assert told["gauss_newton"].spread == pytest.approx(wide, rel=1e-3)
+    for name in ("taylor", "kfac"):
+        assert told[name].spread == pytest.approx(whole.loss_spread), (
+            "which are taken on all of them"
+        )
 
 
-def test_what_is_known_of_all_blocks_is_not_worked_out_again(lab: Lab) -> None:
-    """A choice of one format for all block matrices is no other choice by another name."""
-    even = tuple((site.name, "int4@16") for site in lab.blocks)
-    mixed = (*even[1:], (even[0][0], "int2@16"))
-    asked = replace(ASKED, formats=("int4@16", "int2@16"), walk=False, uniform=False)
-    found = {}
-    for choice in (even, mixed):
-        mine = lab_like(lab)
-        table = measure(mine, replace(asked, joint=(("it", choice),)), ("t", "t"))
-        errors = {s.name: 0 * lab.error(s.name, "int4@16") for s in lab.sites}
-        errors |= {name: lab.error(name, text) for name, text in choice}
-        along = products(lab.model, lab.sites, lab.batches, errors).sums
-        assert table.whole["it"].taylor == pytest.approx(0.5 * sum(along) / sum(lab.counts))
-        found[choice] = mine.passes
-    assert found[mixed] == pytest.approx(found[even] + HESSIAN)
+def test_what_training_takes_back_takes_its_error_with_it(table: SensitivityTable) -> None:
+    """The first order stays, and so does its own; of second order everything shrinks alike."""
+    whole = replace(table.whole["int4@16"], loss_spread=5.0, kl_spread=3.0, curved_spread=2.0)
+    first = whole.first_order
+    full, half, none = (predictions(whole, share) for share in (1.0, 0.5, 0.0))
+    for name in full:
+        assert half[name].gap == pytest.approx(first + 0.5 * (full[name].gap - first))
+        assert none[name].gap == pytest.approx(first)
+        assert none[name].spread == pytest.approx(4.0), "what the KL's error leaves of the loss's"
+    assert full["kl"].spread == pytest.approx(5.0)
+    assert half["kl"].spread == pytest.approx(math.hypot(4, 1.5))
+    assert half["gauss_newton"].spread == pytest.approx(math.hypot(4, 1.5, 1))
+    steady = predictions(replace(whole, loss_spread=2.0), 0.5)
+    assert steady["kl"].spread == pytest.approx(1.0), "a KL that scatters more than the loss"
+
+
+def test_second_order_by_losses_is_the_hessians(lab: Lab) -> None:
+    """Of every sequence: what a backward pass through a backward pass gives."""
+    errors = {s.name: lab.error(s.name, "int4@16") for s in lab.blocks}
+    held = {s.name: errors.get(s.name, torch.zeros_like(lab.weight(s.name))) for s in lab.sites}
+    wanted = products(lab.model, lab.sites, lab.batches, held).sums
+    logits = lab.logits()
+    with moved(lab, errors):
+        kl = sum(lab.beside(logits)[1]) / sum(lab.counts)
+    found = second_order(lab, errors, lab.losses(logits), kl)
+    assert found == pytest.approx([0.5 * each for each in wanted], rel=0.02)
+    assert lab.losses_now() == lab.losses(logits), "and the weights are where they were"
 
 
 def lab_like(lab: Lab) -> Lab:
@@ -327,20 +343,24 @@ def test_fewer_sequences_are_spread_over_all() -> None:
     assert fewer(batches, 0) == fewer(batches, 10_000) == ()
     assert fewer(batches, 40) == (0, 2, 4, 6, 8)
     assert fewer(batches, 1) == (0,)
+    assert spread([1] * 10, 7) == (0, 1, 2, 4, 5, 7, 8)
+    assert spread([9, 1], 10) == spread([9, 1], 99) == (0, 1)
 
 
-def test_no_long_document_speaks_for_all() -> None:
-    """The first sequence of every document comes before the second of any."""
-    rows = [(document, k) for document, long in enumerate((5, 1, 2)) for k in range(long)]
+def test_what_is_measured_on_is_composed_as_what_is_scored() -> None:
+    """Sequences of all text, evenly: a document speaks as often as it is long."""
+    rows = [(document, k) for document, long in enumerate((6, 1, 3)) for k in range(long)]
     part = tuple(Example(np.arange(9), np.arange(9), document, 9) for document, _ in rows)
     start = SimpleNamespace(
         data=SimpleNamespace(parts={"calibration": part, "train": part[:1]}),
         task=SimpleNamespace(name="t"),
     )
     _, documents = sequences(start, 9 * 5)  # type: ignore[arg-type]
-    assert documents == [0, 1, 2, 0, 2]
-    _, documents = sequences(start, 9 * 9, ("calibration", "train"))  # type: ignore[arg-type]
-    assert documents == [0, 1, 2, 3, 0, 2, 0, 0, 0], "the other part's documents are others"
+    assert documents == [0, 0, 0, 1, 2]
+    _, documents = sequences(start, 9 * 10)  # type: ignore[arg-type]
+    assert documents == [0, 0, 0, 0, 0, 0, 1, 2, 2, 2]
+    _, documents = sequences(start, 9 * 11, ("calibration", "train"))  # type: ignore[arg-type]
+    assert documents[-2:] == [2, 3], "the other part's documents are others"
 
 
 def test_a_gradient_that_is_not_finite_is_named(

@@ -39,8 +39,7 @@ def foreseen(rows: Sequence[Row], results: Path, tokens: int) -> dict[int, float
     blocks = [site.name for site in table.sites if site.reach is not None]
     found = {}
     for each, text in zip(bits, formats, strict=True):
-        first = table.whole[text].first_order
         ranks = dict.fromkeys(blocks, int(whole[0]["rank"]))
         share = left(table, dict.fromkeys(blocks, text), ranks)
-        found[each] = first + share * (predictions(table.whole[text])[trusted(text)].gap - first)
+        found[each] = predictions(table.whole[text], share)[trusted(text)].gap
     return found

@@ -1,5 +1,6 @@
 """Predicted against observed gaps, both in nats on logarithmic axes.
 
+By the closed form to trust, unless another predictor is asked for: running the model is no theory.
 On the line a prediction is right; the band is 10 % to either side. Filled marks are cells that the
 tokens can resolve. Bars are 95 % of both. A gap that is not positive has no place on such axes and
 is counted in the corner.
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 
 from lowbit.figures.look import COLOURS, GREY, INK, decades
-from lowbit.scorecard import Cell
+from lowbit.scorecard import TRUSTED, Cell
+from lowbit.sensitivity import NAMES, RUN
 
 MARKS = {"untrained": "o", "transplanted": "s", "adapted": "^"}
 
@@ -40,7 +42,7 @@ class Predicted:
     left_out: int
 
 
-def data(cells: Sequence[Cell], predictor: str = "kl") -> Predicted:
+def data(cells: Sequence[Cell], predictor: str = TRUSTED) -> Predicted:
     marks = []
     for cell in cells:
         one = cell.foreseen[predictor]
@@ -77,7 +79,8 @@ def draw(ax: Axes, data: Predicted) -> None:
     decades(ax.xaxis)
     decades(ax.yaxis)
     ax.set_xlabel("observed gap, nats")
-    ax.set_ylabel("predicted gap, nats")
+    how = NAMES.get(data.predictor, data.predictor) + " (run)" * (data.predictor in RUN)
+    ax.set_ylabel(f"predicted gap, nats: {how}")
     ax.legend(loc="upper left")
     if data.left_out:
         ax.text(0.98, 0.03, f"{data.left_out} gaps not positive", transform=ax.transAxes,
