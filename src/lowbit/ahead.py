@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +24,42 @@ def predict(study: Study, jobs: int = 1) -> None:
     todo = forecasts.points(study)
     if not todo:
         raise UserError(f"{study.folder}: this study has no [[forecast]]")
-    running: list[tuple[str, forecasts.Point, int, Running]] = []
+    waiting = _in_turn([(f"[{i}/{len(todo)}] {p.name}", p) for i, p in enumerate(todo, 1)])
+    running: dict[Connection, tuple[str, forecasts.Point, int, Running]] = {}
     try:
-        for i, point in enumerate(todo, 1):
-            place = f"[{i}/{len(todo)}] {point.name}"
-            at = None if point.at is None else study.place(point.at)
-            if forecasts.made(study, point) is not None:
-                continue
-            if at is not None and (missing := _not_ready(at, point)):
-                say(f"{place}: {missing}")
-                continue
-            if len(running) == jobs:
-                _keep(study, *running.pop(0))
-            asked = (point, at, study.execution, shown() and jobs == 1)
-            running.append((place, point, _ended(study, point), start(foretold, *asked)))
-        while running:
-            _keep(study, *running.pop(0))
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                place, point = waiting.pop(0)
+                if (begun := _begin(study, place, point, jobs)) is not None:
+                    running[begun.pipe] = (place, point, _ended(study, point), begun)
+            for pipe in wait(list(running)):
+                _keep(study, *running.pop(pipe))  # type: ignore[call-overload]
     finally:
-        for *_, left_over in running:
+        for *_, left_over in running.values():
             left_over.stop()
+
+
+def _in_turn(todo: Sequence[tuple[str, forecasts.Point]]) -> list[tuple[str, forecasts.Point]]:
+    """What is measured where another point is comes last: by then it is known, not under way."""
+    known: set[object] = set()
+    first: list[tuple[str, forecasts.Point]] = []
+    again: list[tuple[str, forecasts.Point]] = []
+    for place, point in todo:
+        key = (point.at, point.runs[0].task, point.forecast.tokens, point.forecast.curved)
+        (again if key in known else first).append((place, point))
+        known.add(key)
+    return first + again
+
+
+def _begin(study: Study, place: str, point: forecasts.Point, jobs: int) -> Running | None:
+    """None where it is made already, or nothing can be measured yet."""
+    at = None if point.at is None else study.place(point.at)
+    if forecasts.made(study, point) is not None:
+        return None
+    if at is not None and (missing := _not_ready(at, point)):
+        say(f"{place}: {missing}")
+        return None
+    return start(foretold, point, at, study.execution, shown() and jobs == 1)
 
 
 def _keep(study: Study, place: str, point: forecasts.Point, ended: int, running: Running) -> None:

@@ -14,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from lowbit import device as machine
@@ -73,15 +74,17 @@ def table_of(
     key = json.dumps([*about, torch.__version__, asdict(asked)])
     name = sha256(key.encode()).hexdigest()[:24]
     path = cache_dir() / "sensitivities" / f"{name}.json"
-    if path.is_file():
-        return from_text(path.read_text(encoding="utf-8"))
-    text = sequences(start, tokens, parts)
-    lab = _lab(start, text) if at is None or ran is None else _lab_at(ran, start, at, text)
-    lab.curved = fewer(lab.batches, asked.curved)
-    lab.sites = wanted_sites(lab, asked)
-    table = measure(lab, asked, (spec.model, spec.task.called), told)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, to_text(table).encode())
+    # Whoever asks for the same while it is being measured waits for it.
+    with FileLock(f"{path}.lock"):
+        if path.is_file():
+            return from_text(path.read_text(encoding="utf-8"))
+        text = sequences(start, tokens, parts)
+        lab = _lab(start, text) if at is None or ran is None else _lab_at(ran, start, at, text)
+        lab.curved = fewer(lab.batches, asked.curved)
+        lab.sites = wanted_sites(lab, asked)
+        table = measure(lab, asked, (spec.model, spec.task.called), told)
+        write_atomic(path, to_text(table).encode())
     return table
 
 

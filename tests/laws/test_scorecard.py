@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lab import lowbit
 
-from lowbit import figures, resolving
+from lowbit import ahead, figures, resolving
 from lowbit.classic import collecting
 from lowbit.classic.foreseen import foreseen
 from lowbit.classic.summary import gaps as gaps_of
@@ -248,6 +248,15 @@ def test_the_scorecard_is_printed_drawn_and_on_the_page(folder: Path) -> None:
     assert (report / "figures" / "predicted.pdf").is_file()
     assert lowbit("report", folder).code == 0
     assert "transplanted: gap to 16 bits" in (report / "index.html").read_text()
+
+
+def test_what_is_measured_twice_waits_until_it_is_known(folder: Path) -> None:
+    """Side by side the same text would be gone over twice, and take twice as long."""
+    found = list(enumerate(points(read_study(str(folder)))))
+    turns = ahead._in_turn([(str(i), point) for i, point in found])
+    assert [name for name, _ in turns] == ["0", "1", "2", "3"], "the last is where the second is"
+    adapted, *others = (turns[3], turns[0], turns[1], turns[2])
+    assert [name for name, _ in ahead._in_turn([adapted, *others])] == ["3", "0", "2", "1"]
 
 
 def test_what_is_predicted_is_not_predicted_again(folder: Path) -> None:
