@@ -32,7 +32,7 @@ def predict(study: Study, jobs: int = 1) -> None:
                 place, point = waiting.pop(0)
                 if (begun := _begin(study, place, point, jobs)) is not None:
                     running[begun.pipe] = (place, point, _ended(study, point), begun)
-            for pipe in wait(list(running)):
+            for pipe in wait(list(running)) if running else ():  # of none it would wait for ever
                 _keep(study, *running.pop(pipe))  # type: ignore[call-overload]
     finally:
         for *_, left_over in running.values():
