@@ -12,7 +12,7 @@ from lowbit.sensitivity import NAMES, RUN
 
 SHOWN = (TRUSTED, "kl")
 """The predictors whose numbers stand beside each cell."""
-HEADS = ("plan", "seeds", "observed", "s.e.", "closed form", "off", "KL (run)", "off", "judged")
+HEADS = ("plan", "n", "observed", "s.e.", "closed", "off", "KL (run)", "off", "judged")
 SCORED = ("predictor", "sharp", "≤ 10 %", "> 25 %", "covered", "r", "off by", "criterion")
 CRITERION = (
     f"Fixed before any run: a cell is sharp where observed error and predicted spread are each at "
@@ -20,7 +20,7 @@ CRITERION = (
     f"{100 * CLOSE:.0f} %, none beyond {100 * FAR:.0f} %; of all others at least "
     f"{100 * COVERED:.0f} % within their interval; and off by less than both baselines. "
     "Judged: the closed form, where sharp by its 10 %, else by whether its interval holds. "
-    "r: of logarithms, over so many cells with both gaps positive. "
+    "n: seeds. r: of logarithms, over so many cells with both gaps positive. "
     "*: observed sharply, or not, other than declared. (run): no theory, but the stored or a noisy "
     "model run on calibration text."
 )
@@ -67,7 +67,7 @@ def _score(one: Score) -> list[str]:
         f"{one.close}",
         f"{one.far}",
         f"{one.covered} of {rest}" if rest else "–",
-        "–" if one.correlation is None else f"{one.correlation:.3f} ({one.correlated})",
+        "–" if one.correlation is None else f"{one.correlation:.2f} ({one.correlated})",
         "–" if one.factor is None else f"× {one.factor:.2f}",
         met,
     ]
@@ -85,7 +85,7 @@ def tables(found: Sequence[Cell]) -> list[Table]:
 
 
 def _page(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    page = Table(box=None, padding=(0, 1), title=Text(title))
+    page = Table(box=None, padding=(0, 1), pad_edge=False, collapse_padding=True, title=Text(title))
     for i, head in enumerate(heads):
         width = None if i else max(len(row[0]) for row in rows)
         page.add_column(head, justify="right" if i else "left", no_wrap=True, min_width=width)
