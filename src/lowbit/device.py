@@ -19,7 +19,7 @@ from statistics import median
 import psutil
 import torch
 
-from lowbit import __version__, heap
+from lowbit import __version__, blas, heap
 from lowbit.errors import UserError
 from lowbit.execution import Execution
 from lowbit.quant import bitsandbytes
@@ -181,7 +181,7 @@ def facts(
         transformers=version("transformers"),
         lowbit=__version__,
         cpu=cpu_name(),
-        simd=torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else "",
+        simd=blas.vectors() if device.type == "cpu" else "",
         cores=psutil.cpu_count() or 1,
         memory=psutil.virtual_memory().total,
         system=f"{platform.system()} {platform.machine()}",

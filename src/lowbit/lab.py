@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lowbit.blas import Quick
 from lowbit.curvature import as_site, logits_of, target_of, weights_of
 from lowbit.losses import Kind
 from lowbit.quant.codec import decode, encode
@@ -78,18 +79,22 @@ class Lab:
     def logits(self) -> list[Tensor]:
         """Of every sequence, detached."""
         self.worked(1)
-        with torch.no_grad():
-            return [logits_of(self.model, batch, self.kind) for batch in self.batches]
+        return [self.seen(batch) for batch in self.batches]
+
+    @torch.no_grad()
+    def seen(self, batch: Batch) -> Tensor:
+        """What the model makes of a sequence, as it stands."""
+        with Quick():
+            return logits_of(self.model, batch, self.kind)
 
     def beside(self, before: Sequence[Tensor]) -> tuple[list[float], list[float]]:
         """As the model stands: every sequence's loss, and its outputs' KL from those before."""
         self.worked(1)
         losses, apart = [], []
-        with torch.no_grad():
-            for batch, old in zip(self.batches, before, strict=True):
-                new = logits_of(self.model, batch, self.kind)
-                losses.append(_loss(new, batch))
-                apart.append(_divergence(old, new))
+        for batch, old in zip(self.batches, before, strict=True):
+            new = self.seen(batch)
+            losses.append(_loss(new, batch))
+            apart.append(_divergence(old, new))
         return losses, apart
 
     def losses(self, logits: Sequence[Tensor]) -> list[float]:
@@ -99,14 +104,12 @@ class Lab:
     def losses_now(self) -> list[float]:
         """The same as the model stands."""
         self.worked(1)
-        with torch.no_grad():
-            return [_loss(logits_of(self.model, b, self.kind), b) for b in self.batches]
+        return [_loss(self.seen(batch), batch) for batch in self.batches]
 
     def loss_of_few(self) -> float:
         """As the model stands, a token, over the few."""
         self.worked(1, few=True)
-        with torch.no_grad():
-            sums = [_loss(logits_of(self.model, b, self.kind), b) for b in self.few]
+        sums = [_loss(self.seen(batch), batch) for batch in self.few]
         return sum(sums) / sum(sum(batch.labels) for batch in self.few)
 
     @property

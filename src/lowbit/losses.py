@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lowbit.blas import back, linear
 from lowbit.layers import Adapted, Frozen
 from lowbit.models import attention
 from lowbit.models.attention import Segments
@@ -46,7 +47,7 @@ class HeadLoss(torch.autograd.Function):
         losses = []
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
-            logits = F.linear(hidden[part], weight).float()
+            logits = linear(hidden[part], weight).float()
             chosen = target[part, None]
             most = logits.amax(1, keepdim=True)
             picked = logits.gather(1, chosen) - most
@@ -56,7 +57,7 @@ class HeadLoss(torch.autograd.Function):
             if slope is not None:
                 share.div_(total)
                 share.scatter_add_(1, chosen, -torch.ones_like(picked))
-                torch.mm(share.to(hidden.dtype), weight, out=slope[part])
+                slope[part] = back(share.to(hidden.dtype), weight)
         if slope is not None:
             ctx.save_for_backward(slope)
         return torch.cat(losses)

@@ -17,6 +17,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
+from lowbit import blas
 from lowbit import device as machine
 from lowbit.config import check
 from lowbit.curvature import as_site
@@ -71,7 +72,7 @@ def table_of(
     where = "" if at is None else digest(at / ADAPTER / WEIGHTS)
     about = [MEASURE, weights_digest(start.checkpoint), start.data.fingerprint, tokens, where]
     about += [] if tuple(parts) == ("calibration",) else list(parts)
-    key = json.dumps([*about, torch.__version__, asdict(asked)])
+    key = json.dumps([*about, torch.__version__, blas.vectors(), asdict(asked)])
     name = sha256(key.encode()).hexdigest()[:24]
     path = cache_dir() / "sensitivities" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

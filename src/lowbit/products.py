@@ -17,7 +17,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from lowbit.blas import back, linear
 
 
 class Stored(Protocol):
@@ -35,11 +36,11 @@ class FrozenProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, stored: Stored, bias: Tensor | None) -> Tensor:
         ctx.stored = stored
-        return F.linear(x, stored.passing(x.dtype), bias)
+        return linear(x, stored.passing(x.dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return grad @ ctx.stored.passing(grad.dtype), None, None
+        return back(grad, ctx.stored.passing(grad.dtype)), None, None
 
 
 class AdaptedProduct(torch.autograd.Function):
@@ -61,8 +62,8 @@ class AdaptedProduct(torch.autograd.Function):
     ) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         seen = flat if dropped is None else dropped.reshape(flat.shape)
-        thin = F.linear(seen, A)
-        y = F.linear(flat, stored.passing(x.dtype), bias).addmm_(thin, B.t(), alpha=scale)
+        thin = linear(seen, A)
+        y = linear(flat, stored.passing(x.dtype), bias).addmm_(thin, B.t(), alpha=scale)
         ctx.save_for_backward(seen, thin, A, B)
         ctx.scale, ctx.stored, ctx.dropped = scale, stored, dropped is not None
         return y.view(*x.shape[:-1], -1)
@@ -71,16 +72,16 @@ class AdaptedProduct(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         seen, thin, A, B = ctx.saved_tensors
         flat = grad.reshape(-1, grad.shape[-1])
-        back = F.linear(flat, B.t().contiguous()).mul_(ctx.scale)
-        grad_A = back.t() @ seen
+        narrow = linear(flat, B.t().contiguous()).mul_(ctx.scale)
+        grad_A = narrow.t() @ seen
         grad_B = (thin.t() @ flat).mul_(ctx.scale).t()
         grad_x, grad_dropped = None, None
         shape = (*grad.shape[:-1], -1)
         if ctx.needs_input_grad[0]:
-            grad_x = flat @ ctx.stored.passing(grad.dtype)
+            grad_x = back(flat, ctx.stored.passing(grad.dtype))
             if not ctx.dropped:
-                grad_x.addmm_(back, A)
+                grad_x.addmm_(narrow, A)
             grad_x = grad_x.view(shape)
         if ctx.dropped and ctx.needs_input_grad[1]:
-            grad_dropped = (back @ A).view(shape)
+            grad_dropped = (narrow @ A).view(shape)
         return grad_x, grad_dropped, grad_A, grad_B, None, None, None

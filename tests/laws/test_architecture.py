@@ -40,6 +40,7 @@ LAYERS = {
     "numbers": ["quant", "stats", "inference", "theory", "sensitivity", "guiding"],
     "models, tasks, plans": ["models", "tasks", "plan"],
     "layers": [
+        "blas",
         "products",
         "layers",
         "initial",

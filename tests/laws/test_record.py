@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import FACTS, Run, make_run
 
+from lowbit import blas
 from lowbit import device as machine
 from lowbit.config import check
 from lowbit.errors import RunError, UserError
@@ -314,7 +315,7 @@ def test_vectors_that_nobody_noted_keep_no_two_records_apart(tmp_path: Path) -> 
 
 def test_a_cpus_vectors_are_noted() -> None:
     cpu = machine.facts(torch.device("cpu"), "fp32", Execution(), "", "", ())
-    assert cpu.simd == torch.backends.cpu.get_cpu_capability()
+    assert cpu.simd == blas.vectors()
 
 
 def test_all_facts_that_differ_are_listed(tmp_path: Path) -> None:

@@ -283,3 +283,31 @@ def test_attention_that_drops_weights_is_unchanged_where_it_drops_none(
     ours, _ = attention.attend(Module(), query, key, value, None, 1e-9, None, segments)
     plain, _ = attention.attend(Module(), query, key, value, None, 0.0, None, segments)
     torch.testing.assert_close(ours, plain)
+
+
+@pytest.mark.parametrize(("causal", "window"), [(True, None), (False, None), (True, 2)])
+def test_examples_of_many_lengths_attend_as_each_would_alone(
+    causal: bool, window: int | None
+) -> None:
+    class Module(nn.Module):
+        is_causal = causal
+
+    lengths = (5, 2, 3)
+    query = torch.randn(1, 4, 10, 8, requires_grad=True)
+    key, value = torch.randn(1, 2, 10, 8), torch.randn(1, 2, 10, 8)
+    slope = torch.randn(1, 10, 4, 8)
+
+    def attended(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...]) -> Tensor:
+        segments = Segments(lengths, CPU)
+        return attention.attend(
+            Module(), q, k, v, None, 0.0, None, segments, sliding_window=window
+        )[0]
+
+    together = attended(query, key, value, lengths)
+    parts = [t.split(lengths, 2) for t in (query, key, value)]
+    alone = torch.cat(
+        [attended(*own, lengths=(own[0].shape[2],)) for own in zip(*parts, strict=True)], 1
+    )
+    torch.testing.assert_close(together, alone)
+    slopes = [torch.autograd.grad(y, query, slope)[0] for y in (together, alone)]
+    torch.testing.assert_close(*slopes)

@@ -2,8 +2,9 @@
 
 A batch is a single row of tokens, and `Segments` says where each example begins and ends. Every
 other part of a transformer works on tokens one by one and needs to know nothing of it. Here,
-examples of equal length are simply a batch; others are padded inside this one function, which
-costs four gathers and saves the padding everywhere else.
+examples of equal length are simply a batch. Others are taken one by one on a CPU, where a kernel's
+call costs little and a padded place as much as a real one; elsewhere they are padded inside this
+one function, which costs four gathers and saves the padding everywhere else.
 
 transformers lets attention be chosen by name, and hands the keyword arguments of a model's call
 down to it: that is how `segments` arrives. Without it, it is transformers' own attention.
@@ -136,18 +137,52 @@ def attend(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest
         )
     causal = bool(module.is_causal)
-    mask, causal = _mask(segments, causal, rest.get("sliding_window"))
+    window = rest.get("sliding_window")
+    if not segments.alike and not dropout and query.device.type == "cpu":
+        return _one_by_one(query, key, value, segments, causal, window, scaling), None
+    mask, causal = _mask(segments, causal, window)
     fold = _batched if segments.alike else _padded
     inputs = (fold(query, segments), fold(key, segments), fold(value, segments))
     if dropout:
         found = _with_dropout(*inputs, mask, causal, scaling, dropout)
     else:
-        found = F.scaled_dot_product_attention(
-            *inputs, mask, 0.0, causal, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
-        )
+        found = _attention(*inputs, mask, causal, scaling)
     found = found.transpose(1, 2)
     flat = found.reshape(-1, *found.shape[2:])
     return (flat if segments.alike else flat.index_select(0, segments.places))[None], None
+
+
+def _one_by_one(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segments: Segments,
+    causal: bool,
+    window: int | None,
+    scaling: float | None,
+) -> Tensor:
+    """Every example on its own. Split at once: the gradient of a slice is as long as the whole."""
+    found = []
+    parts = (t.split(segments.lengths, 2) for t in (query, key, value))
+    for q, k, v in zip(*parts, strict=True):
+        mask, still = _mask(Segments((q.shape[2],), segments.device), causal, window)
+        found.append(_attention(q, k, v, mask, still, scaling).transpose(1, 2))
+    return torch.cat(found, 1)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    scaling: float | None,
+) -> Tensor:
+    """torch's own, for as many heads of keys as of queries or fewer."""
+    shared = query.shape[1] != key.shape[1]
+    return F.scaled_dot_product_attention(
+        query, key, value, mask, 0.0, causal, scale=scaling, enable_gqa=shared
+    )
 
 
 def _with_dropout(

@@ -1,0 +1,83 @@
+"""fp32 products on a CPU, by whichever library of torch's two is faster there.
+
+torch hands them to MKL, which keeps to AVX2 on processors that are not Intel's; oneDNN does not,
+and is twice as fast where there is AVX-512. It is a rule rather than a measurement, since the last
+digits of a run follow from it.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+SMALL = 1_000_000
+"""Multiplications of a product below which oneDNN's call costs more than it wins."""
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W' + b, without a gradient."""
+    if not (held_back() and _fits(x, weight)):
+        return F.linear(x, weight, bias)
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return found
+
+
+def back(grad: Tensor, weight: Tensor) -> Tensor:
+    """grad W: what a linear layer hands back."""
+    return linear(grad, weight.t()) if held_back() else grad @ weight
+
+
+def _fits(x: Tensor, weight: Tensor) -> bool:
+    """Whether a product is one that oneDNN is asked for."""
+    alike = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
+    return alike and x.numel() * len(weight) >= SMALL
+
+
+@lru_cache(maxsize=1)
+def held_back() -> bool:
+    """Whether MKL leaves AVX-512 unused here and oneDNN would use it."""
+    return (
+        torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and torch.backends.mkl.is_available()
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and "intel" not in _maker().lower()
+    )
+
+
+def _maker() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("vendor_id"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def vectors() -> str:
+    """What products are computed with: a fact that runs must share to be a pair."""
+    wide: str = torch.backends.cpu.get_cpu_capability()
+    return f"{wide} (oneDNN)" if held_back() else wide
+
+
+class Quick(TorchFunctionMode):
+    """Within it, linear layers of any make are computed as here, where no gradient is taken."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is F.linear and not torch.is_grad_enabled():
+            func = linear
+        return func(*args, **(kwargs or {}))

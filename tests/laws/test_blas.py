@@ -1,0 +1,150 @@
+"""Laws of products: the same numbers by either library, and a rule that only machines decide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lowbit import blas
+from lowbit.layers import Frozen
+from lowbit.products import AdaptedProduct, FrozenProduct
+from lowbit.quant.codec import encode
+from lowbit.quant.formats import parse
+
+Make = Callable[..., Tensor]
+needs_onednn = pytest.mark.skipif(
+    not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this torch has no oneDNN"
+)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine where MKL holds back, however small the product."""
+    monkeypatch.setattr(blas, "held_back", lambda: True)
+    monkeypatch.setattr(blas, "SMALL", 1)
+
+
+@pytest.fixture
+def make() -> Make:
+    source = torch.Generator().manual_seed(4)
+    return lambda *shape: torch.randn(*shape, generator=source)
+
+
+@pytest.fixture
+def afresh() -> Iterator[None]:
+    """The rule is asked again, before and after."""
+    blas.held_back.cache_clear()
+    yield
+    blas.held_back.cache_clear()
+
+
+SHAPES: dict[str, Callable[[Make], Tensor]] = {
+    "rows": lambda make: make(37, 48),
+    "examples of rows": lambda make: make(3, 5, 48),
+    "a row": lambda make: make(1, 48),
+    "none": lambda make: make(0, 48),
+    "turned": lambda make: make(48, 37).t(),
+    "cut out": lambda make: make(37, 99)[:, 7:55],
+    "one for all": lambda make: make(1, 48).expand(37, 48),
+}
+
+
+@needs_onednn
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_product_is_what_torch_says(shape: str, biased: bool, make: Make, quick: None) -> None:
+    x, weight = SHAPES[shape](make), make(29, 48)
+    bias = make(29) if biased else None
+    torch.testing.assert_close(blas.linear(x, weight, bias), F.linear(x, weight, bias))
+    torch.testing.assert_close(blas.back(x, weight.t()), x @ weight.t())
+
+
+@needs_onednn
+@pytest.mark.parametrize("adapted", [False, True])
+def test_layers_and_their_gradients_are_the_same_by_either_library(
+    adapted: bool, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen = Frozen(encode(0.1 * make(24, 44), parse("int4@16")))
+    x, A, B, bias, slope = make(5, 9, 44), make(3, 44), make(24, 3), make(24), make(5, 9, 24)
+
+    def found() -> list[Tensor]:
+        leaves = [t.clone().requires_grad_() for t in (x, A, B)]
+        y = (
+            AdaptedProduct.apply(leaves[0], None, *leaves[1:], 2.0, frozen, bias)
+            if adapted
+            else FrozenProduct.apply(leaves[0], frozen, bias)
+        )
+        y.backward(slope)
+        return [y.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+
+    monkeypatch.setattr(blas, "held_back", lambda: False)
+    plain = found()
+    monkeypatch.setattr(blas, "held_back", lambda: True)
+    monkeypatch.setattr(blas, "SMALL", 1)
+    torch.testing.assert_close(found(), plain, rtol=1e-5, atol=1e-4)
+    assert len(plain) == (4 if adapted else 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_types_are_torchs_own(dtype: torch.dtype, make: Make, quick: None) -> None:
+    x, weight = make(37, 48).to(dtype), make(29, 48).to(dtype)
+    assert torch.equal(blas.linear(x, weight), F.linear(x, weight))
+
+
+def test_what_is_not_a_number_stays_none(make: Make, quick: None) -> None:
+    x = make(37, 48)
+    x[3, 4] = torch.nan
+    bad = blas.linear(x, make(29, 48)).isnan()
+    assert bad[3].all()
+    assert bad.sum() == 29
+
+
+@pytest.mark.parametrize(
+    ("width", "maker", "expected"),
+    [
+        ("AVX512", "AuthenticAMD", True),
+        ("AVX512", "GenuineIntel", False),
+        ("AVX512", "Intel64 Family 6 Model 85 Stepping 7, GenuineIntel", False),
+        ("AVX2", "AuthenticAMD", False),
+        ("DEFAULT", "", False),
+    ],
+)
+def test_onednn_is_asked_where_there_are_wide_vectors_that_mkl_leaves(
+    width: str, maker: str, expected: bool, monkeypatch: pytest.MonkeyPatch, afresh: None
+) -> None:
+    if not torch.backends.mkl.is_available():
+        pytest.skip("this torch has no MKL")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: width)
+    monkeypatch.setattr(blas, "_maker", lambda: maker)
+    assert blas.held_back() == expected
+    assert blas.vectors() == (f"{width} (oneDNN)" if expected else width)
+
+
+def test_a_maker_is_read_where_linux_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 26\n"
+    monkeypatch.setattr(Path, "read_text", lambda self: said)
+    assert blas._maker() == "AuthenticAMD"
+
+
+@needs_onednn
+def test_only_linear_layers_without_a_gradient_go_another_way(
+    make: Make, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    own = blas.linear
+    monkeypatch.setattr(blas, "linear", lambda *args: (asked.append(args), own(*args))[1])
+    layer, x = torch.nn.Linear(48, 29), make(37, 48)
+    expected = layer(x)
+    with blas.Quick():
+        layer(x).sum().backward()
+        assert not asked
+        with torch.no_grad():
+            torch.testing.assert_close(layer(x), expected.detach())
+    assert len(asked) == 1
+    assert layer.weight.grad is not None
