@@ -1,8 +1,9 @@
 """The floor of a step: its own matrix products and nothing else.
 
-Every base product of the step forward and backward, on matrices of their own (so that caches see
-what they would see), with the tokens that a step has. What `share of the limit` is measured
-against. Attention's products and the adapters' are left out, so nothing can reach 100 %.
+Every base product of the step forward and backward, by the faster of torch's libraries, on matrices
+of their own (so that caches see what they would see), with the tokens that a step has. What `share
+of the limit` is measured against. Attention's products and the adapters' are left out, so nothing
+can reach 100 %.
 
     python bench/limit.py [MODEL] [TOKENS] [lm|sst2]
 """
@@ -21,7 +22,7 @@ def limit(model: str, tokens: int, work: str, rounds: int = 7) -> dict[str, floa
     import torch
     from jobs import folder_of
 
-    from lowbit import device, heap
+    from lowbit import blas, device, heap
     from lowbit.models.family import find_sites
     from lowbit.models.loading import open_checkpoint, skeleton
 
@@ -46,9 +47,9 @@ def limit(model: str, tokens: int, work: str, rounds: int = 7) -> dict[str, floa
         for _ in range(rounds):
             began = time.perf_counter()
             for weight in weights:
-                torch.nn.functional.linear(inputs[tuple(weight.shape)], weight)
+                blas.linear(inputs[tuple(weight.shape)], weight)
             for weight in reversed(weights):
-                slopes[tuple(weight.shape)] @ weight
+                blas.back(slopes[tuple(weight.shape)], weight)
             seconds.append(time.perf_counter() - began)
         found[name] = median(seconds[1:])
     return found
