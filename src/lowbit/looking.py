@@ -78,7 +78,7 @@ def compare(study: Study) -> None:
         say("This study states no claims and asks no questions; `lowbit report` shows its table.")
     if found.missing:
         say(f"\n{len(found.missing)} of {len(study.runs)} runs are missing:")
-        wrapped(", ".join(found.missing))
+        wrapped("; ".join(gathered(found.missing)))
     predicted = scorecard.cells(study)
     if predicted:
         for page in tally.tables(predicted):
@@ -99,6 +99,15 @@ def compare(study: Study) -> None:
     body = _plain(found) | {"predicted": [_known(asdict(cell)) for cell in predicted]}
     write_atomic(folder / "compare.json", (to_json(body) + "\n").encode())
     say(f"\nwritten  {folder / 'compare.md'}, compare.json")
+
+
+def gathered(names: Sequence[str]) -> list[str]:
+    """A run's name, or several that differ in their seed alone as one."""
+    seeds: dict[str, list[str]] = {}
+    for name in names:
+        stem, _, seed = name.rpartition("-seed")
+        seeds.setdefault(stem, []).append(seed)
+    return [f"{stem}-seed{','.join(mine)}" for stem, mine in seeds.items()]
 
 
 def wrapped(text: str) -> None:
