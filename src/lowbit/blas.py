@@ -36,9 +36,52 @@ def back(grad: Tensor, weight: Tensor) -> Tensor:
     return linear(grad, weight.t()) if held_back() else grad @ weight
 
 
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W' + b with gradients of every order for all three, in reverse and forward mode."""
+    if not (held_back() and _fits(x, weight)):
+        return F.linear(x, weight, bias)
+    found: Tensor = Product.apply(x, weight, bias)
+    return found
+
+
+class Product(torch.autograd.Function):
+    """Its backward pass is made of products again, so that it can be gone through backwards."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
+        return linear(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.save_for_forward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        flat = grad.reshape(-1, grad.shape[-1])
+        return (
+            product(grad, weight.t()) if needs_x else None,
+            product(flat.t(), x.reshape(-1, x.shape[-1]).t()) if needs_weight else None,
+            flat.sum(0) if needs_bias else None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, *moved: Tensor | None) -> Tensor:
+        x, weight = ctx.saved_tensors
+        along_x, along_weight, along_bias = moved
+        parts = [] if along_x is None else [product(along_x, weight)]
+        parts += [] if along_weight is None else [product(x, along_weight)]
+        parts += [] if along_bias is None else [along_bias]
+        return sum(parts[1:], parts[0])
+
+
 def _fits(x: Tensor, weight: Tensor) -> bool:
     """Whether a product is one that oneDNN is asked for."""
-    alike = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
+    alike = (
+        x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" == weight.device.type
+    )
     return alike and x.numel() * len(weight) >= SMALL
 
 
@@ -69,7 +112,7 @@ def vectors() -> str:
 
 
 class Quick(TorchFunctionMode):
-    """Within it, linear layers of any make are computed as here, where no gradient is taken."""
+    """Within it, linear layers of any make are computed as here."""
 
     def __torch_function__(
         self,
@@ -78,6 +121,4 @@ class Quick(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func is F.linear and not torch.is_grad_enabled():
-            func = linear
-        return func(*args, **(kwargs or {}))
+        return (product if func is F.linear else func)(*args, **(kwargs or {}))

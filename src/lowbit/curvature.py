@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lowbit.blas import Quick
 from lowbit.errors import RunError
 from lowbit.losses import IGNORED, Kind, class_logits, hidden_of
 from lowbit.spec import Site
@@ -81,7 +82,7 @@ def summed_loss(model: nn.Module, batch: Batch, kind: Kind = "language") -> Tens
 def logits_of(model: nn.Module, batch: Batch, kind: Kind = "language") -> Tensor:
     """(scored tokens, vocabulary) or (sentences, classes), fp32 at least, through attention that
     can be differentiated twice."""
-    with sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(SDPBackend.MATH), Quick():
         if kind == "classification":
             return class_logits(model, batch)
         head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]

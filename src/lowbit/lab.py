@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowbit.blas import Quick
 from lowbit.curvature import as_site, logits_of, target_of, weights_of
 from lowbit.losses import Kind
 from lowbit.quant.codec import decode, encode
@@ -84,8 +83,7 @@ class Lab:
     @torch.no_grad()
     def seen(self, batch: Batch) -> Tensor:
         """What the model makes of a sequence, as it stands."""
-        with Quick():
-            return logits_of(self.model, batch, self.kind)
+        return logits_of(self.model, batch, self.kind)
 
     def beside(self, before: Sequence[Tensor]) -> tuple[list[float], list[float]]:
         """As the model stands: every sequence's loss, and its outputs' KL from those before."""

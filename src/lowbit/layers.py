@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lowbit.blas import product
 from lowbit.models.dropout import dropout
 from lowbit.products import AdaptedProduct, FrozenProduct
 from lowbit.quant import bitsandbytes
@@ -214,7 +215,7 @@ class Trained(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach().float().clone())
 
     def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
-        return F.linear(x.float(), self.weight, self.bias).to(self.out)
+        return product(x.float(), self.weight, self.bias).to(self.out)
 
     def exported(self) -> dict[str, Tensor]:
         """Views of what is trained, shaped as in the module that was replaced."""

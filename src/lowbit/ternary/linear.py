@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from lowbit.blas import product
 from lowbit.errors import Bounds, check_bounds
 from lowbit.ternary.grid import Grid, blocks, rounded, ternarised, unblocked
 
@@ -118,7 +118,7 @@ class TernaryLinear(nn.Module):
         )
         held = bits8(x) if self.recovery.activations else x
         bias = self.whole_bias()
-        return F.linear(held, found.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        return product(held, found.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     def whole_bias(self) -> Tensor | None:
         """Everything that no input reaches, as one vector, rounded as 16 bits will keep it."""
