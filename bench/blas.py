@@ -1,0 +1,132 @@
+"""fp32 products by MKL and by oneDNN, and what they and padding do to a step:  python bench/blas.py
+
+One thread, since runs side by side have one each. The steps need `LOWBIT_ASSETS`; without it the
+products alone are timed. The ways take turns; medians of 30 products, and of three rounds.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+import torch
+
+from lowbit import blas, heap
+from lowbit.execution import Execution
+from lowbit.losses import scores, training_loss
+from lowbit.models import attention
+from lowbit.ready import install_run, prepare_run
+from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
+from lowbit.tasks.batching import collate
+
+SHAPES = (
+    (1024, 384, 384),
+    (1024, 384, 1024),
+    (1024, 1024, 384),
+    (1024, 384, 8192),
+    (90, 384, 1024),
+)
+WAYS = {
+    "MKL, padded": (False, True),
+    "MKL, one by one": (False, False),
+    "oneDNN, padded": (True, True),
+    "oneDNN, one by one": (True, False),
+}
+WORKS: tuple[tuple[str, TaskSpec, int], ...] = (
+    ("assets:lm-14m", TaskSpec("dailydialog", window=256, limit=400), 8),
+    ("assets:lm-14m", TaskSpec("wikitext2", window=256, limit=100), 4),
+    ("assets:minilm", TaskSpec("sst2", limit=800), 8),
+)
+STEPS, ROUNDS, SCORED = 12, 3, 32
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    heap.keep()
+    print(f"one thread; here lowbit multiplies with {blas.vectors()}")
+    for tokens, width, out in SHAPES:
+        x, weight = torch.randn(tokens, width), torch.randn(out, width)
+        work = 2e-9 * tokens * width * out
+        found = []
+        for quick in (False, True):
+            with using(quick, padded=False):
+                found.append(work / _seconds(lambda x=x, weight=weight: blas.linear(x, weight)))
+        print(f"{tokens} x {width} to {out}: MKL {found[0]:.0f}, oneDNN {found[1]:.0f} GFLOP/s")
+    if os.environ.get("LOWBIT_ASSETS"):
+        for work in WORKS:
+            _steps(*work)
+
+
+@contextmanager
+def using(quick: bool, padded: bool) -> Iterator[None]:
+    """Products by oneDNN or not, examples of many lengths padded or not."""
+    before = blas.held_back, attention._one_by_one
+    blas.held_back = lambda: quick  # type: ignore[assignment]
+    if padded:
+        attention._one_by_one = _together  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        blas.held_back, attention._one_by_one = before
+
+
+def _together(query: Any, key: Any, value: Any, segments: Any, *rest: Any) -> Any:
+    """As it was done before, and is elsewhere than on a CPU."""
+    causal, window, scaling = rest
+    mask, causal = attention._mask(segments, causal, window)
+    held = (attention._padded(t, segments) for t in (query, key, value))
+    found = attention._attention(*held, mask, causal, scaling).transpose(1, 2)
+    return found.reshape(-1, *found.shape[2:]).index_select(0, segments.places)[None]
+
+
+def _steps(model: str, task: TaskSpec, batch: int) -> None:
+    """Tokens a second of training steps and of scoring, by every way."""
+    plan = Plan("bf16", "bf16", embedding="bf16", rank=8)
+    spec = RunSpec(model, task, plan, TrainSpec(batch=batch, compute="fp32"), 0)
+    start = prepare_run(spec)
+    execution = Execution(residency="decoded", threads=1)
+    run = install_run(spec, start, execution, torch.device("cpu"), "fp32").model
+    examples, kind = start.data.parts["train"], start.task.kind
+    trained = [collate(examples, range(i, i + batch)) for i in range(0, STEPS * batch, batch)]
+    scored = [collate(examples, range(i, i + SCORED)) for i in range(0, 3 * SCORED, SCORED)]
+
+    def step(each: Any) -> None:
+        loss, count = training_loss(run, kind, each)
+        (loss / count).backward()
+
+    speeds: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
+    for _ in range(ROUNDS):
+        for way, (quick, padded) in WAYS.items():
+            with using(quick, padded):
+                run.train()
+                fast = _speed(trained, step)
+                run.eval()
+                speeds[way].append((fast, _speed(scored, lambda b: scores(run, kind, b))))
+    print(f"\n{model} on {task.name}, tokens a second: training, scoring")
+    for way, found in speeds.items():
+        print(f"  {way:20} {median(a for a, _ in found):6,.0f} {median(b for _, b in found):6,.0f}")
+
+
+def _speed(work: list[Any], do: Callable[[Any], object]) -> float:
+    do(work[0])
+    began = time.perf_counter()
+    for each in work:
+        do(each)
+    return sum(sum(each.lengths) for each in work) / (time.perf_counter() - began)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    found = []
+    for _ in range(30):
+        began = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - began)
+    return median(found[5:])
+
+
+if __name__ == "__main__":
+    main()
