@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lowbit.blas import Quick
+from lowbit.blas import Quick, linear
 from lowbit.errors import RunError
 from lowbit.losses import IGNORED, Kind, class_logits, hidden_of
 from lowbit.spec import Site
@@ -195,8 +195,8 @@ def _linear_hook(watch: Watch, found: Factors, x: Tensor, y: Tensor) -> None:
             return
         g = slope.detach().reshape(-1, slope.shape[-1])
         found.rows_in += len(inputs)
-        found.inputs = _add(found.inputs, inputs.t() @ inputs)
-        found.outputs = _add(found.outputs, g.square().sum(0) if found.out_diagonal else g.t() @ g)
+        found.inputs = _add(found.inputs, _outer(inputs))
+        found.outputs = _add(found.outputs, g.square().sum(0) if found.out_diagonal else _outer(g))
 
     y.register_hook(backward)
 
@@ -209,9 +209,14 @@ def _embedding_hook(watch: Watch, found: Factors, ids: Tensor, y: Tensor) -> Non
         found.looked_up += ids.numel()
         count = torch.bincount(ids.reshape(-1), minlength=int(ids.max()) + 1).float()
         found.rows = _add(found.rows, count)
-        found.row_outputs = _add(found.row_outputs, g.t() @ g)
+        found.row_outputs = _add(found.row_outputs, _outer(g))
 
     y.register_hook(backward)
+
+
+def _outer(rows: Tensor) -> Tensor:
+    """The sum of every row's outer product with itself."""
+    return linear(rows.t(), rows.t())
 
 
 def _add(so_far: Tensor | None, more: Tensor) -> Tensor:
