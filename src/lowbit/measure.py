@@ -21,7 +21,7 @@ from lowbit.curvature import Curvature
 from lowbit.errors import RunError
 from lowbit.jointly import jointly, monte_carlo
 from lowbit.lab import HESSIAN, NEWTON, Errors, Lab, Told, moved
-from lowbit.reach import absorbed_share, gains, spectrum
+from lowbit.reach import Metric, absorbed_shares, gains, metric, spectrum
 from lowbit.sensitivity import UNITS, Asked, Damage, Joint, Reach, SensitivityTable, SiteTable
 from lowbit.spec import BLOCK_ROLES, Site
 from lowbit.traces import Known, hutchinson, mean
@@ -42,7 +42,6 @@ def measure(
     _finite(found)
     known = Known(found, hutchinson(lab, asked, told), lab.logits())
     damages: dict[str, dict[str, Damage]] = {site.name: {} for site in lab.sites}
-    absorbed: dict[str, dict[str, tuple[float, ...]]] = {site.name: {} for site in lab.sites}
     for i, text in enumerate(asked.formats):
         told("formats", i, len(asked.formats))
         errors = {site.name: lab.error(site.name, text) for site in lab.sites}
@@ -51,23 +50,17 @@ def measure(
             e = errors[site.name]
             alone = _alone(lab, asked, site, e, known) if asked.walk else Walked()
             damages[site.name][text] = _damage(known, site, e, curved[site.name], alone)
-            if site.role in BLOCK_ROLES:
-                shares = absorbed_share(found.factors[site.name], e, asked.ranks)
-                absorbed[site.name][text] = shares
     told("formats", len(asked.formats), len(asked.formats))
-    sites = tuple(
-        SiteTable(
-            site.name, site.role, site.depth, site.shape, damages[site.name],
-            _reach(found, site, absorbed[site.name], asked.ranks),
-            float(lab.weight(site.name).var()), _spectra(found, site),
-        )
-        for site in lab.sites
-    )  # fmt: skip
+    sites = []
+    for i, site in enumerate(lab.sites):
+        told("ranks", i, len(lab.sites))
+        sites.append(_site(lab, asked, found, site, damages[site.name]))
+    told("ranks", len(lab.sites), len(lab.sites))
     loss = sum(lab.losses(known.logits)) / found.units
     choices = (*(uniformly(lab, asked.formats) if asked.uniform else ()), *asked.joint)
     whole = jointly(lab, asked, known, choices, told)
     unit = UNITS[lab.kind]
-    return SensitivityTable(*names, unit, found.units, loss, lab.passes, sites, whole)
+    return SensitivityTable(*names, unit, found.units, loss, lab.passes, tuple(sites), whole)
 
 
 def uniformly(lab: Lab, formats: Sequence[str]) -> tuple[Joint, ...]:
@@ -100,20 +93,26 @@ def _damage(known: Known, site: Site, error: Tensor, curved: float, alone: Walke
     )
 
 
-def _reach(
-    found: Curvature, site: Site, absorbed: dict[str, tuple[float, ...]], ranks: tuple[int, ...]
-) -> Reach | None:
-    if site.role not in BLOCK_ROLES:
-        return None
-    won = gains(found.factors[site.name], found.gradient[site.name], ranks)
-    return Reach(ranks, absorbed, won)
+def _site(
+    lab: Lab, asked: Asked, found: Curvature, site: Site, damages: dict[str, Damage]
+) -> SiteTable:
+    """All that is known of a site; of one in a block, what ranks do there too."""
+    reach, spectra = None, None
+    if site.role in BLOCK_ROLES:
+        outputs, inputs = sides = metric(found.factors[site.name])
+        reach = _reach(lab, asked, sides, found.gradient[site.name], site.name)
+        spectra = spectrum(inputs), spectrum(outputs)
+    variance = float(lab.weight(site.name).var())
+    return SiteTable(
+        site.name, site.role, site.depth, site.shape, damages, reach, variance, spectra
+    )
 
 
-def _spectra(found: Curvature, site: Site) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    factors = found.factors[site.name]
-    if site.role not in BLOCK_ROLES or factors.inputs is None or factors.outputs is None:
-        return None
-    return spectrum(factors.inputs), spectrum(factors.outputs)
+def _reach(lab: Lab, asked: Asked, sides: Metric, gradient: Tensor, name: str) -> Reach:
+    errors = (lab.error(name, text) for text in asked.formats)
+    absorbed = absorbed_shares(sides, errors, asked.ranks)
+    shares = dict(zip(asked.formats, absorbed, strict=True))
+    return Reach(asked.ranks, shares, gains(sides, gradient, asked.ranks))
 
 
 def _finite(found: Curvature) -> None:

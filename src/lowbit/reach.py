@@ -7,7 +7,8 @@ step of rank r could win. Both are of second order, and factors are damped befor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,44 +19,73 @@ DAMPING = 1e-3
 """Of the mean eigenvalue, added before a factor is inverted."""
 
 
-def absorbed_share(factors: Factors, error: Tensor, ranks: Sequence[int]) -> tuple[float, ...]:
-    """Of 1/2 sum sigma_i^2 (G^1/2 e A^1/2), what the best correction of each rank takes back."""
+@dataclass(frozen=True)
+class Axes:
+    """A factor's eigenvalues, ascending, and its eigenvectors: none of a diagonal one, whose values
+    stay in their places.
+
+    Finding them costs more than all that is asked of them, so it is done once a site.
+    """
+
+    values: Tensor
+    vectors: Tensor | None
+
+    @classmethod
+    def of(cls, factor: Tensor) -> Axes:
+        if factor.dim() == 1:
+            return cls(factor, None)
+        return cls(*torch.linalg.eigh(factor.double()))
+
+    def power(self, exponent: float) -> Tensor:
+        """The factor to a power, damped; a diagonal stays one."""
+        positive = self.values.clamp(min=0)
+        raised = (positive + DAMPING * positive.mean()).pow(exponent)
+        if self.vectors is None:
+            return raised
+        return ((self.vectors * raised) @ self.vectors.t()).float()
+
+
+Metric = tuple[Axes, Axes]
+"""Of a site's outputs and of its inputs."""
+
+
+def metric(factors: Factors) -> Metric:
     assert factors.inputs is not None
     assert factors.outputs is not None
-    left, right = _power(factors.outputs, 0.5), _power(factors.inputs, 0.5)
-    squares = torch.linalg.svdvals(_times(left, error) @ right).square()
-    total = float(squares.sum())
-    return tuple(float(squares[:r].sum()) / total if total > 0 else 0.0 for r in ranks)
+    return Axes.of(factors.outputs), Axes.of(factors.inputs)
 
 
-def gains(factors: Factors, gradient: Tensor, ranks: Sequence[int]) -> tuple[float, ...]:
+def absorbed_shares(
+    sides: Metric, errors: Iterable[Tensor], ranks: Sequence[int]
+) -> list[tuple[float, ...]]:
+    """Of 1/2 sum sigma_i^2 (G^1/2 e A^1/2), what the best correction of each rank takes back, for
+    each of some errors."""
+    left, right = (side.power(0.5) for side in sides)
+    found = []
+    for error in errors:
+        squares = torch.linalg.svdvals(_times(left, error) @ right).square()
+        total = float(squares.sum())
+        found.append(tuple(float(squares[:r].sum()) / total if total > 0 else 0.0 for r in ranks))
+    return found
+
+
+def gains(sides: Metric, gradient: Tensor, ranks: Sequence[int]) -> tuple[float, ...]:
     """1/2 sum_{i <= r} sigma_i^2 of the whitened gradient: what a rank-r step could win."""
-    assert factors.inputs is not None
-    assert factors.outputs is not None
-    left, right = _power(factors.outputs, -0.5), _power(factors.inputs, -0.5)
+    left, right = (side.power(-0.5) for side in sides)
     squares = torch.linalg.svdvals(_times(left, gradient) @ right).square()
     return tuple(0.5 * float(squares[:r].sum()) for r in ranks)
 
 
-def spectrum(factor: Tensor, parts: int = 32) -> tuple[float, ...]:
+def spectrum(side: Axes, parts: int = 32) -> tuple[float, ...]:
     """Eigenvalues, ascending, as the geometric means of so many equal stretches.
 
     What is above the water in (23) counts by its logarithm, and what is below by less than it is:
     a limit from these is never above that of all eigenvalues.
     """
-    values = factor.sort().values if factor.dim() == 1 else torch.linalg.eigvalsh(factor.double())
+    values = side.values.sort().values
     pieces = values.clamp(min=0).tensor_split(min(parts, len(values)))
     return tuple(float(piece.log().mean().exp()) for piece in pieces)
 
 
 def _times(left: Tensor, matrix: Tensor) -> Tensor:
     return left[:, None] * matrix if left.dim() == 1 else left @ matrix
-
-
-def _power(factor: Tensor, exponent: float) -> Tensor:
-    """A factor to a power, damped; a diagonal stays one."""
-    if factor.dim() == 1:
-        return (factor + DAMPING * factor.mean()).pow(exponent)
-    values, vectors = torch.linalg.eigh(factor.double())
-    damped = values.clamp(min=0) + DAMPING * values.clamp(min=0).mean()
-    return ((vectors * damped.pow(exponent)) @ vectors.t()).to(factor.dtype)

@@ -22,7 +22,7 @@ from lowbit.jointly import monte_carlo, second_order
 from lowbit.lab import Lab, divergences, moved, rounded
 from lowbit.measure import measure
 from lowbit.measuring import fewer, sequences, spread
-from lowbit.reach import absorbed_share, gains
+from lowbit.reach import absorbed_shares, gains, metric
 from lowbit.sensitivity import (
     Asked,
     SensitivityTable,
@@ -196,11 +196,14 @@ def test_shares_are_eckart_youngs_in_the_metric_of_the_factors() -> None:
     other = torch.randn(5, 5, generator=source)
     factors = Factors(inputs=root @ root.t(), outputs=other @ other.t())
     error = torch.randn(5, 6, generator=source)
-    assert absorbed_share(factors, error, (5,))[0] == pytest.approx(1.0)
-    plain = Factors(inputs=torch.eye(6), outputs=torch.eye(5))
+    assert absorbed_shares(metric(factors), [error], (5,))[0][0] == pytest.approx(1.0)
+    plain = metric(Factors(inputs=torch.eye(6), outputs=torch.eye(5)))
     singular = torch.linalg.svdvals(error).square()
     expected = float(singular[:2].sum() / singular.sum())
-    assert absorbed_share(plain, error, (2,))[0] == pytest.approx(expected, rel=1e-4)
+    shares = absorbed_shares(plain, [error, 3 * error, 0 * error], (2,))
+    assert shares[0] == pytest.approx((expected,), rel=1e-4)
+    assert shares[1] == pytest.approx(shares[0])
+    assert shares[2] == (0.0,)
     won = gains(plain, error, (2, 5))
     assert won[1] == pytest.approx(0.5 * float(singular.sum()), rel=1e-2)
 
