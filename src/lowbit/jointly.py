@@ -33,7 +33,7 @@ def jointly(
 ) -> dict[str, Whole]:
     """What every choice does, by its name."""
     found = {}
-    before = lab.losses(known.logits)
+    before = lab.losses(known.outputs)
     for i, (name, formats) in enumerate(choices):
         told("choices", i, len(choices))
         chosen = {site: lab.error(site, text) for site, text in formats}
@@ -57,7 +57,7 @@ def _whole(
     newton = hessian.gauss_newton(lab.model, lab.sites, lab.few, held, lab.kind)
     lab.worked(NEWTON, few=True)
     with moved(lab, chosen):
-        after, kl = lab.beside(known.logits)
+        after, kl = lab.beside(known.outputs)
     curved = second_order(lab, chosen, before, sum(kl) / units)
     apart = [b - a for a, b in zip(before, after, strict=True)]
     samples = monte_carlo(lab, asked, chosen)

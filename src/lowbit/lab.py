@@ -7,13 +7,12 @@ those of the base: that is what is stored in few bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lowbit.curvature import as_site, logits_of, target_of, weights_of
 from lowbit.losses import Kind
@@ -22,11 +21,14 @@ from lowbit.quant.formats import parse
 from lowbit.spec import BLOCK_ROLES, Site
 from lowbit.stats import clustered_error
 from lowbit.tasks.base import Batch
+from lowbit.tasks.batching import joined
 
 Errors = dict[str, Tensor]
 Told = Callable[[str, int, int], None]
 # What each step costs, in forward passes.
 HESSIAN, NEWTON = 6.0, 3.0
+TOGETHER = 8
+"""Sequences that a pass without gradients takes at once."""
 
 
 @dataclass
@@ -75,40 +77,50 @@ class Lab:
         part = sum(sum(batch.labels) for batch in self.few) / sum(self.counts) if few else 1.0
         self.passes += passes * part
 
-    def logits(self) -> list[Tensor]:
-        """Of every sequence, detached."""
-        self.worked(1)
-        return [self.seen(batch) for batch in self.batches]
-
     @torch.no_grad()
-    def seen(self, batch: Batch) -> Tensor:
-        """What the model makes of a sequence, as it stands."""
-        return logits_of(self.model, batch, self.kind)
+    def seen(self, batches: Sequence[Batch]) -> Iterator[Tensor]:
+        """Log-probabilities of sequence after sequence, as the model stands; several in a pass."""
+        for start in range(0, len(batches), TOGETHER):
+            some = batches[start : start + TOGETHER]
+            found = logits_of(self.model, joined(some), self.kind).log_softmax(-1)
+            yield from found.split([sum(batch.labels) for batch in some])
+
+    def outputs(self) -> list[Tensor]:
+        """Log-probabilities of every sequence, to be kept: in one piece of memory, since thousands
+        of pieces among what comes and goes are slow to find room between."""
+        self.worked(1)
+        kept, rows = torch.empty(0), 0
+        for found in self.seen(self.batches):
+            if not rows:
+                kept = found.new_empty(sum(self.counts), found.shape[-1])
+            kept[rows : rows + len(found)] = found
+            rows += len(found)
+        return list(kept.split(self.counts))
 
     def beside(self, before: Sequence[Tensor]) -> tuple[list[float], list[float]]:
         """As the model stands: every sequence's loss, and its outputs' KL from those before."""
         self.worked(1)
         losses, apart = [], []
-        for batch, old in zip(self.batches, before, strict=True):
-            new = self.seen(batch)
+        for batch, old, new in zip(self.batches, before, self.seen(self.batches), strict=True):
             losses.append(_loss(new, batch))
-            apart.append(_divergence(old, new))
+            apart.append(divergence(old, new))
         return losses, apart
 
-    def losses(self, logits: Sequence[Tensor]) -> list[float]:
+    def losses(self, outputs: Iterable[Tensor]) -> list[float]:
         """Of every sequence, summed over what is scored in it."""
-        return [_loss(x, b) for x, b in zip(logits, self.batches, strict=True)]
+        return [_loss(x, b) for x, b in zip(outputs, self.batches, strict=True)]
 
     def losses_now(self) -> list[float]:
         """The same as the model stands."""
         self.worked(1)
-        return [_loss(self.seen(batch), batch) for batch in self.batches]
+        return self.losses(self.seen(self.batches))
 
     def loss_of_few(self) -> float:
         """As the model stands, a token, over the few."""
         self.worked(1, few=True)
-        sums = [_loss(self.seen(batch), batch) for batch in self.few]
-        return sum(sums) / sum(sum(batch.labels) for batch in self.few)
+        few = self.few
+        sums = [_loss(x, batch) for x, batch in zip(self.seen(few), few, strict=True)]
+        return sum(sums) / sum(sum(batch.labels) for batch in few)
 
     @property
     def counts(self) -> list[int]:
@@ -126,9 +138,9 @@ class Lab:
         return clustered_error(sums, [self.counts[i] for i in places], documents)
 
 
-def _loss(logits: Tensor, batch: Batch) -> float:
+def _loss(outputs: Tensor, batch: Batch) -> float:
     # Summed in double precision: second differences are of the last digits.
-    return float(F.cross_entropy(logits, target_of(batch), reduction="none").double().sum())
+    return -float(outputs.gather(1, target_of(batch)[:, None]).double().sum())
 
 
 def rounded(weight: Tensor) -> Tensor:
@@ -136,13 +148,9 @@ def rounded(weight: Tensor) -> Tensor:
     return decode(encode(weight, parse("bf16")))
 
 
-def divergences(before: Sequence[Tensor], after: Sequence[Tensor]) -> list[float]:
-    """KL(p || q) of every sequence, summed over what is scored in it."""
-    return [_divergence(p, q) for p, q in zip(before, after, strict=True)]
-
-
-def _divergence(p: Tensor, q: Tensor) -> float:
-    return float((p.softmax(-1) * (p.log_softmax(-1) - q.log_softmax(-1))).sum())
+def divergence(p: Tensor, q: Tensor) -> float:
+    """KL(p || q) from log-probabilities, summed over rows."""
+    return float((p.exp() * (p - q)).sum())
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def measure(
     )  # fmt: skip
     lab.worked(GRADIENTS)
     _finite(found)
-    known = Known(found, hutchinson(lab, asked, told), lab.logits())
+    known = Known(found, hutchinson(lab, asked, told), lab.outputs())
     damages: dict[str, dict[str, Damage]] = {site.name: {} for site in lab.sites}
     for i, text in enumerate(asked.formats):
         told("formats", i, len(asked.formats))
@@ -56,7 +56,7 @@ def measure(
         told("ranks", i, len(lab.sites))
         sites.append(_site(lab, asked, found, site, damages[site.name]))
     told("ranks", len(lab.sites), len(lab.sites))
-    loss = sum(lab.losses(known.logits)) / found.units
+    loss = sum(lab.losses(known.outputs)) / found.units
     choices = (*(uniformly(lab, asked.formats) if asked.uniform else ()), *asked.joint)
     whole = jointly(lab, asked, known, choices, told)
     unit = UNITS[lab.kind]
@@ -137,7 +137,7 @@ def _curved(lab: Lab, errors: Errors) -> dict[str, float]:
 def _alone(lab: Lab, asked: Asked, site: Site, error: Tensor, known: Known) -> Walked:
     """KL of the outputs with one site stored, plus the first order; Gauss-Newton; Monte Carlo."""
     with moved(lab, {site.name: error}):
-        apart = sum(lab.beside(known.logits)[1]) / known.curvature.units
+        apart = sum(lab.beside(known.outputs)[1]) / known.curvature.units
     held = {s.name: torch.zeros_like(lab.weight(s.name)) for s in lab.sites} | {site.name: error}
     newton = hessian.gauss_newton(lab.model, lab.sites, lab.few, held, lab.kind)
     lab.worked(NEWTON, few=True)

@@ -22,7 +22,7 @@ class Known:
 
     curvature: Curvature
     traces: Traces
-    logits: Sequence[Tensor]
+    outputs: Sequence[Tensor]
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ import torch
 from assemble import batch_of, opened, some_ids
 
 from lowbit import curvature
+from lowbit import lab as lab_module
 from lowbit.curvature import Factors
 from lowbit.errors import RunError, UserError
 from lowbit.hessian import products
 from lowbit.jointly import monte_carlo, second_order
-from lowbit.lab import Lab, divergences, moved, rounded
+from lowbit.lab import Lab, divergence, moved, rounded
 from lowbit.measure import measure
 from lowbit.measuring import fewer, sequences, spread
 from lowbit.reach import absorbed_shares, gains, metric
@@ -58,7 +59,7 @@ def table(lab: Lab) -> SensitivityTable:
 
 
 def loss(lab: Lab) -> float:
-    return sum(lab.losses(lab.logits())) / sum(lab.counts)
+    return sum(lab.losses(lab.outputs())) / sum(lab.counts)
 
 
 def test_the_table_has_every_site_and_format(lab: Lab, table: SensitivityTable) -> None:
@@ -92,10 +93,10 @@ def test_second_order_is_what_the_loss_does_when_errors_are_small(
 def test_the_walk_measures_every_site_alone(lab: Lab, table: SensitivityTable) -> None:
     site = lab.blocks[2]
     error = lab.error(site.name, "int2@16")
-    before = lab.logits()
+    before = lab.outputs()
     with moved(lab, {site.name: error}):
-        after = lab.logits()
-    apart = sum(divergences(before, after)) / sum(lab.counts)
+        after = lab.outputs()
+    apart = sum(map(divergence, before, after)) / sum(lab.counts)
     (row,) = [s for s in table.sites if s.name == site.name]
     found = row.damages["int2@16"]
     assert found.measured == pytest.approx(apart + found.first_order, rel=1e-4)
@@ -206,6 +207,21 @@ def test_shares_are_eckart_youngs_in_the_metric_of_the_factors() -> None:
     assert shares[2] == (0.0,)
     won = gains(plain, error, (2, 5))
     assert won[1] == pytest.approx(0.5 * float(singular.sum()), rel=1e-2)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_sequences_that_pass_together_are_as_they_are_alone(
+    family: str, tiny_model: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = lab_of(tiny_model(family))
+    some = zip(some_ids(3, 13), (5, 12, 8), strict=True)
+    lab.batches = [batch_of(row[None, :n], row[None, 1 : n + 1]) for row, n in some]
+    together = lab.outputs()
+    monkeypatch.setattr(lab_module, "TOGETHER", 1)
+    alone = lab.outputs()
+    assert [len(x) for x in together] == lab.counts
+    torch.testing.assert_close(together, alone)
+    assert torch.is_grad_enabled()
 
 
 def test_a_table_reads_back_as_it_was_written(table: SensitivityTable) -> None:
@@ -328,12 +344,12 @@ def test_second_order_by_losses_is_the_hessians(lab: Lab) -> None:
     errors = {s.name: lab.error(s.name, "int4@16") for s in lab.blocks}
     held = {s.name: errors.get(s.name, torch.zeros_like(lab.weight(s.name))) for s in lab.sites}
     wanted = products(lab.model, lab.sites, lab.batches, held).sums
-    logits = lab.logits()
+    outputs = lab.outputs()
     with moved(lab, errors):
-        kl = sum(lab.beside(logits)[1]) / sum(lab.counts)
-    found = second_order(lab, errors, lab.losses(logits), kl)
+        kl = sum(lab.beside(outputs)[1]) / sum(lab.counts)
+    found = second_order(lab, errors, lab.losses(outputs), kl)
     assert found == pytest.approx([0.5 * each for each in wanted], rel=0.02)
-    assert lab.losses_now() == lab.losses(logits), "and the weights are where they were"
+    assert lab.losses_now() == lab.losses(outputs), "and the weights are where they were"
 
 
 def lab_like(lab: Lab) -> Lab:

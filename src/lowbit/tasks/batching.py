@@ -58,6 +58,17 @@ def stretch(part: Sequence[Example], order: Sequence[int], number: int, count: i
     return list(order[low:high])
 
 
+def joined(several: Sequence[Batch]) -> Batch:
+    """Batches one after another as one."""
+    return Batch(
+        ids=torch.cat([batch.ids for batch in several]),
+        target=torch.cat([batch.target for batch in several]),
+        lengths=tuple(n for batch in several for n in batch.lengths),
+        labels=tuple(n for batch in several for n in batch.labels),
+        index=tuple(i for batch in several for i in batch.index),
+    )
+
+
 def collate(part: Sequence[Example], index: Sequence[int]) -> Batch:
     """Some examples of a part as one batch."""
     examples = [part[i] for i in index]
