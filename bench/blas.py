@@ -64,23 +64,13 @@ def main() -> None:
 @contextmanager
 def using(quick: bool, padded: bool) -> Iterator[None]:
     """Products by oneDNN or not, examples of many lengths padded or not."""
-    before = blas.held_back, attention._one_by_one
+    before = blas.held_back, attention.APART
     blas.held_back = lambda: quick  # type: ignore[assignment]
-    if padded:
-        attention._one_by_one = _together  # type: ignore[assignment]
+    attention.APART = () if padded else ("cpu",)
     try:
         yield
     finally:
-        blas.held_back, attention._one_by_one = before
-
-
-def _together(query: Any, key: Any, value: Any, segments: Any, *rest: Any) -> Any:
-    """As it was done before, and is elsewhere than on a CPU."""
-    causal, window, scaling = rest
-    mask, causal = attention._mask(segments, causal, window)
-    held = (attention._padded(t, segments) for t in (query, key, value))
-    found = attention._attention(*held, mask, causal, scaling).transpose(1, 2)
-    return found.reshape(-1, *found.shape[2:]).index_select(0, segments.places)[None]
+        blas.held_back, attention.APART = before
 
 
 def _steps(model: str, task: TaskSpec, batch: int) -> None:

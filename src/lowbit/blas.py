@@ -1,7 +1,7 @@
 """fp32 products on a CPU, by whichever library of torch's two is faster there.
 
-torch hands them to MKL, which keeps to AVX2 on processors that are not Intel's; oneDNN does not,
-and is twice as fast where there is AVX-512. It is a rule rather than a measurement, since the last
+torch hands them to MKL, which keeps to AVX2 on AMD's processors; oneDNN does not, and is twice as
+fast where there is AVX-512. It is a rule rather than a measurement, since the last
 digits of a run follow from it.
 """
 
@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from lowbit.execution import ONEDNN
+
 SMALL = 1_000_000
 """Multiplications of a product below which oneDNN's call costs more than it wins."""
 
@@ -27,7 +29,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W' + b, without a gradient."""
     if not (held_back() and _fits(x, weight)):
         return F.linear(x, weight, bias)
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    held = None if bias is None else bias.contiguous()  # of which it reads no stride
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, held, "none", [], "")
     return found
 
 
@@ -55,9 +58,12 @@ class Product(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:2])
         ctx.save_for_forward(*inputs[:2])
+        ctx.set_materialize_grads(False)  # a product with nothing but zeros costs as much as any
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        if grad is None:
+            return None, None, None
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         flat = grad.reshape(-1, grad.shape[-1])
@@ -73,7 +79,7 @@ class Product(torch.autograd.Function):
         along_x, along_weight, along_bias = moved
         parts = [] if along_x is None else [product(along_x, weight)]
         parts += [] if along_weight is None else [product(x, along_weight)]
-        parts += [] if along_bias is None else [along_bias]
+        parts += [] if along_bias is None else [along_bias.expand(*x.shape[:-1], -1)]
         return sum(parts[1:], parts[0])
 
 
@@ -87,13 +93,14 @@ def _fits(x: Tensor, weight: Tensor) -> bool:
 
 @lru_cache(maxsize=1)
 def held_back() -> bool:
-    """Whether MKL leaves AVX-512 unused here and oneDNN would use it."""
+    """Whether MKL leaves AVX-512 unused here and oneDNN would use it: on AMD's processors. Who did
+    not say what they are is left to MKL."""
     return (
         torch.backends.cpu.get_cpu_capability() == "AVX512"
         and torch.backends.mkl.is_available()
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and "intel" not in _maker().lower()
+        and "amd" in _maker().lower()
     )
 
 
@@ -108,11 +115,11 @@ def _maker() -> str:
 def vectors() -> str:
     """What products are computed with: a fact that runs must share to be a pair."""
     wide: str = torch.backends.cpu.get_cpu_capability()
-    return f"{wide} (oneDNN)" if held_back() else wide
+    return f"{wide}{ONEDNN}" if held_back() else wide
 
 
 class Quick(TorchFunctionMode):
-    """Within it, linear layers of any make are computed as here."""
+    """Within it, linear layers of other make are computed as here: torch's, and GPT-2's Conv1D."""
 
     def __torch_function__(
         self,
@@ -121,4 +128,9 @@ class Quick(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        return (product if func is F.linear else func)(*args, **(kwargs or {}))
+        if held_back() and not kwargs:
+            if func is F.linear:
+                return product(*args)
+            if func is torch.addmm and args[0].dim() == 1:
+                return product(args[1], args[2].t(), args[0])
+        return func(*args, **(kwargs or {}))

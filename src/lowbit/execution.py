@@ -8,6 +8,9 @@ from typing import Any, ClassVar, Literal
 from lowbit.errors import Bounds, check_bounds
 from lowbit.recipe import STRICT
 
+ONEDNN = " (oneDNN)"
+"""How the fact `simd` ends where oneDNN multiplied fp32 matrices, and not MKL."""
+
 
 @dataclass(frozen=True)
 class Execution:

@@ -27,8 +27,8 @@ Errors = dict[str, Tensor]
 Told = Callable[[str, int, int], None]
 # What each step costs, in forward passes.
 HESSIAN, NEWTON = 6.0, 3.0
-TOGETHER = 8
-"""Sequences that a pass without gradients takes at once."""
+TOKENS, OUTPUTS = 2048, 2**23
+"""Most tokens, and most of their logits, that a pass without gradients takes at once."""
 
 
 @dataclass
@@ -80,10 +80,22 @@ class Lab:
     @torch.no_grad()
     def seen(self, batches: Sequence[Batch]) -> Iterator[Tensor]:
         """Log-probabilities of sequence after sequence, as the model stands; several in a pass."""
-        for start in range(0, len(batches), TOGETHER):
-            some = batches[start : start + TOGETHER]
+        for some in self._together(batches):
             found = logits_of(self.model, joined(some), self.kind).log_softmax(-1)
             yield from found.split([sum(batch.labels) for batch in some])
+
+    def _together(self, batches: Sequence[Batch]) -> Iterator[list[Batch]]:
+        """Sequences in turn, as many at once as make no more than so many tokens and outputs."""
+        wide = getattr(self.model.config, "vocab_size", 1) if self.kind == "language" else 1
+        most, some, held = min(TOKENS, OUTPUTS // wide), list[Batch](), 0
+        for batch in batches:
+            if some and held + len(batch.ids) > most:
+                yield some
+                some, held = [], 0
+            some.append(batch)
+            held += len(batch.ids)
+        if some:
+            yield some
 
     def outputs(self) -> list[Tensor]:
         """Log-probabilities of every sequence, to be kept: in one piece of memory, since thousands

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
 
 from lowbit import blas
 from lowbit.layers import Frozen
@@ -57,10 +58,10 @@ SHAPES: dict[str, Callable[[Make], Tensor]] = {
 
 @needs_onednn
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("biased", [False, True])
-def test_a_product_is_what_torch_says(shape: str, biased: bool, make: Make, quick: None) -> None:
+@pytest.mark.parametrize("biased", ["no", "yes", "strided"])
+def test_a_product_is_what_torch_says(shape: str, biased: str, make: Make, quick: None) -> None:
     x, weight = SHAPES[shape](make), make(29, 48)
-    bias = make(29) if biased else None
+    bias = {"no": None, "yes": make(29), "strided": make(58)[::2]}[biased]
     torch.testing.assert_close(blas.linear(x, weight, bias), F.linear(x, weight, bias))
     torch.testing.assert_close(blas.back(x, weight.t()), x @ weight.t())
 
@@ -97,6 +98,7 @@ def test_other_types_are_torchs_own(dtype: torch.dtype, make: Make, quick: None)
     assert torch.equal(blas.linear(x, weight), F.linear(x, weight))
 
 
+@needs_onednn
 def test_what_is_not_a_number_stays_none(make: Make, quick: None) -> None:
     x = make(37, 48)
     x[3, 4] = torch.nan
@@ -112,6 +114,7 @@ def test_what_is_not_a_number_stays_none(make: Make, quick: None) -> None:
         ("AVX512", "GenuineIntel", False),
         ("AVX512", "Intel64 Family 6 Model 85 Stepping 7, GenuineIntel", False),
         ("AVX2", "AuthenticAMD", False),
+        ("AVX512", "", False),
         ("DEFAULT", "", False),
     ],
 )
@@ -144,9 +147,15 @@ def test_within_the_mode_layers_of_any_make_go_the_quick_way(
     assert not asked
     with blas.Quick():
         torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
-    assert len(asked) == 1
+        torch.testing.assert_close(
+            F.linear(input=x, weight=layer.weight, bias=layer.bias), expected
+        )
+        assert len(asked) == 1, "named arguments are torch's own"
+        turned = Conv1D(29, 48)
+        torch.testing.assert_close(turned(x), x @ turned.weight + turned.bias, rtol=1e-5, atol=1e-5)
+    assert len(asked) == 2
     layer(x)
-    assert len(asked) == 1
+    assert len(asked) == 2
 
 
 @needs_onednn

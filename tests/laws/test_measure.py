@@ -209,15 +209,16 @@ def test_shares_are_eckart_youngs_in_the_metric_of_the_factors() -> None:
     assert won[1] == pytest.approx(0.5 * float(singular.sum()), rel=1e-2)
 
 
+@pytest.mark.parametrize("most", [1, 20])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_sequences_that_pass_together_are_as_they_are_alone(
-    family: str, tiny_model: Folder, monkeypatch: pytest.MonkeyPatch
+    family: str, most: int, tiny_model: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lab = lab_of(tiny_model(family))
     some = zip(some_ids(3, 13), (5, 12, 8), strict=True)
     lab.batches = [batch_of(row[None, :n], row[None, 1 : n + 1]) for row, n in some]
     together = lab.outputs()
-    monkeypatch.setattr(lab_module, "TOGETHER", 1)
+    monkeypatch.setattr(lab_module, "TOKENS", most)
     alone = lab.outputs()
     assert [len(x) for x in together] == lab.counts
     torch.testing.assert_close(together, alone)

@@ -19,7 +19,7 @@ from lowbit import blas
 from lowbit import device as machine
 from lowbit.config import check
 from lowbit.errors import RunError, UserError
-from lowbit.execution import Execution
+from lowbit.execution import ONEDNN, Execution
 from lowbit.files import lines, to_json, write_atomic, write_lines
 from lowbit.recipe import RankSchedule
 from lowbit.record import (
@@ -311,6 +311,8 @@ def test_vectors_that_nobody_noted_keep_no_two_records_apart(tmp_path: Path) -> 
     old = make_run(tmp_path / "old", "bf16", facts=replace(FACTS, simd=""))[1]
     new = make_run(tmp_path / "new", "int2@64", facts=replace(FACTS, simd="AVX512"))[1]
     assert comparable(old, new) == comparable(new, old) == []
+    other = make_run(tmp_path / "other", "int2@64", facts=replace(FACTS, simd=f"AVX512{ONEDNN}"))[1]
+    assert comparable(old, other) == comparable(other, new) == ["simd"], "MKL's were all of them"
 
 
 def test_a_cpus_vectors_are_noted() -> None:

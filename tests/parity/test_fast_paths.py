@@ -285,16 +285,17 @@ def test_attention_that_drops_weights_is_unchanged_where_it_drops_none(
     torch.testing.assert_close(ours, plain)
 
 
+@pytest.mark.parametrize("apart", [("cpu",), ()], ids=["one by one", "padded"])
 @pytest.mark.parametrize(("causal", "window"), [(True, None), (False, None), (True, 2)])
 def test_examples_of_many_lengths_attend_as_each_would_alone(
-    causal: bool, window: int | None
+    causal: bool, window: int | None, apart: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Module(nn.Module):
         is_causal = causal
 
+    monkeypatch.setattr(attention, "APART", apart)
     lengths = (5, 2, 3)
-    query = torch.randn(1, 4, 10, 8, requires_grad=True)
-    key, value = torch.randn(1, 2, 10, 8), torch.randn(1, 2, 10, 8)
+    inputs = [torch.randn(1, heads, 10, 8, requires_grad=True) for heads in (4, 2, 2)]
     slope = torch.randn(1, 10, 4, 8)
 
     def attended(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...]) -> Tensor:
@@ -303,11 +304,11 @@ def test_examples_of_many_lengths_attend_as_each_would_alone(
             Module(), q, k, v, None, 0.0, None, segments, sliding_window=window
         )[0]
 
-    together = attended(query, key, value, lengths)
-    parts = [t.split(lengths, 2) for t in (query, key, value)]
+    together = attended(*inputs, lengths=lengths)
+    parts = [t.split(lengths, 2) for t in inputs]
     alone = torch.cat(
         [attended(*own, lengths=(own[0].shape[2],)) for own in zip(*parts, strict=True)], 1
     )
     torch.testing.assert_close(together, alone)
-    slopes = [torch.autograd.grad(y, query, slope)[0] for y in (together, alone)]
+    slopes = [torch.autograd.grad(y, inputs, slope) for y in (together, alone)]
     torch.testing.assert_close(*slopes)

@@ -3,8 +3,9 @@
 A batch is a single row of tokens, and `Segments` says where each example begins and ends. Every
 other part of a transformer works on tokens one by one and needs to know nothing of it. Here,
 examples of equal length are simply a batch. Others are taken one by one on a CPU, where a kernel's
-call costs little and a padded place as much as a real one; elsewhere they are padded inside this
-one function, which costs four gathers and saves the padding everywhere else.
+call costs little and a padded place as much as a real one; elsewhere, and where attention's weights
+are dropped, they are padded inside this one function, which costs four gathers and saves the
+padding everywhere else.
 
 transformers lets attention be chosen by name, and hands the keyword arguments of a model's call
 down to it: that is how `segments` arrives. Without it, it is transformers' own attention.
@@ -25,6 +26,8 @@ from lowbit.models import dropout as dropping
 from lowbit.models.dropout import dropout as drop
 
 NAME = "lowbit_segments"
+APART = ("cpu",)
+"""Kinds of devices on which examples of many lengths attend one by one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +141,7 @@ def attend(
         )
     causal = bool(module.is_causal)
     window = rest.get("sliding_window")
-    if not segments.alike and not dropout and query.device.type == "cpu":
+    if not segments.alike and not dropout and query.device.type in APART:
         return _one_by_one(query, key, value, segments, causal, window, scaling), None
     mask, causal = _mask(segments, causal, window)
     fold = _batched if segments.alike else _padded
