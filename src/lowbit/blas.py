@@ -30,8 +30,21 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not (held_back() and _fits(x, weight)):
         return F.linear(x, weight, bias)
     held = None if bias is None else bias.contiguous()  # of which it reads no stride
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, held, "none", [], "")
-    return found
+    flat = x.reshape(-1, x.shape[-1])
+    rows = len(flat)
+    if more := rounded(rows) - rows:
+        flat = F.pad(flat, (0, 0, 0, more))
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(flat, weight, held, "none", [], "")
+    return found[:rows].view(*x.shape[:-1], -1)
+
+
+def rounded(rows: int) -> int:
+    """As many rows or at most an eighth more: oneDNN keeps a kernel of about a megabyte for every
+    number of rows that it meets, and batches of many lengths are hundreds. No row's result depends
+    on those beside it.
+    """
+    step = max(16, 1 << max(0, rows.bit_length() - 4))
+    return -(-rows // step) * step
 
 
 def back(grad: Tensor, weight: Tensor) -> Tensor:

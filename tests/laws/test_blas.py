@@ -66,6 +66,21 @@ def test_a_product_is_what_torch_says(shape: str, biased: str, make: Make, quick
     torch.testing.assert_close(blas.back(x, weight.t()), x @ weight.t())
 
 
+@pytest.mark.parametrize("most", [100, 1000, 3000])
+def test_numbers_of_rows_are_rounded_to_few_and_by_little(most: int) -> None:
+    found = [blas.rounded(rows) for rows in range(most // 2, most)]
+    assert all(0 <= up - rows <= max(15, rows / 8) for rows, up in enumerate(found, most // 2))
+    assert len(set(found)) <= 10
+
+
+@pytest.mark.skipif(not blas.held_back(), reason="a law where oneDNN is asked")
+def test_no_row_depends_on_those_beside_it(make: Make, quick: None) -> None:
+    x, weight = make(200, 384), make(96, 384)
+    whole = blas.linear(x, weight)
+    for rows in (1, 17, 90, 130):
+        assert torch.equal(blas.linear(x[:rows], weight), whole[:rows])
+
+
 @needs_onednn
 @pytest.mark.parametrize("adapted", [False, True])
 def test_layers_and_their_gradients_are_the_same_by_either_library(
