@@ -7,6 +7,7 @@ products alone are timed. The ways take turns; medians of 30 products, and of th
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from lowbit import blas, heap
+from lowbit.device import PeakMemory
 from lowbit.execution import Execution
 from lowbit.losses import scores, training_loss
 from lowbit.models import attention
@@ -56,9 +58,27 @@ def main() -> None:
             with using(quick, padded=False):
                 found.append(work / _seconds(lambda x=x, weight=weight: blas.linear(x, weight)))
         print(f"{tokens} x {width} to {out}: MKL {found[0]:.0f}, oneDNN {found[1]:.0f} GFLOP/s")
+    _kernels()
     if os.environ.get("LOWBIT_ASSETS"):
         for work in WORKS:
             _steps(*work)
+
+
+def _kernels() -> None:
+    """What oneDNN keeps after 188 batches of 600 to 1,100 rows: as lowbit rounds, then not."""
+    memory, source = PeakMemory(torch.device("cpu")), random.Random(0)
+    weights = [torch.randn(shape) for shape in ((384, 384), (1024, 384), (384, 1024))]
+    rounded = blas.rounded
+    for name, rule in {"rounded": rounded, "as they come": lambda rows: rows}.items():
+        blas.rounded = rule
+        before = memory.held()
+        with using(quick=True, padded=False):
+            for rows in (source.randint(600, 1100) for _ in range(188)):
+                for weight in weights:
+                    blas.linear(torch.ones(rows, weight.shape[1]), weight)
+                    blas.back(torch.ones(rows, weight.shape[0]), weight)
+        print(f"numbers of rows {name}: {(memory.held() - before) / 1e6:.0f} MB more")
+    blas.rounded = rounded
 
 
 @contextmanager
