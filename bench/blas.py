@@ -1,7 +1,7 @@
 """fp32 products by MKL and by oneDNN, and what they and padding do to a step:  python bench/blas.py
 
 One thread, since runs side by side have one each. The steps need `LOWBIT_ASSETS`; without it the
-products alone are timed. The ways take turns; medians of 30 products, and of three rounds.
+products alone are timed. The ways take turns; medians of 25 products, and of three rounds.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from clock import seconds
 
 from lowbit import blas, heap
 from lowbit.device import PeakMemory
@@ -56,7 +57,7 @@ def main() -> None:
         found = []
         for quick in (False, True):
             with using(quick, padded=False):
-                found.append(work / _seconds(lambda x=x, weight=weight: blas.linear(x, weight)))
+                found.append(work / seconds(lambda x=x, weight=weight: blas.linear(x, weight)))
         print(f"{tokens} x {width} to {out}: MKL {found[0]:.0f}, oneDNN {found[1]:.0f} GFLOP/s")
     _kernels()
     if os.environ.get("LOWBIT_ASSETS"):
@@ -127,15 +128,6 @@ def _speed(work: list[Any], do: Callable[[Any], object]) -> float:
     for each in work:
         do(each)
     return sum(sum(each.lengths) for each in work) / (time.perf_counter() - began)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    found = []
-    for _ in range(30):
-        began = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - began)
-    return median(found[5:])
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
 """The thin products of an adapter in every order, by time:  python bench/thin.py [TOKENS IN OUT]
 
-Why `lowbit.products` writes its four products as it does. Rank 8, fp32, median of 30.
+Why `lowbit.products` writes its four products as it does. Rank 8, fp32, median of 25.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
-from statistics import median
 
 import torch
+from clock import seconds
 from torch.nn import functional as F
 
 
@@ -31,16 +30,7 @@ def main() -> None:
     }
     print(f"{tokens} tokens, {width} to {out}, {torch.get_num_threads()} threads")
     for name, work in orders.items():
-        print(f"{name:42} {1e3 * _seconds(work):7.3f} ms")
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    found = []
-    for _ in range(30):
-        began = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - began)
-    return median(found)
+        print(f"{name:42} {1e3 * seconds(work):7.3f} ms")
 
 
 if __name__ == "__main__":

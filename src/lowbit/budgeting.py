@@ -128,7 +128,8 @@ def _write_maps(solution: Solution, folder: Path) -> None:
 
 def solved(spec: RunSpec, execution: Execution, wanted: tuple[Any, ...], tell: bool) -> Any:
     """In a process of its own."""
-    from lowbit.planning import Wanted, planned
+    from lowbit.planning import planned
+    from lowbit.room import Wanted
 
     return planned(spec, execution, Wanted(*wanted), phases(tell))
 

@@ -19,7 +19,7 @@ from lowbit.cells import Setting, of_part, records, settings
 from lowbit.errors import UserError, nearest
 from lowbit.figures import curves, forest, gradients, memory, pareto, ranks, sizes
 from lowbit.figures import predicted as foreseen
-from lowbit.scorecard import Cell
+from lowbit.gaps import Cell
 from lowbit.study import Study
 from lowbit.studyfile import MAIN, Part
 

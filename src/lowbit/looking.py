@@ -58,7 +58,7 @@ def report(study: Study) -> None:
 
 def compare(study: Study) -> None:
     """Claims and questions, decided from the records; the same in compare.md and compare.json."""
-    from lowbit import sayings, scorecard, tally
+    from lowbit import gaps, sayings, tally
     from lowbit.verdicts import judge
 
     found = judge(study)
@@ -79,18 +79,18 @@ def compare(study: Study) -> None:
     if found.missing:
         say(f"\n{len(found.missing)} of {len(study.runs)} runs are missing:")
         wrapped("; ".join(gathered(found.missing)))
-    predicted = scorecard.cells(study)
+    predicted = gaps.cells(study)
     if predicted:
         for page in tally.tables(predicted):
             out().print(page)
         wrapped(tally.CRITERION)
-    if apart := scorecard.refused(study):
+    if apart := gaps.refused(study):
         say(f"\n{len(apart)} pairs may not be compared, and are in no cell:")
         wrapped("; ".join(apart))
-    if study.forecasts and (silent := scorecard.unpredicted(study)):
+    if study.forecasts and (silent := gaps.unpredicted(study)):
         say(f"\nnothing was predicted at {len(silent)} points (lowbit predict {study.folder}):")
         wrapped(", ".join(silent))
-    if after := scorecard.late(study):
+    if after := gaps.late(study):
         say(f"\npredicted at {len(after)} points when runs of theirs had ended already:")
         wrapped(", ".join(after))
     folder = _reports(study)
@@ -139,10 +139,10 @@ def _known(value: Any) -> Any:
 
 def draw(study: Study, only: Sequence[str]) -> None:
     """Every figure of every part, as PDF and PNG."""
-    from lowbit import drawing, scorecard
+    from lowbit import drawing, gaps
 
     where = _reports(study) / "figures"
-    written = drawing.draw(drawing.shown(study), where, only, scorecard.cells(study))
+    written = drawing.draw(drawing.shown(study), where, only, gaps.cells(study))
     if not written:
         raise RunError(f"{study.results} holds no finished run: lowbit run {study.folder}")
     for path in written:

@@ -12,40 +12,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
-from lowbit import preflight
-from lowbit.errors import UserError
 from lowbit.evaluations import Evaluation, evaluated
 from lowbit.execution import Execution
 from lowbit.lab import Told
 from lowbit.measuring import table_of
 from lowbit.plan.controls import controls
-from lowbit.plan.joint import FULL, TRAINED, as_plan, limit_of, options, second_order, uniform
+from lowbit.plan.joint import FULL, as_plan, limit_of, options, second_order, uniform
 from lowbit.plan.search import Choices, Solution, frontier, solve
 from lowbit.quant.formats import bits_of, parse
-from lowbit.quant.ledger import activations
-from lowbit.ready import Prepared, plan_sites, prepare_run
+from lowbit.room import Room, Wanted, check, room_for
 from lowbit.sensitivity import Asked, Prediction, SensitivityTable, predictions
 from lowbit.spec import Plan, RunSpec
 from lowbit.stats import Gap, paired_gap
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is asked for: bytes at rest, peak bytes in training (0: any), what to choose from."""
-
-    stored: int
-    training: int
-    formats: tuple[str, ...]
-    ranks: tuple[int, ...]
-    tokens: int
-    at: Path | None = None
-    controls: int = 0
-    """Random plans among the controls that are made too; 0: no controls."""
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,48 +65,16 @@ class Planned:
     overhead: int = 0
 
 
-@dataclass(frozen=True)
-class Room:
-    """What there is to choose from, and the bytes for it: `beside` lies in both budgets already."""
-
-    choices: Choices
-    stored: int
-    training: int | None
-    beside: int
-    overhead: int
-    bare: Choices
-    """The same choices as they cost before any training."""
-
-    @property
-    def limits(self) -> tuple[int, int | None]:
-        return self.stored, self.training
-
-    @property
-    def most(self) -> Solution:
-        """16 bits and the largest ranks."""
-        found = (max(o, key=lambda o: (o.format == FULL, o.rank)) for o in self.choices.values())
-        return Solution(tuple(found), -math.inf)
-
-    @property
-    def whole(self) -> bool:
-        return self.most.fits(*self.limits)
-
-    def taken(self, solution: Solution) -> float:
-        """What ranks are predicted to take back."""
-        before = {(o.site, o.format, o.rank): o.cost for each in self.bare.values() for o in each}
-        return sum(before[o.site, o.format, o.rank] - o.cost for o in solution.options)
-
-
 def planned(spec: RunSpec, execution: Execution, wanted: Wanted, told: Told) -> Planned:
     """Solve, then choose among the best few by their loss on the selection part."""
     asked = Asked(wanted.formats, _measured(wanted.ranks), uniform=False)
     table = table_of(spec, execution, asked, wanted.tokens, told, wanted.at)
-    room = _room(spec, execution, wanted, table)
+    room = room_for(spec, execution, wanted, table)
     even = _uniform(room.choices, table, wanted)
     if room.whole:
         found, fitting = {}, {"16 bits": room.most}
     else:
-        _enough(room, wanted)
+        check(room, wanted)
         found = _solved(table, room, wanted)
         fitting = {n: s for n, s in even.items() if s.fits(*room.limits)}
     tried = _tried(spec, execution, {**found, **fitting}, room, wanted, told)
@@ -147,36 +96,6 @@ def planned(spec: RunSpec, execution: Execution, wanted: Wanted, told: Told) -> 
 def _measured(ranks: tuple[int, ...]) -> tuple[int, ...]:
     """What is measured, whatever is chosen from: one table serves many questions."""
     return tuple(sorted({*Asked.ranks, *ranks}))
-
-
-def _room(spec: RunSpec, execution: Execution, wanted: Wanted, table: SensitivityTable) -> Room:
-    start = prepare_run(spec)
-    counted = plan_sites(spec.plan, start.checkpoint, start.task.kind, len(start.data.labels))
-    # A head that the checkpoint does not hold is trained in full precision, whatever the plan.
-    head = sum(s.shape[0] * s.shape[1] + s.bias for s in counted.sites if s.fresh)
-    beside = counted.other[1] + 4 * head
-    overhead = counted.other[1] + TRAINED * head
-    overhead += _of_a_step(start, spec, table, execution.checkpointing)
-    choices = options(table, (*wanted.formats, FULL), wanted.ranks)
-    bare = options(table, (*wanted.formats, FULL), wanted.ranks, trust=0.0)
-    training = wanted.training - overhead if wanted.training else None
-    return Room(choices, wanted.stored - beside, training, beside, overhead, bare)
-
-
-def _enough(room: Room, wanted: Wanted) -> None:
-    """Budgets below the smallest plan say what the smallest is, in the words they were asked in."""
-    least = sum(min(o.stored for o in each) for each in room.choices.values()) + room.beside
-    if least > wanted.stored:
-        raise UserError(f"a budget of {wanted.stored:,} bytes: the smallest plan has {least:,}")
-    if room.training is not None:
-        least = sum(min(o.training for o in each) for each in room.choices.values())
-        least += room.overhead
-        if least > wanted.training:
-            raise UserError(
-                f"{wanted.training:,} bytes in training: the smallest plan takes {least:,}, of "
-                f"which {room.overhead:,} are activations, a decoded matrix and what is no matrix; "
-                "a smaller batch or window takes less"
-            )
 
 
 def _controls(
@@ -210,19 +129,6 @@ def _solved(table: SensitivityTable, room: Room, wanted: Wanted) -> dict[str, So
         if recosted not in [s.options for s in found.values()]:
             found[name] = Solution(recosted, found["planned"].bound)
     return found
-
-
-def _of_a_step(start: Prepared, spec: RunSpec, table: SensitivityTable, checkpointing: bool) -> int:
-    """Activations of a training step, and one decoded matrix with what decoding it takes, as the
-    ledger counts them before a run.
-    """
-    window = max(len(e.ids) for part in start.data.parts.values() for e in part)
-    tokens = max(spec.train.batch * window, spec.train.token_budget)
-    shape = preflight.shape_of(start.checkpoint.config)
-    if start.task.kind == "classification":
-        shape = replace(shape, vocabulary=0)
-    decoded = 2 * 4 * max(a * b for a, b in (site.shape for site in table.sites))
-    return decoded + activations(shape, tokens, 4, checkpointing)
 
 
 def _uniform(choices: Choices, table: SensitivityTable, wanted: Wanted) -> dict[str, Solution]:

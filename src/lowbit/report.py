@@ -20,16 +20,17 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lowbit import drawing, sayings, scorecard, tally
+from lowbit import drawing, gaps, sayings, tally
 from lowbit.appendix import appendices, costs, hyperparameters, logs, ranks
 from lowbit.cells import Run, Setting, of_part, records, settings
 from lowbit.figures.look import megabytes
 from lowbit.files import write_atomic
+from lowbit.gaps import Cell
 from lowbit.page_charts import charts_of
 from lowbit.quant.formats import bits_of, parse
 from lowbit.record import Record, SiteRecord
 from lowbit.rows import Row, rows
-from lowbit.scorecard import Cell, scores
+from lowbit.scorecard import scores
 from lowbit.study import Study
 from lowbit.studyfile import MAIN, Part
 from lowbit.table import footnotes, sheets, to_csv, to_markdown
@@ -74,7 +75,7 @@ def contents(study: Study, generated_by: str) -> Contents:
     runs = records(study)
     parts = tuple((part, tuple(of_part(study, part, runs))) for part in drawing.parts_of(study))
     judged = judge(study) if study.claims or study.questions else None
-    foreseen = tuple(scorecard.cells(study))
+    foreseen = tuple(gaps.cells(study))
     return Contents(study.title, study.hypothesis, generated_by, parts, judged, foreseen)
 
 

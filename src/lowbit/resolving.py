@@ -14,8 +14,9 @@ from dataclasses import replace
 from lowbit import ahead, studyfile
 from lowbit.files import to_json, write_atomic
 from lowbit.forecasts import points
+from lowbit.gaps import Cell, cells
 from lowbit.looking import say, wrapped
-from lowbit.scorecard import Cell, cells, unresolved
+from lowbit.scorecard import unresolved
 from lowbit.study import ADDED, Study, added
 
 

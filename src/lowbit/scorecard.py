@@ -1,4 +1,4 @@
-"""Predictions beside what came out, judged by a criterion that was fixed before.
+"""Predictions judged by a criterion that was fixed before.
 
 A cell is resolvable where the standard error of its observed gap and the spread of its prediction
 are each at most 5 % of it; of these at least 80 % are to be within 10 %, none beyond 25 %. Every
@@ -13,75 +13,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 from scipy import stats
 
-from lowbit.cells import Setting, records, settings
-from lowbit.claims import RESAMPLES
-from lowbit.forecasts import Foretold, Point, Said, partner, points, predicted_runs
-from lowbit.forecasts import made as made_at
-from lowbit.pairing import gain_over, lost, pairs_of
-from lowbit.sensitivity import NAMES, predictions, trusted_at
-from lowbit.study import Study
-from lowbit.studyfile import Forecast
+from lowbit.gaps import BASELINES, PREDICTORS, TRUSTED, Cell
 
-RESOLVED, CLOSE, FAR = 0.05, 0.10, 0.25
+CLOSE, FAR = 0.10, 0.25
 ENOUGH, COVERED = 0.80, 0.90
-BASELINES = ("weight error", "4^-b")
-TRUSTED = "trusted closed form"
-PREDICTORS = (TRUSTED, *NAMES, *BASELINES)
-
-
-@dataclass(frozen=True)
-class Foreseen:
-    """One predictor's gap and its spread."""
-
-    gap: float
-    spread: float
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One plan's gap: observed with its error, and foreseen by every predictor."""
-
-    kind: str
-    part: str
-    model: str
-    task: str
-    plan: str
-    bits: float
-    observed: float
-    se: float
-    seed_se: float
-    seeds: int
-    documents: int
-    foreseen: dict[str, Foreseen]
-    expected: bool
-    """Whether it was declared beforehand that the tokens can resolve it."""
-
-    def resolvable(self, predictor: str) -> bool:
-        return self.seen and self.foreseen[predictor].spread <= RESOLVED * abs(self.observed)
-
-    @property
-    def by_seeds(self) -> bool:
-        """Whether more seeds could make it sharp: documents' error does not shrink with them."""
-        documents = math.sqrt(max(0.0, self.se**2 - self.seed_se**2))
-        return not self.seen and documents <= RESOLVED * abs(self.observed)
-
-    @property
-    def seen(self) -> bool:
-        """Whether the observed gap alone is sharp enough: one run says nothing of other seeds."""
-        enough = self.seeds > 1 or self.kind == "untrained"
-        return enough and self.se <= RESOLVED * abs(self.observed)
-
-    def off(self, predictor: str) -> float:
-        """Relative error of a prediction."""
-        gap = self.foreseen[predictor].gap
-        return gap / self.observed - 1 if self.observed else math.inf
-
-    def within(self, predictor: str) -> bool:
-        one = self.foreseen[predictor]
-        return abs(one.gap - self.observed) <= 1.96 * math.hypot(self.se, one.spread)
 
 
 @dataclass(frozen=True)
@@ -115,119 +52,6 @@ class Score:
         if not self.resolvable:
             return None
         return self.close >= ENOUGH * self.resolvable and not self.far and self.beaten
-
-
-def cells(study: Study) -> list[Cell]:
-    """Every predicted plan that was also run."""
-    runs = records(study)
-    groups = {(setting.model, setting.task): setting for setting in settings(runs)}
-    told: dict[Forecast, list[tuple[Point, Foretold]]] = {}
-    for point in points(study):
-        if (found := made_at(study, point)) is not None:
-            told.setdefault(point.forecast, []).append((point, found))
-    made: list[Cell] = []
-    for forecast in study.forecasts:
-        plans = {(r.model, r.task.called, r.plan.name): r for r in predicted_runs(study, forecast)}
-        for (model, task, plan), run in plans.items():
-            other = partner(study, forecast, run)
-            setting = groups.get((model, task))
-            said = [
-                (one, each.anchor)
-                for _, each in told.get(forecast, ())
-                if (each.model, each.task) == (model, task)
-                for one in each.plans
-                if one.plan == plan
-            ]
-            if other is None or setting is None or setting.metric != "loss" or not said:
-                continue
-            # A plan of two parts is one cell: the first forecast's.
-            key = (forecast.kind, model, task, plan)
-            if key not in [(c.kind, c.model, c.task, c.plan) for c in made]:
-                cell = _cell(forecast, setting, plan, other.plan.name, said)
-                made += [] if cell is None else [cell]
-    return made
-
-
-def unpredicted(study: Study) -> list[str]:
-    """Points whose runs are there, or could be, and that nothing was foretold at."""
-    return [point.name for point in points(study) if made_at(study, point) is None]
-
-
-def late(study: Study) -> list[str]:
-    """Points that were foretold when some of their runs had ended already."""
-    found = ((point, made_at(study, point)) for point in points(study))
-    return [f"{p.name} ({told.after} runs)" for p, told in found if told is not None and told.after]
-
-
-def refused(study: Study) -> list[str]:
-    """Predicted plans that were run, and runs of theirs, or of their 16 bits, that do not count."""
-    groups = {(setting.model, setting.task): setting for setting in settings(records(study))}
-    said: dict[str, None] = {}
-    for forecast in study.forecasts:
-        for run in predicted_runs(study, forecast):
-            other = partner(study, forecast, run)
-            setting = groups.get((run.model, run.task.called))
-            cells = {c.plan: c for c in setting.cells} if setting else {}
-            if other is not None and {run.plan.name, other.plan.name} <= set(cells):
-                two = (cells[run.plan.name], cells[other.plan.name])
-                why = [*pairs_of(*two)[1], *(each for cell in two for each in lost(cell))]
-                said |= {f"{run.plan.name} on {run.task.called}: {each}": None for each in why}
-    return list(said)
-
-
-def _cell(
-    forecast: Forecast,
-    setting: Setting,
-    plan: str,
-    base: str,
-    said: Sequence[tuple[Said, Said]],
-) -> Cell | None:
-    gain = gain_over(setting, plan, base, RESAMPLES)
-    if gain is None:
-        return None
-    return Cell(
-        kind=forecast.kind,
-        part=forecast.part,
-        model=setting.model,
-        task=setting.task,
-        plan=plan,
-        bits=said[0][0].bits,
-        observed=-gain.estimate,
-        se=gain.se,
-        seed_se=gain.seed_se,
-        seeds=gain.seeds,
-        documents=gain.documents,
-        foreseen=_foreseen(forecast, said),
-        expected=plan in forecast.resolvable,
-    )
-
-
-def _foreseen(forecast: Forecast, said: Sequence[tuple[Said, Said]]) -> dict[str, Foreseen]:
-    """Over the points' seeds: their mean; calibration text is the same for all, seeds are not."""
-    each = [_at_point(forecast, one, anchor) for one, anchor in said]
-    found = {}
-    for name in each[0]:
-        gaps = [one[name].gap for one in each]
-        spread = math.sqrt(float(np.mean([one[name].spread ** 2 for one in each])))
-        over = float(np.std(gaps, ddof=1)) / math.sqrt(len(gaps)) if len(gaps) > 1 else 0.0
-        found[name] = Foreseen(float(np.mean(gaps)), math.hypot(spread, over))
-    return found
-
-
-def _at_point(forecast: Forecast, said: Said, anchor: Said) -> dict[str, Foreseen]:
-    # Training takes back what the rank reaches of the second order; the first stays (18).
-    share = said.left if forecast.kind == "adapted" else 1.0
-    found = {
-        name: Foreseen(one.gap, one.spread) for name, one in predictions(said.whole, share).items()
-    }
-    found[TRUSTED] = found[trusted_at(said.bits)]
-    rest = anchor.left if forecast.kind == "adapted" else 1.0
-    known, spread = rest * anchor.whole.kl, rest * anchor.whole.kl_spread
-    by_error = said.whole.weight_error / anchor.whole.weight_error
-    by_bits = 4.0 ** (anchor.bits - said.bits)
-    for name, ratio in zip(BASELINES, (by_error, by_bits), strict=True):
-        found[name] = Foreseen(known * ratio, spread * ratio)
-    return found
 
 
 def scores(found: Sequence[Cell]) -> list[Score]:

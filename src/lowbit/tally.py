@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from lowbit.scorecard import CLOSE, COVERED, ENOUGH, FAR, RESOLVED, TRUSTED, Cell, Score, scores
+from lowbit.gaps import RESOLVED, TRUSTED, Cell
+from lowbit.scorecard import CLOSE, COVERED, ENOUGH, FAR, Score, scores
 from lowbit.sensitivity import NAMES, RUN
 
 SHOWN = (TRUSTED, "kl")

@@ -17,10 +17,11 @@ from lowbit.errors import RunError, UserError
 from lowbit.evaluations import evaluated
 from lowbit.execution import Execution
 from lowbit.measuring import merged_run, sequences, table_of
-from lowbit.planning import Wanted, planned
+from lowbit.planning import planned
 from lowbit.predicting import choices_of
 from lowbit.ready import prepare_run
 from lowbit.record import ADAPTER
+from lowbit.room import Wanted
 from lowbit.run import run
 from lowbit.sensitivity import Asked
 from lowbit.spec import BLOCK_ROLES, Plan, RunSpec, TaskSpec, TrainSpec

@@ -17,9 +17,10 @@ from lowbit.plan.joint import as_plan, limit_of, options, second_order, uniform
 from lowbit.plan.maps import maps
 from lowbit.plan.rules import choose
 from lowbit.plan.search import Solution, solve
-from lowbit.planning import Candidate, Room, ranked
+from lowbit.planning import Candidate, ranked
 from lowbit.quant.formats import bits_of, parse, spell
 from lowbit.quant.ledger import ledger, stored
+from lowbit.room import Room
 from lowbit.sensitivity import Damage, Reach, SensitivityTable, SiteTable
 from lowbit.spec import Choice, Plan, Site
 from lowbit.stats import paired_gap

@@ -23,7 +23,7 @@ from lowbit.classic.summary import read as read_rows
 from lowbit.errors import UserError
 from lowbit.figures import predicted
 from lowbit.forecasts import points, read
-from lowbit.scorecard import (
+from lowbit.gaps import (
     BASELINES,
     PREDICTORS,
     TRUSTED,
@@ -31,9 +31,8 @@ from lowbit.scorecard import (
     Foreseen,
     cells,
     refused,
-    scores,
-    unresolved,
 )
+from lowbit.scorecard import scores, unresolved
 from lowbit.study import read as read_study
 from lowbit.studyfile import Part
 from lowbit.tally import cell_rows, score_rows
@@ -483,3 +482,16 @@ def test_the_bounds_study_asks_what_the_documents_claim() -> None:
     assert both >= set(range(6)), "the documents' rules are decided over six seeds"
     rules = [question.less for question in study.questions if question.less]
     assert len(rules) == 4
+
+
+def test_the_bounds_study_gives_every_size_of_data_as_many_tokens() -> None:
+    results = Path(__file__).parents[2] / "studies" / "bounds" / "results"
+    seen: dict[str, list[int]] = {}
+    for path in results.glob("*_r8-seed*/record.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        seen.setdefault(path.parent.name.split("-")[1], []).append(record["cost"]["tokens"])
+    shares = {f"dailydialog_{share}" for share in ("half", "quarter", "eighth")}
+    assert set(seen) == {"dailydialog"} | shares
+    (whole,) = set(seen["dailydialog"])
+    for name, tokens in seen.items():
+        assert all(abs(each / whole - 1) <= 0.02 for each in tokens), name

@@ -10,8 +10,8 @@ from lowbit.classic.summary import FORESEEN, Row
 from lowbit.classic.tuning import ALL_BITS, Asked, format_of, metrics
 from lowbit.errors import UserError
 from lowbit.files import lines, to_json, write_atomic
+from lowbit.gaps import TRUSTED, cells
 from lowbit.record import LOG, Record
-from lowbit.scorecard import TRUSTED, cells
 from lowbit.spec import BLOCK_ROLES
 from lowbit.study import Study
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 
 from lowbit.figures.look import COLOURS, GREY, INK, decades
-from lowbit.scorecard import TRUSTED, Cell
+from lowbit.gaps import TRUSTED, Cell
 from lowbit.sensitivity import NAMES, RUN
 
 MARKS = {"untrained": "o", "transplanted": "s", "adapted": "^"}

@@ -1,0 +1,107 @@
+"""What there is to choose a plan from, and the bytes that are left for it under both budgets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lowbit import preflight
+from lowbit.errors import UserError
+from lowbit.execution import Execution
+from lowbit.plan.joint import FULL, TRAINED, options
+from lowbit.plan.search import Choices, Solution
+from lowbit.quant.ledger import activations
+from lowbit.ready import Prepared, plan_sites, prepare_run
+from lowbit.sensitivity import SensitivityTable
+from lowbit.spec import RunSpec
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for: bytes at rest, peak bytes in training (0: any), what to choose from."""
+
+    stored: int
+    training: int
+    formats: tuple[str, ...]
+    ranks: tuple[int, ...]
+    tokens: int
+    at: Path | None = None
+    controls: int = 0
+    """Random plans among the controls that are made too; 0: no controls."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Room:
+    """What there is to choose from, and the bytes for it: `beside` lies in both budgets already."""
+
+    choices: Choices
+    stored: int
+    training: int | None
+    beside: int
+    overhead: int
+    bare: Choices
+    """The same choices as they cost before any training."""
+
+    @property
+    def limits(self) -> tuple[int, int | None]:
+        return self.stored, self.training
+
+    @property
+    def most(self) -> Solution:
+        """16 bits and the largest ranks."""
+        found = (max(o, key=lambda o: (o.format == FULL, o.rank)) for o in self.choices.values())
+        return Solution(tuple(found), -math.inf)
+
+    @property
+    def whole(self) -> bool:
+        return self.most.fits(*self.limits)
+
+    def taken(self, solution: Solution) -> float:
+        """What ranks are predicted to take back."""
+        before = {(o.site, o.format, o.rank): o.cost for each in self.bare.values() for o in each}
+        return sum(before[o.site, o.format, o.rank] - o.cost for o in solution.options)
+
+
+def room_for(spec: RunSpec, execution: Execution, wanted: Wanted, table: SensitivityTable) -> Room:
+    start = prepare_run(spec)
+    counted = plan_sites(spec.plan, start.checkpoint, start.task.kind, len(start.data.labels))
+    # A head that the checkpoint does not hold is trained in full precision, whatever the plan.
+    head = sum(s.shape[0] * s.shape[1] + s.bias for s in counted.sites if s.fresh)
+    beside = counted.other[1] + 4 * head
+    overhead = counted.other[1] + TRAINED * head
+    overhead += _of_a_step(start, spec, table, execution.checkpointing)
+    choices = options(table, (*wanted.formats, FULL), wanted.ranks)
+    bare = options(table, (*wanted.formats, FULL), wanted.ranks, trust=0.0)
+    training = wanted.training - overhead if wanted.training else None
+    return Room(choices, wanted.stored - beside, training, beside, overhead, bare)
+
+
+def check(room: Room, wanted: Wanted) -> None:
+    """Budgets below the smallest plan say what the smallest is, in the words they were asked in."""
+    least = sum(min(o.stored for o in each) for each in room.choices.values()) + room.beside
+    if least > wanted.stored:
+        raise UserError(f"a budget of {wanted.stored:,} bytes: the smallest plan has {least:,}")
+    if room.training is not None:
+        least = sum(min(o.training for o in each) for each in room.choices.values())
+        least += room.overhead
+        if least > wanted.training:
+            raise UserError(
+                f"{wanted.training:,} bytes in training: the smallest plan takes {least:,}, of "
+                f"which {room.overhead:,} are activations, a decoded matrix and what is no matrix; "
+                "a smaller batch or window takes less"
+            )
+
+
+def _of_a_step(start: Prepared, spec: RunSpec, table: SensitivityTable, checkpointing: bool) -> int:
+    """Activations of a training step, and one decoded matrix with what decoding it takes, as the
+    ledger counts them before a run.
+    """
+    window = max(len(e.ids) for part in start.data.parts.values() for e in part)
+    tokens = max(spec.train.batch * window, spec.train.token_budget)
+    shape = preflight.shape_of(start.checkpoint.config)
+    if start.task.kind == "classification":
+        shape = replace(shape, vocabulary=0)
+    decoded = 2 * 4 * max(a * b for a, b in (site.shape for site in table.sites))
+    return decoded + activations(shape, tokens, 4, checkpointing)
