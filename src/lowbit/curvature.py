@@ -124,7 +124,7 @@ def measure(
             for name, slope in zip(names, slopes, strict=True):
                 gradient[name] += slope
             for name, slope in zip(names, torch.autograd.grad(sampled, parameters), strict=True):
-                fisher[name] += slope.square()
+                fisher[name].addcmul_(slope, slope)
             units += len(logits)
             told(i + 1, len(batches))
     return Curvature(
@@ -222,6 +222,8 @@ def _outer(rows: Tensor) -> Tensor:
 def _add(so_far: Tensor | None, more: Tensor) -> Tensor:
     if so_far is None:
         return more
+    if so_far.shape == more.shape:
+        return so_far.add_(more)
     if len(so_far) != len(more):
         longest = max(len(so_far), len(more))
         so_far, more = (F.pad(t, (0, longest - len(t))) for t in (so_far, more))
