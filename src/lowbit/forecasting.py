@@ -34,6 +34,7 @@ def foretold(point: Point, at: Path | None, execution: Execution, told: Told) ->
         uniform=False,
         seed=first.seed,
         curved=forecast.curved,
+        exact=False,
     )
     # Where nothing is trained, training text is text like any other that is not scored.
     more = "train" if forecast.kind == "untrained" else "spare"

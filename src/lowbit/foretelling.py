@@ -113,7 +113,7 @@ def predicted(
     choices = [choices_of(spec) for spec in specs]
     formats = tuple(dict.fromkeys(text for _, chosen, _ in choices for text in chosen.values()))
     joint = tuple((name, tuple(chosen.items())) for name, chosen, _ in choices)
-    asked = Asked(formats, joint=joint, uniform=False)
+    asked = Asked(formats, joint=joint, uniform=False, exact=False)
     return table_of(specs[0], execution, asked, tokens, phases(tell), at), choices
 
 

@@ -45,11 +45,11 @@ def measure(
     for i, text in enumerate(asked.formats):
         told("formats", i, len(asked.formats))
         errors = {site.name: lab.error(site.name, text) for site in lab.sites}
-        curved = _curved(lab, errors)
+        curved = _curved(lab, errors) if asked.exact else {}
         for site in lab.sites:
             e = errors[site.name]
             alone = _alone(lab, asked, site, e, known) if asked.walk else Walked()
-            damages[site.name][text] = _damage(known, site, e, curved[site.name], alone)
+            damages[site.name][text] = _damage(known, site, e, curved.get(site.name), alone)
     told("formats", len(asked.formats), len(asked.formats))
     sites = []
     for i, site in enumerate(lab.sites):
@@ -77,7 +77,7 @@ class Walked:
     monte_carlo: float | None = None
 
 
-def _damage(known: Known, site: Site, error: Tensor, curved: float, alone: Walked) -> Damage:
+def _damage(known: Known, site: Site, error: Tensor, curved: float | None, alone: Walked) -> Damage:
     found = known.curvature
     return Damage(
         weight_error=float(error.square().sum()),

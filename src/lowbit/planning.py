@@ -197,6 +197,7 @@ def _foretold(
     if not chosen:
         return {}
     formats = tuple(dict.fromkeys(text for _, text in chosen))
-    asked = Asked(formats, _measured(wanted.ranks), joint=(("planned", chosen),), uniform=False)
+    joint = (("planned", chosen),)
+    asked = Asked(formats, _measured(wanted.ranks), joint=joint, uniform=False, exact=False)
     table = table_of(spec, execution, asked, wanted.tokens, told, wanted.at)
     return predictions(table.whole["planned"])

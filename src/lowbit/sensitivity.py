@@ -45,6 +45,8 @@ class Asked:
     uniform: bool = True
     """Also every format in all block matrices at once."""
     curved: int = 0
+    exact: bool = True
+    """Also Taylor's term of every site by itself: what is said of whole plans does without."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,9 @@ class Damage:
     """What storing one site in one format does, all else in full precision.
 
     `weight_error` is |e|^2, the rest nats a token: `first_order` g'e; `fisher`, `kfac`,
-    `hutchinson` (with the standard error of its draws) and `taylor` are of second order. By a walk
-    alone, else None: `measured` is the KL of the outputs plus the first order, `gauss_newton` and
-    `monte_carlo` are of second order.
+    `hutchinson` (with the standard error of its draws) and `taylor` (None: not asked for) are of
+    second order. By a walk alone, else None: `measured` is the KL of the outputs plus the first
+    order, `gauss_newton` and `monte_carlo` are of second order.
     """
 
     weight_error: float
@@ -62,7 +64,7 @@ class Damage:
     fisher: float
     kfac: float
     hutchinson: float
-    taylor: float
+    taylor: float | None = None
     measured: float | None = None
     hutchinson_spread: float | None = None
     gauss_newton: float | None = None

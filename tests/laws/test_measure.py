@@ -302,6 +302,23 @@ def test_second_derivatives_may_be_taken_on_fewer_sequences(
     assert found.passes < measure(lab_like(lab), asked, ("t", "t")).passes
 
 
+def test_what_is_said_of_whole_plans_needs_no_site_by_itself(lab: Lab) -> None:
+    names = tuple((site.name, "int4@16") for site in lab.blocks)
+    asked = Asked(("int4@16",), ranks=(4,), samples=2, joint=(("plan", names),), uniform=False)
+    full = measure(lab_like(lab), asked, ("t", "t"))
+    quick = measure(lab_like(lab), replace(asked, exact=False), ("t", "t"))
+    assert quick.whole == full.whole
+    assert quick.passes < full.passes
+    ranks = {site.name: 4 for site in lab.blocks}
+    assert left(quick, dict(names), ranks) == left(full, dict(names), ranks)
+    for one, other in zip(quick.sites, full.sites, strict=True):
+        assert one.reach == other.reach
+        damage = one.damages["int4@16"]
+        assert damage.taylor is None
+        assert damage == replace(other.damages["int4@16"], taylor=None)
+    assert from_text(to_text(quick)) == quick
+
+
 def test_what_few_sequences_say_of_second_order_has_a_spread(lab: Lab) -> None:
     """Of documents: two sequences of one count once."""
     asked = replace(ASKED, formats=("int4@16",), walk=False)
