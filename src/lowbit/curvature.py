@@ -224,9 +224,8 @@ def _add(so_far: Tensor | None, more: Tensor) -> Tensor:
         return more
     if so_far.shape == more.shape:
         return so_far.add_(more)
-    if len(so_far) != len(more):
-        longest = max(len(so_far), len(more))
-        so_far, more = (F.pad(t, (0, longest - len(t))) for t in (so_far, more))
+    longest = max(len(so_far), len(more))
+    so_far, more = (F.pad(t, (0, longest - len(t))) for t in (so_far, more))
     return so_far + more
 
 
