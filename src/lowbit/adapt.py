@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lowbit import checkpoint
+from lowbit import checkpoint, noise
 from lowbit.adalora import Hooks
 from lowbit.checkpoint import Position
 from lowbit.clocks import Clock, Clocks, Log
@@ -75,19 +75,20 @@ def steps_per_epoch(part: Sequence[Example], train: TrainSpec) -> int:
     return math.ceil(math.ceil(len(part) / train.batch) / train.accumulate)
 
 
-NOISIER = 4.0
-"""Times the variance of the gradient after the warm-up beyond which a run is warned of."""
-
-
 def total_steps(part: Sequence[Example], train: TrainSpec) -> int:
     """`epochs`, capped by `steps` where that is not 0."""
     total = train.epochs * steps_per_epoch(part, train)
     return min(total, train.steps) if train.steps else total
 
 
+def warm_steps(total: int, train: TrainSpec) -> int:
+    """How long the warm-up is."""
+    return math.ceil(train.warmup * total)
+
+
 def learning_rate(step: int, total: int, train: TrainSpec) -> float:
     """Linear to the height over the warm-up, then half a cosine down; `step` counts from 0."""
-    warm = math.ceil(train.warmup * total)
+    warm = warm_steps(total, train)
     if step < warm:
         return train.lr * (step + 1) / warm
     return train.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
@@ -208,8 +209,8 @@ def _write_step(
         return
     # The share of noise, of what the squares of unclipped gradients came to since the last line.
     variance = state.noise_share() * position.recent_squares / position.recent_steps
-    warmed = position.step >= math.ceil(setting.train.warmup * total)
-    rising = not position.warned and noisier(position.first_variance, variance)
+    position, times = noise.watched(position, variance, warm_steps(total, setting.train))
+    rising = times > noise.NOISIER and not position.warned
     log.write(
         {
             "step": position.step,
@@ -220,7 +221,7 @@ def _write_step(
             "lr": learning_rate(position.step - 1, total, setting.train),
             "tokens": position.tokens,
             "tokens_per_s": round(position.tokens / max(clocks.train_s, 1e-9), 1),
-            **({"warning": _noisy(variance / position.first_variance)} if rising else {}),
+            **({"warning": noise.warning(times)} if rising else {}),
             **seen,
         }
     )
@@ -230,19 +231,8 @@ def _write_step(
         recent_labels=0,
         recent_squares=0.0,
         recent_steps=0,
-        first_variance=position.first_variance or (variance if warmed else 0.0),
         warned=position.warned or rising,
     )
-
-
-def noisier(first: float, now: float) -> bool:
-    """Whether gradients have become much noisier than they were once the warm-up was over."""
-    return first > 0 and now > NOISIER * first
-
-
-def _noisy(times: float) -> str:
-    """Short, since a study of many runs may say it of each; `NOISY` says once what it means."""
-    return f"the gradient's variance is {times:.1f} times what it was after the warm-up"
 
 
 def _select(

@@ -37,7 +37,9 @@ class Position:
     cpu_s: float = 0.0
     recent_squares: float = 0.0
     recent_steps: int = 0
-    first_variance: float = 0.0
+    stretch_variance: float = 0.0
+    stretch_steps: int = 0
+    quietest: float = 0.0
     warned: bool = False
 
 

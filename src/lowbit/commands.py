@@ -52,8 +52,7 @@ def carry_out(study: Study, jobs: int, device: str | None, rerun: bool) -> None:
         endings = _run(own, order, len(study.runs), kept)
         endings += _run(taking, order, len(study.runs), kept + len(own))
         _time_alone(study, execution)
-        if any(_warnings(ending.cell.folder) for ending in endings):
-            say(textwrap.fill(sayings.NOISY, 79))
+        _explain(endings)
         if records(study):
             report(study)
     _conclude(endings)
@@ -127,6 +126,12 @@ def _warnings(folder: Path) -> list[str]:
     return [
         line["warning"] for line in (lines(path) if path.is_file() else ()) if "warning" in line
     ]
+
+
+def _explain(endings: Sequence[Ending]) -> None:
+    """What the theory says to what runs warned of, once."""
+    if any(_warnings(ending.cell.folder) for ending in endings):
+        say(textwrap.fill(sayings.NOISY, 79))
 
 
 def _conclude(endings: Sequence[Ending]) -> None:
@@ -257,6 +262,7 @@ def adapt_one(study: Study, device: str | None, rerun: bool) -> None:
         else:
             say("done already")
         endings = _run(todo, Order(execution, 1, rerun, show=_show(1)), 1, 1 - len(todo))
+    _explain(endings)
     folder = study.place(study.runs[0])
     record = load(folder)
     if record is not None:

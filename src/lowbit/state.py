@@ -41,20 +41,22 @@ class State:
         """Of the gradients' squares, what is noise: 1 - (E g)^2 / E g^2, from AdamW's own moments.
 
         They remember about ten and a thousand steps, of gradients as they were clipped; a share
-        does not mind.
+        does not mind. A mean over few steps holds a part of the noise itself, which is put back; of
+        one step alone nothing is known, and all of it counts as noise.
         """
-        mean = torch.zeros((), device=self.device)
+        noise = torch.zeros((), device=self.device)
         total = torch.zeros((), device=self.device)
         for group in self.optimiser.param_groups:
             for parameter in group["params"]:
                 found = self.optimiser.state.get(parameter)
                 if found:
-                    steps = found["step"].to(self.device)
-                    first = found["exp_avg"] / (1 - group["betas"][0] ** steps)
-                    second = found["exp_avg_sq"] / (1 - group["betas"][1] ** steps)
-                    mean += first.square().sum()
-                    total += second.sum()
-        return float((1 - mean / total).clamp(0, 1)) if float(total) > 0 else 0.0
+                    steps, beta = found["step"].to(self.device), group["betas"][0]
+                    first = found["exp_avg"] / (1 - beta**steps)
+                    second = (found["exp_avg_sq"] / (1 - group["betas"][1] ** steps)).sum()
+                    apart = (second - first.square().sum()) / (1 - _squared_weights(beta, steps))
+                    noise += torch.where(steps > 1, apart, second)
+                    total += second
+        return float((noise / total).clamp(0, 1)) if float(total) > 0 else 0.0
 
     def keep_as_best(self) -> None:
         self.best = {name: tensor.detach().clone() for name, tensor in self._kept().items()}
@@ -103,6 +105,13 @@ class State:
             parameter = self.named[name]
             # A fused optimiser counts its steps on its own device, which is the parameter's.
             self.optimiser.state[parameter][key] = tensor.to(parameter.device)
+
+
+def _squared_weights(beta: float, steps: Tensor) -> Tensor:
+    """The sum of squares of the weights of a mean that forgets, after so many steps: how much of
+    one step's noise is left in it."""
+    gone = beta**steps
+    return (1 - beta) / (1 + beta) * (1 + gone) / (1 - gone)
 
 
 @torch.no_grad()

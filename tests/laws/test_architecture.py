@@ -59,6 +59,7 @@ LAYERS = {
     ],
     "the loop": [
         *("adalora", "checkpoint", "clocks", "evaluate", "distilling", "qat"),
+        *("noise",),
         *("state", "adapt", "export"),
     ],
     "runs and records": [
