@@ -176,18 +176,29 @@ def plan(
         typer.Option(help="Folder for plans to hold it against at the same bytes."),
     ] = None,
     draws: Annotated[int, typer.Option(min=1, help="Random plans among the controls.")] = 3,
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="For what is stored and not trained any more.")
+    ] = False,
     tokens: TokensOption = 4096,
     at: AtOption = None,
     settings: SetOption = None,
 ) -> None:
-    """The best bits and ranks of every site under a budget of bytes; nothing is trained."""
+    """The best bits and ranks of every site under a budget of bytes; nothing is trained.
+
+    What a rank is worth is measured where the model stands: a step on half of the calibration
+    text, scored on the other half. Formats in other groups, like int4@32 or int3@row, are chosen
+    from if named by --format.
+    """
     from lowbit import budgeting, foretelling
     from lowbit.options import bytes_of
+    from lowbit.quant.formats import parse
     from lowbit.single import single
 
     spec, execution = single(model, task, "bf16", 0, settings or ())
     chosen = tuple(formats or foretelling.FORMATS)
     limits = (bytes_of(budget), bytes_of(train_memory) if train_memory else 0)
     among = tuple(sorted(set(ranks or foretelling.RANKS)))
-    wanted = (*limits, chosen, among, tokens, at, draws if controls else 0)
+    for text in chosen:
+        parse(text)
+    wanted = (*limits, chosen, among, tokens, at, draws if controls else 0, 0, untrained)
     budgeting.plan(spec, execution, wanted, to, maps, controls)

@@ -38,10 +38,10 @@ def plan(
     best, budget = found.candidates[0], wanted[0]
     out().print(_candidates(found))
     wrapped(
-        "Gap: to 16 bits, untrained, on the selection part, which nothing was costed on (± twice "
-        "its error). Predicted: after training, of second order; taken back: what the ranks are "
-        "predicted to make good of the gap. The first line is written: the least that should be "
-        "left of those that are no worse before training than the best uniform plan."
+        "In nats. KL and gap: to 16 bits, untrained, on the selection part, which nothing was "
+        "costed on (± twice the gap's error). Left: what training should leave, above 16 bits at "
+        "the largest rank, of the KL seen there and of what its ranks win; predicted: the same "
+        "from calibration text alone. The first line is written: the least is left."
     )
     out().print(_layers(best.solution))
     for line in _said(found, best, *wanted[:2]):
@@ -77,7 +77,9 @@ def _said(found: Any, best: Any, budget: int, training: int) -> list[str]:
             gap = f"{solved_for.solution.gap:.2g}"
             lines.append(f"The plan solved for is at most {gap} nats from the best, as predicted.")
     if best.plan.name.startswith("uniform"):
-        lines.append("No planned choice was better there than this uniform one, so it is returned.")
+        lines.append(
+            "NO PLANNED CHOICE CAME OUT BETTER THERE THAN A UNIFORM ONE: that is what is written."
+        )
     for name in ("taylor", "kfac", "kl"):
         if name in found.predictions:
             one = found.predictions[name]
@@ -86,10 +88,11 @@ def _said(found: Any, best: Any, budget: int, training: int) -> list[str]:
                 f"Predicted gap before training, {NAMES[name]} ({how}): {nats(one.gap)} nats "
                 f"({nats(one.low)} to {nats(one.high)})."
             )
-    if found.least > 0:
+    if found.least > 0 and found.closed > 0:
         lines.append(
-            f"Rounding pays {found.closed / found.least:.1f} times what no code of these bytes "
-            f"could avoid ({nats(found.closed)} against {nats(found.least)} nats, by K-FAC)."
+            f"Rounding pays {found.closed / found.least:,.0f} times what no code of these bytes "
+            f"could avoid ({nats(found.closed)} against {nats(found.least)} nats, by K-FAC, of "
+            "the block matrices that are not in 16 bits)."
         )
     return lines
 
@@ -136,14 +139,15 @@ def solved(spec: RunSpec, execution: Execution, wanted: tuple[Any, ...], tell: b
 
 def _candidates(found: Any) -> Table:
     page = Table(box=None, padding=(0, 1))
-    for name in ("plan", "bytes", "predicted", "taken back", "gap", "±"):
-        page.add_column(name, justify="left" if name == "plan" else "right", overflow="fold")
+    for name in ("plan", "bytes", "predicted", "left", "KL", "gap", "±"):
+        words = name == "plan"
+        page.add_column(name, justify="left" if words else "right", no_wrap=not words)
     for one in found.candidates:
-        size = f"{one.solution.stored + found.other:,}"
-        error = "" if one.gap.se is None else nats(2 * one.gap.se)
-        cost = nats(one.solution.cost)
-        gap = f"{one.gap.estimate:+.4f}"
-        page.add_row(one.plan.name, size, cost, nats(one.taken), gap, error)
+        size, there = f"{one.solution.stored + found.other:,}", one.there
+        page.add_row(
+            one.plan.name, size, nats(one.solution.cost), nats(one.left), nats(there.kl),
+            f"{there.loss:+.4f}", nats(2 * there.loss_spread),
+        )  # fmt: skip
     return page
 
 

@@ -57,6 +57,15 @@ class Curvature:
     gradient: Matrices
     fisher: Matrices
     factors: dict[str, Factors] = field(default_factory=dict)
+    half: Matrices = field(default_factory=dict)
+    """The gradient of every other sequence, from the first on."""
+    half_units: int = 0
+
+    def other_half(self, name: str) -> Tensor:
+        """The gradient of the sequences that are not in `half`."""
+        rest = self.units - self.half_units
+        both, mine = self.units * self.gradient[name], self.half_units * self.half[name]
+        return (both - mine) / max(1, rest)
 
 
 def weights_of(model: nn.Module, sites: Sequence[Site]) -> dict[str, nn.Parameter]:
@@ -110,7 +119,8 @@ def measure(
     names, parameters = list(weights), list(weights.values())
     gradient = {n: torch.zeros_like(p) for n, p in weights.items()}
     fisher = {n: torch.zeros_like(p) for n, p in weights.items()}
-    source, units = torch.Generator().manual_seed(seed), 0
+    half = {n: torch.zeros_like(p) for n, p in weights.items()}
+    source, units, half_units = torch.Generator().manual_seed(seed), 0, 0
     with watched(model, sites) as factors:
         for i, batch in enumerate(batches):
             logits = logits_of(model, batch, kind)
@@ -123,6 +133,9 @@ def measure(
                 slopes = torch.autograd.grad(own, parameters, retain_graph=True)
             for name, slope in zip(names, slopes, strict=True):
                 gradient[name] += slope
+                if i % 2 == 0:
+                    half[name] += slope
+            half_units += 0 if i % 2 else len(logits)
             for name, slope in zip(names, torch.autograd.grad(sampled, parameters), strict=True):
                 fisher[name].addcmul_(slope, slope)
             units += len(logits)
@@ -132,6 +145,8 @@ def measure(
         {n: as_site(model, n, g) / units for n, g in gradient.items()},
         {n: as_site(model, n, f) / units for n, f in fisher.items()},
         {n: _mean(f, units) for n, f in factors.found.items()},
+        {n: as_site(model, n, g) / half_units for n, g in half.items()},
+        half_units,
     )
 
 

@@ -49,7 +49,7 @@ def measure(
     """Measure, or recall; then show what each predictor says of every format."""
     for text in formats:
         parse(text)
-    asked = Asked(tuple(formats), walk=walk)
+    asked = Asked(tuple(formats), walk=walk, costed=True)
     table: SensitivityTable = call(measured, spec, execution, asked, tokens, at, shown())
     out().print(_predictors(table))
     wrapped(
@@ -162,7 +162,7 @@ def guide(
     at: Path | None,
 ) -> None:
     """Rank x data size -> precision, from this model's own measurements."""
-    asked = Asked(FORMATS, ranks=RANKS, uniform=False)
+    asked = Asked(FORMATS, RANKS, samples=0, uniform=False, exact=False, costed=True)
     table: SensitivityTable = call(measured, spec, execution, asked, tokens, at, shown())
     found = [[advice(table, rank, size, share, FORMATS) for size in sizes] for rank in RANKS]
     page = Table(box=None, padding=(0, 1), title=Text(f"{table.model} on {table.task}"))
@@ -175,9 +175,10 @@ def guide(
     wrapped(
         f"The fewest bits whose damage, after what the rank takes back, is at most {share:g} of "
         "what estimating the adapter from so much data costs (p / 2N nats for p free numbers); "
-        f"and how much it is expected to raise {_raised(table)}. More rank costs more to estimate "
-        "and takes more damage back: it allows fewer bits. More data allows fewer mistakes: it "
-        "asks for more bits."
+        f"and how much it is expected to raise {_raised(table)}: the KL that storing all blocks so "
+        "has on calibration text, times the share that the rank leaves, which has been off by a "
+        "factor of two. More rank costs more to estimate and takes more damage back: it allows "
+        "fewer bits. More data allows fewer mistakes: it asks for more bits."
     )
     say(worked(table))
 
@@ -214,11 +215,11 @@ def _row(whole: Whole) -> tuple[float, ...]:
         first,
         first + whole.fisher,
         first + whole.kfac,
-        first + whole.hutchinson,
+        first + (whole.hutchinson or 0.0),
         first + whole.taylor,
         first + whole.gauss_newton,
         first + whole.kl,
-        first + whole.monte_carlo,
+        first + (whole.monte_carlo or 0.0),
         whole.loss,
     )
 

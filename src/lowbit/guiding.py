@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lowbit.quant.formats import bits_of, parse
-from lowbit.sensitivity import SensitivityTable, trusted
+from lowbit.sensitivity import SensitivityTable
 from lowbit.theory.damage import adapter_parameters
 
 
@@ -41,9 +41,8 @@ def advice(
 
 def expected(table: SensitivityTable, text: str, rank: int) -> float:
     """Nats that a format is expected to cost after training at a rank, all blocks in it."""
-    total = 0.0
-    for site in table.sites:
-        if site.reach is not None:
-            damage: float = getattr(site.damages[text], trusted(text))
-            total += damage * (1 - site.reach.share(text, rank))
-    return max(0.0, total)
+    return sum(
+        (site.damages[text].anchored or 0.0) * site.reach.left(text, rank)
+        for site in table.sites
+        if site.reach is not None
+    )

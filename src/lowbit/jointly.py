@@ -61,10 +61,8 @@ def _whole(
     curved = second_order(lab, chosen, before, sum(kl) / units)
     apart = [b - a for a, b in zip(before, after, strict=True)]
     samples = monte_carlo(lab, asked, chosen)
-    traces = [
-        sum(known.traces.cost(name, e, i) for name, e in chosen.items())
-        for i in range(asked.samples)
-    ]
+    each = [known.traces.costs(name, e) for name, e in chosen.items()]
+    traces = [sum(of_sample) for of_sample in zip(*each, strict=True)]
     gradient = known.curvature.gradient
     return Whole(
         weight_error=sum(float(e.square().sum()) for e in chosen.values()),
@@ -73,14 +71,14 @@ def _whole(
         kfac=sum(curvature.kfac_cost(known.curvature.factors[n], e) for n, e in chosen.items()),
         taylor=sum(curved) / units,
         gauss_newton=newton,
-        hutchinson=mean(traces),
-        hutchinson_spread=standard_error(traces),
+        hutchinson=mean(traces) if traces else None,
+        hutchinson_spread=standard_error(traces) if traces else 0.0,
         kl=sum(kl) / units,
         kl_spread=lab.spread(kl),
         loss=sum(apart) / units,
         loss_spread=lab.spread(apart),
-        monte_carlo=mean(samples),
-        monte_carlo_spread=standard_error(samples),
+        monte_carlo=mean(samples) if samples else None,
+        monte_carlo_spread=standard_error(samples) if samples else 0.0,
         # Where the few are all, the spread of what was lost holds it.
         curved_spread=lab.spread_of_few([curved[i] for i in lab.curved]) if lab.curved else 0.0,
     )
@@ -98,6 +96,8 @@ def second_order(lab: Lab, error: Errors, before: Sequence[float], kl: float) ->
 
 def monte_carlo(lab: Lab, asked: Asked, chosen: Errors) -> list[float]:
     """1/2 [L(w + z) + L(w - z)] - L for noise of each matrix's mean squared error."""
+    if not asked.samples:
+        return []
     source = torch.Generator().manual_seed(asked.seed + 2)
     loss, found = lab.loss_of_few(), []
     for _ in range(asked.samples):

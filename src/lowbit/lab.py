@@ -130,9 +130,12 @@ class Lab:
     def loss_of_few(self) -> float:
         """As the model stands, a token, over the few."""
         self.worked(1, few=True)
-        few = self.few
-        sums = [_loss(x, batch) for x, batch in zip(self.seen(few), few, strict=True)]
-        return sum(sums) / sum(sum(batch.labels) for batch in few)
+        return self.loss_on(self.few)
+
+    def loss_on(self, batches: Sequence[Batch]) -> float:
+        """As the model stands, a token; whoever asks counts the work."""
+        sums = [_loss(x, batch) for x, batch in zip(self.seen(batches), batches, strict=True)]
+        return sum(sums) / sum(sum(batch.labels) for batch in batches)
 
     @property
     def counts(self) -> list[int]:

@@ -11,7 +11,7 @@ With `walk` the stored model is also run with every site and format alone; sever
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,10 +21,11 @@ from lowbit.curvature import Curvature
 from lowbit.errors import RunError
 from lowbit.jointly import jointly, monte_carlo
 from lowbit.lab import HESSIAN, NEWTON, Errors, Lab, Told, moved
-from lowbit.reach import Metric, absorbed_shares, gains, metric, spectrum
+from lowbit.reach import Ascent, Metric, absorbed_shares, metric, spectrum
 from lowbit.sensitivity import UNITS, Asked, Damage, Joint, Reach, SensitivityTable, SiteTable
 from lowbit.spec import BLOCK_ROLES, Site
 from lowbit.traces import Known, hutchinson, mean
+from lowbit.worth import Steps, factor
 
 GRADIENTS = 5.0
 """What the two backward passes cost, in forward passes."""
@@ -46,15 +47,20 @@ def measure(
         told("formats", i, len(asked.formats))
         errors = {site.name: lab.error(site.name, text) for site in lab.sites}
         curved = _curved(lab, errors) if asked.exact else {}
+        done: dict[str, Damage] = {}
         for site in lab.sites:
             e = errors[site.name]
             alone = _alone(lab, asked, site, e, known) if asked.walk else Walked()
-            damages[site.name][text] = _damage(known, site, e, curved.get(site.name), alone)
+            done[site.name] = _damage(known, site, e, curved.get(site.name), alone)
+        for name, damage in (_anchored(lab, known, errors, done) if asked.costed else done).items():
+            damages[name][text] = damage
     told("formats", len(asked.formats), len(asked.formats))
-    sites = []
+    sites, steps = [], Steps()
     for i, site in enumerate(lab.sites):
         told("ranks", i, len(lab.sites))
-        sites.append(_site(lab, asked, found, site, damages[site.name]))
+        sites.append(_site(lab, asked, found, site, damages[site.name], steps))
+    if asked.costed:
+        sites = [_worth(site, by) for by in [factor(lab, steps)] for site in sites]
     told("ranks", len(lab.sites), len(lab.sites))
     loss = sum(lab.losses(known.outputs)) / found.units
     choices = (*(uniformly(lab, asked.formats) if asked.uniform else ()), *asked.joint)
@@ -93,14 +99,44 @@ def _damage(known: Known, site: Site, error: Tensor, curved: float | None, alone
     )
 
 
+def _anchored(
+    lab: Lab, known: Known, errors: Errors, found: dict[str, Damage]
+) -> dict[str, Damage]:
+    """K-FAC's damage brought to what running the stored model shows: the KL of all block matrices
+    in a format together, of an embedding or a head by itself."""
+    blocks = [site.name for site in lab.blocks]
+    alone = [[site.name] for site in lab.sites if site.role not in BLOCK_ROLES]
+    made: dict[str, Damage] = {}
+    for group in [blocks, *alone] if blocks else alone:
+        closed = sum(found[name].kfac for name in group)
+        with moved(lab, {name: errors[name] for name in group}):
+            apart = max(0.0, sum(lab.beside(known.outputs)[1])) / known.curvature.units
+        scale = apart / closed if closed > 0 else 0.0
+        made |= {n: replace(found[n], anchored=scale * found[n].kfac) for n in group}
+    return made
+
+
+def _worth(site: SiteTable, by: float) -> SiteTable:
+    """A site's gains in nats."""
+    if site.reach is None:
+        return site
+    gains = tuple(by * gain for gain in site.reach.gains)
+    return replace(site, reach=replace(site.reach, gains=gains))
+
+
 def _site(
-    lab: Lab, asked: Asked, found: Curvature, site: Site, damages: dict[str, Damage]
+    lab: Lab,
+    asked: Asked,
+    found: Curvature,
+    site: Site,
+    damages: dict[str, Damage],
+    steps: Steps,
 ) -> SiteTable:
     """All that is known of a site; of one in a block, what ranks do there too."""
     reach, spectra = None, None
     if site.role in BLOCK_ROLES:
         outputs, inputs = sides = metric(found.factors[site.name])
-        reach = _reach(lab, asked, sides, found.gradient[site.name], site.name)
+        reach = _reach(lab, asked, sides, found, site.name, steps)
         spectra = spectrum(inputs), spectrum(outputs)
     variance = float(lab.weight(site.name).var())
     return SiteTable(
@@ -108,11 +144,19 @@ def _site(
     )
 
 
-def _reach(lab: Lab, asked: Asked, sides: Metric, gradient: Tensor, name: str) -> Reach:
+def _reach(
+    lab: Lab, asked: Asked, sides: Metric, found: Curvature, name: str, steps: Steps
+) -> Reach:
     errors = (lab.error(name, text) for text in asked.formats)
     absorbed = absorbed_shares(sides, errors, asked.ranks)
     shares = dict(zip(asked.formats, absorbed, strict=True))
-    return Reach(asked.ranks, shares, gains(sides, gradient, asked.ranks))
+    if not asked.costed:
+        return Reach(asked.ranks, shares)
+    ascent = Ascent.of(sides, found.half[name], found.other_half(name))
+    gains, ends = ascent.gains(asked.ranks), (min(asked.ranks), max(asked.ranks))
+    won = (gains[asked.ranks.index(ends[0])], gains[asked.ranks.index(ends[1])])
+    steps.add(name, (ascent.step(ends[0]), ascent.step(ends[1])), won)
+    return Reach(asked.ranks, shares, gains)
 
 
 def _finite(found: Curvature) -> None:
@@ -141,8 +185,6 @@ def _alone(lab: Lab, asked: Asked, site: Site, error: Tensor, known: Known) -> W
     held = {s.name: torch.zeros_like(lab.weight(s.name)) for s in lab.sites} | {site.name: error}
     newton = hessian.gauss_newton(lab.model, lab.sites, lab.few, held, lab.kind)
     lab.worked(NEWTON, few=True)
-    return Walked(
-        apart + float((known.curvature.gradient[site.name] * error).sum()),
-        newton,
-        mean(monte_carlo(lab, asked, {site.name: error})),
-    )
+    first = float((known.curvature.gradient[site.name] * error).sum())
+    drawn = monte_carlo(lab, asked, {site.name: error})
+    return Walked(apart + first, newton, mean(drawn) if drawn else None)

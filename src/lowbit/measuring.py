@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from lowbit.execution import Execution
 from lowbit.export import peft, plain
 from lowbit.export.peft import WEIGHTS
 from lowbit.files import digest, write_atomic
-from lowbit.lab import Lab, Told, rounded
+from lowbit.lab import Lab, Told, moved, rounded
 from lowbit.measure import measure
 from lowbit.models.family import find_sites
 from lowbit.models.loading import load
@@ -40,7 +40,7 @@ from lowbit.tasks.base import Batch
 from lowbit.tasks.batching import collate
 from lowbit.tasks.cache import cache_dir
 
-MEASURE = 7
+MEASURE = 8
 """To be raised whenever the same model would be measured differently."""
 LEAST = 512
 """Tokens below which second derivatives say nothing."""
@@ -87,6 +87,42 @@ def table_of(
         table = measure(lab, asked, (spec.model, spec.task.called), told)
         write_atomic(path, to_text(table).encode())
     return table
+
+
+def apart(
+    spec: RunSpec,
+    choices: Mapping[str, Mapping[str, str]],
+    tokens: int,
+    told: Told,
+    at: Path | None = None,
+    part: str = "selection",
+) -> dict[str, Apart]:
+    """What storing sites in these formats does on another part of the text, untrained."""
+    start = prepare_run(spec)
+    text = sequences(start, tokens, (part,), least=1)
+    lab = _lab(start, text) if at is None else _lab_at(_ran(spec, at), start, at, text)
+    outputs = lab.outputs()
+    before, units, found = lab.losses(outputs), sum(lab.counts), {}
+    for i, (name, formats) in enumerate(choices.items()):
+        told("candidates", i, len(choices))
+        with moved(lab, {site: lab.error(site, each) for site, each in formats.items()}):
+            after, kl = lab.beside(outputs)
+        lost = [b - a for a, b in zip(before, after, strict=True)]
+        found[name] = Apart(
+            max(0.0, sum(kl)) / units, lab.spread(kl), sum(lost) / units, lab.spread(lost)
+        )
+    told("candidates", len(choices), len(choices))
+    return found
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Nats a token: how far the outputs are from 16 bits', what was lost, and standard errors."""
+
+    kl: float
+    kl_spread: float
+    loss: float
+    loss_spread: float
 
 
 def _lab(start: Prepared, text: Text) -> Lab:
@@ -149,7 +185,12 @@ Text = tuple[list[Batch], list[int]]
 """Sequences, one a batch, and the document of each."""
 
 
-def sequences(start: Prepared, tokens: int, parts: Sequence[str] = ("calibration",)) -> Text:
+def sequences(
+    start: Prepared,
+    tokens: int,
+    parts: Sequence[str] = ("calibration",),
+    least: int = LEAST,
+) -> Text:
     """About so many tokens in sequences spread evenly over all that there are: a long document
     speaks as often as it does where text is scored.
     """
@@ -158,9 +199,9 @@ def sequences(start: Prepared, tokens: int, parts: Sequence[str] = ("calibration
     ]
     sizes = [len(example.ids) for *_, example in examples]
     count = sum(sizes)
-    if count < min(tokens, LEAST):
+    if count < min(tokens, least):
         raise UserError(
-            f"{start.task.name} has {count:,} tokens to calibrate on; {min(tokens, LEAST):,} are "
+            f"{start.task.name} has {count:,} tokens to calibrate on; {min(tokens, least):,} are "
             f"needed: a gap of 0.01 nats would be known to ± {1.96 * math.sqrt(0.02 / count):.3f}"
         )
     chosen = [examples[i] for i in spread(sizes, tokens)]

@@ -1,46 +1,53 @@
 """A plan under a budget: solved on calibration text, then held against uniform plans on other text.
 
 Predicted costs were chosen for being low, so the plan that is best by them is a little worse than
-they say. A few solutions (by different predictors, with different trust in what ranks take back)
-are therefore run, untrained, on the selection part, which nothing was costed on, and every uniform
-plan of the budget with them: what is returned is never worse there than the best of those. Among
-what is not, that run cannot see what ranks will take back, so it is taken off as it was predicted.
+they say. A few solutions (with different trust in what ranks do) are therefore run, untrained, on
+the selection part, which nothing was costed on, and the best uniform plans of the budget with them.
+What counts is what training should leave of the damage seen there: what is returned is by this
+never worse than the best of the uniform plans.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
-
-from lowbit.evaluations import Evaluation, evaluated
 from lowbit.execution import Execution
 from lowbit.lab import Told
-from lowbit.measuring import table_of
+from lowbit.measuring import Apart, apart, table_of
 from lowbit.plan.controls import controls
-from lowbit.plan.joint import FULL, as_plan, limit_of, options, second_order, uniform
+from lowbit.plan.joint import (
+    FULL,
+    Belief,
+    as_plan,
+    expected,
+    limit_of,
+    options,
+    second_order,
+    uniform,
+)
 from lowbit.plan.search import Choices, Solution, frontier, solve
 from lowbit.quant.formats import bits_of, parse
-from lowbit.room import Room, Wanted, check, room_for
+from lowbit.room import Room, Wanted, check, check_ahead, room_for
 from lowbit.sensitivity import Asked, Prediction, SensitivityTable, predictions
 from lowbit.spec import Plan, RunSpec
-from lowbit.stats import Gap, paired_gap
+
+UNIFORM = 8
+"""Uniform plans that are run, the best by prediction first."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A plan, what it was predicted to cost; loss and gap on text that nothing was costed on.
+    """A plan, what it was predicted to cost, and what it did on text that nothing was costed on.
 
-    `taken`: how much of the damage its ranks are predicted to take back in training.
+    `left`: nats above 16 bits at the largest rank that training should leave, by what was seen
+    there and what its ranks are predicted to do.
     """
 
     plan: Plan
     solution: Solution
-    loss: float
-    gap: Gap
-    taken: float = 0.0
+    there: Apart
+    left: float
 
 
 @dataclass(frozen=True)
@@ -66,18 +73,21 @@ class Planned:
 
 
 def planned(spec: RunSpec, execution: Execution, wanted: Wanted, told: Told) -> Planned:
-    """Solve, then choose among the best few by their loss on the selection part."""
-    asked = Asked(wanted.formats, _measured(wanted.ranks), uniform=False)
+    """Solve, then choose among the best few by what they do on the selection part."""
+    check_ahead(spec, wanted)
+    ranks = _measured(wanted.ranks)
+    asked = Asked(wanted.formats, ranks, samples=0, uniform=False, exact=False, costed=True)
     table = table_of(spec, execution, asked, wanted.tokens, told, wanted.at)
     room = room_for(spec, execution, wanted, table)
     even = _uniform(room.choices, table, wanted)
     if room.whole:
-        found, fitting = {}, {"16 bits": room.most}
+        tried = _tried(spec, {"16 bits": room.most}, wanted, told)
+        held = tried
     else:
         check(room, wanted)
         found = _solved(table, room, wanted)
-        fitting = {n: s for n, s in even.items() if s.fits(*room.limits)}
-    tried = _tried(spec, execution, {**found, **fitting}, room, wanted, told)
+        tried = _tried(spec, {**found, **_best_of(even, room)}, wanted, told)
+        held = [one for one in tried if one.plan.name.startswith("uniform")]
     best = tried[0]
     return Planned(
         candidates=tuple(tried),
@@ -88,7 +98,7 @@ def planned(spec: RunSpec, execution: Execution, wanted: Wanted, told: Told) -> 
         closed=second_order(table, best.solution),
         corners=tuple((s.stored + room.beside, s.cost) for s in frontier(room.choices)),
         uniform=tuple((n, s.stored + room.beside, s.cost) for n, s in even.items()),
-        controls=_controls(room.choices, found, even, room.limits, wanted),
+        controls=() if room.whole else _controls(room, found["planned"], held, wanted),
         overhead=room.overhead,
     )
 
@@ -99,31 +109,30 @@ def _measured(ranks: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _controls(
-    choices: Choices,
-    found: Mapping[str, Solution],
-    even: Mapping[str, Solution],
-    limits: tuple[int, int | None],
-    wanted: Wanted,
+    room: Room, best: Solution, held: Sequence[Candidate], wanted: Wanted
 ) -> tuple[tuple[Plan, Solution], ...]:
     """The plan that was solved for first, then what it is to be held against."""
-    if not wanted.controls or "planned" not in found:
+    if not wanted.controls:
         return ()
-    best = found["planned"]
-    made = controls(choices, best, even, limits, wanted.controls, wanted.seed)
+    even = held[0].solution if held else None
+    made = controls(room.choices, best, even, room.limits, wanted.controls, wanted.seed)
     return tuple((as_plan(s, n), s) for n, s in {"planned": best, **made}.items())
 
 
 def _solved(table: SensitivityTable, room: Room, wanted: Wanted) -> dict[str, Solution]:
     """The exact plan, and those that a doubter of its costs would have made."""
     found = {"planned": solve(room.choices, *room.limits)}
-    doubts = {
-        "planned, K-FAC alone": options(table, (*wanted.formats, FULL), wanted.ranks, "kfac"),
-        "planned, half the trust in ranks": options(
-            table, (*wanted.formats, FULL), wanted.ranks, trust=0.5
-        ),
-    }
+    if wanted.untrained:
+        doubts = {"planned, by Fisher": Belief("fisher", 0.0, 0.0)}
+    else:
+        doubts = {
+            "planned, half the trust in what ranks take back": Belief(taken=0.5),
+            "planned, half the trust in what ranks win": Belief(worth=0.5),
+            "planned, as if nothing were trained": Belief(taken=0.0, worth=0.0),
+        }
     same = {(o.site, o.format, o.rank): o for each in room.choices.values() for o in each}
-    for name, costed in doubts.items():
+    for name, belief in doubts.items():
+        costed = options(table, (*wanted.formats, FULL), wanted.ranks, belief)
         solution = solve(costed, *room.limits)
         recosted = tuple(same[o.site, o.format, o.rank] for o in solution.options)
         if recosted not in [s.options for s in found.values()]:
@@ -132,13 +141,12 @@ def _solved(table: SensitivityTable, room: Room, wanted: Wanted) -> dict[str, So
 
 
 def _uniform(choices: Choices, table: SensitivityTable, wanted: Wanted) -> dict[str, Solution]:
-    """Every format and rank for all block matrices; embeddings alike, in 8 bits, and in 16."""
+    """Every format and rank for all block matrices, with every format for the embeddings."""
     adapted = {site.name: site.reach is not None for site in table.sites}
     found = {}
     for text in (*wanted.formats, FULL):
-        others = [f for f in ("int8@64", FULL) if f in (*wanted.formats, FULL) and f != text]
         for rank in wanted.ranks:
-            for embedding in (text, *others):
+            for embedding in dict.fromkeys((text, *wanted.formats, FULL)):
                 solution = uniform(choices, adapted, text, rank, embedding)
                 beside = "" if embedding == text else f" and {embedding}"
                 if solution is not None:
@@ -146,47 +154,26 @@ def _uniform(choices: Choices, table: SensitivityTable, wanted: Wanted) -> dict[
     return found
 
 
+def _best_of(even: Mapping[str, Solution], room: Room) -> dict[str, Solution]:
+    """The uniform plans that fit and are predicted to cost least, in one or two formats."""
+    fitting = {name: s for name, s in even.items() if s.fits(*room.limits)}
+    return dict(sorted(fitting.items(), key=lambda item: item[1].cost)[:UNIFORM])
+
+
 def _tried(
-    spec: RunSpec,
-    execution: Execution,
-    found: Mapping[str, Solution],
-    room: Room,
-    wanted: Wanted,
-    told: Told,
+    spec: RunSpec, found: Mapping[str, Solution], wanted: Wanted, told: Told
 ) -> list[Candidate]:
-    """The best first. Of uniform plans in one format, alike before training, the largest rank."""
-    plain = replace(spec, plan=Plan("16", FULL, FULL))
-    sixteen = evaluated(plain, execution, "selection", wanted.at)
-    kept: dict[str, tuple[str, Solution]] = {}
-    for name, solution in found.items():
-        kept[name.rsplit(" r", 1)[0] if name.startswith("uniform") else name] = (name, solution)
-    tried = []
-    for i, (name, solution) in enumerate(kept.values()):
-        told("candidates", i, len(kept))
-        plan = as_plan(solution, name)
-        scored = evaluated(replace(spec, plan=plan), execution, "selection", wanted.at)
-        gap, taken = _gap(scored, sixteen), room.taken(solution)
-        tried.append(Candidate(plan, solution, scored.loss, gap, taken))
-    told("candidates", len(kept), len(kept))
-    return ranked(tried)
-
-
-def ranked(tried: Sequence[Candidate]) -> list[Candidate]:
-    """By what should be lost after training, behind all that the best uniform plan beats before it.
-
-    Ties go to the plan that was solved for, which is the first.
-    """
-    even = [one.loss for one in tried if one.plan.name.startswith("uniform")]
-    most = min(even, default=math.inf)
-    return sorted(tried, key=lambda one: (one.loss > most, one.loss - one.taken))
-
-
-def _gap(one: Evaluation, two: Evaluation) -> Gap:
-    """How much worse one is in the task's metric."""
-    sides = (one.sums, one.counts, two.sums, two.counts)
-    if one.better == "higher":
-        sides = (*sides[2:], *sides[:2])
-    return paired_gap(*sides, one.documents, np.random.default_rng(0))
+    """The best first. Ties go to the plan that was solved for, which is the first."""
+    formats = {
+        name: {o.site: o.format for o in s.options if bits_of(parse(o.format)) < 16}
+        for name, s in found.items()
+    }
+    there = apart(spec, formats, wanted.tokens, told, wanted.at)
+    tried = [
+        Candidate(as_plan(s, name), s, there[name], expected(s, there[name].kl))
+        for name, s in found.items()
+    ]
+    return sorted(tried, key=lambda one: one.left)
 
 
 def _foretold(
@@ -198,6 +185,6 @@ def _foretold(
         return {}
     formats = tuple(dict.fromkeys(text for _, text in chosen))
     joint = (("planned", chosen),)
-    asked = Asked(formats, _measured(wanted.ranks), joint=joint, uniform=False, exact=False)
+    asked = Asked(formats, (1,), samples=0, joint=joint, uniform=False, exact=False)
     table = table_of(spec, execution, asked, wanted.tokens, told, wanted.at)
     return predictions(table.whole["planned"])

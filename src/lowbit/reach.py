@@ -16,7 +16,9 @@ from torch import Tensor
 from lowbit.curvature import Factors
 
 DAMPING = 1e-3
-"""Of the mean eigenvalue, added before a factor is inverted."""
+"""Of the mean eigenvalue, added to every one before a power is taken."""
+STEP_DAMPING = 0.3
+"""The same for steps of a gradient: what few tokens did not show is no flat direction."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,10 @@ class Axes:
             return cls(factor, None)
         return cls(*torch.linalg.eigh(factor.double()))
 
-    def power(self, exponent: float) -> Tensor:
+    def power(self, exponent: float, damping: float = DAMPING) -> Tensor:
         """The factor to a power, damped; a diagonal stays one."""
         positive = self.values.clamp(min=0)
-        raised = (positive + DAMPING * positive.mean()).pow(exponent)
+        raised = (positive + damping * positive.mean()).pow(exponent)
         if self.vectors is None:
             return raised
         return ((self.vectors * raised) @ self.vectors.t()).float()
@@ -69,21 +71,46 @@ def absorbed_shares(
     return found
 
 
-def gains(sides: Metric, gradient: Tensor, ranks: Sequence[int]) -> tuple[float, ...]:
-    """1/2 sum_{i <= r} sigma_i^2 of the whitened gradient: what a rank-r step could win."""
-    left, right = (side.power(-0.5) for side in sides)
-    squares = torch.linalg.svdvals(_times(left, gradient) @ right).square()
-    return tuple(0.5 * float(squares[:r].sum()) for r in ranks)
+@dataclass(frozen=True)
+class Ascent:
+    """A site's gradient on one half of the text, whitened, as singular directions; `met`: what the
+    other half's gradient has along each. Noise has no two halves alike.
+    """
+
+    sides: tuple[Tensor, Tensor]
+    outer: Tensor
+    values: Tensor
+    inner: Tensor
+    met: Tensor
+
+    @classmethod
+    def of(cls, sides: Metric, one: Tensor, two: Tensor) -> Ascent:
+        left, right = (side.power(-0.5, STEP_DAMPING) for side in sides)
+        outer, values, inner = torch.linalg.svd(_times(left, one) @ right, full_matrices=False)
+        met = ((outer.t() @ (_times(left, two) @ right)) * inner).sum(1)
+        return cls((left, right), outer, values, inner, met)
+
+    def step(self, rank: int) -> Tensor:
+        """Down the half's own gradient, by the best step of this rank."""
+        left, right = self.sides
+        low = (self.outer[:, :rank] * self.values[:rank]) @ self.inner[:rank]
+        return -_times(left, low) @ right
+
+    def gains(self, ranks: Sequence[int]) -> tuple[float, ...]:
+        """What steps of these ranks win on the other half, to first order."""
+        won = 0.5 * (self.values * self.met).cumsum(0).cummax(0).values.clamp(min=0)
+        return tuple(float(won[min(rank, len(won)) - 1]) for rank in ranks)
 
 
 def spectrum(side: Axes, parts: int = 32) -> tuple[float, ...]:
     """Eigenvalues, ascending, as the geometric means of so many equal stretches.
 
     What is above the water in (23) counts by its logarithm, and what is below by less than it is:
-    a limit from these is never above that of all eigenvalues.
+    a limit from these is never above that of all eigenvalues. They are damped, since few tokens
+    leave directions that none of them happened to take.
     """
-    values = side.values.sort().values
-    pieces = values.clamp(min=0).tensor_split(min(parts, len(values)))
+    values = side.values.clamp(min=0).sort().values
+    pieces = (values + DAMPING * values.mean()).tensor_split(min(parts, len(values)))
     return tuple(float(piece.log().mean().exp()) for piece in pieces)
 
 

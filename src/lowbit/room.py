@@ -9,12 +9,21 @@ from pathlib import Path
 from lowbit import preflight
 from lowbit.errors import UserError
 from lowbit.execution import Execution
-from lowbit.plan.joint import FULL, TRAINED, options
+from lowbit.plan.joint import (
+    FULL,
+    TRAINED,
+    TRAINED_AFTER,
+    UNTRAINED,
+    Belief,
+    fitting,
+    options,
+)
 from lowbit.plan.search import Choices, Solution
-from lowbit.quant.ledger import activations
+from lowbit.quant.formats import parse
+from lowbit.quant.ledger import activations, adapter_numbers, stored
 from lowbit.ready import Prepared, plan_sites, prepare_run
 from lowbit.sensitivity import SensitivityTable
-from lowbit.spec import RunSpec
+from lowbit.spec import BLOCK_ROLES, RunSpec
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,12 @@ class Wanted:
     controls: int = 0
     """Random plans among the controls that are made too; 0: no controls."""
     seed: int = 0
+    untrained: bool = False
+    """The plan is for what is stored and not trained: ranks take nothing back and win nothing."""
+
+    @property
+    def belief(self) -> Belief:
+        return UNTRAINED if self.untrained else TRAINED_AFTER
 
 
 @dataclass(frozen=True)
@@ -41,8 +56,6 @@ class Room:
     training: int | None
     beside: int
     overhead: int
-    bare: Choices
-    """The same choices as they cost before any training."""
 
     @property
     def limits(self) -> tuple[int, int | None]:
@@ -58,10 +71,20 @@ class Room:
     def whole(self) -> bool:
         return self.most.fits(*self.limits)
 
-    def taken(self, solution: Solution) -> float:
-        """What ranks are predicted to take back."""
-        before = {(o.site, o.format, o.rank): o.cost for each in self.bare.values() for o in each}
-        return sum(before[o.site, o.format, o.rank] - o.cost for o in solution.options)
+
+def check_ahead(spec: RunSpec, wanted: Wanted) -> None:
+    """What can be said before anything is measured: a rank for every matrix, bytes for them all."""
+    start = prepare_run(spec)
+    counted = plan_sites(spec.plan, start.checkpoint, start.task.kind, len(start.data.labels))
+    least = counted.other[1]
+    for site in counted.sites:
+        if site.fresh:
+            continue
+        least += min(stored(parse(text), site.shape).total for text in (*wanted.formats, FULL))
+        if site.role in BLOCK_ROLES:
+            least += 4 * adapter_numbers(site, fitting(site.name, site.shape, wanted.ranks)[0])
+    if least > wanted.stored:
+        raise UserError(f"a budget of {wanted.stored:,} bytes: the smallest plan has {least:,}")
 
 
 def room_for(spec: RunSpec, execution: Execution, wanted: Wanted, table: SensitivityTable) -> Room:
@@ -72,10 +95,9 @@ def room_for(spec: RunSpec, execution: Execution, wanted: Wanted, table: Sensiti
     beside = counted.other[1] + 4 * head
     overhead = counted.other[1] + TRAINED * head
     overhead += _of_a_step(start, spec, table, execution.checkpointing)
-    choices = options(table, (*wanted.formats, FULL), wanted.ranks)
-    bare = options(table, (*wanted.formats, FULL), wanted.ranks, trust=0.0)
+    choices = options(table, (*wanted.formats, FULL), wanted.ranks, wanted.belief)
     training = wanted.training - overhead if wanted.training else None
-    return Room(choices, wanted.stored - beside, training, beside, overhead, bare)
+    return Room(choices, wanted.stored - beside, training, beside, overhead)
 
 
 def check(room: Room, wanted: Wanted) -> None:

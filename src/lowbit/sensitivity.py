@@ -18,10 +18,13 @@ import numpy as np
 
 from lowbit.quant.formats import bits_of, parse
 
-Predictor = Literal["weight_error", "fisher", "kfac", "hutchinson", "taylor", "measured"]
+Predictor = Literal[
+    "weight_error", "fisher", "kfac", "hutchinson", "taylor", "measured", "anchored"
+]
 Unit = Literal["token", "sentence"]
 UNITS: dict[str, Unit] = {"language": "token", "classification": "sentence"}
-CLOSED: tuple[Predictor, ...] = ("fisher", "kfac", "hutchinson", "taylor")
+LEAST_LEFT = 0.1
+"""Of a site's damage: in a quadratic far from where it is taken, shares of 0.9999 mean nothing."""
 
 
 Joint = tuple[str, tuple[tuple[str, str], ...]]
@@ -33,7 +36,8 @@ class Asked:
     """What is to be measured. `joint`: choices for many sites at once (`uniformly` makes some).
 
     `curved`: tokens that second derivatives and noise are taken on (0: all that there are). They
-    cost most and vary least; gradients, KL and losses take all.
+    cost most and vary least; gradients, KL and losses take all. `samples`: of Hutchinson's noise
+    and of Monte Carlo's; 0: neither is asked for.
     """
 
     formats: tuple[str, ...]
@@ -47,6 +51,8 @@ class Asked:
     curved: int = 0
     exact: bool = True
     """Also Taylor's term of every site by itself: what is said of whole plans does without."""
+    costed: bool = False
+    """Also what plans are costed on: damage as running the stored model scales it, ranks' worth."""
 
 
 @dataclass(frozen=True)
@@ -56,34 +62,41 @@ class Damage:
     `weight_error` is |e|^2, the rest nats a token: `first_order` g'e; `fisher`, `kfac`,
     `hutchinson` (with the standard error of its draws) and `taylor` (None: not asked for) are of
     second order. By a walk alone, else None: `measured` is the KL of the outputs plus the first
-    order, `gauss_newton` and `monte_carlo` are of second order.
+    order, `gauss_newton` and `monte_carlo` are of second order. `anchored` is K-FAC's, scaled so
+    that block matrices together come to the KL that was measured of all in this format.
     """
 
     weight_error: float
     first_order: float
     fisher: float
     kfac: float
-    hutchinson: float
+    hutchinson: float | None
     taylor: float | None = None
     measured: float | None = None
     hutchinson_spread: float | None = None
     gauss_newton: float | None = None
     monte_carlo: float | None = None
+    anchored: float | None = None
 
 
 @dataclass(frozen=True)
 class Reach:
     """What rank does at a site: `absorbed[format][i]` of the damage at rank `ranks[i]` is taken
-    back by the best correction of that rank, and `gains[i]` nats are won for the task."""
+    back by the best correction of that rank, and `gains[i]` nats are won for the task (none where
+    that was not asked)."""
 
     ranks: tuple[int, ...]
     absorbed: dict[str, tuple[float, ...]]
-    gains: tuple[float, ...]
+    gains: tuple[float, ...] = ()
 
     def share(self, text: str, rank: int) -> float:
         """What this rank takes back, between measured ranks by straight lines from (0, 0)."""
         values = self.absorbed[text]
         return float(np.interp(rank, (0, *self.ranks), (0.0, *values)))
+
+    def left(self, text: str, rank: int, trust: float = 1.0) -> float:
+        """What is expected to stay of the damage: more than so much was never seen to go."""
+        return max(1 - trust * self.share(text, rank), LEAST_LEFT) if trust and rank else 1.0
 
 
 @dataclass(frozen=True)
@@ -118,13 +131,13 @@ class Whole:
     kfac: float
     taylor: float
     gauss_newton: float
-    hutchinson: float
+    hutchinson: float | None
     hutchinson_spread: float
     kl: float
     kl_spread: float
     loss: float
     loss_spread: float
-    monte_carlo: float
+    monte_carlo: float | None
     monte_carlo_spread: float
     curved_spread: float = 0.0
 
@@ -206,6 +219,8 @@ def predictions(whole: Whole, share: float = 1.0) -> dict[str, Prediction]:
     found = {}
     first = math.sqrt(max(0.0, whole.loss_spread**2 - whole.kl_spread**2))
     for name in NAMES:
+        if getattr(whole, name) is None:
+            continue
         second = getattr(whole, name) - (whole.first_order if name == "loss" else 0.0)
         drawn = (
             getattr(whole, f"{name}_spread", 0.0) if name in ("hutchinson", "monte_carlo") else 0

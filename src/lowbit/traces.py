@@ -32,17 +32,21 @@ class Traces:
     values: dict[str, tuple[float, ...]]
     power: dict[str, float]
 
-    def cost(self, name: str, error: Tensor, sample: int | None = None) -> float:
-        """1/2 v'Hv brought to the size of the error that a format really makes."""
-        values = self.values[name] if sample is None else self.values[name][sample : sample + 1]
-        mean = sum(values) / len(values)
-        return 0.5 * mean * float(error.square().sum()) / self.power[name]
+    def cost(self, name: str, error: Tensor) -> float | None:
+        """1/2 v'Hv brought to the size of the error that a format really makes; None: no sample."""
+        costs = self.costs(name, error)
+        return mean(costs) if costs else None
+
+    def costs(self, name: str, error: Tensor) -> list[float]:
+        """The same by every sample."""
+        scale = 0.5 * float(error.square().sum()) / self.power[name]
+        return [scale * value for value in self.values[name]]
 
     def spread(self, name: str, error: Tensor) -> float | None:
         """Standard error over samples; None where there is one."""
         if len(self.values[name]) < 2:
             return None
-        return standard_error([self.cost(name, error, i) for i in range(len(self.values[name]))])
+        return standard_error(self.costs(name, error))
 
 
 def hutchinson(lab: Lab, asked: Asked, told: Told) -> Traces:

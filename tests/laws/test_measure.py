@@ -23,7 +23,7 @@ from lowbit.jointly import monte_carlo, second_order
 from lowbit.lab import Lab, divergence, moved, rounded
 from lowbit.measure import measure
 from lowbit.measuring import fewer, sequences, spread
-from lowbit.reach import absorbed_shares, gains, metric
+from lowbit.reach import STEP_DAMPING, Ascent, absorbed_shares, metric
 from lowbit.sensitivity import (
     Asked,
     SensitivityTable,
@@ -132,7 +132,7 @@ def test_a_walk_has_every_predictor_of_every_site(lab: Lab, table: SensitivityTa
     )
     known = hutchinson(lab, ASKED, lambda *_: None)
     error = lab.error(site.name, "int4@16")
-    draws = [known.cost(site.name, error, i) for i in range(ASKED.samples)]
+    draws = known.costs(site.name, error)
     four = row.damages["int4@16"]
     assert four.hutchinson == pytest.approx(np.mean(draws), rel=1e-4)
     assert four.hutchinson_spread == pytest.approx(np.std(draws, ddof=1) / 3**0.5, rel=1e-4)
@@ -188,7 +188,7 @@ def test_more_rank_takes_back_more_and_full_rank_all(table: SensitivityTable) ->
         for shares in site.reach.absorbed.values():
             assert list(shares) == sorted(shares)
             assert 0 <= shares[0] <= shares[-1] <= 1 + 1e-5
-        assert list(site.reach.gains) == sorted(site.reach.gains)
+        assert site.reach.gains == (), "not asked for"
 
 
 def test_shares_are_eckart_youngs_in_the_metric_of_the_factors() -> None:
@@ -205,8 +205,83 @@ def test_shares_are_eckart_youngs_in_the_metric_of_the_factors() -> None:
     assert shares[0] == pytest.approx((expected,), rel=1e-4)
     assert shares[1] == pytest.approx(shares[0])
     assert shares[2] == (0.0,)
-    won = gains(plain, error, (2, 5))
-    assert won[1] == pytest.approx(0.5 * float(singular.sum()), rel=1e-2)
+
+
+def test_a_rank_wins_what_both_halves_of_the_text_agree_on() -> None:
+    source = torch.Generator().manual_seed(0)
+    plain = metric(Factors(inputs=torch.eye(40), outputs=torch.eye(30)))
+    drawn = torch.randn(3, 30, 40, generator=source)
+    signal = 3 * torch.outer(drawn[0, :, 0], drawn[1, 0])
+    singular = torch.linalg.svdvals(signal).square()
+    ranks, damped = (1, 4, 30), 1 / (1 + STEP_DAMPING) ** 2
+    won = Ascent.of(plain, signal, signal).gains(ranks)
+    assert won[0] == pytest.approx(0.5 * damped * float(singular[0]), rel=1e-3)
+    assert won == pytest.approx([won[0]] * 3, rel=1e-3), "a signal of rank one"
+    noisy = Ascent.of(plain, signal + drawn[1], signal + drawn[2]).gains(ranks)
+    assert noisy == pytest.approx([won[0]] * 3, rel=0.1), "noise has no two halves alike"
+    noise = Ascent.of(plain, drawn[1], drawn[2]).gains(ranks)
+    alike = Ascent.of(plain, drawn[1], drawn[1]).gains(ranks)
+    assert max(noise) < 0.1 * max(alike)
+    assert list(noise) == sorted(noise)
+
+
+def test_a_step_of_a_rank_is_the_best_of_its_rank_down_the_gradient() -> None:
+    source = torch.Generator().manual_seed(0)
+    root, other, slope = (torch.randn(n, n, generator=source) for n in (6, 6, 6))
+    sides = metric(Factors(inputs=root @ root.t(), outputs=other @ other.t()))
+    ascent = Ascent.of(sides, slope, slope)
+    for rank in (1, 3, 6):
+        step = ascent.step(rank)
+        assert int(torch.linalg.matrix_rank(step, rtol=1e-4)) == rank
+        # Half of what it wins to first order goes to the second, where it is of the right length.
+        won = ascent.gains((rank,))[0]
+        assert -0.5 * float((step * slope).sum()) == pytest.approx(won, rel=1e-4)
+
+
+def test_ranks_are_worth_what_a_step_of_each_really_wins(tiny_model: Folder) -> None:
+    lab = lab_of(tiny_model("llama"))
+    asked = replace(ASKED, walk=False, uniform=False, exact=False, samples=0, costed=True)
+    table = measure(lab, asked, ("tiny", "text"))
+    reaches = [site.reach for site in table.sites if site.reach is not None]
+    for reach in reaches:
+        assert list(reach.gains) == sorted(reach.gains)
+        assert reach.gains[0] >= 0
+    found = curvature.measure(lab.model, lab.sites, lab.batches, 0, kind=lab.kind)
+    half = lab.batches[1::2]
+    base, won = lab.loss_on(half), []
+    for rank in (1, 16):
+        steps = {
+            s.name: Ascent.of(
+                metric(found.factors[s.name]), found.half[s.name], found.other_half(s.name)
+            ).step(rank)
+            for s in lab.blocks
+        }
+        tried, length = [0.0], 1e-4
+        while tried[-1] >= tried[-2:][0]:
+            with moved(lab, {name: length * step for name, step in steps.items()}):
+                tried.append(base - lab.loss_on(half))
+            length *= 1.1
+        won.append(max(tried))
+    total = sum(reach.gains[-1] - reach.gains[0] for reach in reaches)
+    assert total == pytest.approx(max(0.0, won[1] - won[0]), rel=0.2, abs=1e-5)
+
+
+def test_damage_that_plans_rest_on_comes_to_what_the_stored_model_shows(lab: Lab) -> None:
+    asked = replace(ASKED, walk=False, uniform=False, exact=False, samples=0, costed=True)
+    table = measure(lab, asked, ("tiny", "text"))
+    outputs, blocks = lab.outputs(), {site.name for site in lab.blocks}
+    for text in table.formats:
+        with moved(lab, {name: lab.error(name, text) for name in blocks}):
+            apart = sum(lab.beside(outputs)[1]) / sum(lab.counts)
+        each = {s.name: s.damages[text].anchored or 0.0 for s in table.sites}
+        assert min(each.values()) >= 0
+        assert sum(each[name] for name in blocks) == pytest.approx(apart, rel=1e-3, abs=1e-8)
+        for rest in set(each) - blocks:
+            with moved(lab, {rest: lab.error(rest, text)}):
+                apart = sum(lab.beside(outputs)[1]) / sum(lab.counts)
+            assert each[rest] == pytest.approx(apart, rel=1e-3, abs=1e-8)
+    with pytest.raises(ValueError, match="was not measured"):
+        table.damage({table.sites[0].name: "int8@16"}, "taylor")
 
 
 @pytest.mark.parametrize("most", [1, 20])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,17 +12,24 @@ from hypothesis import strategies as st
 from lowbit.errors import UserError
 from lowbit.guiding import advice
 from lowbit.plan.controls import controls
-from lowbit.plan.joint import as_plan, limit_of, options, second_order, uniform
+from lowbit.plan.joint import (
+    TRAINED_AFTER,
+    UNTRAINED,
+    Belief,
+    as_plan,
+    expected,
+    limit_of,
+    options,
+    second_order,
+    uniform,
+)
 from lowbit.plan.maps import maps
 from lowbit.plan.rules import choose
-from lowbit.plan.search import Solution, solve
-from lowbit.planning import Candidate, ranked
+from lowbit.plan.search import Option, Solution, solve, undominated
 from lowbit.quant.formats import bits_of, parse, spell
 from lowbit.quant.ledger import ledger, stored
-from lowbit.room import Room
 from lowbit.sensitivity import Damage, Reach, SensitivityTable, SiteTable
-from lowbit.spec import Choice, Plan, Site
-from lowbit.stats import paired_gap
+from lowbit.spec import Choice, Site
 from lowbit.theory.damage import adapter_parameters
 
 FORMATS, RANKS = ("int8@64", "int4@64", "int3@64"), (4, 8)
@@ -38,7 +44,7 @@ def table(weights: list[float]) -> SensitivityTable:
     rows = []
     for site, weight in zip(SITES, weights, strict=True):
         damages = {
-            text: Damage(1.0, 0.001, weight * d, weight * d, weight * d, weight * d, weight * d)
+            text: Damage(1.0, 0.001, d, weight * d, d, -d, anchored=weight * d)
             for text, d in zip(FORMATS, (0.001, 0.01, 0.1), strict=True)
         }
         block = site.role == "ffn"
@@ -70,22 +76,61 @@ def test_a_plan_has_the_choices_and_the_bytes_of_its_solution(
     assert count.stored == found.stored <= budget
 
 
-def test_a_cost_is_what_is_left_of_the_damage_less_what_rank_gains() -> None:
-    found = options(table([1.0] * len(SITES)), FORMATS, RANKS, believed=1.0)["model.layers.0.up"]
-    (option,) = [o for o in found if (o.format, o.rank) == ("int3@64", 8)]
+def cost_of(text: str, rank: int, belief: Belief = TRAINED_AFTER) -> Option:
+    found = options(table([1.0] * len(SITES)), FORMATS, RANKS, belief)["model.layers.0.up"]
+    (option,) = [o for o in found if (o.format, o.rank) == (text, rank)]
+    return option
+
+
+def test_a_cost_is_what_is_left_of_the_damage_and_what_a_larger_rank_would_win() -> None:
+    option = cost_of("int3@64", 8)
     damage = 0.1
-    assert option.cost == pytest.approx(damage * 0.6 - 0.015)
+    assert option.cost == pytest.approx(damage * 0.6), "8 is the largest rank that was measured"
     assert option.training - option.stored == 12 * 8 * 128
-    half = options(table([1.0] * len(SITES)), FORMATS, RANKS, trust=0.5)["model.layers.0.up"]
-    (other,) = [o for o in half if (o.format, o.rank) == ("int3@64", 8)]
-    assert other.cost == pytest.approx(damage * 0.8)
+    assert cost_of("int3@64", 8, Belief(taken=0.5)).cost == pytest.approx(damage * 0.8)
+    less = cost_of("int3@64", 4)
+    assert less.cost == pytest.approx(damage * 0.8 + 0.005)
+    assert (less.damage, less.lack) == pytest.approx((damage, 0.005))
+    assert cost_of("int3@64", 4, UNTRAINED).cost == pytest.approx(damage)
 
 
-def test_the_first_order_of_the_sample_is_no_part_of_a_cost() -> None:
-    plain = options(table([1.0] * len(SITES)), FORMATS, RANKS, "measured")
-    closed = options(table([1.0] * len(SITES)), FORMATS, RANKS, "kfac")
-    site = SITES[0].name
-    assert closed[site][0].cost - plain[site][0].cost == pytest.approx(0.001)
+def test_a_tenth_of_the_damage_is_left_whatever_a_rank_is_said_to_take_back() -> None:
+    reach = Reach(RANKS, dict.fromkeys(FORMATS, (0.5, 0.99998)), (0.01, 0.015))
+    assert reach.left("int3@64", 4) == pytest.approx(0.5)
+    assert reach.left("int3@64", 8) == pytest.approx(0.1)
+    assert reach.left("int3@64", 8, trust=0.5) == pytest.approx(0.50001)
+    assert reach.left("int3@64", 8, trust=0.0) == 1.0
+    assert reach.left("int3@64", 0) == 1.0, "nothing takes back what no adapter corrects"
+
+
+@given(WEIGHTS, st.lists(st.floats(0, 1), min_size=2, max_size=2))
+@settings(max_examples=30, deadline=None)
+def test_no_cost_is_negative_and_no_larger_rank_costs_more(
+    weights: list[float], shares: list[float]
+) -> None:
+    """Taylor's term here is negative at every site: no cost may come from it."""
+    known = table(weights)
+    reach = Reach(RANKS, dict.fromkeys(FORMATS, tuple(sorted(shares))), (0.01, 0.015))
+    sites = tuple(replace(s, reach=reach if s.reach else None) for s in known.sites)
+    for found in options(replace(known, sites=sites), FORMATS, RANKS).values():
+        assert all(option.cost >= 0 for option in found)
+        for text in FORMATS:
+            costs = [o.cost for o in found if o.format == text]
+            assert costs == sorted(costs, reverse=True)
+
+
+@given(WEIGHTS)
+@settings(max_examples=20, deadline=None)
+def test_what_is_expected_of_the_predicted_damage_is_the_predicted_cost(
+    weights: list[float],
+) -> None:
+    choices = options(table(weights), FORMATS, RANKS)
+    chosen = Solution(tuple(each[0] for each in choices.values()), 0.0)
+    damage = sum(option.damage for option in chosen.options)
+    assert expected(chosen, damage) == pytest.approx(chosen.cost)
+    lack = sum(option.lack for option in chosen.options)
+    assert lack == pytest.approx(6 * 0.005)
+    assert expected(chosen, 0.0) == pytest.approx(lack)
 
 
 def test_uniform_plans_are_among_the_options() -> None:
@@ -196,7 +241,9 @@ def test_controls_spend_the_same_bytes_and_none_is_predicted_better(
         if (one := uniform(choices, adapted, text, rank)) is not None
     }
     best = solve(choices, *limits)
-    made = controls(choices, best, even, limits, 3, seed)
+    fitting = [one for one in even.values() if one.fits(*limits)]
+    held = min(fitting, key=lambda one: one.cost, default=None)
+    made = controls(choices, best, held, limits, 3, seed)
     assert {"bits then rank", "random 0", "random 1", "random 2", "shuffled"} <= set(made)
     for name, one in made.items():
         assert one.stored <= limits[0], name
@@ -206,13 +253,19 @@ def test_controls_spend_the_same_bytes_and_none_is_predicted_better(
     assert made["shuffled"].stored == best.stored
     dealt = sorted((o.format, o.rank) for o in made["shuffled"].options)
     assert dealt == sorted((o.format, o.rank) for o in best.options)
-    if "uniform" in made:
+    if held is not None:
+        assert made["uniform"] == held
+        embedding = held.options[0].format
+        assert {made[f"random {i}"].options[0].format for i in range(3)} == {embedding}, (
+            "stepping down at random would always sink what is largest"
+        )
         assert made["bits only"].cost <= made["uniform"].cost + 1e-9
         assert made["rank only"].cost <= made["uniform"].cost + 1e-9
     cheapest = min(o.stored for o in choices[SITES[0].name])
     room = limits[0] - made["random 0"].stored
     steps = [o.stored - chosen.stored for chosen in made["random 0"].options
-             for o in choices[chosen.site] if o.stored > chosen.stored]  # fmt: skip
+             for o in undominated(choices[chosen.site])
+             if o.stored > chosen.stored and (chosen.rank or held is None)]  # fmt: skip
     assert all(step > room for step in steps), "no step up would still fit"
     assert cheapest > 0
 
@@ -226,7 +279,7 @@ def test_ranks_alone_keep_the_embeddings_of_the_uniform_plan() -> None:
     assert mixed is not None
     assert len({o.format for o in mixed.options}) == 2
     limits = (mixed.stored + 1, None)
-    made = controls(choices, solve(choices, *limits), {"mixed": mixed}, limits, 1, 0)
+    made = controls(choices, solve(choices, *limits), mixed, limits, 1, 0)
     assert [o.format for o in made["rank only"].options] == [o.format for o in mixed.options]
     assert made["rank only"].cost <= made["uniform"].cost + 1e-9
 
@@ -243,36 +296,7 @@ def test_the_same_seed_draws_the_same_controls() -> None:
     choices = options(table([1.0] * len(SITES)), FORMATS, RANKS)
     limit = sum(sorted(o.stored for o in each)[len(each) // 2] for each in choices.values())
     best = solve(choices, limit)
-    one, same, other = (controls(choices, best, {}, (limit, None), 2, s) for s in (1, 1, 2))
+    one, same, other = (controls(choices, best, None, (limit, None), 2, s) for s in (1, 1, 2))
     assert one == same
     assert one != other
     assert "uniform" not in one
-
-
-def candidate(name: str, loss: float, taken: float) -> Candidate:
-    sides = (np.zeros(2), np.ones(2)) * 2
-    none = paired_gap(*sides, np.arange(2), np.random.default_rng(0))
-    return Candidate(Plan(name, "bf16"), Solution((), 0.0), loss, none, taken)
-
-
-def test_what_ranks_take_back_is_no_reason_to_be_worse_before_training() -> None:
-    """By the loss before training alone the plan with the least rank would always be returned."""
-    planned, doubted = candidate("planned", 3.02, 0.05), candidate("planned, half", 3.01, 0.01)
-    even = [candidate("uniform a", 3.04, 0.02), candidate("uniform b", 3.03, 0.01)]
-    found = ranked([doubted, planned, *even])
-    assert [one.plan.name for one in found[:2]] == ["planned", "planned, half"]
-    worse = candidate("planned", 3.05, 0.9)
-    assert ranked([worse, *even])[0].plan.name == "uniform b", "the first was worse there than both"
-    tie = candidate("planned", 3.03, 0.01)
-    assert ranked([tie, *even])[0].plan.name == "planned"
-
-
-@given(WEIGHTS)
-@settings(max_examples=20, deadline=None)
-def test_what_ranks_take_back_is_the_share_they_absorb(weights: list[float]) -> None:
-    known = table(weights)
-    choices, bare = (options(known, FORMATS, RANKS, trust=trust) for trust in (1.0, 0.0))
-    room = Room(choices, 10**9, None, 0, 0, bare)
-    chosen = Solution(tuple(each[-1] for each in choices.values()), 0.0)
-    damage = sum(weights[1:]) * 0.1  # of the matrices with ranks, in the fewest bits
-    assert room.taken(chosen) == pytest.approx(0.4 * damage)

@@ -1,4 +1,4 @@
-"""What bytes buy before any training: predicted gap over stored bytes, corner by corner.
+"""What bytes are predicted to buy: nats left after training over stored bytes, corner by corner.
 
 The line joins the corners of the exact frontier, each optimal for its own bytes; hollow squares
 are uniform plans, a point a format at its best rank; the filled circle is the plan that was chosen.
@@ -40,7 +40,7 @@ def draw(ax: Axes, data: Frontier) -> None:
     ax.set_yscale("log")
     decades(ax.yaxis)
     ax.set_xlabel("stored bytes")
-    ax.set_ylabel("predicted gap, nats")
+    ax.set_ylabel("predicted to be left, nats")
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     ax.xaxis.set_major_formatter(FuncFormatter(megabytes))
     ax.legend(loc="upper right")

@@ -1,10 +1,11 @@
 """What an exact plan is to be held against at the same bytes: simpler ways to spend them.
 
-uniform          the uniform plan that fits and is predicted to cost least
+uniform          the uniform plan that came out best of those that fit
 bits only        that plan's rank everywhere, bits chosen exactly
 rank only        that plan's formats, ranks chosen exactly
 bits then rank   bits chosen exactly at the least rank, then ranks with what is left
-random N         drawn site by site, then moved up or down at random until the bytes are spent
+random N         blocks drawn matrix by matrix, then moved up or down at random until the bytes are
+                 spent; embeddings and heads as in the uniform plan, if there is one
 shuffled         the exact plan, its choices dealt anew among sites of the same shape
 
 No torch.
@@ -16,7 +17,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from lowbit.plan.search import Choices, Option, Solution, solve
+from lowbit.plan.search import Choices, Option, Solution, solve, undominated
 
 Controls = dict[str, Solution]
 
@@ -24,23 +25,23 @@ Controls = dict[str, Solution]
 def controls(
     choices: Choices,
     planned: Solution,
-    uniform: Mapping[str, Solution],
+    uniform: Solution | None,
     limits: tuple[int, int | None],
     draws: int,
     seed: int,
 ) -> Controls:
     """Every control that can be made within the limits, by its name."""
     found: Controls = {}
-    fitting = {n: s for n, s in uniform.items() if s.fits(*limits)}
-    if fitting:
-        best = fitting[min(fitting, key=lambda name: fitting[name].cost)]
-        found["uniform"] = best
-        found["bits only"] = solve(_of_rank(choices, _usual_rank(best)), *limits)
-        found["rank only"] = solve(_in_formats_of(choices, best), *limits)
+    drawn = {site: undominated(options) for site, options in choices.items()}
+    if uniform is not None:
+        found["uniform"] = uniform
+        found["bits only"] = solve(_of_rank(choices, _usual_rank(uniform)), *limits)
+        found["rank only"] = solve(_in_formats_of(choices, uniform), *limits)
+        drawn |= {o.site: (o,) for o in uniform.options if not o.rank}
     found["bits then rank"] = _in_turn(choices, limits)
     source = random.Random(seed)
     for i in range(draws):
-        found[f"random {i}"] = _random(choices, limits, source)
+        found[f"random {i}"] = _random(drawn, limits, source)
     found["shuffled"] = _shuffled(choices, planned, source)
     return found
 

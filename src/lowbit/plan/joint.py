@@ -1,25 +1,24 @@
 """Bits and ranks of every site as options for the solver, and a solution as a plan.
 
-    cost(format, rank) = damage(format) (1 - trust absorbed(format, rank)) - believed gain(rank)
+    cost(format, rank) = damage(format) left(format, rank) + worth(largest rank) - worth(rank)
 
-in nats a token, of second order: the first order is the calibration sample's own, and training on
-the task takes it away. Embeddings and heads have rank 0. Stored
-bytes are the ledger's. In training an adapter takes four times its own bytes (itself, its gradient,
-two moments), the base what it takes at rest. How much of the damage rank takes back is of second
-order and off by up to a factor of two. What rank gains for the task is not believed by default: a
-gradient whitened by the factors of few tokens knows no bounds, and nothing has calibrated it.
+in nats a token above 16 bits at the largest rank that was measured; none is negative. Damage has no
+first order: that is the calibration sample's own, and training on the task takes it away.
+Embeddings and heads have rank 0. Stored bytes are the ledger's. In training an adapter takes four
+times its own bytes (itself, its gradient, two moments), the base what it takes at rest.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from lowbit.errors import UserError
 from lowbit.plan.search import Choices, Option, Solution
 from lowbit.quant.formats import parse
 from lowbit.quant.ledger import adapter_numbers, stored
-from lowbit.sensitivity import Predictor, SensitivityTable, SiteTable, trusted
+from lowbit.sensitivity import Predictor, Reach, SensitivityTable, SiteTable
 from lowbit.spec import Plan, Rule, Site
 from lowbit.theory.damage import converse
 
@@ -29,66 +28,82 @@ TRAINED = 16
 """Bytes of an adapter's number in training: fp32 four times."""
 
 
+@dataclass(frozen=True)
+class Belief:
+    """Which damage is believed, how much of what ranks take back of it, and of what they win."""
+
+    damage: Predictor = "anchored"
+    taken: float = 1.0
+    worth: float = 1.0
+
+
+TRAINED_AFTER = Belief()
+UNTRAINED = Belief(taken=0.0, worth=0.0)
+
+
 def options(
     table: SensitivityTable,
     formats: Sequence[str],
     ranks: Sequence[int],
-    predictor: Predictor | None = None,
-    trust: float = 1.0,
-    believed: float = 0.0,
+    belief: Belief = TRAINED_AFTER,
 ) -> Choices:
-    """What every site may get. `predictor`: None for the trusted one of each format."""
+    """What every site may get."""
     return {
-        site.name: [
-            option
-            for text in formats
-            for option in _of_site(site, text, ranks, predictor or trusted(text), (trust, believed))
-        ]
+        site.name: [o for text in formats for o in _of_site(site, text, ranks, belief)]
         for site in table.sites
     }
 
 
-def _of_site(
-    site: SiteTable,
-    text: str,
-    ranks: Sequence[int],
-    predictor: Predictor,
-    trust: tuple[float, float],
-) -> list[Option]:
-    damage = 0.0
-    if text != FULL:
-        found = site.damages[text]
-        value = getattr(found, predictor)
-        # What ran the stored model has the first order in it.
-        damage = value - found.first_order if predictor == "measured" else value
+def _of_site(site: SiteTable, text: str, ranks: Sequence[int], belief: Belief) -> list[Option]:
+    damage = 0.0 if text == FULL else getattr(site.damages[text], belief.damage)
     base = stored(parse(text), site.shape).total
     if site.reach is None:
-        return [Option(site.name, text, 0, damage, base, base)]
+        return [Option(site.name, text, 0, damage, base, base, damage)]
     made = []
-    for i, rank in enumerate(site.reach.ranks):
-        if rank in ranks and rank <= min(site.shape):
-            share = site.reach.absorbed[text][i] if text != FULL else 0.0
-            left = damage - trust[0] * share * max(damage, 0.0)
-            numbers = adapter_numbers(Site(site.name, "ffn", site.shape), rank)
-            cost = left - trust[1] * site.reach.gains[i]
-            made.append(
-                Option(site.name, text, rank, cost, base + 4 * numbers, base + TRAINED * numbers)
-            )
-    if not made:
-        tried = ", ".join(map(str, ranks))
-        shape = f"{site.shape[0]} x {site.shape[1]}"
-        raise UserError(f"{site.name} is {shape}: none of the ranks {tried} fits it")
+    for rank in fitting(site.name, site.shape, ranks):
+        left = 0.0 if text == FULL else damage * site.reach.left(text, rank, belief.taken)
+        lack = belief.worth * _lack(site.reach, rank)
+        numbers = adapter_numbers(Site(site.name, "ffn", site.shape), rank)
+        sizes = (base + 4 * numbers, base + TRAINED * numbers)
+        made.append(Option(site.name, text, rank, left + lack, *sizes, damage, lack))
     return made
 
 
+def fitting(name: str, shape: tuple[int, int], ranks: Sequence[int]) -> list[int]:
+    """The ranks that a matrix can have, the least first."""
+    found = sorted(rank for rank in ranks if rank <= min(shape))
+    if not found:
+        tried = ", ".join(map(str, ranks))
+        size = f"{shape[0]} x {shape[1]}"
+        raise UserError(f"{name} is {size}: none of the ranks {tried} fits it")
+    return found
+
+
+def _lack(reach: Reach, rank: int) -> float:
+    """What the largest measured rank wins more."""
+    if not reach.gains:
+        return 0.0
+    return max(reach.gains) - reach.gains[reach.ranks.index(rank)]
+
+
+def expected(solution: Solution, damage: float) -> float:
+    """What training is expected to leave where storing it did so much damage: its share that the
+    ranks do not take back, as predicted, and what they win less than the largest."""
+    before = sum(option.damage for option in solution.options)
+    lack = sum(option.lack for option in solution.options)
+    left = solution.cost - lack
+    return damage * (left / before if before > 0 else 1.0) + lack
+
+
 def limit_of(table: SensitivityTable, solution: Solution) -> float:
-    """The converse (23): nats of second order that no code of the block matrices' bytes avoids."""
+    """The converse (23): nats of second order that no code of the block matrices' bytes avoids, of
+    those that are stored in few bits."""
     chosen = {option.site: option for option in solution.options}
     values: list[float] = []
     weights: list[float] = []
     size = 0
     for site in table.sites:
-        if site.spectra is None:
+        if site.spectra is None or chosen[site.name].format == FULL:
             continue
         size += stored(parse(chosen[site.name].format), site.shape).total
         numbers = site.shape[0] * site.shape[1]

@@ -28,7 +28,10 @@ ROUNDS = 20
 
 @dataclass(frozen=True)
 class Option:
-    """One way to store and adapt a site: damage in nats, bytes at rest and in training."""
+    """One way to store and adapt a site: cost in nats, bytes at rest and in training.
+
+    Of the cost: `damage` before training, and `lack`, what a larger rank would win.
+    """
 
     site: str
     format: str
@@ -36,6 +39,8 @@ class Option:
     cost: float
     stored: int
     training: int = 0
+    damage: float = 0.0
+    lack: float = 0.0
 
 
 @dataclass(frozen=True)
