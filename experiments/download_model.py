@@ -12,10 +12,13 @@ from lowbit.demo import model_folder
 from lowbit.errors import LowbitError
 from lowbit.models.loading import open_checkpoint
 
+INSTEAD = "--model FOLDER of run_ft.py and run_experiment.py"
+
 if __name__ == "__main__":
     words = parser(__doc__)
     words.add_argument("--model", default=HUB)
     try:
-        print(f"model  {open_checkpoint(model_folder(words.parse_args().model)).folder}")
+        found = model_folder(words.parse_args().model, instead=INSTEAD)
+        print(f"model  {open_checkpoint(found).folder}")
     except LowbitError as error:
         sys.exit(f"error: {error}")

@@ -176,7 +176,7 @@ def adapt(
     spec, execution = single(model, task, plan, seed, settings or ())
     one = Study(out, spec.name, "", (), (spec,), execution, out)
     if dry_run:
-        commands.dry_run(one, device)
+        commands.dry_run(one, device, commands.AS_ARGUMENT)
     else:
         commands.adapt_one(one, device, rerun)
 

@@ -21,7 +21,7 @@ from lowbit.engines.process import Failure, call, orphaned, start
 from lowbit.errors import LowbitError, RunError
 from lowbit.execution import Execution
 from lowbit.files import lines
-from lowbit.looking import check_runs, out, report, say
+from lowbit.looking import IN_A_STUDY, check_runs, out, report, say
 from lowbit.progress import clock
 from lowbit.record import LOG, RECORD, Record, check_current, load
 from lowbit.spec import DEMO_MODEL, RunSpec
@@ -156,9 +156,9 @@ def _execution(study: Study, device: str | None) -> Execution:
     return replace(study.execution, device=cast(Any, device)) if device else study.execution
 
 
-def _checked(study: Study, execution: Execution) -> Execution:
+def _checked(study: Study, execution: Execution, instead: str = IN_A_STUDY) -> Execution:
     """Everything checked before anything runs; what `compute = "auto"` means, measured once."""
-    return replace(execution, measured=call(check_runs, study.runs, execution))
+    return replace(execution, measured=call(check_runs, study.runs, execution, instead))
 
 
 @contextmanager
@@ -196,9 +196,9 @@ def make_model(reference: str, shown: bool) -> str:
 # -- dry run ---------------------------------------------------------------------------------------
 
 
-def dry_run(study: Study, device: str | None) -> None:
+def dry_run(study: Study, device: str | None, instead: str = IN_A_STUDY) -> None:
     """Exact bytes, and memory and time from ten steps on this machine; nothing is written."""
-    execution = _checked(study, _execution(study, device))
+    execution = _checked(study, _execution(study, device), instead)
     _make_models(study)
     table = Table(title=Text(f"{study.title}: what each run would cost here"), box=None)
     for name in ("run", "seeds", "stored bytes", "train %", "steps", "s/step", "peak MB", "time"):
@@ -251,13 +251,20 @@ def probe_run(run: RunSpec, execution: Execution, timed: bool = True) -> Any:
 # -- one run ---------------------------------------------------------------------------------------
 
 
-def adapt_one(study: Study, device: str | None, rerun: bool) -> None:
-    """`lowbit adapt`: a study of one run, and where its results lie."""
+AS_ARGUMENT = "lowbit adapt FOLDER"
+"""How a single run is given a model's folder."""
+
+
+def adapt_one(study: Study, device: str | None, rerun: bool, instead: str = AS_ARGUMENT) -> None:
+    """`lowbit adapt`: a study of one run, and where its results lie.
+
+    `instead`: how whoever calls is given a model's folder.
+    """
     execution = _execution(study, device)
     with _alone(study.results):
         todo = _todo(study, rerun)
         if todo:
-            execution = _checked(study, execution)
+            execution = _checked(study, execution, instead)
             _make_models(study)
         else:
             say("done already")

@@ -45,10 +45,10 @@ SHAPE: dict[str, Any] = {
 }
 
 
-def model_folder(reference: str, watcher: Watcher = nobody) -> Path:
+def model_folder(reference: str, watcher: Watcher = nobody, instead: str = "") -> Path:
     """The folder of any model reference; `demo:tiny` is made on first use."""
     if reference != DEMO_MODEL:
-        return resolve(reference)
+        return resolve(reference, instead)
     texts = [d.text for part in find(TASK.name).read(TASK).parts.values() for d in part]
     recipe = json.dumps([asdict(TASK), asdict(TRAIN), SHAPE, VOCABULARY], sort_keys=True)
     key = sha256("\0".join([recipe, *texts]).encode()).hexdigest()[:12]

@@ -23,6 +23,12 @@ from lowbit.spec import DEMO_MODEL, RunSpec
 from lowbit.study import Study
 from lowbit.verdicts import Verdicts
 
+IN_A_STUDY = (
+    'in a study, model = "FOLDER" in every [[workload]] that names it, or --set '
+    "workload.N.model=FOLDER, where N counts them from 0"
+)
+"""How a study is given a model's folder."""
+
 
 def out() -> Console:
     return Console()
@@ -183,10 +189,11 @@ def _state(study: Study, run: RunSpec) -> tuple[str, str]:
     return "done", f"{record.metric} {record.metrics[record.metric]:.4f}"
 
 
-def check_runs(runs: Sequence[RunSpec], execution: Execution) -> str:
+def check_runs(runs: Sequence[RunSpec], execution: Execution, instead: str = IN_A_STUDY) -> str:
     """In a process: device, data and every plan against its model, before any run begins.
 
     Gives what `compute = "auto"` means here, for all of them alike; "" where none asks.
+    `instead`: how a model's folder is given, where its name leads nowhere.
     """
     from lowbit.demo import blueprint
     from lowbit.device import set_up
@@ -199,7 +206,7 @@ def check_runs(runs: Sequence[RunSpec], execution: Execution) -> str:
             # Not made yet, perhaps: its shape is known without its weights.
             checkpoint, kind, labels = blueprint(), find(run.task.name, run.task).kind, 2
         else:
-            start = prepare_run(run)
+            start = prepare_run(run, instead)
             checkpoint, kind, labels = start.checkpoint, start.task.kind, len(start.data.labels)
         for plan in {r.plan: r for r in runs if (r.model, r.task) == (run.model, run.task)}:
             plan_sites(plan, checkpoint, kind, labels)

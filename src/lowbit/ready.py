@@ -69,9 +69,9 @@ class Installed:
     distiller: Distiller | None = None
 
 
-def prepare_run(spec: RunSpec) -> Prepared:
-    """The model's folder, the task's data tokenised for it."""
-    checkpoint = open_checkpoint(model_folder(spec.model))
+def prepare_run(spec: RunSpec, instead: str = "") -> Prepared:
+    """The model's folder, the task's data tokenised for it. `instead`: as `resolve` has it."""
+    checkpoint = open_checkpoint(model_folder(spec.model, instead=instead))
     tokenizer = tokenizer_of(checkpoint.folder)
     task = find(spec.task.name, spec.task)
     data = prepare(spec.task, tokenizer, max_length(checkpoint.config), cache_dir())

@@ -14,9 +14,12 @@ from assemble import opened
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lowbit.commands import AS_ARGUMENT
 from lowbit.errors import RunError, UserError
+from lowbit.execution import Execution
+from lowbit.looking import check_runs
 from lowbit.models.loading import PICKLES, WANTED, load, open_checkpoint, resolve, skeleton
-from lowbit.spec import Plan
+from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
 
 
 def test_a_hub_id_is_fetched_without_its_pickles(
@@ -45,7 +48,24 @@ def test_an_unreachable_hub_is_what_happened_not_a_traceback(
         resolve("owner/name")
     said = str(caught.value)
     assert "Missing here: config.json, model.safetensors and tokenizer.json" in said
-    assert "workload.N.model=FOLDER" in said
+    assert "workload" not in said
+    with pytest.raises(RunError, match="in its place: --model FOLDER"):
+        resolve("owner/name", "--model FOLDER")
+
+
+def test_each_command_names_its_own_way_to_give_a_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fetch(*_: Any, **__: Any) -> str:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    run = RunSpec("owner/name", TaskSpec("demo"), Plan("bf16"), TrainSpec(compute="fp32"), 0)
+    execution = Execution(device="cpu", threads=1)
+    with pytest.raises(RunError, match=r"workload\.N\.model=FOLDER"):
+        check_runs((run,), execution)
+    with pytest.raises(RunError, match=r"in its place: lowbit adapt FOLDER$"):
+        check_runs((run,), execution, AS_ARGUMENT)
 
 
 def test_an_asset_is_named_by_its_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

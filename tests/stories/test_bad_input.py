@@ -241,7 +241,11 @@ def test_a_broken_model_folder_is_named_with_what_is_wrong(
     [
         ("nowhere", 2, "no model 'nowhere': not a folder, not assets:NAME, not a hub id"),
         ("./nowhere", 2, "no model './nowhere': not a folder"),
-        ("owner/nowhere", 1, "could not fetch 'owner/nowhere' from the hub"),
+        (
+            "owner/nowhere",
+            1,
+            "give a local folder that holds them in its place: lowbit adapt FOLDER",
+        ),
         ("assets:lm-14", 2, "Did you mean 'lm-14m'?"),
     ],
 )

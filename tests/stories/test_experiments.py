@@ -134,6 +134,15 @@ def test_the_documents_model_is_fetched_or_an_error_says_which_files(tmp_path: P
     assert "Traceback" not in said.stderr
 
 
+def test_offline_the_download_says_which_option_takes_a_folder(tmp_path: Path) -> None:
+    alone = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    said = subprocess.run([sys.executable, str(SCRIPTS / "download_model.py")],
+                          capture_output=True, text=True, check=False, env=alone)  # fmt: skip
+    assert said.returncode != 0
+    assert "--model FOLDER of run_ft.py" in said.stderr
+    assert "workload" not in said.stderr
+
+
 # --- the derivation -------------------------------------------------------------------------------
 
 ROOT = SCRIPTS.parent / "notebooks"

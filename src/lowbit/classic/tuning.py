@@ -49,7 +49,7 @@ def fine_tune(asked: Asked, results: Path, name: str) -> Path:
     spec, execution = single(model_name(asked), asked.task, text, asked.seed, words)
     out = results / "runs"
     one = Study(out, spec.name, "", (), (spec,), execution, out)
-    adapt_one(one, None, rerun=False)
+    adapt_one(one, None, rerun=False, instead="--model FOLDER")
     folder = one.place(spec)
     record = load(folder)
     if record is None or record.status != "done":

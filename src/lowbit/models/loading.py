@@ -40,8 +40,11 @@ class Checkpoint:
     """Bytes of one stored number of what is no matrix: norms may be kept wider than matrices."""
 
 
-def resolve(reference: str) -> Path:
-    """The local folder that a reference stands for; fetches from the hub when it must."""
+def resolve(reference: str, instead: str = "") -> Path:
+    """The local folder that a reference stands for; fetches from the hub when it must.
+
+    `instead`: how whoever calls is given a folder, said where the hub cannot be reached.
+    """
     if reference.startswith("assets:"):
         return _asset(reference.removeprefix("assets:"))
     path = Path(reference).expanduser()
@@ -51,7 +54,7 @@ def resolve(reference: str) -> Path:
         raise UserError(
             f"no model '{reference}': not a folder, not assets:NAME, not a hub id (owner/name)"
         )
-    return _fetch(reference)
+    return _fetch(reference, instead)
 
 
 def _asset(name: str) -> Path:
@@ -65,7 +68,7 @@ def _asset(name: str) -> Path:
     return models / name
 
 
-def _fetch(reference: str) -> Path:
+def _fetch(reference: str, instead: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
@@ -74,9 +77,8 @@ def _fetch(reference: str) -> Path:
         raise RunError(
             f"could not fetch '{reference}' from the hub: {type(error).__name__}. "
             "Missing here: config.json, model.safetensors and tokenizer.json (or vocab.txt). "
-            "Check the name and the network, or give a local folder that holds them in its place: "
-            'in a study, model = "FOLDER" in every [[workload]] that names it, or --set '
-            "workload.N.model=FOLDER, where N counts them from 0"
+            "Check the name and the network, or give a local folder that holds them in its place"
+            + (f": {instead}" if instead else "")
         ) from error
 
 

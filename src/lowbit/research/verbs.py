@@ -40,7 +40,7 @@ def init(folder: str, settings: Settings, dry_run: bool = False) -> dict[str, An
     places = Places(found, settings.tag)
     base = _committed(root, places)
     places.branch.check()
-    resolve(settings.model)
+    resolve(settings.model, "--model FOLDER")
     plan = {"base": base, "branch": places.branch.name, "settings": settings.to_json()}
     if dry_run:
         return plan
