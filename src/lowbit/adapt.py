@@ -81,14 +81,9 @@ def total_steps(part: Sequence[Example], train: TrainSpec) -> int:
     return min(total, train.steps) if train.steps else total
 
 
-def warm_steps(total: int, train: TrainSpec) -> int:
-    """How long the warm-up is."""
-    return math.ceil(train.warmup * total)
-
-
 def learning_rate(step: int, total: int, train: TrainSpec) -> float:
     """Linear to the height over the warm-up, then half a cosine down; `step` counts from 0."""
-    warm = warm_steps(total, train)
+    warm = train.warm_steps(total)
     if step < warm:
         return train.lr * (step + 1) / warm
     return train.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
@@ -209,7 +204,7 @@ def _write_step(
         return
     # The share of noise, of what the squares of unclipped gradients came to since the last line.
     variance = state.noise_share() * position.recent_squares / position.recent_steps
-    position, times = noise.watched(position, variance, warm_steps(total, setting.train))
+    position, times = noise.watched(position, variance, setting.train.warm_steps(total))
     rising = times > noise.NOISIER and not position.warned
     log.write(
         {

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -228,9 +229,13 @@ def comparable(first: Record, second: Record) -> list[str]:
     """
     if any(record.spec["train"].get("token_budget") for record in (first, second)):
         return ["train.token_budget makes other batches"]
-    one, two = asdict(first.facts), asdict(second.facts)
+    return unlike(asdict(first.facts), asdict(second.facts))
+
+
+def unlike(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
+    """Of two runs' facts those in `COMPARED` that differ."""
     # Records from before it was noted were multiplied by MKL, whatever the vectors' width.
-    noted = first.facts.simd or second.facts.simd
-    silent = not (first.facts.simd and second.facts.simd)
+    noted = one["simd"] or two["simd"]
+    silent = not (one["simd"] and two["simd"])
     unknown = {"simd"} if silent and not noted.endswith(ONEDNN) else set()
     return [key for key in COMPARED if one[key] != two[key] and key not in unknown]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -215,6 +216,10 @@ class TrainSpec:
         bounds = {"steps": _FROM_0, "lr": _FROM_0, "warmup": _FRACTION, "clip": _FROM_0}
         bounds |= {"token_budget": _FROM_0, "adaptive_lr": _FROM_0}
         check_bounds("train", self, bounds | {"weight_decay": _FROM_0})
+
+    def warm_steps(self, total: int) -> int:
+        """How long the warm-up is, of so many steps."""
+        return math.ceil(self.warmup * total)
 
 
 _LATER: tuple[tuple[str, str, Any], ...] = (
