@@ -8,24 +8,36 @@ from pathlib import Path
 from _arguments import parser
 
 from lowbit.classic.foreseen import foreseen
-from lowbit.classic.summary import Row, read, write_tables, write_validation
+from lowbit.classic.pairs import Key, Row, described, unpaired
+from lowbit.classic.summary import read, write_tables, write_validation
 from lowbit.errors import LowbitError
 
 
-def analysed(doc: str | None) -> tuple[list[Row], dict[int, float], Path]:
-    """All rows, the gap predicted at each bit-width, and where results lie."""
+def analysed(doc: str | None) -> tuple[list[Row], dict[Key, float], Path]:
+    """All rows, the gap predicted in each cell, and where results lie."""
     words = parser(doc)
     words.add_argument("--no-theory", action="store_true", help="predict nothing")
     words.add_argument("--tokens", type=int, default=4096, help="of calibration text")
     said = words.parse_args()
     try:
         rows = read(said.results)
-        for path in write_tables(rows, said.results):
-            print(f"table    {path}")
-        predicted = {} if said.no_theory else foreseen(rows, said.results, said.tokens)
     except LowbitError as error:
         sys.exit(f"error: {error}")
+    for line in (*described(rows), *unpaired(rows)):
+        print(line)
+    for path in write_tables(rows, said.results):
+        print(f"table    {path}")
+    predicted = {} if said.no_theory else foreseen(rows, said.results, said.tokens, _warn)
     found = write_validation(rows, predicted, said.results)
     if found["correlation"] is not None:
-        print(f"correlation of predicted and observed gaps: {found['correlation']:.3f}")
+        many = len(found["cells"])
+        print(
+            f"correlation of predicted and observed gaps: {found['correlation']:.3f}, {many} cells"
+        )
+    elif not said.no_theory:
+        print(found["why"])
     return rows, predicted, said.results
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)

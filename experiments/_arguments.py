@@ -32,9 +32,9 @@ def arguments(doc: str | None, rank: bool) -> tuple[Asked, Path]:
     return asked, said.results
 
 
-def carry_out(asked: Asked, results: Path, name: str) -> None:
+def carry_out(asked: Asked, results: Path, stem: str) -> None:
     """Train and say where the metrics lie; an error is a line, not a traceback."""
     try:
-        print(f"metrics  {fine_tune(asked, results, name)}")
+        print(f"metrics  {fine_tune(asked, results, stem)}")
     except LowbitError as error:
         sys.exit(f"error: {error}")

@@ -1,7 +1,8 @@
 """Tables and two figures from all metrics files: python experiments/analyze.py
 
 Writes summary.csv, cost_log.md, loss_by_bits.png and gradient_noise.png into results/, and
-validation.json: the gap predicted from calibration text (`--no-theory`: not) beside the observed.
+validation.json: the gap predicted from calibration text (`--no-theory`: not) beside the observed,
+by bits and rank. Runs without a 16-bit run of the same settings, rank and seed are named.
 """
 
 from _analysis import analysed

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from lowbit.classic.notebook import cells, to_notebook
+from lowbit.classic.pairs import gaps
 from lowbit.classic.simulation import simulate
-from lowbit.classic.summary import gaps, read
+from lowbit.classic.summary import read
 from lowbit.classic.tuning import format_of
 from lowbit.errors import UserError
 
@@ -54,7 +55,9 @@ def test_a_run_leaves_the_metrics_that_the_documents_name(results: Path) -> None
     assert body["perplexity"] > 1
     assert len(body["gradient_norms"]) == 4
     assert body["gradient_variance"] > 0
-    assert len(body["epochs"]) >= 1
+    assert body["warmup_steps"] == 1
+    assert body["epochs"][-1]["step"] == 4
+    assert body["epochs"][-1]["perplexity"] > 1
     record = next((results / "runs").glob("*int4_64_r2*/record.json"), None) or next(
         path for path in (results / "runs").glob("*/record.json") if "int4" in path.parent.name
     )
@@ -67,7 +70,7 @@ def test_a_run_leaves_the_metrics_that_the_documents_name(results: Path) -> None
 def test_gaps_are_paired_by_rank_and_seed(results: Path) -> None:
     rows = read(results)
     assert [row["bits"] for row in rows] == [16, 16, 4, 2]
-    found = gaps(rows)
+    found = {(key.bits, key.rank): values for key, values in gaps(rows).items()}
     losses = {(r["bits"], r["rank"]): r["eval_loss"] for r in rows}
     assert found[4, 2] == [losses[4, 2] - losses[16, 2]]
     assert (4, 16) not in found
@@ -86,6 +89,24 @@ def test_analysis_writes_every_table_and_figure(results: Path) -> None:
         table = list(csv.DictReader(file))
     assert len(table) == 4
     assert float(table[2]["eval_loss"]) == read(results)[2]["eval_loss"]
+
+
+def test_the_analysis_predicts_at_each_adapter_or_says_why_not(results: Path) -> None:
+    """The runs' own cut of the data is predicted on: a window of 24, as each record says."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOWBIT_CACHE", str(results / "cache"))
+        said = script("analyze", "--results", results, "--tokens", 128)
+        assert said.returncode == 0, said.stderr
+        assert "warning" not in said.stderr
+        assert "correlation needs three cells" in said.stdout
+        found = json.loads((results / "validation.json").read_text())["cells"]
+        assert [(cell["bits"], cell["rank"]) for cell in found] == [(4, 2), (2, 2)]
+        (results / "loss_by_bits.png").unlink()
+        much = script("analyze", "--results", results, "--tokens", 10**6)
+    assert much.returncode == 0, much.stderr
+    assert "warning: no prediction at rank 2" in much.stderr
+    assert "to calibrate on" in much.stderr
+    assert (results / "loss_by_bits.png").stat().st_size > 0
 
 
 def test_nothing_to_analyse_is_said_in_a_line(tmp_path: Path) -> None:

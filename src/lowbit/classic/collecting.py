@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from lowbit import gaps
 from lowbit.cells import records
-from lowbit.classic.summary import FORESEEN, Row
-from lowbit.classic.tuning import ALL_BITS, Asked, format_of, metrics
+from lowbit.classic.foreseen import FORESEEN, entry
+from lowbit.classic.pairs import Row, cells
+from lowbit.classic.tuning import ALL_BITS, Asked, format_of, metrics, write
 from lowbit.errors import UserError
 from lowbit.files import lines, to_json, write_atomic
-from lowbit.gaps import TRUSTED, cells
 from lowbit.record import LOG, Record
 from lowbit.spec import BLOCK_ROLES
 from lowbit.study import Study
@@ -24,12 +26,12 @@ def collect(study: Study, results: Path, task: str) -> list[Path]:
     found = [(run, asked) for run in records(study) if (asked := _asked(run[1], task)) is not None]
     if not found:
         raise UserError(f"{study.results} has no finished run on {task} in one format and rank")
-    made = []
+    made, rows = [], []
     for (folder, record), asked in found:
-        row = metrics(asked, record, list(lines(folder / LOG)), folder)
-        made.append(results / f"metrics_{asked.bits}_r{asked.rank}_{asked.seed}.json")
-        write_atomic(made[-1], (to_json(row) + "\n").encode())
-    foreseen = _foreseen(study, task, [(run[1].plan, asked.bits) for run, asked in found])
+        where = Path(os.path.relpath(folder, results)).as_posix()
+        rows.append(metrics(asked, record, list(lines(folder / LOG)), where))
+        made.append(write(rows[-1], results, f"metrics_{asked.bits}_r{asked.rank}_{asked.seed}"))
+    foreseen = _foreseen(study, task, rows)
     if foreseen:
         write_atomic(results / FORESEEN, (to_json(foreseen) + "\n").encode())
     else:  # What another study had predicted is not said of this one.
@@ -49,15 +51,16 @@ def _asked(record: Record, task: str) -> Asked | None:
     return Asked(bits, ranks.pop(), record.seed, record.model, record.task)
 
 
-def _foreseen(study: Study, task: str, runs: Sequence[tuple[str, int]]) -> Row:
-    """The predicted gap at each bit-width: a mean over runs, as observed gaps are averaged."""
+def _foreseen(study: Study, task: str, rows: Sequence[Row]) -> list[Row]:
+    """What the study predicted of every cell; a cell of several plans has their runs' mean."""
     told = {
-        cell.plan: cell.foreseen[TRUSTED].gap
-        for cell in cells(study)
+        (cell.model, cell.plan): cell.foreseen[gaps.TRUSTED].gap
+        for cell in gaps.cells(study)
         if cell.kind == "adapted" and cell.task == task
     }
-    gaps: dict[int, list[float]] = {}
-    for plan, bits in runs:
-        if plan in told:
-            gaps.setdefault(bits, []).append(told[plan])
-    return {str(bits): sum(each) / len(each) for bits, each in sorted(gaps.items())}
+    found = []
+    for key, runs in sorted(cells(rows).items()):
+        said = [gap for run in runs if (gap := told.get((run["model"], run["plan"]))) is not None]
+        if said:
+            found.append(entry(key, sum(said) / len(said), rows))
+    return found

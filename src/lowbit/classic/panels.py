@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lowbit.classic.summary import Row, cells, gaps
-from lowbit.figures.look import COLOURS, GREY, RC, WIDTH, dash, decades
+from lowbit.classic import gap_panels, run_panels
+from lowbit.classic.pairs import Key, Row
+from lowbit.classic.run_panels import Panel
+from lowbit.figures.look import COLOURS, RC, WIDTH, dash, decades
 from lowbit.files import write_atomic
-
-Panel = Callable[[Axes], None]
 
 
 def save(path: Path, panels: Sequence[Panel], columns: int) -> Path:
@@ -34,158 +34,40 @@ def save(path: Path, panels: Sequence[Panel], columns: int) -> Path:
     return path
 
 
-def _by_bits(rows: Sequence[Row], key: str, title: str, name: str, log: bool = False) -> Panel:
-    """Means over seeds, a line a rank, small dots the seeds."""
-
-    def panel(ax: Axes) -> None:
-        found = cells(rows)
-        for i, rank in enumerate(sorted({rank for _, rank in found})):
-            mine = {bits: [r[key] for r in runs if r.get(key) is not None]
-                    for (bits, other), runs in found.items() if other == rank}  # fmt: skip
-            mine = {bits: values for bits, values in sorted(mine.items()) if values}
-            for bits, values in mine.items():
-                ax.plot([bits] * len(values), values, ".", ms=3, color=COLOURS[i % 7], alpha=0.5)
-            means = [sum(values) / len(values) for values in mine.values()]
-            ax.plot(list(mine), means, marker="o", ms=3, color=COLOURS[i % 7], ls=dash(i),
-                    label=f"rank {rank}")  # fmt: skip
-        _bits_axis(ax, [bits for bits, _ in found], title, name, log)
-        ax.legend()
-
-    return panel
-
-
-def _bits_axis(ax: Axes, bits: Sequence[int], title: str, name: str, log: bool) -> None:
-    ax.set_xscale("log", base=2)
-    ticks = sorted(set(bits))
-    ax.set_xticks(ticks, [str(b) for b in ticks])
-    ax.minorticks_off()
-    ax.set_xlabel("bits")
-    ax.set_ylabel(name)
-    ax.set_title(title)
-    if log:
-        ax.set_yscale("log")
-        decades(ax.yaxis)
-
-
-def _gap(rows: Sequence[Row], predicted: Mapping[int, float]) -> Panel:
-    def panel(ax: Axes) -> None:
-        found = gaps(rows)
-        for i, rank in enumerate(sorted({rank for _, rank in found})):
-            mine = sorted((b, sum(v) / len(v)) for (b, r), v in found.items() if r == rank)
-            above = [(b, v) for b, v in mine if v > 0]
-            if above:
-                ax.plot(*zip(*above, strict=True), "o", ms=3, color=COLOURS[i % 7],
-                        label=f"rank {rank}")  # fmt: skip
-        shown = sorted((b, v) for b, v in predicted.items() if v > 0)
-        if shown:
-            ax.plot(*zip(*shown, strict=True), color=GREY, lw=1, ls="--", label="predicted")
-        _bits_axis(ax, [b for b, _ in found] or [4, 8], "Gap to 16 bits", "nats", log=True)
-        ax.legend()
-
-    return panel
-
-
-def _by_rank(rows: Sequence[Row]) -> Panel:
-    def panel(ax: Axes) -> None:
-        found = gaps(rows)
-        for i, bits in enumerate(sorted({b for b, _ in found}, reverse=True)):
-            mine = sorted((r, sum(v) / len(v)) for (b, r), v in found.items() if b == bits)
-            ax.plot(*zip(*mine, strict=True), marker="o", ms=3, color=COLOURS[i % 7], ls=dash(i),
-                    label=f"{bits} bits")  # fmt: skip
-        ax.axhline(0, color=GREY, lw=0.6)
-        ax.set_xlabel("rank")
-        ax.set_ylabel("gap, nats")
-        ax.set_title("Does rank need precision?")
-        if found:
-            ax.legend()
-
-    return panel
-
-
-def _bars(rows: Sequence[Row], key: str, title: str, name: str) -> Panel:
-    def panel(ax: Axes) -> None:
-        bits = sorted({row["bits"] for row in rows}, reverse=True)
-        values = [[r[key] for r in rows if r["bits"] == b and r.get(key) is not None] for b in bits]
-        means = [sum(v) / len(v) if v else 0.0 for v in values]
-        ax.bar(range(len(bits)), means, color=COLOURS[1], width=0.6)
-        for i, found in enumerate(values):
-            ax.plot([i] * len(found), found, ".", ms=3, color=COLOURS[0])
-        ax.set_xticks(range(len(bits)), [f"{b} bit" for b in bits])
-        ax.set_ylabel(name)
-        ax.set_title(title)
-
-    return panel
-
-
-def _bytes(rows: Sequence[Row]) -> Panel:
-    def panel(ax: Axes) -> None:
-        for i, bits in enumerate(sorted({row["bits"] for row in rows}, reverse=True)):
-            mine = [(r["stored_bytes"] / 1e6, r["eval_loss"]) for r in rows if r["bits"] == bits]
-            ax.plot(*zip(*mine, strict=True), "o", ms=3, color=COLOURS[i % 7], label=f"{bits} bits")
-        ax.set_xlabel("stored, MB")
-        ax.set_ylabel("loss")
-        ax.set_title("What bytes buy")
-        ax.legend()
-
-    return panel
-
-
-def _curves(rows: Sequence[Row]) -> Panel:
-    def panel(ax: Axes) -> None:
-        for i, bits in enumerate(sorted({row["bits"] for row in rows}, reverse=True)):
-            for j, row in enumerate(r for r in rows if r["bits"] == bits and r["curve"]):
-                ax.plot(*zip(*row["curve"], strict=True), lw=0.7, color=COLOURS[i % 7],
-                        label="" if j else f"{bits} bits")  # fmt: skip
-        ax.set_xlabel("step")
-        ax.set_ylabel("training loss")
-        ax.set_title("Training")
-        ax.legend()
-
-    return panel
-
-
-def _foreseen(rows: Sequence[Row], predicted: Mapping[int, float]) -> Panel:
-    def panel(ax: Axes) -> None:
-        points = [(predicted[b], v) for (b, _), found in gaps(rows).items() if b in predicted
-                  for v in found]  # fmt: skip
-        if points:
-            ax.plot(*zip(*points, strict=True), "o", ms=3, color=COLOURS[1])
-            ends = [min(min(p) for p in points), max(max(p) for p in points)]
-            ax.plot(ends, ends, color=GREY, lw=0.8)
-        ax.set_xlabel("predicted gap, nats")
-        ax.set_ylabel("observed gap, nats")
-        ax.set_title("Theory and practice")
-
-    return panel
-
-
 def loss_by_bits(rows: Sequence[Row], path: Path) -> Path:
     """Bit-width against loss and perplexity."""
     panels = (
-        _by_bits(rows, "eval_loss", "Loss", "nats"),
-        _by_bits(rows, "perplexity", "Perplexity", ""),
+        run_panels.by_bits(rows, "eval_loss", "Loss", "nats"),
+        run_panels.by_bits(rows, "perplexity", "Perplexity", ""),
     )
     return save(path, panels, 2)
 
 
 def noise_by_bits(rows: Sequence[Row], path: Path) -> Path:
     """Gradient noise against bit-width."""
-    panel = _bars(rows, "gradient_variance", "Gradient noise", "variance, summed")
-    return save(path, (panel, _bars(rows, "gradient_norm", "Gradient norm", "mean")), 2)
+    return save(path, _gradients(rows), 2)
 
 
-def nine(rows: Sequence[Row], predicted: Mapping[int, float], path: Path) -> Path:
+def _gradients(rows: Sequence[Row]) -> tuple[Panel, Panel]:
+    return (
+        run_panels.bars(rows, "gradient_variance", "Gradient noise", "variance after the warm-up"),
+        run_panels.bars(rows, "gradient_norm", "Gradient norm", "mean after the warm-up"),
+    )
+
+
+def nine(rows: Sequence[Row], predicted: Mapping[Key, float], path: Path) -> Path:
     """Everything at a glance."""
+    noise, norm = _gradients(rows)
     panels = (
-        _by_bits(rows, "eval_loss", "Loss", "nats"),
-        _by_bits(rows, "perplexity", "Perplexity", ""),
-        _gap(rows, predicted),
-        _by_rank(rows),
-        _bars(rows, "gradient_norm", "Gradient norm", "mean"),
-        _bars(rows, "gradient_variance", "Gradient noise", "variance, summed"),
-        _bytes(rows),
-        _curves(rows),
-        _foreseen(rows, predicted),
+        run_panels.by_bits(rows, "eval_loss", "Loss", "nats"),
+        run_panels.by_bits(rows, "perplexity", "Perplexity", ""),
+        gap_panels.gap_by_bits(rows, predicted),
+        gap_panels.gap_by_rank(rows),
+        norm,
+        noise,
+        run_panels.bytes_and_loss(rows),
+        run_panels.curves(rows),
+        gap_panels.both(rows, predicted),
     )
     return save(path, panels, 3)
 

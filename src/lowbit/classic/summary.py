@@ -1,4 +1,7 @@
-"""All metrics files as tables, what they cost, and predictions beside what came out. No torch."""
+"""All metrics files as tables, what they cost, and predictions beside what came out. No torch.
+
+A table's line is a cell: one bit-width at one rank in one set of settings (`pairs`).
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,18 @@ from typing import Any
 
 import numpy as np
 
+from lowbit.classic.pairs import Key, Row, cells, gaps
 from lowbit.errors import UserError
 from lowbit.files import to_json, write_atomic
 from lowbit.stats import mean_and_spread
 
-Row = dict[str, Any]
-FORESEEN = "foreseen.json"
-"""Predicted gaps by bits, where a study had predicted them."""
 FIELDS = (
     *("bits", "rank", "seed", "eval_loss", "perplexity", "gradient_norm", "gradient_variance"),
     *("stored_bytes", "trainable", "peak_bytes", "wall_s", "cpu_s", "gpu_s", "model", "task"),
+    "settings",
 )
+ENOUGH_CELLS = 3
+"""Through two cells there is always a straight line."""
 
 
 def read(results: Path) -> list[Row]:
@@ -32,34 +36,23 @@ def read(results: Path) -> list[Row]:
         raise UserError(
             f"{results} holds no metrics_*.json: python experiments/run_experiment.py --bits 16"
         )
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    rows = [_row(path) for path in paths]
     # Both scripts may have written of the same run.
-    rows = list({row["fingerprint"]: row for row in rows}.values())
-    return sorted(rows, key=lambda row: (-row["bits"], row["rank"], row["seed"]))
+    rows = list({(row["fingerprint"], to_json(row["facts"])): row for row in rows}.values())
+    return sorted(rows, key=lambda row: (-row["bits"], row["rank"], row["settings"], row["seed"]))
 
 
-def cells(rows: Sequence[Row]) -> dict[tuple[int, int], list[Row]]:
-    """By (bits, rank)."""
-    found: dict[tuple[int, int], list[Row]] = {}
-    for row in rows:
-        found.setdefault((row["bits"], row["rank"]), []).append(row)
-    return found
-
-
-def gaps(rows: Sequence[Row]) -> dict[tuple[int, int], list[float]]:
-    """Loss above 16 bits of the same rank and seed."""
-    base = {_pair(row): row["eval_loss"] for row in rows if row["bits"] == 16}
-    found: dict[tuple[int, int], list[float]] = {}
-    for row in rows:
-        key = _pair(row)
-        if row["bits"] != 16 and key in base:
-            found.setdefault((row["bits"], row["rank"]), []).append(row["eval_loss"] - base[key])
-    return found
-
-
-def _pair(row: Row) -> tuple[Any, ...]:
-    """What two runs must have in common to be compared."""
-    return row["model"], row["task"], row["rank"], row["seed"]
+def _row(path: Path) -> Row:
+    try:
+        row: Row = json.loads(path.read_text(encoding="utf-8"))
+        if not {"settings", "declared", "facts"} <= set(row):
+            raise UserError(
+                f"{path} does not say with which settings it was trained, as an earlier version "
+                "wrote it: run its script again, which trains nothing anew"
+            )
+    except (ValueError, TypeError):
+        raise UserError(f"{path} is torn: run its script again") from None
+    return {**row, "file": path.name}
 
 
 def write_tables(rows: Sequence[Row], results: Path) -> list[Path]:
@@ -76,20 +69,22 @@ def write_tables(rows: Sequence[Row], results: Path) -> list[Path]:
 
 def _table(rows: Sequence[Row]) -> list[Row]:
     lost, table = gaps(rows), []
-    for (bits, rank), runs in cells(rows).items():
+    for key, runs in cells(rows).items():
         loss = mean_and_spread([run["eval_loss"] for run in runs])
-        gap = lost.get((bits, rank))
+        gap = lost.get(key)
+        language = all(run["perplexity"] is not None for run in runs)
         table.append(
             {
-                "bits": bits,
-                "rank": rank,
+                "bits": key.bits,
+                "rank": key.rank,
                 "seeds": len(runs),
                 "loss": loss.mean,
                 "loss_sd": loss.sd,
-                "perplexity": math.exp(loss.mean) if loss.mean < 700 else None,
+                "perplexity": math.exp(loss.mean) if language and loss.mean < 700 else None,
                 "gap": None if gap is None else sum(gap) / len(gap),
                 "gap_sd": None if gap is None else mean_and_spread(gap).sd,
                 "stored_bytes": runs[0]["stored_bytes"],
+                "settings": key.settings,
             }
         )
     return table
@@ -119,23 +114,33 @@ def _costs(rows: Sequence[Row]) -> str:
 
 
 def write_validation(
-    rows: Sequence[Row], predicted: Mapping[int, float], results: Path
+    rows: Sequence[Row], predicted: Mapping[Key, float], results: Path
 ) -> dict[str, Any]:
-    """validation.json: the predicted gap of every bit-width beside the observed, correlation."""
-    observed: dict[int, list[float]] = {}
-    for (bits, _), values in gaps(rows).items():
-        observed.setdefault(bits, []).extend(values)
-    both = sorted(set(observed) & set(predicted), reverse=True)
-    pairs = [(predicted[bits], sum(observed[bits]) / len(observed[bits])) for bits in both]
-    correlation = None
-    if len(pairs) > 2:
-        correlation = float(np.corrcoef(np.array(pairs).T)[0, 1])
-    body = {
-        "bits": both,
-        "predicted": [p for p, _ in pairs],
-        "observed": [o for _, o in pairs],
-        "ratio": [p / o if o else None for p, o in pairs],
-        "correlation": correlation,
-    }
+    """validation.json: every cell's predicted gap beside the observed, and their correlation.
+
+    `why`: what kept it from being told, or "".
+    """
+    observed = gaps(rows)
+    both = [key for key in observed if key in predicted]
+    said = [_beside(key, predicted[key], observed[key]) for key in both]
+    pairs = [(cell["predicted"], cell["observed"]) for cell in said]
+    correlation, why = _correlation(pairs)
+    body = {"cells": said, "correlation": correlation, "why": why}
     write_atomic(results / "validation.json", (to_json(body) + "\n").encode())
     return body
+
+
+def _beside(key: Key, predicted: float, observed: Sequence[float]) -> Row:
+    mean = sum(observed) / len(observed)
+    ratio = predicted / mean if mean else None
+    return {**key._asdict(), "seeds": len(observed), "predicted": predicted, "observed": mean,
+            "ratio": ratio}  # fmt: skip
+
+
+def _correlation(pairs: Sequence[tuple[float, float]]) -> tuple[float | None, str]:
+    """Over cells, and why there is none."""
+    if len(pairs) < ENOUGH_CELLS:
+        return None, f"correlation needs three cells with a prediction and a gap: {len(pairs)} here"
+    if any(len(set(side)) == 1 for side in zip(*pairs, strict=True)):
+        return None, "correlation needs gaps that differ"
+    return float(np.corrcoef(np.array(pairs).T)[0, 1]), ""
