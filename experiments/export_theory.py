@@ -1,23 +1,30 @@
 """The theory as LaTeX: python experiments/export_theory.py --results paper/theory
 
-Writes eq-NN.tex for every equation and theory.tex with all of them; theory.pdf where TeX is there.
+Writes eq-NN.tex for every equation and theory.tex, the notebook's prose with all of them between
+its paragraphs; theory.pdf where TeX is there.
 """
 
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 from _arguments import parser
 
+from lowbit.classic.notebook import cells
 from lowbit.files import write_atomic
-from lowbit.theory.equations import EQUATIONS, document, snippet
+from lowbit.theory.equations import EQUATIONS, snippet
+from lowbit.theory.prose import document
+
+NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "quant_noise.py"
 
 if __name__ == "__main__":
     folder = parser(__doc__).parse_args().results
     for one in EQUATIONS:
         name = one.tag.replace("'", "-prime")
         write_atomic(folder / f"eq-{name}.tex", snippet(one).encode())
-    write_atomic(folder / "theory.tex", document().encode())
+    prose = [text for kind, text in cells(NOTEBOOK.read_text("utf-8")) if kind == "markdown"]
+    write_atomic(folder / "theory.tex", document(prose).encode())
     print(f"snippets {folder}: {len(EQUATIONS)} equations")
     latex = shutil.which("latexmk") or shutil.which("pdflatex")
     if latex is None:

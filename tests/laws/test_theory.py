@@ -17,7 +17,7 @@ from scipy import stats
 from lowbit.errors import UserError
 from lowbit.quant.codec import decode, encode
 from lowbit.quant.formats import FORMATS, bits_of, parse
-from lowbit.theory import damage, distortion, documents, equations, noise
+from lowbit.theory import damage, distortion, documents, equations, noise, prose
 
 SAMPLE = 400_000
 
@@ -164,6 +164,62 @@ def test_cross_terms_vanish_in_the_mean() -> None:
     assert loss.mean() == pytest.approx(mean, abs=5 * loss.std() / sqrt(len(loss)))
 
 
+def stored_errors(bits: int, spreads: np.ndarray, draws: int = 8000) -> np.ndarray:
+    """Of Gaussian weights, in groups of 64 with a deviation each: (draws, weights)."""
+    w = torch.randn(draws, len(spreads) * 64, generator=torch.Generator().manual_seed(bits))
+    w = w * torch.from_numpy(np.repeat(spreads, 64)).float()
+    return (decode(encode(w, parse(f"int{bits}@64"))) - w).double().numpy()
+
+
+@pytest.mark.parametrize("bits", [3, 4, 5, 6])
+def test_the_main_bound_is_the_mean_damage_of_our_own_encoder(bits: int) -> None:
+    g, H, _ = problem(128, seed=20)
+    spreads = np.array([1.0, 0.4])
+    kappa = distortion.kappa(parse(f"int{bits}@64"), 64, bits)
+    bound = damage.damage_bound(bits, kappa, np.diag(H), np.repeat(spreads**2, 64))
+    e = stored_errors(bits, spreads)
+    lost = e @ g + 0.5 * ((e @ H) * e).sum(1)
+    assert abs(lost.mean() - bound) < 5 * lost.std() / sqrt(len(lost)) + 0.002 * bound
+    # Its C_b falls with b, so that of three bits serves for all.
+    assert kappa <= distortion.kappa(parse("int3@64"), 64, 3)
+
+
+def test_what_the_main_bound_leaves_out_falls_as_sixteen_to_the_minus_bits() -> None:
+    """Of a loss with third and fourth orders: errors are symmetric, so the third has no mean."""
+    third, left = np.random.default_rng(21).normal(size=64), {}
+    for bits in (3, 4, 5, 6):
+        e = stored_errors(bits, np.ones(1))
+        odd = e**3 @ third
+        assert abs(odd.mean()) < 5 * odd.std() / sqrt(len(e))
+        kappa = distortion.kappa(parse(f"int{bits}@64"), 64, bits)
+        left[bits] = (e**4).sum(1).mean() / (kappa * 4.0**-bits) ** 2
+    for bits in (4, 5, 6):  # the same share of (C_b 4^-b)^2 at all bits
+        assert left[bits] == pytest.approx(left[3], rel=0.03)
+
+
+def test_the_main_bound_bounds_the_mean_and_no_single_realisation() -> None:
+    g, H, _ = problem(64, seed=22)
+    kappa = distortion.kappa(parse("int8@64"), 64, 8)
+    bound = damage.damage_bound(8, kappa, np.diag(H), np.ones(64))
+    e = stored_errors(8, np.ones(1))
+    lost = e @ g + 0.5 * ((e @ H) * e).sum(1)
+    assert (lost > 2 * bound).mean() > 0.4
+    assert (lost < 0).mean() > 0.4
+
+
+def test_layers_damages_add_up_whatever_bits_each_has() -> None:
+    g, H, _ = problem(192, seed=23)
+    each = {3: slice(0, 64), 4: slice(64, 128), 6: slice(128, 192)}
+    e = np.concatenate([stored_errors(bits, np.ones(1), 20_000) for bits in each], axis=1)
+    curvatures = [np.diag(H)[mine] for mine in each.values()]
+    variances = [np.full(64, distortion.distortion(parse(f"int{b}@64"), 64)) for b in each]
+    layers = damage.layer_damages(curvatures, variances)
+    alone = [0.5 * ((e[:, i] @ H[i, i]) * e[:, i]).sum(1).mean() for i in each.values()]
+    assert layers == pytest.approx(alone, rel=0.01)
+    lost = e @ g + 0.5 * ((e @ H) * e).sum(1)  # blocks between layers and all
+    assert abs(lost.mean() - sum(layers)) < 5 * lost.std() / sqrt(len(lost)) + 0.002 * sum(layers)
+
+
 def test_the_first_order_takes_over_at_the_crossover() -> None:
     g, H, variance = problem(seed=4)
     at = damage.crossover(0.1 * g, np.diag(H), variance, bits=4)
@@ -261,6 +317,22 @@ def test_a_frozen_base_shifts_gradients_and_only_fresh_noise_spreads_them() -> N
     assert damage.noise_ratio(3, 4) == pytest.approx(5.44, abs=0.01)
 
 
+def test_a_frozen_base_adds_what_the_hessians_of_batches_differ_by() -> None:
+    _, H, variance = problem(seed=24)
+    rng = np.random.default_rng(25)
+    apart = rng.normal(size=(400, 30, 30))
+    hessians = H + 0.1 * (apart + apart.transpose(0, 2, 1))
+    gradients = rng.normal(size=(400, 30))
+    added = []
+    for e in rng.normal(size=(2000, 30)) * np.sqrt(variance):
+        moved = gradients + hessians @ e
+        added.append((moved.var(0) - gradients.var(0)).sum())
+    found = damage.frozen_noise_variance(hessians, variance)
+    assert found > 1
+    assert np.mean(added) == pytest.approx(found, abs=5 * np.std(added) / sqrt(len(added)))
+    assert damage.frozen_noise_variance(np.stack([H, H, H]), variance) == pytest.approx(0.0)
+
+
 def test_fresh_noise_scales_with_the_square_of_the_step() -> None:
     _, H, _ = problem(seed=16)
     rng, spread = np.random.default_rng(17), {}
@@ -348,6 +420,27 @@ def test_a_snippet_is_balanced_latex(one: equations.Equation) -> None:
     text = equations.snippet(one)
     assert text.count("{") == text.count("}")
     assert one.latex.count(r"\left") == one.latex.count(r"\right")
-    assert text in equations.document()
+    assert text in prose.document(["# All of them"])
     assert one.says.endswith(".")
     assert one.says.count("$") % 2 == 0
+
+
+def test_prose_becomes_latex_and_its_equations_follow_it() -> None:
+    said = "# What & why\n\nA *slanted* **bold $\\kappa_b$** 5 % of `a_b/c` (12, D2')."
+    text = prose.document([said, "## Then\n\nMore (12).", "The last (13) word."])
+    assert r"\title{What \& why}" in text
+    assert r"A \emph{slanted} \textbf{bold $\kappa_b$} 5 \% of \texttt{a\_" in text
+    assert r"\section*{Then}" in text
+    places = [text.index(rf"\tag{{{tag}}}") for tag in ("12", "D2'", "13", "1", "26")]
+    assert places == sorted(places)
+    assert places[1] < text.index("section*") < places[2]
+    for one in equations.EQUATIONS:
+        assert text.count(equations.snippet(one)) == 1
+
+
+def test_the_derivation_speaks_of_every_equation() -> None:
+    """What it leaves out would stand underived at the end of theory.pdf."""
+    path = Path(__file__).parents[2] / "notebooks" / "quant_noise.py"
+    named = {tag for found in prose.NAMED.findall(path.read_text(encoding="utf-8"))
+             for tag in found.split(", ")}  # fmt: skip
+    assert {one.tag for one in equations.EQUATIONS} <= named

@@ -4,4 +4,5 @@
 `distortion` what a format does to Gaussian weights, by integration over its levels
 `damage`     from weights to nats: mean, variance, where the first order takes over, bits, converse
 `documents`  the formulas that this project started from, as they were written
+`equations`  all of them as LaTeX; `prose` sets them into the derivation
 """

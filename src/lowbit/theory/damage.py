@@ -19,6 +19,24 @@ def expected_damage(curvature: ArrayLike, variance: ArrayLike) -> float:
     return 0.5 * float(np.sum(np.asarray(curvature, float) * np.asarray(variance, float)))
 
 
+def damage_bound(bits: float, kappa: float, curvature: ArrayLike, spread: ArrayLike) -> float:
+    """(26) The main bound, E L_q - L <= C_b 4^-b with C_b = 1/2 kappa_b tr(H S_w), b >= 3.
+
+    `kappa` is 4^b x the format's distortion (10), `spread` the weights' own variance S_w, by group
+    or by matrix. It is of the *mean* over errors that are independent and symmetric, up to
+    O(16^-b), and no bound on one realisation: that one's g'e falls as 2^-b only.
+    """
+    return expected_damage(curvature, kappa * 4.0**-bits * np.asarray(spread, float))
+
+
+def layer_damages(curvatures: Sequence[ArrayLike], variances: Sequence[ArrayLike]) -> list[float]:
+    """(27) s_l = 1/2 sum H_ii E e_i^2 of every layer; the mean damage of all at once is their sum.
+
+    So each layer's bits can be chosen by what that layer costs alone.
+    """
+    return [expected_damage(h, v) for h, v in zip(curvatures, variances, strict=True)]
+
+
 def damage_variance(gradient: ArrayLike, variance: ArrayLike, curvature: ArrayLike = 0.0) -> float:
     """(13) Var dL = g'S g + 1/2 tr((H S)^2), for independent Gaussian noise and diagonal H.
 
@@ -87,13 +105,29 @@ def residual_share(singular: ArrayLike, rank: int) -> float:
 
 
 def gradient_bias(hessian: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """(20) A frozen base shifts the gradient by H e: an offset, the same at every step."""
+    """(20) A frozen base shifts the mean gradient by H e: an offset, the same at every step.
+
+    A batch's own gradient is shifted by its own H_t e, which differs between batches: see (28).
+    """
     return np.asarray(hessian @ error)
 
 
 def fresh_noise_variance(hessian: np.ndarray, variance: ArrayLike) -> np.ndarray:
-    """(21) Noise drawn anew at every step adds H S H to the gradient's covariance."""
+    """(21) Noise drawn anew at every step adds H S H to the gradient's covariance.
+
+    It adds (28) besides, like any error, since batches differ in their Hessians.
+    """
     return np.asarray(hessian @ np.diag(np.asarray(variance, float)) @ hessian)
+
+
+def frozen_noise_variance(hessians: np.ndarray, variance: ArrayLike) -> float:
+    """(28) tr(E (H_t - H)^2 S): what a frozen base adds to the gradient's variance, summed.
+
+    `hessians`: batches x n x n. On average over frozen errors, whose sign makes the first order,
+    2 tr Cov(g_t, H_t e), vanish. With one Hessian common to all batches it is nothing.
+    """
+    apart = hessians - hessians.mean(0)
+    return float(np.square(apart).sum(1).mean(0) @ np.asarray(variance, float))
 
 
 def noise_ratio(bits: int, other: int) -> float:

@@ -35,7 +35,7 @@ def balanced_bits(rank: int, examples: int, sigma: float = 1.0, C: float = 1.0) 
 def gradient_variance_bound(
     variance: float, rank: int, bits: float, reach: float, x: float, smooth: float = 1.0
 ) -> float:
-    """(D3) Var + L^2 |x|^2 r 4^-b R^2: right in 4^-b for noise drawn anew at every step only."""
+    """(D3) Var + L^2 |x|^2 r 4^-b R^2: right in 4^-b, and rank has no part."""
     return variance + smooth**2 * x**2 * rank * 4.0**-bits * reach**2
 
 

@@ -67,10 +67,10 @@ EQUATIONS = (
                    r" \qquad \sigma_i = \sigma_i(G^{1/2} E A^{1/2})",
              "Eckart and Young: what no correction of rank $k$ reaches, in K-FAC's metric."),
     Equation("20", r"\nabla L(w + \varepsilon) - \nabla L(w) = H\varepsilon",
-             "A frozen base shifts the gradient, by the same at every step."),
+             "A frozen base shifts the mean gradient, by the same at every step."),
     Equation("21", r"\operatorname{Cov}\nabla L(w + \varepsilon_t) = \operatorname{Cov}\nabla L"
                    r" + H S H",
-             "Only noise drawn anew at every step adds variance."),
+             "Noise drawn anew at every step adds variance, even where all batches share one $H$."),
     Equation("22", r"\frac{\operatorname{tr}(H S_b H)}{\operatorname{tr}(H S_{b'} H)} = "
                    r"\left(\frac{2^{b'-1} - 1}{2^{b-1} - 1}\right)^2",
              "How that variance scales with bits; rank has no part in it."),
@@ -82,6 +82,17 @@ EQUATIONS = (
              "What treating all directions alike loses against it."),
     Equation("25", r"N_{\mathrm{tokens}} = \frac{2}{\eta^2\,\mathrm{gap}}",
              "Tokens for a standard error of a share $\\eta$ of a gap."),
+    Equation("26", r"\mathbb{E}\,L(w + \varepsilon) - L(w) \le C_b\,4^{-b} + "
+                   r"\mathcal{O}(16^{-b}), \qquad C_b = \tfrac12\,\kappa_b "
+                   r"\operatorname{tr}(H S_w), \qquad b \ge 3",
+             "The main bound: of the mean over errors, and none on one realisation."),
+    Equation("27", r"\mathbb{E}\,\Delta L(b_1, \dots, b_n) = \sum_l s_l(b_l), \qquad "
+                   r"s_l(b) = \tfrac12 \sum_{i \in l} H_{ii}\,\mathbb{E}\,\varepsilon_i(b)^2",
+             "Its corollary by layers: each layer's damage depends on its own bits alone."),
+    Equation("28", r"\mathbb{E}_\varepsilon \operatorname{tr}\operatorname{Cov}_t \nabla L_t(w + "
+                   r"\varepsilon) = \operatorname{tr}\operatorname{Cov}_t \nabla L_t + "
+                   r"\operatorname{tr}\big(\mathbb{E}_t (H_t - H)^2\,S\big)",
+             "A frozen base adds variance only where the Hessians $H_t$ of batches differ."),
     Equation("D1", r"\mathbb{E} L(\hat\theta_q) - L(\theta^\ast) \le \tilde{\mathcal{O}}\!\left("
                    r"\tfrac{\sqrt r}{\sqrt N}\right) + \mathcal{O}(r\,2^{-2b}\sigma_g^2)",
              "The documents' bound: its second term grows with rank, which (18) denies."),
@@ -91,7 +102,7 @@ EQUATIONS = (
              "What balancing the documents' own two terms gives."),
     Equation("D3", r"\operatorname{Var}\nabla L_q \le \operatorname{Var}\nabla L + "
                    r"L^2 \|x\|^2\, r\, 2^{-2b} R^2",
-             "The documents' gradient variance: right in $4^{-b}$ for fresh noise only."),
+             "The documents' gradient variance: right in $4^{-b}$, but rank has no part in it."),
     Equation("D4", r"\mathbb{E} L_{\mathrm{quant}} - L_{\mathrm{fp}} \le C\,2^{-2b}",
              "The documents' law with one constant for all bits."),
     Equation("D5", r"r \le 8 \to 8\text{ bit},\quad r \le 16 \to 8\text{ bit},\quad"
@@ -105,15 +116,4 @@ def snippet(equation: Equation) -> str:
     return (
         f"% ({equation.tag}) {equation.says}\n"
         f"\\begin{{equation}}\\tag{{{equation.tag}}}\n  {equation.latex}\n\\end{{equation}}\n"
-    )
-
-
-def document() -> str:
-    """All of them, each with what it says, as a LaTeX document of its own."""
-    body = "\n\n".join(f"{one.says}\n{snippet(one)}" for one in EQUATIONS)
-    return (
-        "\\documentclass[11pt]{article}\n\\usepackage{amsmath,amssymb}\n"
-        "\\usepackage[margin=25mm]{geometry}\n"
-        "\\title{What low precision costs: the equations}\n\\author{lowbit}\n\\date{}\n"
-        f"\\begin{{document}}\n\\maketitle\n\n{body}\n\\end{{document}}\n"
     )
