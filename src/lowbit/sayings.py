@@ -7,9 +7,12 @@ from lowbit.figures.look import megabytes
 from lowbit.verdicts import Finding, Verdicts
 
 NOISY = (
-    "The base's bits are not why gradients became noisier: a base stored in few bits shifts the "
-    "gradient by an offset that stays, and only noise drawn anew at every step adds variance. If "
-    "the loss suffers, a smaller learning rate or a longer warm-up is what to try."
+    "The base's bits are hardly why gradients became noisier during a run: a frozen base shifts "
+    "them by an offset that stays, which to first order adds no variance. Since batches differ in "
+    "their curvature it adds some after all, but from the first step on: on a small model less "
+    "than 10 % down to 2 bits, while ternary about doubled the variance. Noise drawn anew at every "
+    "step adds more. If the loss suffers, a smaller learning rate or a longer warm-up is what to "
+    "try."
 )
 """What the theory says to a gradient's variance that grows."""
 

@@ -105,7 +105,9 @@ def theory(found: Mapping[str, Any], path: Path) -> Path:
                                   ("sd", "its spread"), ("expected_sd", "√(g'Sg + …)")),
                "Damage and its spread"),
         beside("gradient", "bits", (("fresh", "fresh noise"),
-                                    ("expected", "tr(HSH)"), ("frozen", "frozen: times own")),
-               "Gradient variance"),
+                                    ("fresh_expected", "law (21) + (28)"),
+                                    ("frozen", "frozen base"),
+                                    ("frozen_expected", "law (28)")),
+               "Gradient variance added, × its own"),
     )  # fmt: skip
     return save(path, panels, 2)
