@@ -10,10 +10,11 @@ import numpy as np
 
 from lowbit.cells import Setting, records, settings
 from lowbit.claims import RESAMPLES
-from lowbit.forecasts import Foretold, Point, Said, partner, points, predicted_runs
+from lowbit.forecasts import Said, partner, points, predicted_runs
 from lowbit.forecasts import made as made_at
 from lowbit.pairing import gain_over, lost, pairs_of
 from lowbit.sensitivity import NAMES, predictions, trusted_at
+from lowbit.spec import RunSpec
 from lowbit.study import Study
 from lowbit.studyfile import Forecast
 
@@ -46,10 +47,21 @@ class Cell:
     se: float
     seed_se: float
     seeds: int
+    declared: int
+    """Seeds that the study declares for it; fewer have run where it is unfinished."""
     documents: int
     foreseen: dict[str, Foreseen]
     expected: bool
     """Whether it was declared beforehand that the tokens can resolve it."""
+
+    @property
+    def unfinished(self) -> bool:
+        return self.seeds < self.declared
+
+    @property
+    def alone(self) -> bool:
+        """Whether it rests on one training run, whose error holds nothing of other seeds."""
+        return self.seeds == 1 and self.kind != "untrained"
 
     def resolvable(self, predictor: str) -> bool:
         return self.seen and self.foreseen[predictor].spread <= RESOLVED * abs(self.observed)
@@ -63,8 +75,7 @@ class Cell:
     @property
     def seen(self) -> bool:
         """Whether the observed gap alone is sharp enough: one run says nothing of other seeds."""
-        enough = self.seeds > 1 or self.kind == "untrained"
-        return enough and self.se <= RESOLVED * abs(self.observed)
+        return not self.alone and self.se <= RESOLVED * abs(self.observed)
 
     def off(self, predictor: str) -> float:
         """Relative error of a prediction."""
@@ -76,35 +87,60 @@ class Cell:
         return abs(one.gap - self.observed) <= 1.96 * math.hypot(self.se, one.spread)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A plan that something was foretold of, with a run of it and one of its 16 bits."""
+
+    forecast: Forecast
+    run: RunSpec
+    other: RunSpec
+    said: tuple[tuple[Said, Said], ...]
+    """Of the plan and of the anchor, at every point."""
+
+
 def cells(study: Study) -> list[Cell]:
     """Every predicted plan that was also run."""
-    runs = records(study)
-    groups = {(setting.model, setting.task): setting for setting in settings(runs)}
-    told: dict[Forecast, list[tuple[Point, Foretold]]] = {}
-    for point in points(study):
-        if (found := made_at(study, point)) is not None:
-            told.setdefault(point.forecast, []).append((point, found))
-    made: list[Cell] = []
+    groups = _settings(study)
+    made = (_cell(study, groups[where], one) for where, one in _asked(study) if where in groups)
+    return [cell for cell in made if cell is not None]
+
+
+def absent(study: Study, found: Sequence[Cell]) -> list[str]:
+    """The kinds of the cells that were foretold and have no finished pair of runs yet."""
+    known = {(cell.kind, cell.model, cell.task, cell.plan) for cell in found}
+    groups = _settings(study)
+    return [
+        one.forecast.kind
+        for where, one in _asked(study)
+        if (one.forecast.kind, *where, one.run.plan.name) not in known
+        and (where not in groups or groups[where].metric == "loss")
+    ]
+
+
+def _settings(study: Study) -> dict[tuple[str, str], Setting]:
+    return {(setting.model, setting.task): setting for setting in settings(records(study))}
+
+
+def _asked(study: Study) -> list[tuple[tuple[str, str], _Asked]]:
+    """By model and task. A plan of two parts is one cell: the first forecast's."""
+    told = [(p.forecast, each) for p in points(study) if (each := made_at(study, p)) is not None]
+    found: dict[tuple[str, str, str, str], _Asked] = {}
     for forecast in study.forecasts:
-        plans = {(r.model, r.task.called, r.plan.name): r for r in predicted_runs(study, forecast)}
-        for (model, task, plan), run in plans.items():
-            other = partner(study, forecast, run)
-            setting = groups.get((model, task))
-            said = [
+        for run in predicted_runs(study, forecast):
+            model, task, plan = run.model, run.task.called, run.plan.name
+            if (forecast.kind, model, task, plan) in found:
+                continue
+            said = tuple(
                 (one, each.anchor)
-                for _, each in told.get(forecast, ())
-                if (each.model, each.task) == (model, task)
+                for of, each in told
+                if (of, each.model, each.task) == (forecast, model, task)
                 for one in each.plans
                 if one.plan == plan
-            ]
-            if other is None or setting is None or setting.metric != "loss" or not said:
-                continue
-            # A plan of two parts is one cell: the first forecast's.
-            key = (forecast.kind, model, task, plan)
-            if key not in [(c.kind, c.model, c.task, c.plan) for c in made]:
-                cell = _cell(forecast, setting, plan, other.plan.name, said)
-                made += [] if cell is None else [cell]
-    return made
+            )
+            other = partner(study, forecast, run)
+            if other is not None and said:
+                found[forecast.kind, model, task, plan] = _Asked(forecast, run, other, said)
+    return [((model, task), one) for (_, model, task, _), one in found.items()]
 
 
 def unpredicted(study: Study) -> list[str]:
@@ -120,7 +156,7 @@ def late(study: Study) -> list[str]:
 
 def refused(study: Study) -> list[str]:
     """Predicted plans that were run, and runs of theirs, or of their 16 bits, that do not count."""
-    groups = {(setting.model, setting.task): setting for setting in settings(records(study))}
+    groups = _settings(study)
     said: dict[str, None] = {}
     for forecast in study.forecasts:
         for run in predicted_runs(study, forecast):
@@ -134,29 +170,26 @@ def refused(study: Study) -> list[str]:
     return list(said)
 
 
-def _cell(
-    forecast: Forecast,
-    setting: Setting,
-    plan: str,
-    base: str,
-    said: Sequence[tuple[Said, Said]],
-) -> Cell | None:
-    gain = gain_over(setting, plan, base, RESAMPLES)
+def _cell(study: Study, setting: Setting, asked: _Asked) -> Cell | None:
+    forecast, plan, base = asked.forecast, asked.run.plan.name, asked.other.plan.name
+    gain = gain_over(setting, plan, base, RESAMPLES) if setting.metric == "loss" else None
     if gain is None:
         return None
+    both = (study.seeds_of(each, setting.task) for each in (plan, base))
     return Cell(
         kind=forecast.kind,
         part=forecast.part,
         model=setting.model,
         task=setting.task,
         plan=plan,
-        bits=said[0][0].bits,
+        bits=asked.said[0][0].bits,
         observed=-gain.estimate,
         se=gain.se,
         seed_se=gain.seed_se,
         seeds=gain.seeds,
+        declared=len(set.intersection(*both)),
         documents=gain.documents,
-        foreseen=_foreseen(forecast, said),
+        foreseen=_foreseen(forecast, asked.said),
         expected=plan in forecast.resolvable,
     )
 

@@ -86,9 +86,10 @@ def compare(study: Study) -> None:
         say(f"\n{len(found.missing)} of {len(study.runs)} runs are missing:")
         wrapped("; ".join(gathered(found.missing)))
     predicted = gaps.cells(study)
+    absent = gaps.absent(study, predicted)
     if predicted:
-        for page in tally.tables(predicted):
-            out().print(page)
+        for page in tally.tables(predicted, absent, out().width):
+            out().print(page, crop=False)
         wrapped(tally.CRITERION)
     if apart := gaps.refused(study):
         say(f"\n{len(apart)} pairs may not be compared, and are in no cell:")
@@ -100,7 +101,7 @@ def compare(study: Study) -> None:
         say(f"\npredicted at {len(after)} points when runs of theirs had ended already:")
         wrapped(", ".join(after))
     folder = _reports(study)
-    text = sayings.to_markdown(found) + tally.to_markdown(predicted)
+    text = sayings.to_markdown(found) + tally.to_markdown(predicted, absent)
     write_atomic(folder / "compare.md", text.encode())
     body = _plain(found) | {"predicted": [_known(asdict(cell)) for cell in predicted]}
     write_atomic(folder / "compare.json", (to_json(body) + "\n").encode())

@@ -58,6 +58,8 @@ class Contents:
     parts: tuple[tuple[Part, tuple[Run, ...]], ...]
     verdicts: Verdicts | None = None
     predicted: tuple[Cell, ...] = ()
+    absent: tuple[str, ...] = ()
+    """The kind of every gap that was predicted and has no runs yet."""
 
     @property
     def runs(self) -> list[Run]:
@@ -76,7 +78,8 @@ def contents(study: Study, generated_by: str) -> Contents:
     parts = tuple((part, tuple(of_part(study, part, runs))) for part in drawing.parts_of(study))
     judged = judge(study) if study.claims or study.questions else None
     foreseen = tuple(gaps.cells(study))
-    return Contents(study.title, study.hypothesis, generated_by, parts, judged, foreseen)
+    absent = tuple(gaps.absent(study, foreseen))
+    return Contents(study.title, study.hypothesis, generated_by, parts, judged, foreseen, absent)
 
 
 def write(folder: Path, made: Contents) -> Path:
@@ -109,7 +112,7 @@ def page(made: Contents) -> str:
         hypothesis=made.hypothesis,
         generated_by=made.generated_by,
         verdicts=made.verdicts,
-        predicted=_predicted(made.predicted),
+        predicted=_predicted(made.predicted, made.absent),
         criterion=tally.CRITERION,
         sections=[section for part, runs in made.parts for section in _sections(part, runs)],
         records=found,
@@ -119,7 +122,7 @@ def page(made: Contents) -> str:
     )
 
 
-def _predicted(found: Sequence[Cell]) -> list[dict[str, Any]]:
+def _predicted(found: Sequence[Cell], absent: Sequence[str]) -> list[dict[str, Any]]:
     """For every kind of gap: its cells, and how each predictor did."""
     cells = {kind: [c for c in found if c.kind == kind] for kind in tally.kinds(found)}
     done = {kind: [s for s in scores(found) if s.kind == kind] for kind in cells}
@@ -128,6 +131,7 @@ def _predicted(found: Sequence[Cell]) -> list[dict[str, Any]]:
             "kind": kind,
             "cells": (tally.HEADS, tally.cell_rows(mine)),
             "scores": (tally.SCORED, tally.score_rows(done[kind])),
+            "unfinished": tally.unfinished(mine, absent.count(kind)),
         }
         for kind, mine in cells.items()
     ]

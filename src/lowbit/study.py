@@ -56,6 +56,8 @@ class Study:
     parts: tuple[Part, ...] = ()
     alpha: float = 0.05
     forecasts: tuple[Forecast, ...] = ()
+    declared: tuple[Part, ...] = ()
+    """The matrices with all of their seeds, whatever slice of them was asked for."""
 
     def place(self, run: RunSpec) -> Path:
         return self.results / run.name
@@ -68,6 +70,11 @@ class Study:
             for run in self.runs
             if run.plan.name == plan and run.task.called in part.tasks and run.seed in part.seeds
         )
+
+    def seeds_of(self, plan: str, task: str) -> set[int]:
+        """The seeds that all parts together declare for a plan on a task."""
+        mine = (part for part in self.declared if plan in part.plans and task in part.tasks)
+        return {seed for part in mine for seed in part.seeds}
 
 
 def locate(reference: str) -> Path:
@@ -106,7 +113,8 @@ def read(
     parsed = validate(raw, None if changed else path)
     no_new_plans(raw, known)
     results = path.parent / ("results" if profile is None else f"results-{profile}")
-    parts = _parts(parsed, tuple(seeds), added(results))
+    more = added(results)
+    parts = _parts(parsed, tuple(seeds), more)
     runs = _matrix(raw, parsed, parts)
     check_lenders(runs)
     runs = _lent(runs)
@@ -123,6 +131,7 @@ def read(
         alpha=parsed.alpha,
         # A slice by seeds may leave whole parts out, and what is predicted of them.
         forecasts=tuple(f for f in parsed.forecast if f.part in {p.name for p in parts}),
+        declared=_parts(parsed, (), more),
     )
 
 

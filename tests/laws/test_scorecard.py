@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lab import lowbit
+from rich.console import Console
 
 from lowbit import ahead, figures, resolving
 from lowbit.classic import collecting
@@ -29,13 +32,15 @@ from lowbit.gaps import (
     TRUSTED,
     Cell,
     Foreseen,
+    absent,
     cells,
     refused,
 )
 from lowbit.scorecard import scores, unresolved
 from lowbit.study import read as read_study
 from lowbit.studyfile import Part
-from lowbit.tally import cell_rows, score_rows
+from lowbit.tally import cell_rows, score_rows, tables, to_markdown
+from lowbit.tally import unfinished as said_of
 
 STUDY = """
 title = "Foreseen"
@@ -345,7 +350,7 @@ def cell(
     foreseen = {name: Foreseen(gap, spread) for name in PREDICTORS}
     foreseen |= dict.fromkeys(BASELINES, Foreseen(10 * gap, spread))
     about = (kind, "part", "m", "t", "p", 3)
-    return Cell(*about, observed, se, seed_se, 6, 100, foreseen, True)  # type: ignore[arg-type]
+    return Cell(*about, observed, se, seed_se, 6, 6, 100, foreseen, True)  # type: ignore[arg-type]
 
 
 def score_of(*found: Cell):
@@ -401,6 +406,76 @@ def test_what_is_off_and_not_sharp_asks_for_more() -> None:
     documents = cell(1.0, 0.2, 1.5, 0.0, seed_se=0.1)
     assert unresolved([off, vague, documents, cell(1.0, 0.2, 1.05, 0.0, seed_se=0.199)]) == [vague]
     assert math.isinf(cell(0.0, 0.1, 1.0, 0.0).off("kl"))
+
+
+# --- unfinished, and readable ---------------------------------------------------------------------
+
+
+def test_cells_with_fewer_seeds_than_declared_are_marked_and_nothing_is_final() -> None:
+    whole = cell(1.0, 0.01, 1.05, 0.01)
+    few, one = replace(whole, seeds=2, declared=3), replace(whole, seeds=1, declared=3)
+    assert [row[1] for row in cell_rows([whole, few, one])] == ["6", "2/3", "1/3"]
+    assert said_of([whole], 0) == ""
+    assert said_of([whole, few], 0).endswith("1 of 2 cells have fewer seeds than declared.")
+    said = said_of([whole, few, one], 2)
+    assert "no verdict above is final: 2 of 3 cells have fewer" in said
+    assert "2 more have no runs yet" in said
+    assert "1 trained with one seed: their error holds no seeds' noise" in said
+    base = replace(whole, kind="untrained", seeds=1, declared=1)
+    assert said_of([base], 0) == "", "a base alone has no seeds"
+    assert "no seeds' noise" in said_of([replace(one, declared=1)], 0), "final, but not sharp"
+    assert [s.met for s in scores([whole, few])] == [s.met for s in scores([whole, whole])]
+    assert said_of([few], 1) in to_markdown([few], ["adapted"])
+    assert predicted.data([whole, few]).unfinished == 1
+
+
+def test_seeds_are_those_that_all_parts_declare_whatever_slice_is_run(
+    folder: Path, tmp_path: Path
+) -> None:
+    study = read_study(str(folder), seeds=(1,))
+    assert {c.kind: (c.seeds, c.declared) for c in cells(study)}["transplanted"] == (1, 2)
+    assert absent(read_study(str(folder)), cells(read_study(str(folder)))) == []
+    other = tmp_path / "study"
+    shutil.copytree(folder, other)
+    for run in (*other.glob("results/*int3_bare-seed0"), *other.glob("results/*-int3-seed1")):
+        shutil.rmtree(run)
+    said = lowbit("compare", other)
+    assert said.code == 0, said.err
+    assert absent(read_study(str(other)), cells(read_study(str(other)))) == ["untrained"]
+    line = "Unfinished, so no verdict above is final: 1 of 1 cells have fewer seeds than declared"
+    assert line in " ".join(said.out.split())
+    assert lowbit("report", other).code == 0
+    for name in ("compare.md", "index.html"):
+        assert line in (other / "report" / name).read_text(encoding="utf-8"), name
+
+
+def printed(found: list[Cell], width: int) -> list[str]:
+    console = Console(width=width, record=True, color_system=None, file=io.StringIO())
+    for page in tables(found, [], width):
+        console.print(page, crop=False)
+    return console.export_text().splitlines()
+
+
+def test_no_figure_of_the_bounds_is_cut_off_on_a_narrow_terminal() -> None:
+    found = cells(read_study(str(Path(__file__).parents[2] / "studies" / "bounds")))
+    rows, lines = cell_rows(found), printed(found, 80)
+    assert max(map(len, lines)) <= 80
+    assert not [line for line in lines if "…" in line]
+    assert len(lines) > len(rows) > 18
+    for row in rows:  # every cell's figures as they are, whatever its label
+        assert any(set(row[1:]) <= set(re.split(r" (?!%)", line)) for line in lines), row
+
+
+@pytest.mark.parametrize("width", [120, 80, 60, 40])
+def test_names_are_folded_and_figures_kept_at_any_width(width: int) -> None:
+    long = replace(cell(-0.00123, 0.0123, -1.5e-4, 0.0), plan="a plan with a name " * 3, seeds=1)
+    lines = printed([long], width)
+    row = cell_rows([long])[0]
+    assert not [line for line in lines if "…" in line]
+    kept = [*row[1:6], row[-1]]
+    assert any(set(kept) <= set(re.split(r" (?!%)", line)) for line in lines), lines
+    assert ("KL (run)" in " ".join(lines)) == (width == 120), "left out where it is narrow"
+    assert all(word in " ".join(lines) for word in ("plan", "name")), lines
 
 
 def test_a_gap_that_is_not_positive_is_counted_not_drawn(tmp_path: Path) -> None:

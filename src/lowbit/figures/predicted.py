@@ -3,7 +3,7 @@
 By the closed form to trust, unless another predictor is asked for: running the model is no theory.
 On the line a prediction is right; the band is 10 % to either side. Filled marks are cells that the
 tokens can resolve. Bars are 95 % of both. A gap that is not positive has no place on such axes and
-is counted in the corner.
+is counted in the corner, and so are those with fewer seeds than declared.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ class Mark:
 
 @dataclass(frozen=True)
 class Predicted:
-    """The marks of one predictor, and how many gaps could not be drawn."""
+    """The marks of one predictor, how many gaps could not be drawn, and how many lack seeds."""
 
     predictor: str
     marks: tuple[Mark, ...]
     left_out: int
+    unfinished: int = 0
 
 
 def data(cells: Sequence[Cell], predictor: str = TRUSTED) -> Predicted:
@@ -50,7 +51,8 @@ def data(cells: Sequence[Cell], predictor: str = TRUSTED) -> Predicted:
             sharp = cell.resolvable(predictor)
             marks.append(Mark(cell.kind, cell.plan, cell.observed, cell.se, one.gap,
                               one.spread, sharp))  # fmt: skip
-    return Predicted(predictor, tuple(marks), len(cells) - len(marks))
+    unfinished = sum(cell.unfinished for cell in cells)
+    return Predicted(predictor, tuple(marks), len(cells) - len(marks), unfinished)
 
 
 def draw(ax: Axes, data: Predicted) -> None:
@@ -82,6 +84,6 @@ def draw(ax: Axes, data: Predicted) -> None:
     how = NAMES.get(data.predictor, data.predictor) + " (run)" * (data.predictor in RUN)
     ax.set_ylabel(f"predicted gap, nats: {how}")
     ax.legend(loc="upper left")
-    if data.left_out:
-        ax.text(0.98, 0.03, f"{data.left_out} gaps not positive", transform=ax.transAxes,
-                ha="right", fontsize=7, color=INK)  # fmt: skip
+    notes = [f"{data.left_out} gaps not positive"] * bool(data.left_out)
+    notes += [f"{data.unfinished} lack seeds: not final"] * bool(data.unfinished)
+    ax.text(0.98, 0.03, "\n".join(notes), transform=ax.transAxes, ha="right", fontsize=7, color=INK)
