@@ -19,6 +19,7 @@ from lowbit.classic.simulation import simulate
 from lowbit.classic.summary import read
 from lowbit.classic.tuning import format_of
 from lowbit.errors import UserError
+from lowbit.sayings import NOISY
 
 pytestmark = pytest.mark.late
 SCRIPTS = Path(__file__).parents[2] / "experiments"
@@ -163,6 +164,9 @@ def test_frozen_bases_made_gradients_noisier_by_what_the_derivation_says(
     assert sum(found) / 6 == pytest.approx(times, abs=0.006)
     said = (ROOT / "quant_noise.py").read_text(encoding="utf-8")
     assert f"×{times:.2f}" in said, "the derivation states another figure"
+    # And so does what a run is told of noisy gradients.
+    assert "ternary about doubled" in NOISY if times > 1.5 else "less than 10 %" in NOISY
+    assert times < 1.10 or 1.8 < times < 2.2
 
 
 def test_simulation_writes_its_data_and_its_figure(tmp_path: Path) -> None:
