@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lowbit import forecasts
-from lowbit.engines.process import Running, start, unwrap
+from lowbit.engines.process import Running, orphaned, start, unwrap
 from lowbit.errors import UserError
 from lowbit.execution import Execution
 from lowbit.foretelling import shown
@@ -92,4 +92,4 @@ def foretold(point: Any, at: Path | None, execution: Execution, tell: bool) -> A
     """In a process of its own."""
     from lowbit.forecasting import foretold as made
 
-    return made(point, at, execution, phases(tell))
+    return made(point, at, execution, phases(tell, stop=orphaned))

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from lowbit import figures
-from lowbit.engines.process import call
+from lowbit.engines.process import call, orphaned
 from lowbit.errors import UserError
 from lowbit.execution import Execution
 from lowbit.figures.frontier import Frontier
@@ -121,7 +121,8 @@ def _write_controls(found: Any, folder: Path, about: str) -> None:
 
 
 def _write_maps(solution: Solution, folder: Path) -> None:
-    made = maps({option.site: option.format for option in solution.options})
+    outside = [option.site for option in solution.options if not option.rank]
+    made = maps({option.site: option.format for option in solution.options}, outside)
     for name, body in made.bodies.items():
         write_atomic(folder / f"{name}.json", (to_json(body) + "\n").encode())
         say(f"map      {folder / f'{name}.json'}")
@@ -134,7 +135,7 @@ def solved(spec: RunSpec, execution: Execution, wanted: tuple[Any, ...], tell: b
     from lowbit.planning import planned
     from lowbit.room import Wanted
 
-    return planned(spec, execution, Wanted(*wanted), phases(tell))
+    return planned(spec, execution, Wanted(*wanted), phases(tell, stop=orphaned))
 
 
 def _candidates(found: Any) -> Table:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from lowbit.engines.process import call
+from lowbit.engines.process import call, orphaned
 from lowbit.execution import Execution
 from lowbit.files import write_atomic
 from lowbit.guiding import Advice, advice
@@ -77,7 +77,7 @@ def measured(
     """In a process of its own."""
     from lowbit.measuring import table_of
 
-    return table_of(spec, execution, asked, tokens, phases(tell), at)
+    return table_of(spec, execution, asked, tokens, phases(tell, stop=orphaned), at)
 
 
 def shown() -> bool:
@@ -114,7 +114,7 @@ def predicted(
     formats = tuple(dict.fromkeys(text for _, chosen, _ in choices for text in chosen.values()))
     joint = tuple((name, tuple(chosen.items())) for name, chosen, _ in choices)
     asked = Asked(formats, joint=joint, uniform=False, exact=False)
-    return table_of(specs[0], execution, asked, tokens, phases(tell), at), choices
+    return table_of(specs[0], execution, asked, tokens, phases(tell, stop=orphaned), at), choices
 
 
 def _prediction(table: SensitivityTable, name: str, formats: dict[str, str]) -> Table:

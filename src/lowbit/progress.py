@@ -65,9 +65,13 @@ def bar(
 
 
 def phases(
-    shown: bool, screen: TextIO | None = None, now: Callable[[], float] = monotonic
+    shown: bool,
+    screen: TextIO | None = None,
+    now: Callable[[], float] = monotonic,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Callable[[str, int, int], None]:
     """Tells how far each phase of a measurement is, on one line that is wiped when it ends.
+    `stop` is asked every time whether to give up.
 
     A line that is written over needs no thread and hides no cursor, so nothing has to be undone
     where a measurement breaks off.
@@ -77,6 +81,8 @@ def phases(
     drawn = _sayable("█░", "#.", out)
 
     def told(what: str, done: int, total: int) -> None:
+        if stop():
+            raise SystemExit(1)
         if not shown:
             return
         since, first = began.setdefault(what, (now(), done))

@@ -52,6 +52,7 @@ LAYERS = {
         "jointly",
         "measure",
         "reach",
+        "worth",
         "install",
         "losses",
         "compiling",

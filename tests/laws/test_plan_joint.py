@@ -217,7 +217,28 @@ def test_other_quantisers_are_told_what_they_can_say() -> None:
     six = maps({block.format(0, "up_proj"): "int6@64"})
     assert six.bodies["autoround"] == {block.format(0, "up_proj"): {"bits": 16}}
     assert six.bodies["hqq"] == {"mlp.up_proj": {"nbits": 6, "group_size": 64}}
-    assert any("8 bits instead of 4" in line for line in told.unsaid["hqq"])
+    assert any("8 bits in rows instead of 4 bits" in line for line in told.unsaid["hqq"])
+
+
+def test_of_a_kind_the_finest_groups_are_told_and_a_row_is_the_coarsest() -> None:
+    name = "model.layers.{}.mlp.up_proj"
+    told = maps({name.format(0): "int8@row", name.format(1): "int8@64", name.format(2): "int8@32"})
+    assert told.bodies["hqq"] == {"mlp.up_proj": {"nbits": 8, "group_size": 32}}
+    assert len(told.unsaid["hqq"]) == 2
+    assert "8 bits in groups of 32 instead of 8 bits in rows" in told.unsaid["hqq"][0]
+
+
+def test_what_no_quantiser_stores_is_said_and_left_in_16_bits() -> None:
+    block = "model.layers.0.mlp.up_proj"
+    told = maps(
+        {"model.embed_tokens": "int4@64", "lm_head": "int8@64", block: "int4@tensor"},
+        ("model.embed_tokens", "lm_head"),
+    )
+    for name in ("gptqmodel", "autoround", "hqq"):
+        assert len(told.unsaid[name]) == 3, name
+        assert not any(("bits" in body and body["bits"] < 16) or "nbits" in body
+                       for body in told.bodies[name].values())  # fmt: skip
+    assert maps({block: "int7@64"}).bodies["hqq"] == {}, "HQQ has no 7 bits"
 
 
 # --- controls -------------------------------------------------------------------------------------

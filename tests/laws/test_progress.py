@@ -49,3 +49,10 @@ def test_phases_are_told_on_one_line_with_the_time_left_and_wiped() -> None:
 def test_a_bar_ends_the_run_when_nobody_waits_for_it() -> None:
     with pytest.raises(SystemExit), bar("run", False, stop=lambda: True) as see:
         see(1, 2, 10, 1.0)
+
+
+def test_a_measurement_that_nobody_waits_for_gives_up(capsys: pytest.CaptureFixture[str]) -> None:
+    for shown in (True, False):
+        with pytest.raises(SystemExit):
+            phases(shown, stop=lambda: True)("gradients", 1, 2)
+    assert capsys.readouterr().err == ""

@@ -529,14 +529,15 @@ def test_a_budget_becomes_a_plan_that_a_run_takes(
     assert "planned" in said.out
     assert "uniform" in said.out
     rows = [line.split() for line in said.out.splitlines()]
-    gaps = [(row[0], float(row[-2])) for row in rows
+    left = [(row[0], float(row[-4])) for row in rows
             if row and row[0] in ("planned", "planned,", "uniform")]  # fmt: skip
-    even = [gap for name, gap in gaps if name == "uniform"]
-    assert len(gaps) > len(even) > 0
-    assert gaps[0][1] <= min(even), "what is written is never worse than the best uniform plan"
+    even = [nats for name, nats in left if name == "uniform"]
+    assert len(left) > len(even) > 0
+    assert left[0][1] <= min(even), "what is written is never worse than the best uniform plan"
+    assert all(float(row[-3]) >= 0 for row in rows if row and row[0] == "uniform"), "a KL"
     first = to.read_text(encoding="utf-8").splitlines()[0]
     assert re.fullmatch(rf"# \w.*: [\d,]+ of {2 * least:,} bytes; .* on .*", first)
-    one = lowbit(*words, "--budget", 2 * least, *quick, "--rank", 8)
+    one = lowbit(*words, "--budget", 2 * least, *quick, "--rank", 8, "--untrained")
     assert one.code == 0, one.err
     assert {int(r) for r in re.findall(r"^rank = (\d+)", to.read_text(), re.M)} == {8}
     assert (tmp_path / "kept-frontier.pdf").is_file()

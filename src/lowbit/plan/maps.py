@@ -8,8 +8,9 @@ HQQ's `dynamic_config` (by kind of matrix, the same at every depth). No torch.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from lowbit.spec import QuantSpec
 
 PACKED = (2, 3, 4, 8)
 """Bits that GPTQModel and AutoRound can pack."""
+HQQ = (2, 3, 4, 5, 6, 8)
 
 
 @dataclass(frozen=True)
@@ -28,20 +30,25 @@ class Maps:
     unsaid: dict[str, tuple[str, ...]]
 
 
-def maps(formats: Mapping[str, str]) -> Maps:
-    """Of the sites that these formats name, in full module names."""
+def maps(formats: Mapping[str, str], outside: Collection[str] = ()) -> Maps:
+    """Of the sites that these formats name, in full module names.
+
+    `outside`: embeddings and heads, which these quantisers leave alone or refuse.
+    """
     specs = {name: parse(text) for name, text in formats.items()}
-    known = {name: spec for name, spec in specs.items() if _integer(spec)}
+    known = {n: spec for n, spec in specs.items() if _integer(spec) and n not in outside}
     packed = {name: spec for name, spec in known.items() if _bits(spec) in PACKED}
+    kinds = {name: spec for name, spec in known.items() if _bits(spec) in HQQ}
     casts = [name for name, spec in specs.items() if is_cast(spec)]
     left = [name for name in specs if name not in packed]
-    hqq, widened = _by_kind(known, [name for name in specs if name not in known])
+    spared = [name for name in specs if name not in kinds]
+    hqq, widened = _by_kind(kinds, [name for name in spared if name not in outside])
     return Maps(
         {"gptqmodel": _gptqmodel(packed, left), "autoround": _autoround(packed, left), "hqq": hqq},
         {
             "gptqmodel": _left(formats, left, casts),
             "autoround": _left(formats, left, casts),
-            "hqq": _left(formats, [n for n in specs if n not in known], casts) + widened,
+            "hqq": _left(formats, spared, casts) + widened,
         },
     )
 
@@ -52,7 +59,8 @@ def _left(formats: Mapping[str, str], left: list[str], casts: list[str]) -> tupl
 
 
 def _integer(spec: QuantSpec) -> bool:
-    return re.fullmatch(r"int\d+", spec.format) is not None
+    # One scale for a whole matrix is in the words of none of them.
+    return re.fullmatch(r"int\d+", spec.format) is not None and spec.group != "tensor"
 
 
 def _bits(spec: QuantSpec) -> int:
@@ -62,6 +70,16 @@ def _bits(spec: QuantSpec) -> int:
 def _group(spec: QuantSpec) -> int:
     """-1: one scale a row, in the words of all three."""
     return spec.group if isinstance(spec.group, int) else -1
+
+
+def _span(spec: QuantSpec) -> float:
+    """Weights under one scale: a row is longer than any group."""
+    return spec.group if isinstance(spec.group, int) else math.inf
+
+
+def _words(spec: QuantSpec) -> str:
+    """Bits and group."""
+    return f"{_bits(spec)} bits in {'rows' if _group(spec) < 0 else f'groups of {spec.group}'}"
 
 
 def _gptqmodel(known: Mapping[str, QuantSpec], casts: list[str]) -> dict[str, Any]:
@@ -95,10 +113,10 @@ def _by_kind(
         if kind in spared:
             widened += [f"{name}: left in 16 bits, as {kind} is elsewhere" for name in found]
             continue
-        most = max(found.values(), key=lambda spec: (_bits(spec), -abs(_group(spec))))
+        most = max(found.values(), key=lambda spec: (_bits(spec), -_span(spec)))
         body[kind] = {"nbits": _bits(most), "group_size": None if _group(most) < 0 else most.group}
         widened += [
-            f"{name}: {_bits(most)} bits instead of {_bits(spec)}, as {kind} has elsewhere"
+            f"{name}: {_words(most)} instead of {_words(spec)}, as {kind} has elsewhere"
             for name, spec in found.items()
             if spec != most
         ]
