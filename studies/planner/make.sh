@@ -26,9 +26,9 @@ sst() { plan assets:minilm sst2 2000 8 "$@" --at "$head/$run"; }
 # Budgets: uniform int3@64, int4@64 and int5@64 at rank 8, the embedding alike.
 lm lm3 7001856 --controls $plans/lm3 --draws 3
 lm lm4 8722176 --controls $plans/lm4 --draws 3
-lm lm3-bare 7001856 --rank 8 --controls $plans/lm3-bare --draws 20
-lm lm4-bare 8722176 --rank 8 --controls $plans/lm4-bare --draws 20
-lm lm5-bare 10442496 --rank 8 --controls $plans/lm5-bare --draws 20
+lm lm3-bare 7001856 --rank 8 --untrained --controls $plans/lm3-bare --draws 20
+lm lm4-bare 8722176 --rank 8 --untrained --controls $plans/lm4-bare --draws 20
+lm lm5-bare 10442496 --rank 8 --untrained --controls $plans/lm5-bare --draws 20
 # The median of what Joint-1, 2 and 3 stored in the joint study, over its six seeds.
 lm lm-joint-1 7939132
 lm lm-joint-2 11203280
@@ -40,9 +40,9 @@ lowbit adapt assets:minilm --task sst2 --plan bf16 --seed 100 --out "$head" \
 run=$(cd "$head" && ls -d minilm-sst2-*)
 sst sst3 10607000 --controls $plans/sst3 --draws 3
 sst sst4 13442264 --controls $plans/sst4 --draws 3
-sst sst3-bare 10607000 --rank 8 --controls $plans/sst3-bare --draws 20
-sst sst4-bare 13442264 --rank 8 --controls $plans/sst4-bare --draws 20
-sst sst5-bare 16277528 --rank 8 --controls $plans/sst5-bare --draws 20
+sst sst3-bare 10607000 --rank 8 --untrained --controls $plans/sst3-bare --draws 20
+sst sst4-bare 13442264 --rank 8 --untrained --controls $plans/sst4-bare --draws 20
+sst sst5-bare 16277528 --rank 8 --untrained --controls $plans/sst5-bare --draws 20
 sst sst-joint-1 12418020
 sst sst-joint-2 20057920
 sst sst-joint-3 14859732
