@@ -126,9 +126,9 @@ def _solved(table: SensitivityTable, room: Room, wanted: Wanted) -> dict[str, So
         doubts = {"planned, by Fisher": Belief("fisher", 0.0, 0.0)}
     else:
         doubts = {
-            "planned, half the trust in what ranks take back": Belief(taken=0.5),
-            "planned, half the trust in what ranks win": Belief(worth=0.5),
-            "planned, as if nothing were trained": Belief(taken=0.0, worth=0.0),
+            "planned, ranks take back half": Belief(taken=0.5),
+            "planned, ranks win half": Belief(worth=0.5),
+            "planned, as if untrained": Belief(taken=0.0, worth=0.0),
         }
     same = {(o.site, o.format, o.rank): o for each in room.choices.values() for o in each}
     for name, belief in doubts.items():

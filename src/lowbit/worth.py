@@ -16,6 +16,10 @@ from torch import Tensor
 
 from lowbit.lab import Lab, moved
 
+KEPT = 0.4
+"""Of what a single step of the largest rank wins more than one of the least: in many steps small
+ranks catch up. On dialogues 0.068 nats of 0.16 were left after training (studies/bounds, 16 bits).
+"""
 PACE = 1.6
 """From one length of a step to the next that is tried."""
 SHORT, LONG = -7, 7
@@ -44,7 +48,7 @@ def factor(lab: Lab, steps: Steps) -> float:
         _won(lab, step, predicted)
         for step, predicted in ((steps.least, least), (steps.largest, largest))
     ]
-    return max(0.0, won[1] - won[0]) / (largest - least)
+    return KEPT * max(0.0, won[1] - won[0]) / (largest - least)
 
 
 def _won(lab: Lab, step: Mapping[str, Tensor], predicted: float) -> float:

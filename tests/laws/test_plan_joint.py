@@ -94,10 +94,10 @@ def test_a_cost_is_what_is_left_of_the_damage_and_what_a_larger_rank_would_win()
     assert cost_of("int3@64", 4, UNTRAINED).cost == pytest.approx(damage)
 
 
-def test_a_tenth_of_the_damage_is_left_whatever_a_rank_is_said_to_take_back() -> None:
+def test_a_quarter_of_the_damage_is_left_whatever_a_rank_is_said_to_take_back() -> None:
     reach = Reach(RANKS, dict.fromkeys(FORMATS, (0.5, 0.99998)), (0.01, 0.015))
     assert reach.left("int3@64", 4) == pytest.approx(0.5)
-    assert reach.left("int3@64", 8) == pytest.approx(0.1)
+    assert reach.left("int3@64", 8) == pytest.approx(0.25)
     assert reach.left("int3@64", 8, trust=0.5) == pytest.approx(0.50001)
     assert reach.left("int3@64", 8, trust=0.0) == 1.0
     assert reach.left("int3@64", 0) == 1.0, "nothing takes back what no adapter corrects"
