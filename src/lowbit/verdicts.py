@@ -142,7 +142,10 @@ def _unit(claim: Claim, setting: Setting) -> Unit:
 
 
 def _declared(study: Study, plan: str, task: str) -> set[int]:
-    return {r.seed for r in study.runs if r.plan.name == plan and r.task.called == task}
+    """All declared seeds, where a slice of them was asked for; else those that were asked for."""
+    asked = {r.seed for r in study.runs if r.plan.name == plan and r.task.called == task}
+    declared = study.seeds_of(plan, task)
+    return declared if asked <= declared else asked
 
 
 def _beside(pair: Paired, sign: float, margin: float | None, binary: bool) -> Beside:

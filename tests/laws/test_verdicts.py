@@ -66,6 +66,16 @@ def test_a_gain_is_positive_where_the_plan_is_better(results: Path) -> None:
     assert turned.gain.estimate == pytest.approx(-found.gain.estimate)
 
 
+def test_a_slice_of_the_seeds_decides_nothing(results: Path) -> None:
+    whole = study(results, claim("bf16", "int2@64"))
+    part = Part(MAIN, "t", tuple(PLANS), (TASK,), SEEDS)
+    runs = tuple(run for run in whole.runs if run.seed < 2)
+    found = only(judge(replace(whole, runs=runs, declared=(part,))))
+    assert (found.state, found.seeds, found.wanted) == ("unfinished", 2, 6)
+    fresh = replace(part, seeds=(7, 8, 9))
+    assert only(judge(replace(whole, declared=(fresh,)))).state == "held", "seeds of one's own"
+
+
 def test_a_difference_of_differences_is_what_it_says(results: Path) -> None:
     """How much more two bits cost than three: by seed, the gain less the other gain."""
     more = claim("mixed-8-4-3", "int2@64", less=("bf16", "nf4@64+dq"))
