@@ -23,6 +23,10 @@ from lowbit.sensitivity import NAMES
 from lowbit.spec import RunSpec
 
 
+NAMED = 9
+"""Uniform plans that have a name in the figure."""
+
+
 def plan(
     spec: RunSpec,
     execution: Execution,
@@ -51,7 +55,7 @@ def plan(
     write_atomic(to, to_toml(best.plan, f"{best.plan.name}: {size:,} {about}").encode())
     say(f"written  {to}: lowbit adapt {spec.model} --task {spec.task.name} --plan {to}")
     frontier = Frontier(
-        found.corners, _best_of_formats(found.uniform),
+        found.corners, _best_uniform(found.uniform),
         (best.solution.stored + found.other, best.solution.cost), budget,
     )  # fmt: skip
     for path in figures.save("frontier", frontier, to.parent, f"{to.stem}-frontier"):
@@ -97,16 +101,23 @@ def _said(found: Any, best: Any, budget: int, training: int) -> list[str]:
     return lines
 
 
-def _best_of_formats(uniform: tuple[tuple[str, int, float], ...]) -> tuple[Any, ...]:
-    """Of every format the uniform plan that is predicted to cost least."""
-    best: dict[str, tuple[str, int, float]] = {}
-    for name, size, cost in uniform:
-        text = name.removeprefix("uniform ").rsplit(" r", 1)[0]
-        if " and " in text:
-            continue
-        if text not in best or cost < best[text][2]:
-            best[text] = (text, size, cost)
-    return tuple(best.values())
+def _best_uniform(uniform: tuple[tuple[str, int, float], ...]) -> tuple[Any, ...]:
+    """Those that no smaller one is predicted to beat; of many, some have their blocks' name."""
+    best: list[tuple[str, int, float]] = []
+    for name, size, cost in sorted(uniform, key=lambda each: each[1:]):
+        if not best or cost < best[-1][2]:
+            best.append((name, size, cost))
+    every = -(-len(best) // NAMED)
+    return tuple(
+        (_blocks(name) if i % every == 0 else "", size, cost)
+        for i, (name, size, cost) in enumerate(best)
+    )
+
+
+def _blocks(name: str) -> str:
+    """`int3@64 r8` of `uniform int3@64 and int6@64 r8`."""
+    words = name.removeprefix("uniform ").split()
+    return f"{words[0]} {words[-1]}"
 
 
 def _write_controls(found: Any, folder: Path, about: str) -> None:

@@ -1,7 +1,8 @@
 """What bytes are predicted to buy: nats left after training over stored bytes, corner by corner.
 
 The line joins the corners of the exact frontier, each optimal for its own bytes; hollow squares
-are uniform plans, a point a format at its best rank; the filled circle is the plan that was chosen.
+are uniform plans that no smaller one beats, some by their blocks' format and rank; the filled
+circle is the plan that was chosen.
 """
 
 from __future__ import annotations
@@ -44,4 +45,6 @@ def draw(ax: Axes, data: Frontier) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     ax.xaxis.set_major_formatter(FuncFormatter(megabytes))
     ax.legend(loc="upper right")
-    place_labels(ax, [(s, c, n) for n, s, c in even], [(s, max(c, least)) for s, c in data.corners])
+    corners = [(s, max(c, least)) for s, c in data.corners]
+    others = [(s, c) for n, s, c in even if not n]
+    place_labels(ax, [(s, c, n) for n, s, c in even if n], corners + others)
