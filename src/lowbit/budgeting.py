@@ -22,7 +22,6 @@ from lowbit.progress import phases
 from lowbit.sensitivity import NAMES
 from lowbit.spec import RunSpec
 
-
 NAMED = 9
 """Uniform plans that have a name in the figure."""
 
