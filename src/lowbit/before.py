@@ -161,7 +161,8 @@ def plan(
         str, typer.Option(help="Peak bytes of a training step, like 2GB.")
     ] = "",
     formats: Annotated[
-        list[str] | None, typer.Option("--format", help="Choose among these. Repeatable.")
+        list[str] | None,
+        typer.Option("--format", help="Choose among these, like nf4@32. Repeatable."),
     ] = None,
     ranks: Annotated[
         list[int] | None,
@@ -186,8 +187,7 @@ def plan(
     """The best bits and ranks of every site under a budget of bytes; nothing is trained.
 
     What a rank is worth is measured where the model stands: a step on half of the calibration
-    text, scored on the other half. Formats in other groups, like int4@32 or int3@row, are chosen
-    from if named by --format.
+    text, scored on the other half.
     """
     from lowbit import budgeting, foretelling
     from lowbit.options import bytes_of
@@ -195,7 +195,7 @@ def plan(
     from lowbit.single import single
 
     spec, execution = single(model, task, "bf16", 0, settings or ())
-    chosen = tuple(formats or foretelling.FORMATS)
+    chosen = tuple(formats or foretelling.PLANNED)
     limits = (bytes_of(budget), bytes_of(train_memory) if train_memory else 0)
     among = tuple(sorted(set(ranks or foretelling.RANKS)))
     for text in chosen:

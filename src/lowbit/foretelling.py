@@ -32,6 +32,8 @@ from lowbit.sensitivity import (
 from lowbit.spec import RunSpec
 
 FORMATS = ("int8@64", "int6@64", "int5@64", "int4@64", "nf4@64", "int3@64", "int2@64", "ternary@64")
+PLANNED = ("int8@row", *FORMATS, "int4@32", "int3@32")
+"""What plans choose among by default: groups too."""
 RANKS = (4, 8, 16, 32)
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 MOST_SENSITIVE = 8
@@ -143,10 +145,12 @@ def _after(
     if not any(ranks.values()) or not formats:
         return
     least = share * whole.kl
+    few = min(bits_of(parse(text)) for text in formats.values())
+    lower, seen = (2, "off by a factor of two") if few >= 2 else (3, "three times too high so low")
     wrapped(
         f"After training at its ranks about {nats(least)} nats of it are expected to be left "
         f"({100 * share:.0f} % of the second order by K-FAC and Eckart-Young), anything from "
-        f"{nats(least / 2)} to {nats(2 * least)}: that share has been off by a factor of two."
+        f"{nats(least / lower)} to {nats(2 * least)}: that share has been {seen}."
     )
 
 

@@ -126,4 +126,5 @@ def _of_a_step(start: Prepared, spec: RunSpec, table: SensitivityTable, checkpoi
     if start.task.kind == "classification":
         shape = replace(shape, vocabulary=0)
     decoded = 2 * 4 * max(a * b for a, b in (site.shape for site in table.sites))
-    return decoded + activations(shape, tokens, 4, checkpointing)
+    item = 2 if spec.train.compute in ("bf16", "fp16") else 4
+    return decoded + activations(shape, tokens, item, checkpointing)
