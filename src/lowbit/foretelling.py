@@ -236,16 +236,14 @@ def _sites(table: SensitivityTable) -> Table:
         table.sites, key=lambda s: -getattr(s.damages[text], predictor) / (s.shape[0] * s.shape[1])
     )
     page = Table(box=None, padding=(0, 1), title=Text(f"most sensitive a byte, {text}"))
-    for name in ("site", "nats", "of rank 8 absorbed"):
+    for name in ("site", "nats", "rank 8 takes back", "rank 8 wins"):
         page.add_column(name, justify="left" if name == "site" else "right", overflow="fold")
     for site in ranked[:MOST_SENSITIVE]:
-        reach = site.reach
-        share = (
-            ""
-            if reach is None or 8 not in reach.ranks
-            else (f"{100 * reach.absorbed[text][reach.ranks.index(8)]:.0f} %")
-        )
-        page.add_row(site.name, nats(getattr(site.damages[text], predictor)), share)
+        reach, does = site.reach, ("", "")
+        if reach is not None and 8 in reach.ranks:
+            at = reach.ranks.index(8)
+            does = f"{100 * reach.absorbed[text][at]:.0f} %", nats(reach.gains[at])
+        page.add_row(site.name, nats(getattr(site.damages[text], predictor)), *does)
     return page
 
 
