@@ -141,15 +141,15 @@ def test_a_classifiers_plan_keeps_to_its_budget_head_included(
     budget = round(1.3 * least)
     found = planned(there, CPU, Wanted(budget, 0, formats, (2, 4), 60, at), lambda *a: None)
     best = found.candidates[0]
-    even = [c.loss for c in found.candidates if c.plan.name.startswith("uniform")]
-    assert best.loss <= min(even), "on text that nothing was costed on"
-    assert best.taken >= 0.0
+    even = [c.left for c in found.candidates if c.plan.name.startswith("uniform")]
+    assert best.left <= min(even), "by what was seen on text that nothing was costed on"
+    assert best.there.kl >= 0.0
     record = run(replace(there, plan=best.plan), tmp_path / "best", CPU)
     assert record.bytes.stored == best.solution.stored + found.other <= budget
     whole = planned(there, CPU, Wanted(10**9, 0, formats, (2, 4), 60, at), lambda *a: None)
     (only,) = whole.candidates
     assert (whole.whole, only.plan.format, only.plan.rank) == (True, "bf16", 4)
-    assert only.gap.estimate == 0.0
+    assert (only.there.kl, only.there.loss) == (0.0, 0.0)
     with pytest.raises(UserError, match=r"of which .* are activations"):
         planned(there, CPU, Wanted(10**9, 1000, formats, (2, 4), 60, at), lambda *a: None)
 

@@ -187,7 +187,9 @@ def test_a_study_gives_the_documents_files_and_what_it_had_predicted(
     adapted = next(cell for cell in cells(study) if cell.kind == "adapted")
     (gaps,) = gaps_of(rows).values()
     assert sum(gaps) / 2 == pytest.approx(adapted.observed, rel=1e-6)
-    assert foreseen(rows, tmp_path, 60) == {3: adapted.foreseen[TRUSTED].gap}
+    (said,) = foreseen(rows, tmp_path, 60, pytest.fail).items()
+    assert (said[0].bits, said[0].rank) == (3, 2)
+    assert said[1] == adapted.foreseen[TRUSTED].gap
     monkeypatch.setattr(collecting, "cells", lambda study: [])
     collecting.collect(study, tmp_path, task)
     assert not (tmp_path / "foreseen.json").exists(), "nothing was predicted, so nothing is said"
