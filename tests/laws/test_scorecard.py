@@ -190,7 +190,7 @@ def test_a_study_gives_the_documents_files_and_what_it_had_predicted(
     (said,) = foreseen(rows, tmp_path, 60, pytest.fail).items()
     assert (said[0].bits, said[0].rank) == (3, 2)
     assert said[1] == adapted.foreseen[TRUSTED].gap
-    monkeypatch.setattr(collecting, "cells", lambda study: [])
+    monkeypatch.setattr("lowbit.gaps.cells", lambda study: [])
     collecting.collect(study, tmp_path, task)
     assert not (tmp_path / "foreseen.json").exists(), "nothing was predicted, so nothing is said"
     with pytest.raises(UserError, match="no finished run on elsewhere"):
