@@ -20,13 +20,18 @@ from lowbit import curvature, hessian
 from lowbit.curvature import Curvature
 from lowbit.errors import RunError
 from lowbit.jointly import jointly, monte_carlo
-from lowbit.lab import HESSIAN, NEWTON, Errors, Lab, Told, moved
+from lowbit.lab import HESSIAN, NEWTON, Errors, Lab, Told, divergence, moved
+from lowbit.quant.formats import bits_of, parse
 from lowbit.reach import Ascent, Metric, absorbed_shares, metric, spectrum
 from lowbit.sensitivity import UNITS, Asked, Damage, Joint, Reach, SensitivityTable, SiteTable
 from lowbit.spec import BLOCK_ROLES, Site
 from lowbit.traces import Known, hutchinson, mean
 from lowbit.worth import Steps, factor
 
+CLOSED_FROM = 4.0
+"""Bits from which K-FAC tells matrices apart as well as running the model does."""
+SPARED = 4
+"""One of so many sequences tells how damage divides among matrices."""
 GRADIENTS = 5.0
 """What the two backward passes cost, in forward passes."""
 
@@ -52,7 +57,9 @@ def measure(
             e = errors[site.name]
             alone = _alone(lab, asked, site, e, known) if asked.walk else Walked()
             done[site.name] = _damage(known, site, e, curved.get(site.name), alone)
-        for name, damage in (_anchored(lab, known, errors, done) if asked.costed else done).items():
+        if asked.costed:
+            done = _anchored(lab, known, errors, done, bits_of(parse(text)) < CLOSED_FROM)
+        for name, damage in done.items():
             damages[name][text] = damage
     told("formats", len(asked.formats), len(asked.formats))
     sites, steps = [], Steps()
@@ -100,20 +107,34 @@ def _damage(known: Known, site: Site, error: Tensor, curved: float | None, alone
 
 
 def _anchored(
-    lab: Lab, known: Known, errors: Errors, found: dict[str, Damage]
+    lab: Lab, known: Known, errors: Errors, found: dict[str, Damage], few: bool
 ) -> dict[str, Damage]:
-    """K-FAC's damage brought to what running the stored model shows: the KL of all block matrices
-    in a format together, of an embedding or a head by itself."""
+    """Damage brought to what running the stored model shows: the KL of all block matrices in a
+    format together, of an embedding or a head by itself. What each matrix has of it K-FAC says, or,
+    in few bits, where K-FAC overshoots at some and not at others, the KL of each alone."""
     blocks = [site.name for site in lab.blocks]
     alone = [[site.name] for site in lab.sites if site.role not in BLOCK_ROLES]
     made: dict[str, Damage] = {}
     for group in [blocks, *alone] if blocks else alone:
-        closed = sum(found[name].kfac for name in group)
         with moved(lab, {name: errors[name] for name in group}):
             apart = max(0.0, sum(lab.beside(known.outputs)[1])) / known.curvature.units
-        scale = apart / closed if closed > 0 else 0.0
-        made |= {n: replace(found[n], anchored=scale * found[n].kfac) for n in group}
+        parts = {name: found[name].kfac for name in group}
+        if few and len(group) > 1:
+            parts = {name: _kl_alone(lab, known, name, errors[name]) for name in group}
+        whole = sum(parts.values())
+        for name, part in parts.items():
+            made[name] = replace(found[name], anchored=apart * part / whole if whole > 0 else 0.0)
     return made
+
+
+def _kl_alone(lab: Lab, known: Known, name: str, error: Tensor) -> float:
+    """Of one matrix stored and all others as they are, on a part of the text."""
+    with moved(lab, {name: error}):
+        seen = lab.seen(lab.batches[::SPARED])
+        pairs = zip(known.outputs[::SPARED], seen, strict=True)
+        apart = sum(divergence(before, after) for before, after in pairs)
+    lab.worked(1 / SPARED)
+    return max(0.0, apart)
 
 
 def _worth(site: SiteTable, by: float) -> SiteTable:
