@@ -1,5 +1,5 @@
 #!/bin/sh
-# The plans that the study holds against each other, from calibration text alone: about an hour on two cores. They are
+# The plans that the study holds against each other, from calibration text alone: twenty minutes on two cores. They are
 # committed, with what was said of them; a folder whose plans are complete is left as it is. From the project's folder.
 set -eu
 plans=studies/planner/plans
