@@ -129,7 +129,8 @@ def adapt(model: nn.Module, parts: Parts, setting: Setting) -> Outcome:
             if _to_be_selected(setting.train, state.position.step, total, per_epoch):
                 finite = _select(model, parts["selection"], state, setting, log, total, per_epoch)
         if not finite:
-            message = f"the loss is no longer finite at step {state.position.step} of {total}"
+            what = "gradient" if math.isfinite(loss) and not math.isfinite(norm) else "loss"
+            message = f"the {what} is no longer finite at step {state.position.step} of {total}"
             log.write({"step": state.position.step, "diverged": message})
         elif setting.checkpoint and clocks.due(setting.checkpoint_every):
             state.position = replace(clocks.stamp(state.position), log_bytes=log.size)

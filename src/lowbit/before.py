@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from lowbit.errors import UserError
 from lowbit.options import (
     DeviceOption,
     ModelArgument,
@@ -19,6 +20,7 @@ from lowbit.options import (
 
 app = typer.Typer()
 
+TOKENS = 4096
 TokensOption = Annotated[int, typer.Option(min=1, help="Of calibration text.")]
 AtOption = Annotated[
     Path | None,
@@ -60,7 +62,7 @@ def measure(
     formats: Annotated[
         list[str] | None, typer.Option("--format", help="Only this format. Repeatable.")
     ] = None,
-    tokens: TokensOption = 4096,
+    tokens: TokensOption = TOKENS,
     walk: Annotated[
         bool, typer.Option("--walk", help="Also run the model with every site stored alone.")
     ] = False,
@@ -75,7 +77,7 @@ def measure(
     from lowbit import foretelling
     from lowbit.single import single
 
-    spec, execution = single(model, task, "bf16", 0, settings or ())
+    spec, execution = single(model, task, "bf16", 0, _no_plan(settings))
     chosen = formats or foretelling.FORMATS
     foretelling.measure(spec, execution, chosen, tokens, walk, to, at)
 
@@ -95,11 +97,15 @@ def predict(
         list[int] | None,
         typer.Option(help="Block matrices in so many bits, groups of 64. Repeatable.", min=2),
     ] = None,
-    tokens: TokensOption = 4096,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help=f"Of calibration text; {TOKENS:,} unless said.")
+    ] = None,
     at: AtOption = None,
     settings: SetOption = None,
     profile: ProfileOption = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Of a study: forecasts at a time.")] = 1,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Of a study: forecasts at a time, 1 unless said.")
+    ] = None,
 ) -> None:
     """What a plan will cost in nats and in perplexity, before anything is trained.
 
@@ -111,19 +117,25 @@ def predict(
 
     if not task:
         from lowbit import ahead
-        from lowbit.errors import UserError
         from lowbit.study import read
 
-        if plan or bits or at:
-            raise UserError("a study says itself what is predicted: no --plan, --bits or --at")
-        ahead.predict(read(model, settings or (), profile), jobs)
+        if plan or bits or at or tokens:
+            raise UserError(
+                "a study says itself what is predicted: no --plan, --bits, --at or --tokens"
+            )
+        ahead.predict(read(model, settings or (), profile), jobs or 1)
         return
+    if profile or jobs:
+        raise UserError("--profile and --jobs are for studies, which are given without --task")
     from lowbit.options import plans_of_bits
     from lowbit.single import single
 
     plans = [*(plan or ()), *plans_of_bits(bits or ([] if plan else [8, 4, 3]))]
-    found = [single(model, task, each, 0, settings or ()) for each in plans]
-    foretelling.predict([spec for spec, _ in found], found[0][1], tokens, at)
+    found = {each: single(model, task, each, 0, settings or ()) for each in plans}
+    execution = next(iter(found.values()))[1]
+    foretelling.predict(
+        {t: spec for t, (spec, _) in found.items()}, execution, tokens or TOKENS, at
+    )
 
 
 @app.command()
@@ -137,7 +149,7 @@ def guide(
     share: Annotated[
         float, typer.Option(min=0.0, help="Damage allowed, as a share of what estimation costs.")
     ] = 1.0,
-    tokens: TokensOption = 4096,
+    tokens: TokensOption = TOKENS,
     at: AtOption = None,
     settings: SetOption = None,
 ) -> None:
@@ -145,7 +157,7 @@ def guide(
     from lowbit import foretelling
     from lowbit.single import single
 
-    spec, execution = single(model, task, "bf16", 0, settings or ())
+    spec, execution = single(model, task, "bf16", 0, _no_plan(settings))
     sizes = tuple(size or foretelling.SIZES)
     foretelling.guide(spec, execution, sizes, share, tokens, at)
 
@@ -176,11 +188,13 @@ def plan(
         Path | None,
         typer.Option(help="Folder for plans to hold it against at the same bytes."),
     ] = None,
-    draws: Annotated[int, typer.Option(min=1, help="Random plans among the controls.")] = 3,
+    draws: Annotated[
+        int | None, typer.Option(min=1, help="Random plans among the controls, 3 unless said.")
+    ] = None,
     untrained: Annotated[
         bool, typer.Option("--untrained", help="For what is stored and not trained any more.")
     ] = False,
-    tokens: TokensOption = 4096,
+    tokens: TokensOption = TOKENS,
     at: AtOption = None,
     settings: SetOption = None,
 ) -> None:
@@ -194,11 +208,21 @@ def plan(
     from lowbit.quant.formats import parse
     from lowbit.single import single
 
-    spec, execution = single(model, task, "bf16", 0, settings or ())
+    if draws and not controls:
+        raise UserError("--draws is for --controls FOLDER: where the random plans go")
+    spec, execution = single(model, task, "bf16", 0, _no_plan(settings))
     chosen = tuple(formats or foretelling.PLANNED)
     limits = (bytes_of(budget), bytes_of(train_memory) if train_memory else 0)
     among = tuple(sorted(set(ranks or foretelling.RANKS)))
     for text in chosen:
         parse(text)
-    wanted = (*limits, chosen, among, tokens, at, draws if controls else 0, 0, untrained)
+    wanted = (*limits, chosen, among, tokens, at, (draws or 3) if controls else 0, 0, untrained)
     budgeting.plan(spec, execution, wanted, to, maps, controls)
+
+
+def _no_plan(settings: list[str] | None) -> list[str]:
+    """What is asked of every format and rank takes no plan's settings."""
+    for each in settings or ():
+        if each.split("=")[0].split(".")[0].strip() == "plan":
+            raise UserError(f"--set {each}: there is no plan yet that this would be a setting of")
+    return settings or []

@@ -13,13 +13,14 @@ from lowbit.errors import UserError
 from lowbit.execution import Execution
 from lowbit.figures.frontier import Frontier
 from lowbit.files import to_json, write_atomic
-from lowbit.foretelling import nats, shown
+from lowbit.foretelling import nats, shown, worked
 from lowbit.freezing import to_toml
 from lowbit.looking import out, say, wrapped
 from lowbit.plan.maps import maps
 from lowbit.plan.search import Solution
+from lowbit.predictors import NAMES, trusted_at
 from lowbit.progress import phases
-from lowbit.sensitivity import NAMES
+from lowbit.quant.formats import bits_of, parse
 from lowbit.spec import RunSpec
 
 NAMED = 9
@@ -47,7 +48,7 @@ def plan(
         "from calibration text alone. The first line is written: the least is left."
     )
     out().print(_layers(best.solution))
-    for line in _said(found, best, *wanted[:2]):
+    for line in [*_said(found, best, *wanted[:2]), worked(found.basis, wanted[4]) + "."]:
         wrapped(line)
     size = best.solution.stored + found.other
     about = f"of {budget:,} bytes; {spec.model} on {spec.task.name}"
@@ -66,38 +67,73 @@ def plan(
 
 
 def _said(found: Any, best: Any, budget: int, training: int) -> list[str]:
-    """What is known of the plan, a sentence each."""
+    """What is known of the plan, a sentence or two each."""
     size = best.solution.stored + found.other
     peak = best.solution.training + found.overhead
     limit = f" of {training:,}" if training else ""
     step = f"A training step takes {peak:,}{limit}, as the ledger counts."
     lines = [f"{size:,} of {budget:,} bytes. {step}"]
     if found.whole:
-        lines.append("The budget holds the whole model in 16 bits at the largest rank.")
-    else:
-        solved_for = next((c for c in found.candidates if c.plan.name == "planned"), None)
-        if solved_for is not None:
-            gap = f"{solved_for.solution.gap:.2g}"
-            lines.append(f"The plan solved for is at most {gap} nats from the best, as predicted.")
+        return [*lines, "The budget holds the whole model in 16 bits at the largest rank."]
+    lines += _how_good(found.candidates, best)
     if best.plan.name.startswith("uniform"):
         lines.append(
             "NO PLANNED CHOICE CAME OUT BETTER THERE THAN A UNIFORM ONE: that is what is written."
         )
-    for name in ("taylor", "kfac", "kl"):
-        if name in found.predictions:
-            one = found.predictions[name]
-            how = "measured on calibration text" if one.runs_model else "closed form"
-            lines.append(
-                f"Predicted gap before training, {NAMES[name]} ({how}): {nats(one.gap)} nats "
-                f"({nats(one.low)} to {nats(one.high)})."
-            )
+    lines += _foretold(found.predictions, best.solution)
     if found.least > 0 and found.closed > 0:
         lines.append(
-            f"Rounding pays {found.closed / found.least:,.0f} times what no code of these bytes "
-            f"could avoid ({nats(found.closed)} against {nats(found.least)} nats, by K-FAC, of "
-            "the block matrices that are not in 16 bits)."
+            f"By K-FAC no code of these bytes could do with less than {nats(found.least)} nats, "
+            "of the block matrices that are not in 16 bits, before training; rounding pays "
+            f"{nats(found.closed)}, {found.closed / found.least:,.0f} times as much."
         )
     return lines
+
+
+def _how_good(candidates: Any, best: Any) -> list[str]:
+    """How far from the best it is, what training should leave, and what speaks against it."""
+    lines = []
+    solved_for = next((c for c in candidates if c.plan.name == "planned"), None)
+    if solved_for is not None:
+        line = f"The plan solved for is at most {solved_for.solution.gap:.2g} nats from the best, "
+        line += "as predicted."
+        if best is not solved_for:
+            more = max(0.0, best.solution.cost - solved_for.solution.cost)
+            line += f" What is written was predicted {more:.2g} nats above it."
+        lines.append(line)
+    lines.append(
+        f"After training about {nats(best.left)} nats above 16 bits at the largest rank, anything "
+        f"from {nats(best.left / 2)} to {nats(2 * best.left)}: what ranks take back and what they "
+        "win are known to a factor of two."
+    )
+    nearer = [c for c in candidates if c.plan.name.startswith("uniform")]
+    nearest = min(nearer, key=lambda c: c.there.kl, default=best)
+    if nearest.there.kl < best.there.kl:
+        lines.append(
+            f"Before training, {nearest.plan.name} is nearer to 16 bits there (KL "
+            f"{nats(nearest.there.kl)} for {nats(best.there.kl)}): what is written is worth more "
+            "by its ranks. --untrained plans for what is not trained."
+        )
+    return lines
+
+
+def _foretold(predictions: Any, solution: Solution) -> list[str]:
+    """The gap before training: what running the stored model says, then the closed forms."""
+    if not predictions:
+        return []
+    shown = {
+        name: f"{nats(one.gap)} nats ({nats(one.low)} to {nats(one.high)})"
+        for name, one in predictions.items()
+    }
+    few = min(bits_of(parse(option.format)) for option in solution.options)
+    trust = f"Of the closed forms {NAMES[trusted_at(few)]} is the one to trust at these bits"
+    trust += ", though below 3 none was near: " if few < 3 else ": "
+    return [
+        f"Predicted gap before training: {shown['kl']}, by running the stored model on "
+        "calibration text, which is the best there is. "
+        + trust
+        + f"{NAMES['taylor']} {shown['taylor']}, {NAMES['kfac']} {shown['kfac']}."
+    ]
 
 
 def _best_uniform(uniform: tuple[tuple[str, int, float], ...]) -> tuple[Any, ...]:

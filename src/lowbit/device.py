@@ -50,8 +50,13 @@ def set_up(execution: Execution, compute: str) -> tuple[torch.device, str]:
     (heap.spare if execution.sparing else heap.keep)()
     if execution.decoder == "bitsandbytes":
         bitsandbytes.library()  # an error now rather than in the first product
+    return device, compute_of(execution, compute)
+
+
+def compute_of(execution: Execution, compute: str) -> str:
+    """What a run computes in on its device."""
     declared = execution.measured or compute if compute == "auto" else compute
-    return device, resolve_compute(declared, device)
+    return resolve_compute(declared, resolve_device(execution.device))
 
 
 def resolve_compute(declared: str, device: torch.device) -> str:

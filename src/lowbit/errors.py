@@ -8,7 +8,8 @@ that escapes is a bug of ours and deserves its traceback.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -38,6 +39,15 @@ class RunError(LowbitError):
     """What was asked for was fine; something happened on the way."""
 
     exit_code = 1
+
+
+@contextmanager
+def about(what: str) -> Iterator[None]:
+    """What goes wrong while something is at hand says what that was."""
+    try:
+        yield
+    except RunError as error:
+        raise RunError(f"{what}: {error}") from None
 
 
 class BadValueError(UserError, ValueError):

@@ -12,8 +12,9 @@ from lowbit.forecasts import Foretold, Point, Said
 from lowbit.lab import Told
 from lowbit.measuring import table_of
 from lowbit.predicting import choices_of
+from lowbit.predictors import left
 from lowbit.quant.formats import bits_of, parse
-from lowbit.sensitivity import Asked, SensitivityTable, left
+from lowbit.sensitivity import Asked, SensitivityTable
 from lowbit.spec import Plan
 
 ANCHOR = "the anchor"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,10 @@ from lowbit.execution import Execution
 from lowbit.files import write_atomic
 from lowbit.guiding import Advice, advice
 from lowbit.looking import out, say, wrapped
+from lowbit.predictors import NAMES, left, predictions, trusted, trusted_at
 from lowbit.progress import phases
 from lowbit.quant.formats import bits_of, parse
-from lowbit.sensitivity import (
-    NAMES,
-    Asked,
-    SensitivityTable,
-    Whole,
-    left,
-    predictions,
-    to_text,
-    trusted,
-    trusted_at,
-)
+from lowbit.sensitivity import LEAST_LEFT, Asked, Basis, SensitivityTable, Whole, to_text
 from lowbit.spec import RunSpec
 
 FORMATS = ("int8@64", "int6@64", "int5@64", "int4@64", "nf4@64", "int3@64", "int2@64", "ternary@64")
@@ -58,19 +50,38 @@ def measure(
         f"Nats a {table.unit}, all block matrices in one format, no training after it. Second "
         "order: Fisher, K-FAC, Hutchinson, Taylor at the real error, Gauss-Newton. Measured by "
         "running the stored model on the calibration text: KL + first order, Monte Carlo, and the "
-        "loss itself."
+        f"loss itself.{_drawn(table)}"
     )
     out().print(_sites(table))
-    say(worked(table))
+    say(worked(table.basis, tokens))
     if to is not None:
         write_atomic(to, to_text(table).encode())
         say(f"written  {to}")
 
 
-def worked(table: SensitivityTable) -> str:
-    """What a table rests on, and what it cost."""
-    text = f"{table.units:,} {table.unit}s of calibration text"
-    return f"{text}; work of {table.passes:.0f} forward passes over it"
+def _drawn(table: SensitivityTable) -> str:
+    """How far Hutchinson's draws agree."""
+    parts = [
+        whole.hutchinson_spread / abs(whole.hutchinson)
+        for whole in table.whole.values()
+        if whole.hutchinson and math.isfinite(whole.hutchinson_spread)
+    ]
+    if not parts:
+        return ""
+    low, high = (f"{100 * share:.0f}" for share in (min(parts), max(parts)))
+    return (
+        f" Hutchinson's draws alone leave ± {low if low == high else f'{low} to {high}'} % of it."
+    )
+
+
+def worked(basis: Basis, tokens: int) -> str:
+    """What a table rests on, how much of what was asked for that is, and what it cost."""
+    text = f"{basis.units:,} {basis.unit}s of calibration text"
+    if basis.unit == "token" and basis.units < 0.9 * tokens:
+        text += f", all there are of the {tokens:,} asked for"
+    if basis.documents == 1:
+        text += " (one document: its stretches are counted as if independent)"
+    return f"{text}; work of {basis.passes:.0f} forward passes over it"
 
 
 def measured(
@@ -90,9 +101,14 @@ def shown() -> bool:
 # --- predict --------------------------------------------------------------------------------------
 
 
-def predict(specs: Sequence[RunSpec], execution: Execution, tokens: int, at: Path | None) -> None:
-    """The gap that each plan will have, by predictor, before anything is trained or stored."""
-    found = call(predicted, tuple(specs), execution, tokens, at, shown())
+def predict(
+    specs: Mapping[str, RunSpec], execution: Execution, tokens: int, at: Path | None
+) -> None:
+    """The gap that each plan will have, by predictor, before anything is trained or stored.
+
+    `specs` by the words that their plans were asked for in.
+    """
+    found = call(predicted, _called(specs), execution, tokens, at, shown())
     table: SensitivityTable = found[0]
     for name, formats, ranks in found[1]:
         out().print(_prediction(table, name, formats))
@@ -102,21 +118,28 @@ def predict(specs: Sequence[RunSpec], execution: Execution, tokens: int, at: Pat
         "say; what a formula leaves out is in no interval. * is the closed form to trust at these "
         "bits; what was run on calibration text is no theory, and the best there is."
     )
-    say(worked(table))
+    say(worked(table.basis, tokens))
+
+
+def _called(specs: Mapping[str, RunSpec]) -> dict[str, RunSpec]:
+    """By their plans' names, or where two have one name, by the words that were asked for."""
+    often = Counter(spec.plan.name for spec in specs.values())
+    return {text if often[s.plan.name] > 1 else s.plan.name: s for text, s in specs.items()}
 
 
 def predicted(
-    specs: tuple[RunSpec, ...], execution: Execution, tokens: int, at: Path | None, tell: bool
+    specs: dict[str, RunSpec], execution: Execution, tokens: int, at: Path | None, tell: bool
 ) -> Any:
     """In a process: the table with the plans as its joint choices; their formats and ranks."""
     from lowbit.measuring import table_of
     from lowbit.predicting import choices_of
 
-    choices = [choices_of(spec) for spec in specs]
+    choices = [(name, *choices_of(spec)[1:]) for name, spec in specs.items()]
+    first = next(iter(specs.values()))
     formats = tuple(dict.fromkeys(text for _, chosen, _ in choices for text in chosen.values()))
     joint = tuple((name, tuple(chosen.items())) for name, chosen, _ in choices)
     asked = Asked(formats, joint=joint, uniform=False, exact=False)
-    return table_of(specs[0], execution, asked, tokens, phases(tell, stop=orphaned), at), choices
+    return table_of(first, execution, asked, tokens, phases(tell, stop=orphaned), at), choices
 
 
 def _prediction(table: SensitivityTable, name: str, formats: dict[str, str]) -> Table:
@@ -141,7 +164,7 @@ def _after(
     table: SensitivityTable, name: str, formats: dict[str, str], ranks: dict[str, int]
 ) -> None:
     """What training at the plan's ranks is expected to leave."""
-    whole, share = table.whole[name], left(table, formats, ranks)
+    whole, share = table.whole[name], left(table, formats, ranks, LEAST_LEFT)
     if not any(ranks.values()) or not formats:
         return
     least = share * whole.kl
@@ -149,8 +172,9 @@ def _after(
     lower, seen = (2, "off by a factor of two") if few >= 2 else (3, "three times too high so low")
     wrapped(
         f"After training at its ranks about {nats(least)} nats of it are expected to be left "
-        f"({100 * share:.0f} % of the second order by K-FAC and Eckart-Young), anything from "
-        f"{nats(least / lower)} to {nats(2 * least)}: that share has been {seen}."
+        f"({100 * share:.0f} % of the second order by K-FAC and Eckart-Young, never less than "
+        f"{100 * LEAST_LEFT:.0f} % of a matrix's), anything from {nats(least / lower)} to "
+        f"{nats(2 * least)}: that share has been {seen}."
     )
 
 
@@ -180,11 +204,12 @@ def guide(
         f"The fewest bits whose damage, after what the rank takes back, is at most {share:g} of "
         "what estimating the adapter from so much data costs (p / 2N nats for p free numbers); "
         f"and how much it is expected to raise {_raised(table)}: the KL that storing all blocks so "
-        "has on calibration text, times the share that the rank leaves, which has been off by a "
-        "factor of two. More rank costs more to estimate and takes more damage back: it allows "
+        "has on calibration text, times the share that the rank leaves by K-FAC and Eckart-Young, "
+        f"never less than {100 * LEAST_LEFT:.0f} % of a matrix's, which has been off by a factor "
+        "of two. More rank costs more to estimate and takes more damage back: it allows "
         "fewer bits. More data allows fewer mistakes: it asks for more bits."
     )
-    say(worked(table))
+    say(worked(table.basis, tokens))
 
 
 def _advised(one: Advice, tokens: bool) -> str:
@@ -229,20 +254,22 @@ def _row(whole: Whole) -> tuple[float, ...]:
 
 
 def _sites(table: SensitivityTable) -> Table:
-    """The sites that four bits or the fewest measured would hurt most."""
+    """The sites that four bits, or the nearest to it that was measured, would hurt most."""
     text = min(table.formats, key=lambda f: abs(bits_of(parse(f)) - 4.25))
     predictor = trusted(text)
     ranked = sorted(
         table.sites, key=lambda s: -getattr(s.damages[text], predictor) / (s.shape[0] * s.shape[1])
     )
     page = Table(box=None, padding=(0, 1), title=Text(f"most sensitive a byte, {text}"))
-    for name in ("site", "nats", "rank 8 takes back", "rank 8 wins"):
+    # What a rank wins is known beside the least rank only.
+    for name in ("site", "nats", "rank 8 takes back", "wins over 4"):
         page.add_column(name, justify="left" if name == "site" else "right", overflow="fold")
     for site in ranked[:MOST_SENSITIVE]:
         reach, does = site.reach, ("", "")
         if reach is not None and 8 in reach.ranks:
             at = reach.ranks.index(8)
-            does = f"{100 * reach.absorbed[text][at]:.0f} %", nats(reach.gains[at])
+            won = nats(reach.gains[at] - reach.gains[reach.ranks.index(4)])
+            does = f"{100 * reach.absorbed[text][at]:.0f} %", won
         page.add_row(site.name, nats(getattr(site.damages[text], predictor)), *does)
     return page
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from lowbit.errors import RunError
+from lowbit.errors import RunError, about
 from lowbit.initial import start_from_residual
 from lowbit.layers import (
     Adapted,
@@ -100,7 +100,8 @@ def _install_site(
     if choice.base == "trained":
         _put(model, site.name, _trained(module, weight, site, settings))
         return
-    packed = encoding(site.name, weight, choice.quant)
+    with about(site.name):
+        packed = encoding(site.name, weight, choice.quant)
     frozen = Frozen(packed, settings.residency, settings.decoder)
     for name in (site.name, *site.aliases):
         _put(model, name, _layer(model.get_submodule(name), frozen, site, choice, settings))

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 
 from lowbit import curvature, hessian
+from lowbit.errors import about
 from lowbit.lab import NEWTON, Errors, Lab, Told, moved
 from lowbit.sensitivity import Asked, Joint, Whole
 from lowbit.traces import Known, mean, standard_error
@@ -37,7 +38,8 @@ def jointly(
     for i, (name, formats) in enumerate(choices):
         told("choices", i, len(choices))
         chosen = {site: lab.error(site, text) for site, text in formats}
-        found[name] = _whole(lab, asked, known, before, chosen)
+        with about(name):
+            found[name] = _whole(lab, asked, known, before, chosen)
     told("choices", len(choices), len(choices))
     return found
 

@@ -7,6 +7,7 @@ those of the base: that is what is stored in few bits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.curvature import as_site, logits_of, target_of, weights_of
+from lowbit.errors import RunError, about
 from lowbit.losses import Kind
 from lowbit.quant.codec import decode, encode
 from lowbit.quant.formats import parse
@@ -64,7 +66,8 @@ class Lab:
     def error(self, name: str, text: str) -> Tensor:
         """What a format does to a site, beyond what 16 bits do."""
         weight = self.weight(name)
-        found = decode(encode(weight, parse(text)))
+        with about(f"{name} in {text}"):
+            found = decode(encode(weight, parse(text)))
         return found - (weight if self.base is None else rounded(weight))
 
     @property
@@ -116,6 +119,8 @@ class Lab:
         for batch, old, new in zip(self.batches, before, self.seen(self.batches), strict=True):
             losses.append(_loss(new, batch))
             apart.append(divergence(old, new))
+        if not all(map(math.isfinite, (*losses, *apart))):
+            raise RunError("the outputs of the stored model are not finite: leave this format out")
         return losses, apart
 
     def losses(self, outputs: Iterable[Tensor]) -> list[float]:
@@ -144,13 +149,19 @@ class Lab:
 
     def spread(self, sums: Sequence[float]) -> float:
         """Standard error of a mean over what is scored, from sums of every sequence."""
-        return clustered_error(sums, self.counts, self.documents or range(len(sums)))
+        return clustered_error(sums, self.counts, self.clusters)
+
+    @property
+    def clusters(self) -> Sequence[int]:
+        """What is drawn where errors are asked for: documents, or of a single one its stretches."""
+        whole = len(set(self.documents)) > 1
+        return self.documents if whole else range(len(self.batches))
 
     def spread_of_few(self, sums: Sequence[float]) -> float:
         """The same from sums of the few sequences."""
         places = self.curved or range(len(self.batches))
-        documents = [self.documents[i] if self.documents else i for i in places]
-        return clustered_error(sums, [self.counts[i] for i in places], documents)
+        drawn = [self.clusters[i] for i in places]
+        return clustered_error(sums, [self.counts[i] for i in places], drawn)
 
 
 def _loss(outputs: Tensor, batch: Batch) -> float:

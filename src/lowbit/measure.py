@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lowbit import curvature, hessian
 from lowbit.curvature import Curvature
-from lowbit.errors import RunError
+from lowbit.errors import RunError, about
 from lowbit.jointly import jointly, monte_carlo
 from lowbit.lab import HESSIAN, NEWTON, Errors, Lab, Told, divergence, moved
 from lowbit.quant.formats import bits_of, parse
@@ -58,7 +58,8 @@ def measure(
             alone = _alone(lab, asked, site, e, known) if asked.walk else Walked()
             done[site.name] = _damage(known, site, e, curved.get(site.name), alone)
         if asked.costed:
-            done = _anchored(lab, known, errors, done, bits_of(parse(text)) < CLOSED_FROM)
+            with about(text):
+                done = _anchored(lab, known, errors, done, bits_of(parse(text)) < CLOSED_FROM)
         for name, damage in done.items():
             damages[name][text] = damage
     told("formats", len(asked.formats), len(asked.formats))
@@ -73,7 +74,10 @@ def measure(
     choices = (*(uniformly(lab, asked.formats) if asked.uniform else ()), *asked.joint)
     whole = jointly(lab, asked, known, choices, told)
     unit = UNITS[lab.kind]
-    return SensitivityTable(*names, unit, found.units, loss, lab.passes, tuple(sites), whole)
+    documents = len(set(lab.documents)) or len(lab.batches)
+    return SensitivityTable(
+        *names, unit, found.units, loss, lab.passes, tuple(sites), whole, documents
+    )
 
 
 def uniformly(lab: Lab, formats: Sequence[str]) -> tuple[Joint, ...]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -40,7 +41,7 @@ from lowbit.tasks.base import Batch
 from lowbit.tasks.batching import collate
 from lowbit.tasks.cache import cache_dir
 
-MEASURE = 10
+MEASURE = 11
 """To be raised whenever the same model would be measured differently."""
 LEAST = 512
 """Tokens below which second derivatives say nothing."""
@@ -71,6 +72,7 @@ def table_of(
     ran = None if at is None else _ran(spec, at)
     where = "" if at is None else digest(at / ADAPTER / WEIGHTS)
     about = [MEASURE, weights_digest(start.checkpoint), start.data.fingerprint, tokens, where]
+    about.append(_architecture(start.checkpoint.config))
     about += [] if tuple(parts) == ("calibration",) else list(parts)
     key = json.dumps([*about, torch.__version__, blas.vectors(), asdict(asked)])
     name = sha256(key.encode()).hexdigest()[:24]
@@ -87,6 +89,13 @@ def table_of(
         table = measure(lab, asked, (spec.model, spec.task.called), told)
         write_atomic(path, to_text(table).encode())
     return table
+
+
+def _architecture(config: Any) -> str:
+    """All that is said of a model beside its weights, but for where it came from."""
+    said = {k: v for k, v in config.to_dict().items() if k not in ("_name_or_path", "dtype")}
+    said.pop("transformers_version", None)
+    return sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def apart(
@@ -200,9 +209,12 @@ def sequences(
     sizes = [len(example.ids) for *_, example in examples]
     count = sum(sizes)
     if count < min(tokens, least):
+        # A sentence has one loss, a token each its own.
+        units = len(sizes) if start.task.kind == "classification" else count
         raise UserError(
             f"{start.task.name} has {count:,} tokens to calibrate on; {min(tokens, least):,} are "
-            f"needed: a gap of 0.01 nats would be known to ± {1.96 * math.sqrt(0.02 / count):.3f}"
+            "needed: a gap of 0.01 nats would be known to "
+            f"± {1.96 * math.sqrt(0.02 / max(1, units)):.3f}"
         )
     chosen = [examples[i] for i in spread(sizes, tokens)]
     numbers: dict[tuple[str, int], int] = {}

@@ -27,9 +27,10 @@ from lowbit.plan.joint import (
     uniform,
 )
 from lowbit.plan.search import Choices, Solution, frontier, solve
+from lowbit.predictors import Prediction, predictions
 from lowbit.quant.formats import bits_of, parse
 from lowbit.room import Room, Wanted, check, check_ahead, room_for
-from lowbit.sensitivity import Asked, Prediction, SensitivityTable, predictions
+from lowbit.sensitivity import Asked, Basis, SensitivityTable
 from lowbit.spec import Plan, RunSpec
 
 UNIFORM = 8
@@ -68,6 +69,7 @@ class Planned:
     closed: float
     corners: tuple[tuple[int, float], ...]
     uniform: tuple[tuple[str, int, float], ...]
+    basis: Basis
     controls: tuple[tuple[Plan, Solution], ...] = ()
     overhead: int = 0
 
@@ -98,6 +100,7 @@ def planned(spec: RunSpec, execution: Execution, wanted: Wanted, told: Told) -> 
         closed=second_order(table, best.solution),
         corners=tuple((s.stored + room.beside, s.cost) for s in frontier(room.choices)),
         uniform=tuple((n, s.stored + room.beside, s.cost) for n, s in even.items()),
+        basis=table.basis,
         controls=() if room.whole else _controls(room, found["planned"], held, wanted),
         overhead=room.overhead,
     )

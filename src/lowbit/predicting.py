@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from lowbit.quant.formats import is_cast, spell
 from lowbit.ready import plan_sites, prepare_run
 from lowbit.spec import RunSpec
@@ -15,4 +17,7 @@ def choices_of(spec: RunSpec) -> Choices:
     planned = plan_sites(spec.plan, start.checkpoint, start.task.kind, len(start.data.labels))
     stored = {s.name: planned.choices[s.name] for s in planned.sites if not s.fresh}
     formats = {n: spell(choice.quant) for n, choice in stored.items() if not is_cast(choice.quant)}
-    return spec.plan.name, formats, {n: choice.rank for n, choice in stored.items()}
+    # A schedule cuts to so many directions a site, on average; which, training decides.
+    schedule = spec.plan.schedule
+    most = math.inf if schedule.kind == "fixed" else schedule.target
+    return spec.plan.name, formats, {n: int(min(c.rank, most)) for n, c in stored.items()}

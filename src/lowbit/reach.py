@@ -41,7 +41,9 @@ class Axes:
     def power(self, exponent: float, damping: float = DAMPING) -> Tensor:
         """The factor to a power, damped; a diagonal stays one."""
         positive = self.values.clamp(min=0)
-        raised = (positive + damping * positive.mean()).pow(exponent)
+        damped = positive + damping * positive.mean()
+        # A matrix that nothing reaches, or that nothing depends on, has no direction to go in.
+        raised = torch.where(damped > 0, damped.pow(exponent), 0.0)
         if self.vectors is None:
             return raised
         return ((self.vectors * raised) @ self.vectors.t()).float()

@@ -92,19 +92,8 @@ def install_run(
     `memory`: what this run may take, where it is not alone on the machine.
     """
     planned = plan_sites(spec.plan, start.checkpoint, start.task.kind, len(start.data.labels))
-    parts, shape = start.data.parts, preflight.shape_of(start.checkpoint.config)
-    distil = spec.plan.ternary.distil if spec.plan.ternary else Distil()
-    need = preflight.Need(
-        count=planned.count,
-        shape=shape,
-        # A batch never holds more than there is.
-        train=replace(spec.train, batch=min(spec.train.batch, len(parts["train"]))),
-        execution=execution,
-        window=max(len(e.ids) for part in parts.values() for e in part),
-        item=2 if compute == "bf16" else 4,
-        classes=start.task.kind == "classification",
-        teacher=room(distil, parts["train"], shape.width, shape.layers, start.task.kind),
-    )
+    need = needs(spec, start, planned.count, execution, compute)
+    distil = _distil(spec)
     preflight.check(machine.free_memory(device) if memory is None else memory, need)
     distiller = _taught(spec, start, distil, device) if distil.wanted else None
     model = _carried_out(spec, start, planned, execution, device, compute)
@@ -114,6 +103,28 @@ def install_run(
     if execution.compile:
         compiling.compile_small(model)
     return replace(planned, model=model, distiller=distiller)
+
+
+def needs(
+    spec: RunSpec, start: Prepared, count: Ledger, execution: Execution, compute: str
+) -> preflight.Need:
+    """What a training step's memory depends on."""
+    parts, shape = start.data.parts, preflight.shape_of(start.checkpoint.config)
+    return preflight.Need(
+        count=count,
+        shape=shape,
+        # A batch never holds more than there is.
+        train=replace(spec.train, batch=min(spec.train.batch, len(parts["train"]))),
+        execution=execution,
+        window=max(len(e.ids) for part in parts.values() for e in part),
+        item=4 if compute == "fp32" else 2,
+        classes=start.task.kind == "classification",
+        teacher=room(_distil(spec), parts["train"], shape.width, shape.layers, start.task.kind),
+    )
+
+
+def _distil(spec: RunSpec) -> Distil:
+    return spec.plan.ternary.distil if spec.plan.ternary else Distil()
 
 
 def _taught(spec: RunSpec, start: Prepared, distil: Distil, device: torch.device) -> Distiller:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lowbit import preflight
+from lowbit import device as machine
 from lowbit.errors import UserError
 from lowbit.execution import Execution
 from lowbit.plan.joint import (
@@ -20,10 +21,10 @@ from lowbit.plan.joint import (
 )
 from lowbit.plan.search import Choices, Solution
 from lowbit.quant.formats import parse
-from lowbit.quant.ledger import activations, adapter_numbers, stored
-from lowbit.ready import Prepared, plan_sites, prepare_run
+from lowbit.quant.ledger import Ledger, adapter_numbers, stored
+from lowbit.ready import Installed, Prepared, needs, plan_sites, prepare_run
 from lowbit.sensitivity import SensitivityTable
-from lowbit.spec import BLOCK_ROLES, RunSpec
+from lowbit.spec import BLOCK_ROLES, RunSpec, Site
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,8 @@ class Room:
 
 def check_ahead(spec: RunSpec, wanted: Wanted) -> None:
     """What can be said before anything is measured: a rank for every matrix, bytes for them all."""
-    start = prepare_run(spec)
-    counted = plan_sites(spec.plan, start.checkpoint, start.task.kind, len(start.data.labels))
-    least = counted.other[1]
+    counted = _counted(spec, prepare_run(spec))
+    least = counted.other[1] + 4 * _head(counted.sites)
     for site in counted.sites:
         if site.fresh:
             continue
@@ -87,14 +87,24 @@ def check_ahead(spec: RunSpec, wanted: Wanted) -> None:
         raise UserError(f"a budget of {wanted.stored:,} bytes: the smallest plan has {least:,}")
 
 
+def _counted(spec: RunSpec, start: Prepared) -> Installed:
+    """The model's sites, and what is no site. At rank 1, since ranks are what is asked about."""
+    plan = replace(spec.plan, rank=1)
+    return plan_sites(plan, start.checkpoint, start.task.kind, len(start.data.labels))
+
+
+def _head(sites: Sequence[Site]) -> int:
+    """Numbers of a head that the checkpoint does not hold, which is trained in full precision."""
+    return sum(s.shape[0] * s.shape[1] + s.bias for s in sites if s.fresh)
+
+
 def room_for(spec: RunSpec, execution: Execution, wanted: Wanted, table: SensitivityTable) -> Room:
     start = prepare_run(spec)
-    counted = plan_sites(spec.plan, start.checkpoint, start.task.kind, len(start.data.labels))
-    # A head that the checkpoint does not hold is trained in full precision, whatever the plan.
-    head = sum(s.shape[0] * s.shape[1] + s.bias for s in counted.sites if s.fresh)
+    counted = _counted(spec, start)
+    head = _head(counted.sites)
     beside = counted.other[1] + 4 * head
     overhead = counted.other[1] + TRAINED * head
-    overhead += _of_a_step(start, spec, table, execution.checkpointing)
+    overhead += _of_a_step(start, spec, execution, counted.count)
     choices = options(table, (*wanted.formats, FULL), wanted.ranks, wanted.belief)
     training = wanted.training - overhead if wanted.training else None
     return Room(choices, wanted.stored - beside, training, beside, overhead)
@@ -111,20 +121,14 @@ def check(room: Room, wanted: Wanted) -> None:
         if least > wanted.training:
             raise UserError(
                 f"{wanted.training:,} bytes in training: the smallest plan takes {least:,}, of "
-                f"which {room.overhead:,} are activations, a decoded matrix and what is no matrix; "
+                f"which {room.overhead:,} are activations, what is decoded and what is no matrix; "
                 "a smaller batch or window takes less"
             )
 
 
-def _of_a_step(start: Prepared, spec: RunSpec, table: SensitivityTable, checkpointing: bool) -> int:
-    """Activations of a training step, and one decoded matrix with what decoding it takes, as the
-    ledger counts them before a run.
-    """
-    window = max(len(e.ids) for part in start.data.parts.values() for e in part)
-    tokens = max(spec.train.batch * window, spec.train.token_budget)
-    shape = preflight.shape_of(start.checkpoint.config)
-    if start.task.kind == "classification":
-        shape = replace(shape, vocabulary=0)
-    decoded = 2 * 4 * max(a * b for a, b in (site.shape for site in table.sites))
-    item = 2 if spec.train.compute in ("bf16", "fp16") else 4
-    return decoded + activations(shape, tokens, item, checkpointing)
+def _of_a_step(start: Prepared, spec: RunSpec, execution: Execution, count: Ledger) -> int:
+    """What a training step holds beside bases and adapters, as the ledger counts it before a run:
+    activations, and what is decoded of the bases."""
+    compute = machine.compute_of(execution, spec.train.compute)
+    found = needs(spec, start, count, execution, compute).estimate()
+    return found.decoded + found.activations

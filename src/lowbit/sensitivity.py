@@ -9,14 +9,11 @@ No torch.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-
-from lowbit.quant.formats import bits_of, parse
 
 Predictor = Literal[
     "weight_error", "fisher", "kfac", "hutchinson", "taylor", "measured", "anchored"
@@ -25,7 +22,8 @@ Unit = Literal["token", "sentence"]
 UNITS: dict[str, Unit] = {"language": "token", "classification": "sentence"}
 LEAST_LEFT = 0.25
 """Of a site's damage, whatever a rank is said to take back: of what 3 bits do to moved adapters
-training left a quarter even at rank 32 (studies/bounds), where K-FAC promises a tenth and less."""
+training left a quarter even at rank 32 (studies/bounds), where K-FAC promises a tenth. Ternary,
+which loses nearly all of it, is costed too high by this."""
 
 
 Joint = tuple[str, tuple[tuple[str, str], ...]]
@@ -96,7 +94,7 @@ class Reach:
         return float(np.interp(rank, (0, *self.ranks), (0.0, *values)))
 
     def left(self, text: str, rank: int, trust: float = 1.0) -> float:
-        """What is expected to stay of the damage: more than so much was never seen to go."""
+        """What is expected to stay of the damage, at least a quarter of it."""
         return max(1 - trust * self.share(text, rank), LEAST_LEFT) if trust and rank else 1.0
 
 
@@ -144,6 +142,16 @@ class Whole:
 
 
 @dataclass(frozen=True)
+class Basis:
+    """What a table rests on, and what it cost."""
+
+    unit: Unit
+    units: int
+    documents: int
+    passes: float
+
+
+@dataclass(frozen=True)
 class SensitivityTable:
     """A model on a task's calibration text. `passes`: what it cost, in forward passes over it.
 
@@ -158,6 +166,12 @@ class SensitivityTable:
     passes: float
     sites: tuple[SiteTable, ...]
     whole: dict[str, Whole]
+    documents: int = 0
+    """That the text is of; of one, errors are over its stretches."""
+
+    @property
+    def basis(self) -> Basis:
+        return Basis(self.unit, self.units, self.documents, self.passes)
 
     @property
     def formats(self) -> list[str]:
@@ -173,91 +187,6 @@ class SensitivityTable:
                     raise ValueError(f"{site.name} was not measured in {choices[site.name]}")
                 total += value
         return total
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A gap to 16 bit in nats, first order included, with its standard error over documents."""
-
-    predictor: str
-    gap: float
-    spread: float
-    runs_model: bool
-    """Measured by running the stored or a noisy model on calibration text: no closed form."""
-
-    @property
-    def low(self) -> float:
-        return self.gap - 1.96 * self.spread
-
-    @property
-    def high(self) -> float:
-        return self.gap + 1.96 * self.spread
-
-
-NAMES = {
-    "fisher": "Fisher diagonal",
-    "kfac": "K-FAC",
-    "hutchinson": "Hutchinson",
-    "taylor": "Taylor, real eps",
-    "gauss_newton": "Gauss-Newton",
-    "monte_carlo": "Monte Carlo",
-    "kl": "KL of the outputs",
-    "loss": "the loss itself",
-}
-RUN = ("monte_carlo", "kl", "loss")
-"""What runs the stored or a noisy model."""
-ON_FEW = ("gauss_newton", "hutchinson", "monte_carlo")
-"""What is taken on few sequences, where few are asked for."""
-
-
-def predictions(whole: Whole, share: float = 1.0) -> dict[str, Prediction]:
-    """By every predictor, where training leaves a share of the second order: the first stays.
-
-    Errors of draws are added to those of documents, and those of the few documents that second
-    derivatives and noise were taken on. The first order's over documents is what the KL's leaves of
-    the loss's; what is of second order shrinks with it.
-    """
-    found = {}
-    first = math.sqrt(max(0.0, whole.loss_spread**2 - whole.kl_spread**2))
-    for name in NAMES:
-        if getattr(whole, name) is None:
-            continue
-        second = getattr(whole, name) - (whole.first_order if name == "loss" else 0.0)
-        drawn = (
-            getattr(whole, f"{name}_spread", 0.0) if name in ("hutchinson", "monte_carlo") else 0
-        )
-        curved = whole.curved_spread if name in ON_FEW else 0.0
-        over = min(whole.loss_spread, whole.kl_spread)
-        spread = math.hypot(first, share * over, share * drawn, share * curved)
-        gap = whole.first_order + share * second
-        found[name] = Prediction(name, gap, spread, name in RUN)
-    return found
-
-
-def left(table: SensitivityTable, formats: Mapping[str, str], ranks: Mapping[str, int]) -> float:
-    """The share of the damage that the best corrections of these ranks leave, by K-FAC."""
-    total = remaining = 0.0
-    for site in table.sites:
-        if site.name in formats and formats[site.name] in site.damages:
-            text = formats[site.name]
-            damage, share = max(0.0, site.damages[text].kfac), 0.0
-            if site.reach is not None and ranks.get(site.name):
-                share = site.reach.share(text, ranks[site.name])
-            total += damage
-            remaining += damage * (1 - share)
-    return remaining / total if total else 1.0
-
-
-def trusted(text: str) -> Predictor:
-    """Which predictor to believe for a format, by its bits: as measured on small models."""
-    return trusted_at(bits_of(parse(text)))
-
-
-def trusted_at(bits: float) -> Predictor:
-    """Second order holds from three bits on. Below, coherent errors go beyond it, and K-FAC, which
-    sees whole matrices, is off the least of the closed forms, which is far enough.
-    """
-    return "taylor" if bits >= 3 else "kfac"
 
 
 def to_text(table: SensitivityTable) -> str:

@@ -39,7 +39,8 @@ class Traces:
 
     def costs(self, name: str, error: Tensor) -> list[float]:
         """The same by every sample."""
-        scale = 0.5 * float(error.square().sum()) / self.power[name]
+        power = self.power[name]  # none where the matrix is all zeros: formats change nothing then
+        scale = 0.5 * float(error.square().sum()) / power if power > 0 else 0.0
         return [scale * value for value in self.values[name]]
 
     def spread(self, name: str, error: Tensor) -> float | None:

@@ -37,7 +37,7 @@ LAYERS = {
         "progress",
         "heap",
     ],
-    "numbers": ["quant", "stats", "inference", "theory", "sensitivity", "guiding"],
+    "numbers": ["quant", "stats", "inference", "theory", "sensitivity", "predictors", "guiding"],
     "models, tasks, plans": ["models", "tasks", "plan"],
     "layers": [
         "blas",
@@ -143,6 +143,7 @@ TORCH_FREE = [
         "inference",
         "theory",
         "sensitivity",
+        "predictors",
         "record",
     ),
     *(

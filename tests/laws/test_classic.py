@@ -29,8 +29,8 @@ from lowbit.config import check
 from lowbit.errors import RunError, UserError
 from lowbit.files import write_lines
 from lowbit.gaps import TRUSTED
+from lowbit.predictors import Prediction
 from lowbit.record import ADAPTER, LOG, Record, finish, load
-from lowbit.sensitivity import Prediction
 from lowbit.spec import RunSpec
 from lowbit.study import Study
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -17,11 +18,13 @@ from lowbit.errors import RunError, UserError
 from lowbit.evaluations import evaluated
 from lowbit.execution import Execution
 from lowbit.measuring import merged_run, sequences, table_of
+from lowbit.plan.joint import uniform
 from lowbit.planning import planned
 from lowbit.predicting import choices_of
-from lowbit.ready import prepare_run
+from lowbit.ready import needs, plan_sites, prepare_run
+from lowbit.recipe import RankSchedule
 from lowbit.record import ADAPTER
-from lowbit.room import Wanted
+from lowbit.room import Wanted, check_ahead, room_for
 from lowbit.run import run
 from lowbit.sensitivity import Asked
 from lowbit.spec import BLOCK_ROLES, Plan, RunSpec, TaskSpec, TrainSpec
@@ -150,8 +153,44 @@ def test_a_classifiers_plan_keeps_to_its_budget_head_included(
     (only,) = whole.candidates
     assert (whole.whole, only.plan.format, only.plan.rank) == (True, "bf16", 4)
     assert (only.there.kl, only.there.loss) == (0.0, 0.0)
+    # What is said before anything is measured is what is found when everything is.
+    exact = planned(there, CPU, Wanted(least, 0, formats, (2, 4), 60, at), lambda *a: None)
+    assert exact.candidates[0].solution.stored + exact.other == least
     with pytest.raises(UserError, match=r"of which .* are activations"):
         planned(there, CPU, Wanted(10**9, 1000, formats, (2, 4), 60, at), lambda *a: None)
+
+
+@pytest.mark.parametrize("residency", ["packed", "decoded"])
+@pytest.mark.parametrize("compute", ["fp32", "bf16"])
+def test_a_plans_training_memory_is_the_ledgers(
+    spec: RunSpec, residency: Literal["packed", "decoded"], compute: Literal["fp32", "bf16"]
+) -> None:
+    """Whatever ranks the plan has that the question came with: they are what is asked about."""
+    here = replace(CPU, residency=residency)
+    there = replace(spec, train=replace(spec.train, compute=compute, batch=10**6))
+    formats, ranks = ("int8@16", "int3@16"), (2, 4)
+    asked = Asked(formats, ranks, 0, uniform=False, exact=False, costed=True)
+    table = table_of(spec, here, asked, 60, lambda *a: None)
+    strange = replace(there, plan=replace(there.plan, rank=10**6))
+    wanted = Wanted(10**9, 0, formats, ranks, 60)
+    check_ahead(strange, wanted)
+    found = room_for(strange, here, wanted, table)
+    adapted = {site.name: site.reach is not None for site in table.sites}
+    chosen = uniform(found.choices, adapted, "int3@16", 4)
+    assert chosen is not None
+    start, plan = prepare_run(there), Plan("u", "int3@16", embedding="int3@16", rank=4)
+    count = plan_sites(plan, start.checkpoint, start.task.kind, 0).count
+    need = needs(there, start, count, here, compute)
+    assert chosen.training + found.overhead == need.estimate().total
+    assert chosen.stored + found.beside == count.stored
+
+
+def test_a_plan_that_cuts_its_ranks_is_predicted_at_what_it_cuts_to(spec: RunSpec) -> None:
+    cut = Plan("cut", "int4@16", rank=8, schedule=RankSchedule("adalora", target=2))
+    _, _, ranks = choices_of(replace(spec, plan=cut))
+    assert set(ranks.values()) == {0, 2}
+    _, _, ranks = choices_of(replace(spec, plan=replace(cut, schedule=RankSchedule())))
+    assert set(ranks.values()) == {0, 8}
 
 
 def test_kfac_agrees_with_fisher_where_a_layer_sees_few_of_the_tokens(

@@ -603,6 +603,18 @@ def test_a_loss_that_is_no_number_ends_training_at_once(scene: Stage, tmp_path: 
     assert lines_of(tmp_path)[-1] == {"step": seen[-1], "diverged": outcome.diverged}
 
 
+def test_a_gradient_that_is_no_number_ends_training_before_it_is_taken(
+    scene: Stage, tmp_path: Path
+) -> None:
+    here = scene("llama, dropout")
+    made = installed(here.start, here.plan)
+    learnt = next(p for p in made.model.parameters() if p.requires_grad)
+    learnt.register_hook(lambda gradient: gradient * math.inf)
+    outcome = adapt(made.model, here.parts, replace(setting(here.train), log=tmp_path / LOG))
+    assert outcome.diverged == f"the gradient is no longer finite at step 1 of {STEPS}"
+    assert lines_of(tmp_path)[-1] == {"step": 1, "diverged": outcome.diverged}
+
+
 @pytest.mark.usefixtures("_cache")
 def test_a_diverged_run_is_recorded_and_has_no_score(
     tiny_model: Folder, tiny_text: Path, tmp_path: Path

@@ -18,25 +18,19 @@ from lowbit import curvature
 from lowbit import lab as lab_module
 from lowbit.curvature import Factors
 from lowbit.errors import RunError, UserError
+from lowbit.foretelling import worked
 from lowbit.hessian import products
 from lowbit.jointly import monte_carlo, second_order
 from lowbit.lab import Lab, divergence, moved, rounded
 from lowbit.measure import measure
-from lowbit.measuring import fewer, sequences, spread
+from lowbit.measuring import _architecture, fewer, sequences, spread
+from lowbit.predictors import left, predictions, trusted
 from lowbit.reach import STEP_DAMPING, Ascent, absorbed_shares, metric
-from lowbit.sensitivity import (
-    Asked,
-    SensitivityTable,
-    from_text,
-    left,
-    predictions,
-    to_text,
-    trusted,
-)
+from lowbit.sensitivity import Asked, Basis, SensitivityTable, from_text, to_text
 from lowbit.spec import BLOCK_ROLES
 from lowbit.tasks.base import Example
 from lowbit.traces import hutchinson
-from lowbit.worth import KEPT
+from lowbit.worth import KEPT, PACE, highest
 
 Folder = Callable[[str], Path]
 ASKED = Asked(("int8@16", "int4@16", "int2@16"), ranks=(1, 4, 16), samples=3, walk=True)
@@ -267,6 +261,19 @@ def test_ranks_are_worth_what_a_step_of_each_really_wins(tiny_model: Folder) -> 
     assert total == pytest.approx(KEPT * max(0.0, won[1] - won[0]), rel=0.2, abs=1e-5)
 
 
+@pytest.mark.parametrize("win", [3.0, 0.5, 0.02, 1e-3])
+def test_a_step_wins_what_the_hill_is_high_however_short_it_must_be(win: float) -> None:
+    """A quadratic hill beside a loss of 4: its top is where first order wins twice its height."""
+
+    def won(place: int) -> float:
+        length = PACE**place
+        return 4 / 2 * length - (4 / 2 * length) ** 2 / (4 * win)
+
+    assert highest(won) == pytest.approx(win, rel=0.1)
+    assert highest(lambda place: -1.0) == 0.0
+    assert highest(lambda place: math.nan) == 0.0
+
+
 def test_damage_that_plans_rest_on_comes_to_what_the_stored_model_shows(lab: Lab) -> None:
     asked = replace(ASKED, walk=False, uniform=False, exact=False, samples=0, costed=True)
     table = measure(lab, asked, ("tiny", "text"))
@@ -313,6 +320,51 @@ def test_a_model_that_is_not_finite_is_refused(tiny_model: Folder) -> None:
         measure(lab, ASKED, ("tiny", "text"))
 
 
+def test_a_matrix_of_zeros_costs_nothing_in_any_format(tiny_model: Folder) -> None:
+    """As blocks are that were added to a model and not trained yet."""
+    lab = lab_of(tiny_model("llama"))
+    names = [n for n in (s.name for s in lab.blocks) if n.endswith(("o_proj", "down_proj"))][:2]
+    with torch.no_grad():
+        for name in names:
+            lab.model.get_submodule(name).weight.zero_()  # type: ignore
+    table = measure(lab, replace(ASKED, walk=False, costed=True), ("tiny", "text"))
+    for site in table.sites:
+        if site.name in names:
+            assert {(d.kfac, d.hutchinson, d.anchored) for d in site.damages.values()} == {
+                (0, 0, 0)
+            }
+        if site.reach is not None:
+            assert all(map(math.isfinite, site.reach.gains))
+            assert all(0 <= x <= 1 for each in site.reach.absorbed.values() for x in each)
+
+
+def test_a_format_that_the_model_does_not_survive_is_named(
+    tiny_model: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = lab_of(tiny_model("llama"))
+    honest = Lab.error
+
+    def spoilt(self: Lab, name: str, text: str) -> torch.Tensor:
+        return honest(self, name, text) * (math.inf if text == "int4@16" else 1.0)
+
+    monkeypatch.setattr(Lab, "error", spoilt)
+    asked = Asked(("int8@16", "int4@16"), (2,), 0, uniform=False, exact=False, costed=True)
+    with pytest.raises(RunError, match="int4@16: the outputs of the stored model are not finite"):
+        measure(lab, asked, ("tiny", "text"))
+
+
+def test_a_matrix_that_no_format_can_hold_is_named(tiny_model: Folder) -> None:
+    lab = lab_of(tiny_model("llama"))
+    name = lab.blocks[0].name
+    lab.base = {site.name: lab.weight(site.name).clone() for site in lab.sites}
+    lab.base[name][0, 0] = 1e6
+    with pytest.raises(RunError, match=f"{name} in fp16: .* too large for float16"):
+        lab.error(name, "fp16")
+    lab.base[name][0, 0] = math.nan
+    with pytest.raises(RunError, match=f"{name} in int4@16: .* NaN or infinity"):
+        lab.error(name, "int4@16")
+
+
 def test_predictions_hold_the_first_order_and_their_errors(table: SensitivityTable) -> None:
     whole = table.whole["int4@16"]
     found = predictions(whole)
@@ -327,9 +379,23 @@ def test_spreads_are_over_documents(lab: Lab) -> None:
     one = measure(lab, Asked(("int2@16",), (4,), 2), ("tiny", "text")).whole["int2@16"]
     lab.documents = [0, 0, 1]
     two = measure(lab, Asked(("int2@16",), (4,), 2), ("tiny", "text")).whole["int2@16"]
+    lab.documents = [7, 7, 7]
+    table = measure(lab, Asked(("int2@16",), (4,), 2), ("tiny", "text"))
     lab.documents = ()
     assert one.loss == two.loss
     assert one.loss_spread != two.loss_spread
+    assert table.whole["int2@16"].loss_spread == one.loss_spread, "of one document: its stretches"
+    assert table.documents == 1
+    assert "one document" in worked(table.basis, 1)
+
+
+def test_what_a_table_rests_on_is_said_beside_what_was_asked_for() -> None:
+    assert worked(Basis("token", 8100, 20, 14.2), 8192) == (
+        "8,100 tokens of calibration text; work of 14 forward passes over it"
+    )
+    assert "600 tokens of calibration text, all there are of the 4,096 asked for" in worked(
+        Basis("token", 600, 20, 9), 4096
+    )
 
 
 def test_errors_are_counted_from_sixteen_bits(lab: Lab) -> None:
@@ -495,8 +561,19 @@ def test_a_gradient_that_is_not_finite_is_named(
 
 def test_too_little_text_to_calibrate_on_says_how_little_it_would_tell() -> None:
     part = tuple(Example(np.arange(9), np.arange(9), i, 9) for i in range(9))
-    start = SimpleNamespace(
-        data=SimpleNamespace(parts={"calibration": part}), task=SimpleNamespace(name="t")
-    )
-    with pytest.raises(UserError, match=r"81 tokens to calibrate on; 512 are needed.* ± 0\.031"):
-        sequences(start, 4096)  # type: ignore[arg-type]
+    for kind, known in (("language", r"0\.031"), ("classification", r"0\.092")):
+        start = SimpleNamespace(
+            data=SimpleNamespace(parts={"calibration": part}),
+            task=SimpleNamespace(name="t", kind=kind),
+        )
+        with pytest.raises(UserError, match=rf"81 tokens to calibrate on; 512 .* ± {known}"):
+            sequences(start, 4096)  # type: ignore[arg-type]
+
+
+def test_the_same_weights_otherwise_put_together_are_another_model(tiny_model: Folder) -> None:
+    config = opened(tiny_model("llama")).checkpoint.config
+    before = _architecture(config)
+    config._name_or_path = "elsewhere"
+    assert _architecture(config) == before
+    config.rms_norm_eps *= 10
+    assert _architecture(config) != before

@@ -649,3 +649,28 @@ def test_a_report_without_records_says_how_to_get_them(study: Path) -> None:
     said = lowbit("report", study)
     assert said.code == 1
     assert said.complaint == f"{study / 'results'} holds no finished run: lowbit run {study}"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("plan", "--budget", "1MB", "--draws", "2"), "--draws is for --controls FOLDER"),
+        (("plan", "--budget", "1MB", "--set", "plan.alpha=4"), "there is no plan yet"),
+        (("guide", "--set", "plan.rank=4"), "--set plan.rank=4: there is no plan yet"),
+        (("predict", "--jobs", "2"), "--profile and --jobs are for studies"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(
+    llama: Path, words: tuple[str, ...], said: str
+) -> None:
+    found = lowbit(words[0], llama, "--task", "demo", *words[1:])
+    assert (found.code, found.out) == (2, "")
+    assert said in " ".join(found.err.split())
+
+
+def test_a_study_is_predicted_as_it_says_itself(
+    tmp_path: Path, llama: Path, tiny_text: Path
+) -> None:
+    found = lowbit("predict", write_study(tmp_path, llama, tiny_text), "--tokens", 100)
+    assert found.code == 2
+    assert "no --plan, --bits, --at or --tokens" in " ".join(found.err.split())

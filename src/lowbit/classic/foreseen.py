@@ -19,8 +19,9 @@ from lowbit.engines.process import call
 from lowbit.errors import LowbitError, UserError
 from lowbit.execution import Execution
 from lowbit.foretelling import measured, shown
+from lowbit.predictors import left, predictions, trusted
 from lowbit.record import ADAPTER, load
-from lowbit.sensitivity import Asked, SensitivityTable, left, predictions, trusted
+from lowbit.sensitivity import Asked, SensitivityTable
 from lowbit.spec import RunSpec
 
 FORESEEN = "foreseen.json"

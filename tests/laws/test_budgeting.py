@@ -1,0 +1,79 @@
+"""What is said of plans and predictions, in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from lowbit.budgeting import _foretold, _how_good
+from lowbit.foretelling import _called
+from lowbit.plan.search import Option, Solution
+from lowbit.predictors import Prediction
+from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
+
+
+@dataclass(frozen=True)
+class There:
+    kl: float
+
+
+@dataclass(frozen=True)
+class Tried:
+    """As much of a candidate as is spoken of."""
+
+    plan: Plan
+    solution: Solution
+    there: There
+    left: float
+
+
+def tried(name: str, cost: float, kl: float, left: float) -> Tried:
+    option = Option("a", "int4@64", 8, cost, 100, 200, cost, 0.0)
+    return Tried(Plan(name, "int4@64"), Solution((option,), cost - 0.001), There(kl), left)
+
+
+def test_what_is_written_is_told_from_what_was_solved_for() -> None:
+    planned, other = tried("planned", 0.10, 0.2, 0.09), tried("planned, so", 0.12, 0.2, 0.08)
+    alone = " ".join(_how_good([planned], planned))
+    assert "at most 0.001 nats from the best, as predicted" in alone
+    assert "above it" not in alone
+    assert "What is written was predicted 0.02 nats above it." in " ".join(
+        _how_good([other, planned], other)
+    )
+
+
+def test_what_training_leaves_has_an_interval() -> None:
+    one = tried("planned", 0.1, 0.2, 0.08)
+    assert (
+        "about 0.0800 nats above 16 bits at the largest rank, anything from 0.0400 to 0.1600"
+        in (" ".join(_how_good([one], one)))
+    )
+
+
+@pytest.mark.parametrize(("kl", "said"), [(0.1, True), (0.3, False)])
+def test_a_uniform_plan_that_is_nearer_before_training_is_named(kl: float, said: bool) -> None:
+    best, even = tried("planned", 0.1, 0.2, 0.08), tried("uniform int4@64 r4", 0.2, kl, 0.2)
+    words = " ".join(_how_good([best, even], best))
+    assert ("uniform int4@64 r4 is nearer to 16 bits there (KL 0.1000 for 0.2000)" in words) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "trusted", "warned"),
+    [("int4@64", "Taylor, real eps is the one", False), ("int2@64", "K-FAC is the one", True)],
+)
+def test_the_closed_form_to_trust_is_named(text: str, trusted: str, warned: bool) -> None:
+    found = {n: Prediction(n, 0.1, 0.01, n == "kl") for n in ("taylor", "kfac", "kl")}
+    option = Option("a", text, 8, 0.1, 100, 200, 0.1, 0.0)
+    (words,) = _foretold(found, Solution((option,), 0.1))
+    assert words.startswith("Predicted gap before training: 0.1000 nats (0.0804 to 0.1196), by run")
+    assert trusted in words
+    assert ("below 3 none was near" in words) == warned
+    assert _foretold({}, Solution((option,), 0.1)) == []
+
+
+def test_plans_of_one_name_are_told_apart_by_what_was_asked_for() -> None:
+    spec = RunSpec("m", TaskSpec("t"), Plan("returned", "int4@64"), TrainSpec(), 0)
+    other = replace(spec, plan=Plan("Joint-2", "int4@64"))
+    found = _called({"a/returned.toml": spec, "b/returned.toml": spec, "joint-2": other})
+    assert list(found) == ["a/returned.toml", "b/returned.toml", "Joint-2"]
