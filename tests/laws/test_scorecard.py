@@ -572,3 +572,23 @@ def test_the_bounds_study_gives_every_size_of_data_as_many_tokens() -> None:
     (whole,) = set(seen["dailydialog"])
     for name, tokens in seen.items():
         assert all(abs(each / whole - 1) <= 0.02 for each in tokens), name
+
+
+def test_the_scorecard_of_the_bounds_study_is_what_its_readme_says() -> None:
+    """In a terminal of 80 columns: hits and misses, correlations, and both baselines."""
+    study = read_study(str(Path(__file__).parents[2] / "studies" / "bounds"))
+    lines = printed(cells(study), 80)
+    first = next(i for i, line in enumerate(lines) if "adapted: how predictors did" in line)
+    rows = {line.strip().split("  ")[0]: line for line in lines[first:] if " × " in line}
+    said = {
+        "trusted closed form": ("20/24", "0.91 (20)", "× 2.62", "missed"),
+        "weight error": ("18/22", "0.89 (21)", "× 1.16", "missed"),
+        "4^-b": ("20/22", "0.88 (21)", "× 1.34", "missed"),
+        "Hutchinson": ("22/24", "intervals"),
+    }
+    for name, words in said.items():
+        assert all(word in rows[name] for word in words), rows[name]
+    readme = (study.folder / "README.md").read_text(encoding="utf-8")
+    for words in ("correlate by 0.91 (logarithms, 20 cells); weight error by 0.89, 4^-b by 0.88",
+                  "none is sharp for the closed form, 20 intervals hold"):  # fmt: skip
+        assert words in " ".join(readme.split())

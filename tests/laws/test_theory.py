@@ -317,6 +317,24 @@ def test_a_frozen_base_shifts_gradients_and_only_fresh_noise_spreads_them() -> N
     assert damage.noise_ratio(3, 4) == pytest.approx(5.44, abs=0.01)
 
 
+def test_minibatch_gradients_at_a_stored_base_are_off_by_h_times_the_error() -> None:
+    """Of squared errors of drawn examples, one at a time: on average, with the true Hessian."""
+    rng = np.random.default_rng(26)
+    root = rng.normal(size=(6, 6)) / sqrt(6)
+    examples = rng.normal(size=(100_000, 6)) @ root
+    targets = examples @ rng.normal(size=6) + rng.normal(size=len(examples))
+    here, error = rng.normal(size=6), 0.1 * rng.normal(size=6)
+
+    def gradients(w: np.ndarray) -> np.ndarray:
+        return np.asarray(examples * (examples @ w - targets)[:, None])
+
+    apart = gradients(here + error) - gradients(here)
+    spread = apart.std(0) / sqrt(len(apart))
+    expected = damage.gradient_bias(root.T @ root, error)
+    assert np.all(np.abs(apart.mean(0) - expected) < 5 * spread)
+    assert np.abs(expected).max() > 20 * spread.max(), "or nothing is shown"
+
+
 def test_a_frozen_base_adds_what_the_hessians_of_batches_differ_by() -> None:
     _, H, variance = problem(seed=24)
     rng = np.random.default_rng(25)
