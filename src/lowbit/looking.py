@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +29,9 @@ IN_A_STUDY = (
     "workload.N.model=FOLDER, where N counts them from 0"
 )
 """How a study is given a model's folder."""
+
+
+MISSING = "missing"
 
 
 def out() -> Console:
@@ -164,12 +168,19 @@ def _reports(study: Study) -> Path:
 
 
 def status(study: Study) -> None:
+    """Every run that there is something of; what is missing, a line a plan; how many of each."""
     table = Table(box=None, padding=(0, 1))
     for name in ("run", "state", "result"):
         table.add_column(name, overflow="fold")
-    for run in study.runs:
-        table.add_row(run.name, *_state(study, run))
+    states = {run.name: _state(study, run) for run in study.runs}
+    for name, (state, result) in states.items():
+        if state != MISSING:
+            table.add_row(name, state, result)
+    for name in gathered([name for name, (state, _) in states.items() if state == MISSING]):
+        table.add_row(name, MISSING, "")
     out().print(table)
+    counted = Counter(state for state, _ in states.values())
+    say("; ".join(f"{count} {state}" for state, count in counted.items()) + f"; {len(states)} runs")
 
 
 def _state(study: Study, run: RunSpec) -> tuple[str, str]:
@@ -181,7 +192,7 @@ def _state(study: Study, run: RunSpec) -> tuple[str, str]:
         return (
             ("under way", "goes on from its checkpoint")
             if (folder / CHECKPOINT).exists()
-            else (("begun", "no checkpoint yet") if folder.exists() else ("missing", ""))
+            else (("begun", "no checkpoint yet") if folder.exists() else (MISSING, ""))
         )
     if record.fingerprint != run.fingerprint:
         return "out of date", "recorded with other settings; --rerun replaces it"

@@ -190,7 +190,9 @@ def test_status_names_the_state_of_every_run(study: Path) -> None:
     def states() -> dict[str, str]:
         said = lowbit("status", study)
         assert (said.code, said.err) == (0, "")
-        rows = [re.split(r" {2,}", line.strip()) for line in said.out.splitlines()[1:]]
+        _, *lines, counted = said.out.splitlines()
+        assert counted.endswith("; 4 runs")
+        rows = [re.split(r" {2,}", line.strip()) for line in lines]
         return {row[0]: " ".join(row[1:]) for row in rows}
 
     value = f"done loss {record_of(done)['metrics']['loss']:.4f}"
@@ -205,6 +207,9 @@ def test_status_names_the_state_of_every_run(study: Path) -> None:
     said = lowbit("status", study, "--set", "train.lr=0.5")
     assert "out of date" in said.out
     assert "--rerun" in said.out
+    shutil.rmtree(begun)
+    assert states() == {NAMES[0]: value, NAMES[1]: "torn will be done again",
+                        "llama-text-int4@32-seed0,1": "missing"}  # fmt: skip
 
 
 def test_validation_runs_nothing_and_counts_runs_and_claims(study: Path) -> None:
