@@ -81,7 +81,8 @@ def compare(study: Study) -> None:
         if findings:
             say(f"\n{heading}", style="bold")
         for finding in findings:
-            say(f"\n{finding.claim.text}: {finding.state.upper()}")
+            say("")
+            wrapped(f"{finding.claim.text}: {finding.state.upper()}", first="")
             for line in (sayings.asked(finding), sayings.effect(finding), sayings.beside(finding)):
                 wrapped(line)
     if not (found.claims or found.questions):
@@ -121,11 +122,12 @@ def gathered(names: Sequence[str]) -> list[str]:
     return [f"{stem}-seed{','.join(mine)}" for stem, mine in seeds.items()]
 
 
-def wrapped(text: str) -> None:
-    """Indented, at the terminal's width."""
+def wrapped(text: str, first: str = "  ") -> None:
+    """At the terminal's width, indented; names with hyphens stay whole."""
     if text:
         width = max(40, min(out().width, 100))
-        say(textwrap.fill(text, width, initial_indent="  ", subsequent_indent="  "))
+        fitted = textwrap.TextWrapper(width, first, "  ", break_on_hyphens=False)
+        say(fitted.fill(text))
 
 
 def _plain(found: Verdicts) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from lowbit import report
 from lowbit.cells import settings
 from lowbit.claims import Claim
 from lowbit.files import lines
+from lowbit.looking import wrapped
 from lowbit.studyfile import MAIN, Part
 from lowbit.verdicts import Finding, Verdicts
 
@@ -229,3 +230,15 @@ def test_the_bit_map_has_every_site_of_every_plan(demo: tuple[Path, list[Run]]) 
     assert found.sites[:2] == ("embed_tokens", "layers.0.self_attn.q_proj")
     three = [s for s in (line[3] for line in found.cells) if s and report.bits(s) == 3]
     assert {site.depth for site in three} == {2, 3}
+
+
+def test_names_stay_whole_where_lines_are_broken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    wrapped("; ".join(f"lm_14m-wikitext2-plan_{i}-seed0" for i in range(9)), first="")
+    printed = capsys.readouterr().out.splitlines()
+    assert max(map(len, printed)) <= 60
+    assert not printed[0].startswith(" ")
+    assert all(line.startswith("  ") for line in printed[1:])
+    assert not [line for line in printed if line.endswith("-")]
