@@ -532,6 +532,22 @@ def test_a_slice_by_seeds_is_reported_though_it_leaves_parts_out(
 # --- the study of bounds as it is written ---------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("profile", "model"),
+    [("full", "microsoft/DialoGPT-medium"), ("llama-7b", "meta-llama/Llama-2-7b-hf")],
+)
+def test_larger_profiles_ask_the_same_of_other_models(profile: str, model: str) -> None:
+    folder = str(Path(__file__).parents[2] / "studies" / "bounds")
+    small, large = read_study(folder), read_study(folder, (), profile)
+    assert len(large.runs) == len(small.runs)
+    assert large.results != small.results
+    dialogues = [run for run in large.runs if run.task.name == "dailydialog"]
+    assert {(run.model, run.task.source, run.task.scored_limit) for run in dialogues} == {
+        (model, "hub", 0)
+    }
+    assert {run.model for run in large.runs if run not in dialogues} == {"assets:lm-14m"}
+
+
 def test_the_bounds_study_asks_what_the_documents_claim() -> None:
     study = read_study(str(Path(__file__).parents[2] / "studies" / "bounds"))
     parts = {part.name: part for part in study.parts}
