@@ -60,6 +60,8 @@ def plan(
     )  # fmt: skip
     for path in figures.save("frontier", frontier, to.parent, f"{to.stem}-frontier"):
         say(f"figure   {path}")
+    if wanted[1]:
+        wrapped("its frontier and uniform plans are of stored bytes, whatever training takes")
     if maps_to is not None:
         _write_maps(best.solution, maps_to)
     if controls_to is not None:

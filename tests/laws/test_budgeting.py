@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import log
 
 import pytest
 
 from lowbit.budgeting import _foretold, _how_good
-from lowbit.foretelling import _called
+from lowbit.foretelling import _called, _prediction
 from lowbit.plan.search import Option, Solution
 from lowbit.predictors import Prediction
+from lowbit.sensitivity import SensitivityTable, Whole
 from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
 
 
@@ -77,3 +79,15 @@ def test_plans_of_one_name_are_told_apart_by_what_was_asked_for() -> None:
     other = replace(spec, plan=Plan("Joint-2", "int4@64"))
     found = _called({"a/returned.toml": spec, "b/returned.toml": spec, "joint-2": other})
     assert list(found) == ["a/returned.toml", "b/returned.toml", "Joint-2"]
+
+
+def test_a_gap_is_told_in_perplexity_too() -> None:
+    """At a loss of log 20 a gap of log 1.1 raises perplexity by 2."""
+    whole = Whole(1.0, 0.0, 0.1, 0.1, log(1.1), 0.1, None, 0.0, 0.1, 0.01, 0.1, 0.0, None, 0.0)
+    table = SensitivityTable("m", "t", "token", 1000, log(20), 9.0, (), {"p": whole}, 9)
+    page = _prediction(table, "p", {"a": "int4@64"})
+    names, risen = (list(page.columns[i].cells) for i in (0, 3))
+    assert risen[names.index("Taylor, real eps")] == "+2 (+2 to +2)"
+    assert [str(cell) for cell in page.columns[4].cells].count("theory *") == 1
+    sentences = replace(table, unit="sentence")
+    assert set(_prediction(sentences, "p", {"a": "int4@64"}).columns[3].cells) == {""}

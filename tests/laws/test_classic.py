@@ -407,6 +407,22 @@ def test_gradient_bars_keep_ranks_apart() -> None:
     assert [text.get_text() for text in noted.texts] == ["not logged by 1 of 5 runs"]
 
 
+def test_the_analysis_has_nine_panels_each_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    honest = Figure.savefig
+
+    def kept(self: Figure, *words: Any, **more: Any) -> None:
+        seen.append([ax.get_title("left") for ax in self.axes])
+        honest(self, *words, **more)
+
+    monkeypatch.setattr(Figure, "savefig", kept)
+    panels.nine(TWO_RANKS, {}, tmp_path / "nine.png")
+    assert len(seen[0]) == len(set(seen[0])) == 9
+    assert all(seen[0])
+
+
 def test_every_figure_draws_what_there_is(tmp_path: Path) -> None:
     alone = [{**row(16, 8, 0.4), "perplexity": None, "gradient_variance": None, "curve": []}]
     for rows in (alone, TWO_RANKS, [*TWO_RANKS, row(16, 4, 3.0, lr=0.1)]):

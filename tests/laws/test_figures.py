@@ -17,7 +17,7 @@ from synthetic import PLANS, demo_runs, make_run
 from lowbit import drawing, figures
 from lowbit.cells import Setting, scores, settings
 from lowbit.errors import UserError
-from lowbit.figures import curves, pareto, sizes
+from lowbit.figures import curves, frontier, pareto, sizes
 from lowbit.figures.look import RC, place_labels
 from lowbit.record import SCORES
 from lowbit.studyfile import MAIN, Part
@@ -155,3 +155,19 @@ def test_scores_are_read_again_when_their_file_is_another(tmp_path: Path) -> Non
     text = (folder / SCORES).read_text().splitlines()
     (folder / SCORES).write_text("\n".join(text[:-1]) + "\n")
     assert len(scores(folder).sum) == len(first.sum) - 1
+
+
+def test_the_frontier_shows_corners_uniform_plans_budget_and_choice() -> None:
+    corners = ((100, 0.5), (200, 0.1), (300, 0.02))
+    uniform = (("int3@64 r8", 220, 0.2), ("", 260, 0.15))
+    data = frontier.Frontier(corners, uniform, (200, 0.1), 210)
+    with mpl.rc_context(RC):
+        ax = Figure().add_subplot()
+        frontier.draw(ax, data)
+    drawn = {str(line.get_label()): line.get_xydata().tolist() for line in ax.get_lines()}
+    assert drawn["exact plans"] == [list(corner) for corner in corners]
+    assert drawn["uniform plans"] == [[220, 0.2], [260, 0.15]]
+    assert drawn["chosen"] == [[200, 0.1]]
+    assert [x for x, _ in drawn["budget"]] == [210, 210]
+    assert [text.get_text() for text in ax.texts] == ["int3@64 r8"]
+    assert ax.get_yscale() == "log"
