@@ -1,0 +1,109 @@
+"""The planner study as committed: what it asks, its plans' bytes, what its README says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+from lowbit.cells import records
+from lowbit.study import Study, read
+
+ROOT = Path(__file__).parents[2] / "studies" / "planner"
+CONTROLS = (
+    "uniform",
+    "bits-only",
+    "rank-only",
+    "bits-then-rank",
+    "random-0",
+    "random-1",
+    "random-2",
+)
+BUDGETS = {"lm3": 7_001_856, "lm4": 8_722_176, "sst3": 10_607_000, "sst4": 13_442_264}
+HEADER = re.compile(r"# [^:]+: ([\d,]+) of ([\d,]+) bytes; ")
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return read(str(ROOT))
+
+
+def number(text: str) -> int:
+    return int(text.replace(",", ""))
+
+
+def test_plans_are_trained_beside_every_control_at_two_budgets_on_two_tasks(study: Study) -> None:
+    parts = {part.name: part for part in study.parts}
+    for name, folder in zip(("main", "lm4", "sst3", "sst4"), BUDGETS, strict=True):
+        assert set(parts[name].plans) == {f"{folder}/{c}" for c in ("returned", *CONTROLS)}
+        assert {run.seed for run in study.part(parts[name])} == set(range(6))
+    for name, folder in (("joint", "lm"), ("joint sst2", "sst")):
+        own = {f"{folder}-joint-{i}/returned" for i in (1, 2, 3)}
+        assert set(parts[name].plans) == own | {"Joint-1", "Joint-2", "Joint-3"}
+    for name, folder, runs in (("untrained", "lm", 1), ("untrained sst2", "sst", 6)):
+        suffix = "bare" if folder == "lm" else "moved"
+        plans = [run.plan.name for run in study.part(parts[name])]
+        for bits in (3, 4, 5):
+            mine = [plan for plan in plans if plan.startswith(f"{folder}{bits} {suffix}/")]
+            assert len([plan for plan in mine if "/random-" in plan]) == 20 * runs
+            assert (
+                len([plan for plan in mine if plan.endswith(("planned", "shuffled"))]) == 2 * runs
+            )
+
+
+@pytest.mark.parametrize("bare", ["", "-bare"])
+@pytest.mark.parametrize("folder", BUDGETS)
+def test_no_plan_has_more_than_the_budget_and_only_uniform_ones_have_much_less(
+    folder: str, bare: str
+) -> None:
+    files = sorted((ROOT / "plans" / f"{folder}{bare}").glob("*.toml"))
+    assert len(files) >= (23 if bare else 9)
+    for path in files:
+        found = HEADER.match(path.read_text(encoding="utf-8"))
+        assert found is not None, path
+        size, budget = number(found[1]), number(found[2])
+        assert budget == BUDGETS[folder]
+        assert size <= budget
+        # At one rank there is nothing for ranks alone to choose.
+        alike = ("uniform", "rank-only") if bare else ("uniform",)
+        assert size > 0.995 * budget or path.stem in alike, path
+
+
+def test_what_was_run_has_the_bytes_that_its_plan_was_said_to_have(study: Study) -> None:
+    counted, done = 0, {folder.name: record for folder, record in records(study)}
+    for run in study.runs:
+        folder, _, plan = re.sub(" (bare|moved)", "-bare", run.plan.name).partition("/")
+        found = done.get(run.name)
+        if not plan or found is None:
+            continue
+        header = HEADER.match((ROOT / "plans" / folder / f"{plan}.toml").read_text())
+        assert header is not None
+        if not run.plan.adapter:  # a bare base has no adapter to be counted
+            assert found.bytes.stored == number(header[1]), run.name
+            counted += 1
+    assert counted >= 96
+
+
+def test_the_leads_in_the_readme_are_those_that_were_said_and_seen(study: Study) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| ([\w, ]+) \| ([\d.−]+) \| ([\d.−]+)", readme, re.M)
+    assert len(rows) >= 10
+    losses: dict[str, list[float]] = {}
+    named = {run.name: run.plan.name for run in study.runs}
+    for place, record in records(study):
+        losses.setdefault(named[place.name], []).append(record.metrics["loss"])
+    for folder, name, foretold, seen in rows:
+        said = (ROOT / "plans" / folder / "said.txt").read_text(encoding="utf-8")
+        told = dict(re.findall(r"/([\w-]+)\.toml +[\d,]+ bytes, predicted ([\d.]+)", said))
+        own = re.search(r"^ \w.*? +[\d,]{7,} +([\d.]+)", said, re.M)  # the first is written
+        assert own is not None
+        key = name.replace(" ", "-")
+        many = [c for c in told if c.startswith("random-")] if key == "random" else [key]
+        assert float(foretold) == pytest.approx(
+            mean(float(told[c]) for c in many) - float(own[1]), abs=6e-5
+        )
+        there = [losses[f"{folder}/{c}"] for c in (*many, "returned")]
+        assert {len(each) for each in there} == {6}
+        assert float(seen) == pytest.approx(mean(map(mean, there[:-1])) - mean(there[-1]), abs=6e-5)
