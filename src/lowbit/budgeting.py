@@ -41,14 +41,19 @@ def plan(
     found = call(solved, spec, execution, wanted, shown())
     best, budget = found.candidates[0], wanted[0]
     out().print(_candidates(found))
+    left = (
+        "the KL, since nothing is trained"
+        if wanted[8]
+        else "what training should leave, above 16 bits at the largest rank, of the KL seen there "
+        "and of what its ranks win"
+    )
     wrapped(
         "In nats. KL and gap: to 16 bits, untrained, on the selection part, which nothing was "
-        "costed on (± twice the gap's error). Left: what training should leave, above 16 bits at "
-        "the largest rank, of the KL seen there and of what its ranks win; predicted: the same "
-        "from calibration text alone. The first line is written: the least is left."
+        f"costed on (± twice the gap's error). Left: {left}; predicted: the same from calibration "
+        "text alone. The first line is written: the least is left."
     )
     out().print(_layers(best.solution))
-    for line in [*_said(found, best, *wanted[:2]), worked(found.basis, wanted[4]) + "."]:
+    for line in [*_said(found, best, wanted), worked(found.basis, wanted[4]) + "."]:
         wrapped(line)
     size = best.solution.stored + found.other
     about = f"of {budget:,} bytes; {spec.model} on {spec.task.name}"
@@ -68,8 +73,9 @@ def plan(
         _write_controls(found, controls_to, about)
 
 
-def _said(found: Any, best: Any, budget: int, training: int) -> list[str]:
+def _said(found: Any, best: Any, wanted: tuple[Any, ...]) -> list[str]:
     """What is known of the plan, a sentence or two each."""
+    budget, training, untrained = wanted[0], wanted[1], wanted[8]
     size = best.solution.stored + found.other
     peak = best.solution.training + found.overhead
     limit = f" of {training:,}" if training else ""
@@ -77,7 +83,7 @@ def _said(found: Any, best: Any, budget: int, training: int) -> list[str]:
     lines = [f"{size:,} of {budget:,} bytes. {step}"]
     if found.whole:
         return [*lines, "The budget holds the whole model in 16 bits at the largest rank."]
-    lines += _how_good(found.candidates, best)
+    lines += _how_good(found.candidates, best, untrained)
     if best.plan.name.startswith("uniform"):
         lines.append(
             "NO PLANNED CHOICE CAME OUT BETTER THERE THAN A UNIFORM ONE: that is what is written."
@@ -92,8 +98,9 @@ def _said(found: Any, best: Any, budget: int, training: int) -> list[str]:
     return lines
 
 
-def _how_good(candidates: Any, best: Any) -> list[str]:
-    """How far from the best it is, what training should leave, and what speaks against it."""
+def _how_good(candidates: Any, best: Any, untrained: bool = False) -> list[str]:
+    """How far from the best it is; where it is to be trained, what that should leave, and what
+    speaks against it."""
     lines = []
     solved_for = next((c for c in candidates if c.plan.name == "planned"), None)
     if solved_for is not None:
@@ -103,6 +110,8 @@ def _how_good(candidates: Any, best: Any) -> list[str]:
             more = max(0.0, best.solution.cost - solved_for.solution.cost)
             line += f" What is written was predicted {more:.2g} nats above it."
         lines.append(line)
+    if untrained:
+        return lines
     lines.append(
         f"After training about {nats(best.left)} nats above 16 bits at the largest rank, anything "
         f"from {nats(best.left / 2)} to {nats(2 * best.left)}: what ranks take back and what they "
