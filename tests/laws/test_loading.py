@@ -37,13 +37,16 @@ def test_a_hub_id_is_fetched_without_its_pickles(
     assert not set(WANTED) & set(PICKLES)
 
 
-def test_an_unreachable_hub_is_what_happened_not_a_traceback(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def _no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     def fetch(*_: Any, **__: Any) -> str:
         raise ConnectionError("no route")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+
+
+@pytest.mark.usefixtures("_no_hub")
+def test_an_unreachable_hub_is_what_happened_not_a_traceback() -> None:
     with pytest.raises(RunError, match="could not fetch 'owner/name'") as caught:
         resolve("owner/name")
     said = str(caught.value)
@@ -53,13 +56,8 @@ def test_an_unreachable_hub_is_what_happened_not_a_traceback(
         resolve("owner/name", "--model FOLDER")
 
 
-def test_each_command_names_its_own_way_to_give_a_folder(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def fetch(*_: Any, **__: Any) -> str:
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+@pytest.mark.usefixtures("_no_hub")
+def test_each_command_names_its_own_way_to_give_a_folder() -> None:
     run = RunSpec("owner/name", TaskSpec("demo"), Plan("bf16"), TrainSpec(compute="fp32"), 0)
     execution = Execution(device="cpu", threads=1)
     with pytest.raises(RunError, match=r"workload\.N\.model=FOLDER"):
