@@ -205,6 +205,7 @@ def plan(
     """
     from lowbit import budgeting, foretelling
     from lowbit.options import bytes_of
+    from lowbit.plan.wanted import Wanted
     from lowbit.quant.formats import parse
     from lowbit.single import single
 
@@ -216,7 +217,9 @@ def plan(
     among = tuple(sorted(set(ranks or foretelling.RANKS)))
     for text in chosen:
         parse(text)
-    wanted = (*limits, chosen, among, tokens, at, (draws or 3) if controls else 0, 0, untrained)
+    wanted = Wanted(
+        *limits, chosen, among, tokens, at, (draws or 3) if controls else 0, untrained=untrained
+    )
     budgeting.plan(spec, execution, wanted, to, maps, controls)
 
 

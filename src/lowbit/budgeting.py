@@ -18,6 +18,7 @@ from lowbit.freezing import to_toml
 from lowbit.looking import out, say, wrapped
 from lowbit.plan.maps import maps
 from lowbit.plan.search import Solution
+from lowbit.plan.wanted import Wanted
 from lowbit.predictors import NAMES, trusted_at
 from lowbit.progress import phases
 from lowbit.quant.formats import bits_of, parse
@@ -30,7 +31,7 @@ NAMED = 9
 def plan(
     spec: RunSpec,
     execution: Execution,
-    wanted: tuple[Any, ...],
+    wanted: Wanted,
     to: Path,
     maps_to: Path | None,
     controls_to: Path | None,
@@ -39,11 +40,11 @@ def plan(
     if to.suffix != ".toml":
         raise UserError(f"{to}: a plan's file ends in .toml")
     found = call(solved, spec, execution, wanted, shown())
-    best, budget = found.candidates[0], wanted[0]
+    best, budget = found.candidates[0], wanted.stored
     out().print(_candidates(found))
     left = (
         "the KL, since nothing is trained"
-        if wanted[8]
+        if wanted.untrained
         else "what training should leave, above 16 bits at the largest rank, of the KL seen there "
         "and of what its ranks win"
     )
@@ -53,7 +54,7 @@ def plan(
         "text alone. The first line is written: the least is left."
     )
     out().print(_layers(best.solution))
-    for line in [*_said(found, best, wanted), worked(found.basis, wanted[4]) + "."]:
+    for line in [*_said(found, best, wanted), worked(found.basis, wanted.tokens) + "."]:
         wrapped(line)
     size = best.solution.stored + found.other
     about = f"of {budget:,} bytes; {spec.model} on {spec.task.name}"
@@ -65,7 +66,7 @@ def plan(
     )  # fmt: skip
     for path in figures.save("frontier", frontier, to.parent, f"{to.stem}-frontier"):
         say(f"figure   {path}")
-    if wanted[1]:
+    if wanted.training:
         wrapped("its frontier and uniform plans are of stored bytes, whatever training takes")
     if maps_to is not None:
         _write_maps(best.solution, maps_to)
@@ -73,9 +74,9 @@ def plan(
         _write_controls(found, controls_to, about)
 
 
-def _said(found: Any, best: Any, wanted: tuple[Any, ...]) -> list[str]:
+def _said(found: Any, best: Any, wanted: Wanted) -> list[str]:
     """What is known of the plan, a sentence or two each."""
-    budget, training, untrained = wanted[0], wanted[1], wanted[8]
+    budget, training, untrained = wanted.stored, wanted.training, wanted.untrained
     size = best.solution.stored + found.other
     peak = best.solution.training + found.overhead
     limit = f" of {training:,}" if training else ""
@@ -187,12 +188,11 @@ def _write_maps(solution: Solution, folder: Path) -> None:
             wrapped(f"not said: {line}")
 
 
-def solved(spec: RunSpec, execution: Execution, wanted: tuple[Any, ...], tell: bool) -> Any:
+def solved(spec: RunSpec, execution: Execution, wanted: Wanted, tell: bool) -> Any:
     """In a process of its own."""
     from lowbit.planning import planned
-    from lowbit.room import Wanted
 
-    return planned(spec, execution, Wanted(*wanted), phases(tell, stop=orphaned))
+    return planned(spec, execution, wanted, phases(tell, stop=orphaned))
 
 
 def _candidates(found: Any) -> Table:

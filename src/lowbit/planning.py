@@ -27,9 +27,10 @@ from lowbit.plan.joint import (
     uniform,
 )
 from lowbit.plan.search import Choices, Solution, frontier, solve
+from lowbit.plan.wanted import Wanted
 from lowbit.predictors import Prediction, predictions
 from lowbit.quant.formats import bits_of, parse
-from lowbit.room import Room, Wanted, check, check_ahead, room_for
+from lowbit.room import Room, check, check_ahead, room_for
 from lowbit.sensitivity import Asked, Basis, SensitivityTable
 from lowbit.spec import Plan, RunSpec
 

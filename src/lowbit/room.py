@@ -5,47 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from lowbit import device as machine
 from lowbit.errors import UserError
 from lowbit.execution import Execution
-from lowbit.plan.joint import (
-    FULL,
-    TRAINED,
-    TRAINED_AFTER,
-    UNTRAINED,
-    Belief,
-    fitting,
-    options,
-)
+from lowbit.plan.joint import FULL, TRAINED, fitting, options
 from lowbit.plan.search import Choices, Solution
+from lowbit.plan.wanted import Wanted
 from lowbit.quant.formats import parse
 from lowbit.quant.ledger import Ledger, adapter_numbers, stored
 from lowbit.ready import Installed, Prepared, needs, plan_sites, prepare_run
 from lowbit.sensitivity import SensitivityTable
 from lowbit.spec import BLOCK_ROLES, RunSpec, Site
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is asked for: bytes at rest, peak bytes in training (0: any), what to choose from."""
-
-    stored: int
-    training: int
-    formats: tuple[str, ...]
-    ranks: tuple[int, ...]
-    tokens: int
-    at: Path | None = None
-    controls: int = 0
-    """Random plans among the controls that are made too; 0: no controls."""
-    seed: int = 0
-    untrained: bool = False
-    """The plan is for what is stored and not trained: ranks take nothing back and win nothing."""
-
-    @property
-    def belief(self) -> Belief:
-        return UNTRAINED if self.untrained else TRAINED_AFTER
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,7 @@ TORCH_FREE = [
         "tools",
         "foretelling",
         "ahead",
+        "budgeting",
         "cli",
     ),
     *("engines.base", "engines.process", "engines.local", "tasks.cache", "tasks.store"),

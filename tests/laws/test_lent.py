@@ -19,12 +19,13 @@ from lowbit.evaluations import evaluated
 from lowbit.execution import Execution
 from lowbit.measuring import merged_run, sequences, table_of
 from lowbit.plan.joint import uniform
+from lowbit.plan.wanted import Wanted
 from lowbit.planning import planned
 from lowbit.predicting import choices_of
 from lowbit.ready import needs, plan_sites, prepare_run
 from lowbit.recipe import RankSchedule
 from lowbit.record import ADAPTER
-from lowbit.room import Wanted, check_ahead, room_for
+from lowbit.room import check_ahead, room_for
 from lowbit.run import run
 from lowbit.sensitivity import Asked
 from lowbit.spec import BLOCK_ROLES, Plan, RunSpec, TaskSpec, TrainSpec
