@@ -86,14 +86,38 @@ def test_what_was_run_has_the_bytes_that_its_plan_was_said_to_have(study: Study)
     assert counted >= 96
 
 
-def test_the_leads_in_the_readme_are_those_that_were_said_and_seen(study: Study) -> None:
+@pytest.fixture(scope="module")
+def losses(study: Study) -> dict[str, list[float]]:
+    """A loss a seed, by plan."""
+    found: dict[str, list[float]] = {}
+    named = {run.name: run.plan.name for run in study.runs}
+    for place, record in records(study):
+        found.setdefault(named[place.name], []).append(record.metrics["loss"])
+    return found
+
+
+def test_the_untrained_losses_in_the_readme_are_those_of_the_records(
+    losses: dict[str, list[float]],
+) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+ bare)` \| (.+) \|$", readme, re.M)
+    assert [folder for folder, _ in rows] == ["lm3 bare", "lm4 bare", "lm5 bare"]
+    for folder, row in rows:
+        planned, random, lead, _, shuffled, other, _ = row.split(" | ")
+        own, anew = losses[f"{folder}/planned"][0], losses[f"{folder}/shuffled"][0]
+        twenty = [losses[f"{folder}/random-{i}"][0] for i in range(20)]
+        told = [float(each) for each in (planned, random, lead, shuffled, other)]
+        seen = [own, mean(twenty), mean(twenty) - own, anew, anew - own]
+        assert told == pytest.approx(seen, abs=6e-5)
+        assert sum(each < own for each in twenty) == (1 if folder == "lm5 bare" else 0)
+
+
+def test_the_leads_in_the_readme_are_those_that_were_said_and_seen(
+    losses: dict[str, list[float]],
+) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| ([\w, ]+) \| ([\d.−]+) \| ([\d.−]+)", readme, re.M)
     assert len(rows) >= 10
-    losses: dict[str, list[float]] = {}
-    named = {run.name: run.plan.name for run in study.runs}
-    for place, record in records(study):
-        losses.setdefault(named[place.name], []).append(record.metrics["loss"])
     for folder, name, foretold, seen in rows:
         said = (ROOT / "plans" / folder / "said.txt").read_text(encoding="utf-8")
         told = dict(re.findall(r"/([\w-]+)\.toml +[\d,]+ bytes, predicted ([\d.]+)", said))
