@@ -90,6 +90,20 @@ def test_integration_is_what_our_own_encoder_does(name: str, size: int) -> None:
     assert abs(distortion.distortion(spec, size) - mean) < allowed
 
 
+@pytest.mark.parametrize("size", [64, 256])
+@pytest.mark.parametrize("rule", ["mse", "lsq"])
+@pytest.mark.parametrize("base", ["int2", "int3", "int4", "int6", "int8", "nf4", "ternary"])
+def test_a_fitted_scale_is_what_our_encoder_fits_within_a_few_per_cent(
+    base: str, rule: str, size: int
+) -> None:
+    spec = parse(f"{base}@{size}:{rule}")
+    weight = torch.randn(2048, 2 * size, generator=torch.Generator().manual_seed(3))
+    mean = float((decode(encode(weight, spec)) - weight).square().double().mean())
+    ratio = mean / distortion.distortion(spec, size)
+    # The encoder fits to every weight of a group; lsq may be caught short of the best.
+    assert 0.88 < ratio < (1.005 if rule == "mse" else 1.08)
+
+
 @pytest.mark.parametrize("name", ["int4:zp", "int4:min", "int8:min"])
 def test_a_grid_over_the_range_is_right_within_a_few_per_cent(name: str) -> None:
     spec = parse(name.replace(":", "@64:"))

@@ -4,8 +4,10 @@ The levels are those that weights are encoded with, so theory and practice canno
 format. With an absmax scale a group's largest weight M sets the grid; given M the others are
 independent Gaussians cut off at M, and the largest itself has whatever error its end of the grid
 leaves it (none, where the grid reaches both ends). With an absmean scale the group's mean size
-sets it. `lsq` and `mse` fit their scale to the weights, which has no such integral: for groups
-that are large the best scale is one number, and it is searched for.
+sets it. `lsq` and `mse` fit their scale to all weights of a group, which has no such integral; the
+best scale for a group of which the largest is known has one. That is what a fit does to a large
+group; to one of 64 it does 1 to 5 % better (11 % with nf4's levels), but for an `lsq` that ends in
+a lesser minimum.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from lowbit.spec import QuantSpec
 
 PANTER_DITE = sqrt(3) * pi / 2
 """(9) The best b-bit code of a Gaussian, for large b: PANTER_DITE x 4^-b (Panter and Dite)."""
-NODES = 200
+NODES, FEW = 200, 24
 Floats = NDArray[np.float64]
 
 
@@ -61,7 +63,7 @@ def distortion(spec: QuantSpec, size: int) -> float:
         return _absmax(levels, size)
     if spec.scale == "absmean":
         return _absmean(levels, size)
-    return best_scale(levels)[1]
+    return _fitted(levels, size)
 
 
 def kappa(spec: QuantSpec, size: int, bits: float) -> float:
@@ -94,13 +96,34 @@ def _absmax(levels: tuple[float, ...], size: int) -> float:
 
 
 @cache
-def _largest(size: int, signed: bool = False) -> tuple[tuple[float, float], ...]:
+def _fitted(levels: tuple[float, ...], size: int) -> float:
+    """Over the largest size M of a group: what the scale leaves that is best for groups of it."""
+    total = 0.0
+    for largest, weight in _largest(size, nodes=FEW):
+
+        def error(scale: float, largest: float = largest) -> float:
+            grid = np.array([scale * level for level in levels])
+            top = sum(float(np.square(end - grid).min()) for end in (-largest, largest)) / 2
+            return ((size - 1) * grid_error(tuple(grid), largest) + top) / size
+
+        scales = largest * np.linspace(0.1, 1.6, 61)
+        near = scales[int(np.argmin([error(scale) for scale in scales]))]
+        step = scales[1] - scales[0]
+        found = minimize_scalar(error, bounds=(near - step, near + step), method="bounded")
+        total += weight * float(found.fun)
+    return total
+
+
+@cache
+def _largest(
+    size: int, signed: bool = False, nodes: int = NODES
+) -> tuple[tuple[float, float], ...]:
     """Nodes and weights over the largest absolute value of `size` Gaussians, or the largest value.
 
     In the quantiles u of M's own distribution: 2 cdf(M) - 1 = u^(1/m), or cdf(M) where signs stay.
     """
-    nodes, weights = np.polynomial.legendre.leggauss(NODES)
-    places = 0.5 * (nodes + 1)
+    points, weights = np.polynomial.legendre.leggauss(nodes)
+    places = 0.5 * (points + 1)
     values = norm.isf(-np.expm1(np.log(places) / size) / (1 if signed else 2))
     return tuple(zip(map(float, values), map(float, 0.5 * weights), strict=True))
 
