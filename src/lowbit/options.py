@@ -35,7 +35,12 @@ DeviceOption = Annotated[
     typer.Option(help="Where to run; auto takes CUDA, then MPS, then the CPU."),
 ]
 
-ModelArgument = Annotated[str, typer.Argument(help="A folder, a hub id, assets:NAME or demo:tiny.")]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A folder, a hub id (owner/name, or owner/name@revision), assets:NAME or demo:tiny."
+    ),
+]
 TaskOption = Annotated[str, typer.Option(help="sst2, wikitext2, dailydialog, demo, FILE.txt, ...")]
 PlanOption = Annotated[
     str, typer.Option(help="A plan's TOML, a format like nf4@64, or a name like Joint-2.")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -286,6 +287,9 @@ class RunSpec:
 
 
 def _short(reference: str) -> str:
-    """`assets:lm-14m`, `org/name` and `/a/b/name.txt` are each called by their last part."""
+    """`assets:lm-14m`, `org/name` and `/a/b/name.txt` are each called by their last part, and
+    `org/name@revision` by that and its revision."""
+    if pinned := re.fullmatch(r"[^./~@][^/@]*/([^/@]+@.+)", reference):
+        return pinned[1]
     last = reference.rstrip("/").replace("\\", "/").rsplit("/", 1)[-1].rsplit(":", 1)[-1]
     return last.removesuffix(".txt").removesuffix(".jsonl")

@@ -27,14 +27,38 @@ def test_a_hub_id_is_fetched_without_its_pickles(
 ) -> None:
     asked: dict[str, Any] = {}
 
-    def fetch(reference: str, allow_patterns: list[str]) -> str:
-        asked.update(reference=reference, patterns=allow_patterns)
+    def fetch(reference: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.update(reference=reference, revision=revision, patterns=allow_patterns)
         return str(tiny_model("llama"))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     assert resolve("owner/name") == tiny_model("llama")
-    assert asked == {"reference": "owner/name", "patterns": WANTED}
+    assert asked == {"reference": "owner/name", "revision": None, "patterns": WANTED}
+    assert resolve("owner/name@refs/pr/4") == tiny_model("llama")
+    assert (asked["reference"], asked["revision"]) == ("owner/name", "refs/pr/4")
     assert not set(WANTED) & set(PICKLES)
+
+
+def test_a_hub_id_that_has_only_pickles_is_told_where_safetensors_may_be(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    files = ["config.json", "pytorch_model.bin"]
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: files)
+    with pytest.raises(UserError, match=r"\(pytorch_model.bin\).*owner/name@refs/pr/N"):
+        resolve("owner/name")
+    files.append("model.safetensors")  # asked for what is not there any more: no such reason
+    files.remove("pytorch_model.bin")
+    assert resolve("owner/name") == tmp_path
+
+
+def test_two_revisions_of_a_model_have_runs_of_two_names() -> None:
+    def name(model: str) -> str:
+        return RunSpec(model, TaskSpec("demo"), Plan("bf16"), TrainSpec(), 0).name
+
+    assert name("owner/name@refs/pr/4") == "name@refs_pr_4-demo-bf16-seed0"
+    assert name("owner/name") == "name-demo-bf16-seed0"
+    assert name("./some@where/name") == "name-demo-bf16-seed0"
 
 
 @pytest.fixture
@@ -126,6 +150,20 @@ def test_what_is_no_matrix_is_counted_in_its_own_type(
     tensors = load_file(start.checkpoint.folder / "model.safetensors")
     count = start.counted(Plan("any", "bf16", rank=1)).count
     assert count.other == sum(t.numel() * t.element_size() for t in tensors.values() if t.dim() < 2)
+
+
+@pytest.mark.hub
+def test_the_documents_model_is_read_or_it_is_said_how() -> None:
+    from lowbit.classic.tuning import HUB
+    from lowbit.models.family import find_sites
+
+    said, sites = "", 0
+    try:
+        checkpoint = open_checkpoint(resolve(HUB))
+        sites = len(find_sites(skeleton(checkpoint, "language"), checkpoint.matrices))
+    except UserError as error:
+        said = str(error)
+    assert sites == 24 * 4 + 1 or "refs/pr/N" in said
 
 
 @pytest.mark.hub

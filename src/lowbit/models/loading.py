@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,9 +51,10 @@ def resolve(reference: str, instead: str = "") -> Path:
     path = Path(reference).expanduser()
     if path.is_dir():
         return path
-    if reference.startswith((".", "/", "~")) or reference.count("/") != 1:
+    if reference.startswith((".", "/", "~")) or reference.partition("@")[0].count("/") != 1:
         raise UserError(
-            f"no model '{reference}': not a folder, not assets:NAME, not a hub id (owner/name)"
+            f"no model '{reference}': not a folder, not assets:NAME, not a hub id (owner/name, or "
+            "owner/name@revision)"
         )
     return _fetch(reference, instead)
 
@@ -71,8 +73,10 @@ def _asset(name: str) -> Path:
 def _fetch(reference: str, instead: str) -> Path:
     from huggingface_hub import snapshot_download
 
+    name, _, said = reference.partition("@")
+    revision = said or None
     try:
-        return Path(snapshot_download(reference, allow_patterns=WANTED))
+        found = Path(snapshot_download(name, revision=revision, allow_patterns=WANTED))
     except Exception as error:
         raise RunError(
             f"could not fetch '{reference}' from the hub: {type(error).__name__}. "
@@ -80,6 +84,25 @@ def _fetch(reference: str, instead: str) -> Path:
             "Check the name and the network, or give a local folder that holds them in its place"
             + (f": {instead}" if instead else "")
         ) from error
+    if not any(found.glob("*.safetensors")):
+        _refuse_pickles(name, revision)
+    return found
+
+
+def _refuse_pickles(name: str, revision: str | None) -> None:
+    """Of a repository without safetensors: say so, where the hub can be asked what it has."""
+    from huggingface_hub import list_repo_files
+
+    files: list[str] = []
+    with suppress(Exception):
+        files = list_repo_files(name, revision=revision)
+    pickled = [file for file in files if any(fnmatch(file, each) for each in PICKLES)]
+    if pickled:
+        raise UserError(
+            f"'{name}' has only pickled weights on the hub ({pickled[0]}), which can run code when "
+            "read. Another revision may have safetensors, one of its pull requests for instance: "
+            f"{name}@refs/pr/N. Or convert them where you trust them, and give that folder"
+        )
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
