@@ -83,12 +83,25 @@ def table_of(
         if path.is_file():
             return from_text(path.read_text(encoding="utf-8"))
         text = sequences(start, tokens, parts)
+        check_room(start, text, machine.free_memory(torch.device("cpu")))
         lab = _lab(start, text) if at is None or ran is None else _lab_at(ran, start, at, text)
         lab.curved = fewer(lab.batches, asked.curved)
         lab.sites = wanted_sites(lab, asked)
         table = measure(lab, asked, (spec.model, spec.task.called), told)
         write_atomic(path, to_text(table).encode())
     return table
+
+
+def check_room(start: Prepared, text: Text, free: int) -> None:
+    """The outputs in 16 bits are kept, to hold every other against: a number a word a token."""
+    wide = int(getattr(start.checkpoint.config, "vocab_size", 0))
+    tokens = sum(sum(batch.labels) for batch in text[0])
+    if start.task.kind == "language" and 4 * wide * tokens > free:
+        raise UserError(
+            f"what the model says of {tokens:,} tokens, over {wide:,} words, takes "
+            f"{4 * wide * tokens / 1e9:,.1f} GB, and {free / 1e9:,.1f} are free: ask for fewer "
+            f"tokens of calibration text, {max(1, free // (8 * wide)):,} for instance"
+        )
 
 
 def _architecture(config: Any) -> str:
@@ -109,6 +122,7 @@ def apart(
     """What storing sites in these formats does on another part of the text, untrained."""
     start = prepare_run(spec)
     text = sequences(start, tokens, (part,), least=1)
+    check_room(start, text, machine.free_memory(torch.device("cpu")))
     lab = _lab(start, text) if at is None else _lab_at(_ran(spec, at), start, at, text)
     outputs = lab.outputs()
     before, units, found = lab.losses(outputs), sum(lab.counts), {}

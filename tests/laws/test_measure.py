@@ -23,7 +23,7 @@ from lowbit.hessian import products
 from lowbit.jointly import monte_carlo, second_order
 from lowbit.lab import Lab, divergence, moved, rounded
 from lowbit.measure import measure
-from lowbit.measuring import _architecture, fewer, sequences, spread
+from lowbit.measuring import _architecture, check_room, fewer, sequences, spread
 from lowbit.predictors import left, predictions, trusted
 from lowbit.reach import STEP_DAMPING, Ascent, absorbed_shares, metric
 from lowbit.sensitivity import Asked, Basis, SensitivityTable, from_text, to_text
@@ -568,6 +568,20 @@ def test_too_little_text_to_calibrate_on_says_how_little_it_would_tell() -> None
         )
         with pytest.raises(UserError, match=rf"81 tokens to calibrate on; 512 .* ± {known}"):
             sequences(start, 4096)  # type: ignore[arg-type]
+
+
+def test_outputs_that_memory_cannot_hold_are_refused_before_anything_is_read() -> None:
+    part = tuple(Example(np.arange(9), np.arange(9), i, 9) for i in range(9))
+    start = SimpleNamespace(
+        data=SimpleNamespace(parts={"calibration": part}),
+        task=SimpleNamespace(name="t", kind="language"),
+        checkpoint=SimpleNamespace(config=SimpleNamespace(vocab_size=1000)),
+    )
+    text = sequences(start, 81, least=1)  # type: ignore[arg-type]
+    scored = sum(sum(batch.labels) for batch in text[0])
+    check_room(start, text, 4000 * scored)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=rf"of {scored} tokens, over 1,000 words, .* 40 for inst"):
+        check_room(start, text, 4000 * 80)  # type: ignore[arg-type]
 
 
 def test_the_same_weights_otherwise_put_together_are_another_model(tiny_model: Folder) -> None:
