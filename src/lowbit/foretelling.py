@@ -112,6 +112,8 @@ def predict(
     table: SensitivityTable = found[0]
     for name, formats, ranks in found[1]:
         out().print(_prediction(table, name, formats))
+        if unsure := _unsure(table, name):
+            wrapped(unsure)
         _after(table, name, formats, ranks)
     wrapped(
         "Gap to the same model in 16 bits, with 95 % of what other calibration documents would "
@@ -158,6 +160,20 @@ def _prediction(table: SensitivityTable, name: str, formats: dict[str, str]) -> 
             ("run" if one.runs_model else "theory") + " *" * (key == believed),
         )  # fmt: skip
     return page
+
+
+def _unsure(table: SensitivityTable, name: str) -> str:
+    """Where the calibration text cannot tell a gap from none: how much of it could."""
+    one = predictions(table.whole[name])["kl"]
+    known = 1.96 * one.spread
+    if not 0 < abs(one.gap) < known:
+        return ""
+    needed = table.units * (known / one.gap) ** 2
+    enough = f"about {needed:,.0f} {table.unit}s would" if needed < 1e9 else "no text would"
+    return (
+        f"TOO LITTLE CALIBRATION TEXT for this: {table.units:,} {table.unit}s tell the gap to "
+        f"± {nats(known)} nats, which is more than there is of it; {enough} tell it from none."
+    )
 
 
 def _after(

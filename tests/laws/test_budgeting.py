@@ -8,7 +8,7 @@ from math import log
 import pytest
 
 from lowbit.budgeting import _foretold, _how_good
-from lowbit.foretelling import _called, _prediction
+from lowbit.foretelling import _called, _prediction, _unsure
 from lowbit.plan.search import Option, Solution
 from lowbit.predictors import Prediction
 from lowbit.sensitivity import SensitivityTable, Whole
@@ -79,6 +79,25 @@ def test_plans_of_one_name_are_told_apart_by_what_was_asked_for() -> None:
     other = replace(spec, plan=Plan("Joint-2", "int4@64"))
     found = _called({"a/returned.toml": spec, "b/returned.toml": spec, "joint-2": other})
     assert list(found) == ["a/returned.toml", "b/returned.toml", "Joint-2"]
+
+
+@pytest.mark.parametrize(
+    ("gap", "said"),
+    [
+        (0.01, "± 0.0196 nats, which is more than there is of it; about 3,842 tokens would tell"),
+        (-0.0196e-4, "no text would tell"),
+        (0.02, None),
+        (0.0, None),
+    ],
+)
+def test_a_gap_that_the_text_cannot_tell_from_none_says_how_much_text_could(
+    gap: float, said: str | None
+) -> None:
+    whole = Whole(0.0, 0.0, 0.1, 0.1, gap, 0.1, None, 0.0, 0.1, 0.01, 0.01, 0.0, None, 0.0)
+    whole = replace(whole, kl=gap, kl_spread=0.01, loss_spread=0.01)
+    table = SensitivityTable("m", "t", "token", 1000, 3.0, 9.0, (), {"p": whole}, 9)
+    words = _unsure(table, "p")
+    assert words == "" if said is None else said in words
 
 
 def test_a_gap_is_told_in_perplexity_too() -> None:
