@@ -55,7 +55,9 @@ def run(
     ] = False,
     until_resolved: Annotated[
         bool,
-        typer.Option(help="Predict too, and add seeds where theory and data differ unresolved."),
+        typer.Option(
+            help="Predict too, and add text or seeds where theory and data differ unresolved."
+        ),
     ] = False,
     most_seeds: Annotated[int, typer.Option(min=1, help="Of a part, for --until-resolved.")] = 12,
 ) -> None:
@@ -77,7 +79,7 @@ def run(
         from lowbit.errors import UserError
 
         if seeds or only:
-            raise UserError("--until-resolved chooses seeds itself: no --seeds, no --only")
+            raise UserError("--until-resolved chooses text and seeds itself: no --seeds, no --only")
         resolving.until_resolved(
             chosen_now, lambda now: commands.carry_out(now, jobs, device, False), most_seeds
         )

@@ -15,7 +15,7 @@ from typing import Any
 from lowbit.files import write_atomic
 from lowbit.quant.formats import is_cast, parse
 from lowbit.sensitivity import Whole
-from lowbit.spec import Plan, RunSpec
+from lowbit.spec import BARE, Plan, RunSpec
 from lowbit.study import Study
 from lowbit.studyfile import Forecast
 
@@ -82,18 +82,26 @@ def sixteen(plan: Plan) -> bool:
     return all(is_cast(parse(text)) for text in texts)
 
 
+def moved(plan: Plan) -> bool:
+    """Whether its adapter was trained on another base than its own."""
+    return plan.adapter not in ("", BARE, plan.name)
+
+
 def partner(study: Study, forecast: Forecast, run: RunSpec) -> RunSpec | None:
-    """The 16-bit run that a run's gap is counted from: its lender, or the like of the same rank."""
-    if run.lender is not None:
-        return next((r for r in study.runs if r.name == run.lender), None)
+    """The 16-bit run that a run's gap is counted from: its lender, or the like of the same rank.
+
+    Where adapters are scored on another text, the lender's own score there."""
     part = next(p for p in study.parts if p.name == forecast.part)
-    alike = [
+    beside = [
         r
-        for r in study.part(part)
+        for r in (study.runs if moved(run.plan) else study.part(part))
         if (r.model, r.task, r.seed) == (run.model, run.task, run.seed)
-        and sixteen(r.plan)
-        and r.plan.adapter == run.plan.adapter
     ]
+    if moved(run.plan):
+        return next((r for r in beside if r.plan.name == run.plan.adapter), None)
+    bare = run.plan.adapter == BARE
+    alike = [r for r in beside if sixteen(r.plan) and (r.plan.adapter == BARE) == bare]
+    alike = [r for r in alike if not moved(r.plan)]
     same = [r for r in alike if r.plan.rank == run.plan.rank]
     return next(iter(same or alike), None)
 
@@ -116,6 +124,8 @@ def points(study: Study) -> list[Point]:
         groups: dict[str, list[RunSpec]] = {}
         where: dict[str, RunSpec | None] = {}
         for run in predicted_runs(study, forecast):
+            if run.plan.on:  # foretold where it was trained
+                continue
             other = None if forecast.kind == "untrained" else partner(study, forecast, run)
             if forecast.kind != "untrained" and (other is None or run.seed not in forecast.seeds):
                 continue

@@ -73,6 +73,14 @@ class Cell:
         return not self.seen and documents <= RESOLVED * abs(self.observed)
 
     @property
+    def by_text(self) -> float:
+        """How many times as much scored text would make it sharp: seeds' error does not shrink with
+        it."""
+        asked = (RESOLVED * self.observed) ** 2 - self.seed_se**2
+        documents = max(0.0, self.se**2 - self.seed_se**2)
+        return documents / asked if asked > 0 and not self.alone else math.inf
+
+    @property
     def seen(self) -> bool:
         """Whether the observed gap alone is sharp enough: one run says nothing of other seeds."""
         return not self.alone and self.se <= RESOLVED * abs(self.observed)
@@ -99,10 +107,19 @@ class _Asked:
 
 
 def cells(study: Study) -> list[Cell]:
-    """Every predicted plan that was also run."""
+    """Every predicted plan that was also run; what was scored again on more text, there alone."""
     groups = _settings(study)
-    made = (_cell(study, groups[where], one) for where, one in _asked(study) if where in groups)
-    return [cell for cell in made if cell is not None]
+    made = {
+        (one.forecast.kind, *where, one.run.plan.name): (cell, one.run.plan.on)
+        for where, one in _asked(study)
+        if where in groups and (cell := _cell(study, groups[where], one)) is not None
+    }
+    again = {
+        (kind, model, on, plan)
+        for (kind, model, _, plan), (cell, on) in made.items()
+        if on and not cell.unfinished
+    }
+    return [cell for key, (cell, _) in made.items() if key not in again]
 
 
 def absent(study: Study, found: Sequence[Cell]) -> list[str]:
@@ -130,10 +147,12 @@ def _asked(study: Study) -> list[tuple[tuple[str, str], _Asked]]:
             model, task, plan = run.model, run.task.called, run.plan.name
             if (forecast.kind, model, task, plan) in found:
                 continue
+            # What is scored again was foretold where it was trained.
             said = tuple(
                 (one, each.anchor)
                 for of, each in told
-                if (of, each.model, each.task) == (forecast, model, task)
+                if (each.kind, each.model, each.task) == (forecast.kind, model, run.plan.on or task)
+                and (of == forecast or run.plan.on)
                 for one in each.plans
                 if one.plan == plan
             )

@@ -1,29 +1,34 @@
-"""More seeds where theory and data differ and the data cannot say so yet. No torch.
+"""More text or more seeds where theory and data differ and the data cannot say so yet. No torch.
 
-A cell that is off by more than 10 % while its own error is above 5 % decides nothing. Where it is
-the seeds' error that is too large (the documents' does not shrink with seeds), the part it is in
-gets one more, so that what is finished stays balanced. The seeds that were added stand beside the
-records, and every command reads them.
+A cell that is off by more than 10 % while its own error is above 5 % decides nothing. Where more
+scored text alone could make it sharp, its adapters are scored on more, which trains nothing (ADR
+21); where it takes seeds, the part it is in gets one more, so that what is finished stays balanced.
+What was added stands beside the records, and every command reads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from lowbit import ahead, studyfile
-from lowbit.files import to_json, write_atomic
-from lowbit.forecasts import points
+from lowbit import added, ahead, studyfile
+from lowbit.added import Added, Text
+from lowbit.forecasts import partner, points, predicted_runs
 from lowbit.gaps import Cell, cells
 from lowbit.looking import say, wrapped
-from lowbit.scorecard import unresolved
-from lowbit.study import ADDED, Study, added
+from lowbit.scorecard import short_of_text, unresolved
+from lowbit.spec import RunSpec
+from lowbit.study import Study
+
+MOST_TEXT, SPARE = 8.0, 1.2
+"""So many times the text at most; a fifth more than is expected to be enough."""
 
 
 def until_resolved(
     reread: Callable[[], Study], carry_out: Callable[[Study], None], most: int
 ) -> None:
-    """Run, predict, and add seeds to what is unresolved, up to `most` seeds a part."""
+    """Run, predict, and add text and seeds to what is unresolved, up to `most` seeds a part."""
     while True:
         study = reread()
         # What is predicted from first; the predictions are written before what they are of is run.
@@ -32,24 +37,67 @@ def until_resolved(
             carry_out(replace(study, runs=tuple(run for run in study.runs if run in first)))
         ahead.predict(study)
         carry_out(study)
-        vague = unresolved(cells(study))
-        if not vague:
-            say("no cell is off by more than 10 % that more seeds could decide")
+        known, found = added.read(study.results), cells(study)
+        text = _texts(study, short_of_text(found, MOST_TEXT), known)
+        given = {(one.part, plan) for one in text for plan in one.plans}
+        vague = [c for c in unresolved(found) if (c.part, c.plan) not in given]
+        if not vague and not text:
+            say("no cell is off by more than 10 % that more text or seeds could decide")
             return
-        wrapped(f"unresolved: {', '.join(f'{one.plan} ({one.kind})' for one in vague)}")
-        more = {
-            part.name: seed
-            for part in _parts(study, vague)
-            if (seed := _next(study, part, vague)) < most
-        }
-        if not more:
+        off = [f"{p} ({part})" for part, p in given] + [f"{c.plan} ({c.kind})" for c in vague]
+        wrapped(f"unresolved: {', '.join(sorted(off))}")
+        more = _seeds(study, vague, most)
+        if not more and not text:
             say(f"and their parts have {most} seeds already: nothing is added")
             return
-        found = dict(added(study.results))
+        for one in text:
+            wrapped(f"part '{one.part}': {', '.join(one.plans)} on {one.scored_limit:,} examples")
         for name, seed in more.items():
-            found[name] = (*found.get(name, ()), seed)
             say(f"part '{name}' gets seed {seed}")
-        write_atomic(study.results / ADDED, (to_json(found) + "\n").encode())
+        seeds = {name: (*known.seeds.get(name, ()), seed) for name, seed in more.items()}
+        added.write(study.results, Added({**known.seeds, **seeds}, (*known.text, *text)))
+
+
+def _texts(study: Study, found: Iterable[Cell], known: Added) -> list[Text]:
+    """More text for these cells, one a part and task, where there is any that is not scored yet.
+
+    What was given more once has all that was thought to be enough, or all there is.
+    """
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in found:
+        if added.origin(cell.part) == cell.part:
+            groups.setdefault((cell.part, cell.task), []).append(cell)
+    made: list[Text] = []
+    for (part, task), mine in groups.items():
+        runs = [run for run in _foretold(study, part, mine) if run.task.called == task]
+        limits = {run.task.scored_limit for run in runs}
+        if not runs or 0 in limits or (part, task) in {(t.part, t.task) for t in known.text}:
+            continue
+        times = SPARE * max(cell.by_text for cell in mine)
+        names = {run.plan.name: None for run in runs}
+        made.append(Text(part, task, tuple(names), math.ceil(max(limits) * times)))
+    most = {one.task: max(o.scored_limit for o in made if o.task == one.task) for one in made}
+    return [replace(one, scored_limit=most[one.task]) for one in made]
+
+
+def _foretold(study: Study, part: str, found: Sequence[Cell]) -> list[RunSpec]:
+    """The runs of these cells, and those in 16 bits that they are held against."""
+    mine = {(cell.model, cell.task, cell.plan) for cell in found}
+    runs = []
+    for forecast in (f for f in study.forecasts if f.part == part):
+        for run in predicted_runs(study, forecast):
+            if (run.model, run.task.called, run.plan.name) in mine:
+                other = partner(study, forecast, run)
+                runs += [run] if other is None else [other, run]
+    return runs
+
+
+def _seeds(study: Study, vague: Sequence[Cell], most: int) -> dict[str, int]:
+    """A seed more for the parts of these cells, while they have fewer than so many."""
+    mine = [replace(cell, part=added.origin(cell.part)) for cell in vague]
+    return {
+        part.name: seed for part in _parts(study, mine) if (seed := _next(study, part, mine)) < most
+    }
 
 
 def _parts(study: Study, vague: Sequence[Cell]) -> list[studyfile.Part]:

@@ -117,3 +117,9 @@ def _correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
 def unresolved(found: Sequence[Cell], predictor: str = TRUSTED) -> list[Cell]:
     """Cells off by more than 10 % that cannot say so yet, and could with more seeds."""
     return [cell for cell in found if abs(cell.off(predictor)) > CLOSE and cell.by_seeds]
+
+
+def short_of_text(found: Sequence[Cell], most: float, predictor: str = TRUSTED) -> list[Cell]:
+    """Cells off by more than 10 % that could say so with more scored text, up to so many times."""
+    off = [cell for cell in found if abs(cell.off(predictor)) > CLOSE]
+    return [cell for cell in off if not cell.seen and cell.by_text <= most]

@@ -29,9 +29,8 @@ Base = Literal["frozen", "trained"]
 BLOCK_ROLES: tuple[Role, ...] = ("attention", "ffn")
 DEMO_MODEL = "demo:tiny"
 """The one model that is made, not found (`demo.model_folder`)."""
-_FROM_0, _FROM_1 = Bounds(0), Bounds(1)
-SEEDS = Bounds(0, 2**32 - 1)
-_FRACTION, _BELOW_ONE = Bounds(0, 1), Bounds(0, 1, below=True)
+_FROM_0, _FROM_1, _FRACTION = Bounds(0), Bounds(1), Bounds(0, 1)
+SEEDS, _BELOW_ONE = Bounds(0, 2**32 - 1), Bounds(0, 1, below=True)
 
 
 @dataclass(frozen=True)
@@ -111,11 +110,11 @@ class Plan:
 
     `format` and `rank` are for the block matrices; `embedding` is for embeddings and heads (None:
     `format` where that has 8 bits or more, else `int8@row`), whose rank is 0.
-    An adapter's delta is scaled by alpha / rank; `alpha = "2r"` scales by two whatever the rank.
-    `init`: adapters start at zero, or at the best approximation of what quantisation took away.
-    `adapter`: "" where one is trained; "none" for the base as it is stored; or the name of another
-    plan, whose run of the same seed lends its own. Neither of the last two trains anything.
-    `ternary`: block matrices of a ternary format are trained as it says, not frozen.
+    An adapter's delta is scaled by alpha / rank; `alpha = "2r"`: by two. `init`: adapters start at
+    zero, or at the best approximation of what quantisation took away.
+    `adapter`: "" where one is trained; "none" for the base as it is stored; or the name of a plan,
+    whose run of the same seed lends its own (`on`: of the task that is called so). `ternary`: block
+    matrices of a ternary format are trained as it says, not frozen.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -127,6 +126,7 @@ class Plan:
     dropout: float = 0.0
     init: Literal["zero", "residual"] = "zero"
     adapter: str = ""
+    on: str = ""
     lent: str = ""
     """The lender's fingerprint, which a study fills in: another lender makes another run."""
     rule: tuple[Rule, ...] = ()
@@ -140,7 +140,6 @@ class Plan:
         check_bounds("plan", self, bounds)
 
     def alpha_at(self, rank: int) -> float:
-        """Of an adapter of this rank."""
         return 2.0 * rank if self.alpha == "2r" else float(self.alpha)
 
 
@@ -175,6 +174,11 @@ class TaskSpec:
     def called(self) -> str:
         """How tables and claims call it: its name, and its cut's where it has one."""
         return f"{self.name} ({self.tag})" if self.tag else self.name
+
+    def cut(self, called: str) -> TaskSpec:
+        """The task of that name, settings aside."""
+        found = re.fullmatch(r"(.*) \((.*)\)", called)
+        return replace(self, name=found[1] if found else called, tag=found[2] if found else "")
 
 
 @dataclass(frozen=True)
@@ -231,6 +235,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("train", "select", "epoch"),
     ("train", "adaptive_lr", 0.0),
     ("plan", "adapter", ""),
+    ("plan", "on", ""),
     ("plan", "lent", ""),
     ("plan", "ternary", None),
 )
@@ -271,7 +276,8 @@ class RunSpec:
         """The name of the run whose adapter this one is scored with; None where it has its own."""
         if self.plan.adapter in ("", BARE):
             return None
-        return replace(self, plan=replace(self.plan, name=self.plan.adapter)).name
+        task = self.task.cut(self.plan.on or self.task.called)
+        return replace(self, task=task, plan=replace(self.plan, name=self.plan.adapter)).name
 
     @property
     def fingerprint(self) -> str:
@@ -287,8 +293,7 @@ class RunSpec:
 
 
 def _short(reference: str) -> str:
-    """`assets:lm-14m`, `org/name` and `/a/b/name.txt` are each called by their last part, and
-    `org/name@revision` by that and its revision."""
+    """The last part: of `assets:lm-14m`, `org/name`, `org/name@revision` or `/a/b/name.txt`."""
     if pinned := re.fullmatch(r"[^./~@][^/@]*/([^/@]+@.+)", reference):
         return pinned[1]
     last = reference.rstrip("/").replace("\\", "/").rsplit("/", 1)[-1].rsplit(":", 1)[-1]

@@ -4,7 +4,8 @@
 
     title = "..."            hypothesis = "..."
     seeds = [0, 1]           plans = ["bf16", "nf4@64+dq", "mixed"]
-    [[workload]]             model and task, with their own [workload.train] where they differ
+    [[workload]]             model and task, with their own [workload.train] where they differ;
+                             adapters = "TASK": scores what was trained on that one, trains nothing
     [train] [task]           settings of every run
     [plan.mixed]             plans of the study's own (others: a format, a named configuration);
                              file = "x.toml" reads one that lies beside the study
@@ -20,7 +21,6 @@ Commands take the folder or the file. No torch.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -28,17 +28,16 @@ from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
 
+from lowbit import added
 from lowbit.claims import Claim
 from lowbit.config import Raw, check, override, put, read_toml
 from lowbit.errors import UserError, nearest
 from lowbit.execution import Execution
 from lowbit.plan.named import named
 from lowbit.shorthand import spelled_out, start_of
-from lowbit.spec import RunSpec, TaskSpec, TrainSpec
+from lowbit.spec import BARE, Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.studycheck import check_lenders, no_new_plans, validate
 from lowbit.studyfile import Forecast, Part, StudyFile
-
-ADDED = "added.json"
 
 
 @dataclass(frozen=True)
@@ -110,11 +109,12 @@ def read(
     known = _spell_out(raw) if settings else set(written.get("plan", {}))
     raw = spelled_out(override(raw, settings), path)
     changed = raw != written
+    results = path.parent / ("results" if profile is None else f"results-{profile}")
+    more = added.read(results)
+    added.grow(raw, more)
     parsed = validate(raw, None if changed else path)
     no_new_plans(raw, known)
-    results = path.parent / ("results" if profile is None else f"results-{profile}")
-    more = added(results)
-    parts = _parts(parsed, tuple(seeds), more)
+    parts = _parts(parsed, tuple(seeds), more.seeds)
     runs = _matrix(raw, parsed, parts)
     check_lenders(runs)
     runs = _lent(runs)
@@ -131,7 +131,7 @@ def read(
         alpha=parsed.alpha,
         # A slice by seeds may leave whole parts out, and what is predicted of them.
         forecasts=tuple(f for f in parsed.forecast if f.part in {p.name for p in parts}),
-        declared=_parts(parsed, (), more),
+        declared=_parts(parsed, (), more.seeds),
     )
 
 
@@ -158,18 +158,6 @@ def _lay_profile(raw: Raw, profile: str) -> None:
         put(raw, key, value)
 
 
-def added(results: Path) -> dict[str, tuple[int, ...]]:
-    """Seeds that parts were given beyond those declared, because something was unresolved."""
-    path = results / ADDED
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): tuple(map(int, seeds)) for name, seeds in found.items()}
-    except (ValueError, AttributeError, TypeError):
-        raise UserError(f"{path} is torn: remove it, and what was added is forgotten") from None
-
-
 def _parts(
     parsed: StudyFile, seeds: tuple[int, ...], more: Mapping[str, tuple[int, ...]]
 ) -> tuple[Part, ...]:
@@ -192,7 +180,7 @@ def _matrix(raw: Raw, parsed: StudyFile, parts: tuple[Part, ...]) -> tuple[RunSp
         for part in parts:
             for name, seed in product(part.plans, part.seeds):
                 if task.called in part.tasks:
-                    plan = named(name, parsed.plan)
+                    plan = _carried(named(name, parsed.plan), workload.get("adapters", ""))
                     mine[RunSpec(workload["model"], task, plan, train, seed)] = None
         runs += mine
     names = [run.name for run in runs]
@@ -200,6 +188,15 @@ def _matrix(raw: Raw, parsed: StudyFile, parts: tuple[Part, ...]) -> tuple[RunSp
         if names.count(name) > 1:
             raise UserError(f"two runs would both be called '{name}': rename a plan or a workload")
     return tuple(runs)
+
+
+def _carried(plan: Plan, adapters: str) -> Plan:
+    """A plan where the adapters of another workload's runs are scored: nothing is trained."""
+    if not adapters or plan.adapter == BARE:
+        return plan
+    if plan.ternary is not None:
+        raise UserError(f"plan '{plan.name}' trains its base: no adapter of it is all there is")
+    return replace(plan, adapter=plan.adapter or plan.name, on=adapters)
 
 
 def _lent(runs: tuple[RunSpec, ...]) -> tuple[RunSpec, ...]:

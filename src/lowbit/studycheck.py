@@ -76,6 +76,13 @@ def _check_parts(parsed: StudyFile, path: Path | None) -> None:
         if forecast.part not in names:
             where = at(path, "forecast", i, "part")
             raise UserError(f"{where}no part '{forecast.part}'.{nearest(forecast.part, names)}")
+    trained = [workload.task.called for workload in parsed.workload if not workload.adapters]
+    for i, workload in enumerate(parsed.workload):
+        if workload.adapters and workload.adapters not in trained:
+            raise UserError(
+                f"{at(path, 'workload', i, 'adapters')}no workload '{workload.adapters}' that "
+                f"trains adapters.{nearest(workload.adapters, trained)}"
+            )
     for where, chosen in (("tasks", parsed.tasks), *(("part", p.tasks) for p in parsed.part)):
         for task in chosen:
             if task not in tasks:
@@ -89,7 +96,7 @@ def check_lenders(runs: Sequence[RunSpec]) -> None:
         if run.lender is not None and run.lender not in names:
             raise UserError(
                 f"plan '{run.plan.name}' takes the adapter of '{run.plan.adapter}', which the "
-                f"study does not run on {run.task.called} with seed {run.seed}."
+                f"study does not run on {run.plan.on or run.task.called} with seed {run.seed}."
                 + nearest(run.plan.adapter, {r.plan.name for r in runs})
             )
 

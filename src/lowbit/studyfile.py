@@ -18,12 +18,14 @@ MAIN = "main"
 
 @dataclass(frozen=True)
 class Workload:
-    """What the plans are compared on."""
+    """What the plans are compared on. `adapters`: the workload, as its task is called, whose runs'
+    adapters are scored on this one's text; then nothing is trained here."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
     model: str
     task: TaskSpec
     train: TrainSpec = field(default_factory=TrainSpec)
+    adapters: str = ""
 
 
 @dataclass(frozen=True)

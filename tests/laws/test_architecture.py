@@ -66,6 +66,7 @@ LAYERS = {
     "runs and records": [
         *(
             "record",
+            "added",
             "study",
             "forecasts",
             "forecasting",

@@ -25,6 +25,7 @@ from lowbit.classic.summary import gaps as gaps_of
 from lowbit.classic.summary import read as read_rows
 from lowbit.errors import UserError
 from lowbit.figures import predicted
+from lowbit.files import lines
 from lowbit.forecasts import points, read
 from lowbit.gaps import (
     BASELINES,
@@ -36,7 +37,8 @@ from lowbit.gaps import (
     cells,
     refused,
 )
-from lowbit.scorecard import scores, unresolved
+from lowbit.record import load as load_record
+from lowbit.scorecard import scores, short_of_text, unresolved
 from lowbit.study import read as read_study
 from lowbit.studyfile import Part
 from lowbit.tally import cell_rows, score_rows, tables, to_markdown
@@ -283,20 +285,74 @@ def test_what_is_unresolved_gets_one_more_seed_up_to_a_limit(
         resolving, "unresolved", lambda found: [c for c in found if c.kind == "transplanted"]
     )
     wrong = lowbit("run", tmp_path / "study", "--until-resolved", "--seeds", 0)
-    assert (wrong.code, "chooses seeds itself" in wrong.err) == (2, True)
+    assert (wrong.code, "chooses text and seeds itself" in wrong.err) == (2, True)
     said = lowbit("run", tmp_path / "study", "--until-resolved", "--most-seeds", 3)
     assert said.code == 0, said.err
     assert "part 'moved' gets seed 2" in said.out
     assert "part 'bare'" not in said.out
     assert "part 'trained'" not in said.out
     more = json.loads((tmp_path / "study" / "results" / "added.json").read_text())
-    assert more["moved"] == [2]
+    assert more["seeds"]["moved"] == [2]
     study = read_study(str(tmp_path / "study"))
     assert {cell.kind: cell.seeds for cell in cells(study)}["transplanted"] == 3
     assert "have 3 seeds already" in said.out
     (study.results / "added.json").write_text("[torn")
     with pytest.raises(UserError, match="is torn"):
         read_study(str(tmp_path / "study"))
+
+
+@pytest.mark.late
+def test_what_documents_leave_open_is_scored_on_more_text(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is trained or foretold again; what is scored again takes the first one's place."""
+    where = tmp_path / "study"
+    _foreseen_on_some(folder, where)
+    before = {cell.kind: cell for cell in cells(read_study(str(where)))}
+    monkeypatch.setattr(
+        resolving, "short_of_text", lambda found, _: [c for c in found if c.kind != "untrained"]
+    )
+    monkeypatch.setattr(resolving, "unresolved", lambda _: [])
+    monkeypatch.setattr(Cell, "by_text", property(lambda _: 2.0))
+    said = lowbit("run", where, "--until-resolved", "--jobs", 2)
+    assert said.code == 0, said.err
+    task = next(cell.task for cell in before.values())
+    assert "part 'moved': own, int3 moved on 5 examples" in " ".join(said.out.split())
+    study = read_study(str(where))
+    again = [run for run in study.runs if run.plan.on]
+    assert {run.plan.name for run in again} == {"own", "int3 moved", "int3"}
+    assert all(load_record(study.place(run)).trainable == 0 for run in again)  # type: ignore[union-attr]
+    after = {cell.kind: cell for cell in cells(study)}
+    assert len(cells(study)) == 3
+    assert after["untrained"] == before["untrained"]
+    for kind in ("transplanted", "adapted"):
+        assert after[kind].task == f"{task} (5 scored)"
+        assert after[kind].foreseen == before[kind].foreseen
+        assert after[kind].documents > before[kind].documents
+        assert after[kind].seeds == before[kind].seeds
+    # The same adapter on the same base: what was scored first is scored the same again.
+    for run in again:
+        first = replace(run, task=run.task.cut(run.plan.on)).name
+        two, five = (
+            [line["sum"] for line in lines(study.results / name / "scores.jsonl")]
+            for name in (first, run.name)
+        )
+        assert (len(two), len(five)) == (2, 5)
+        assert five[:2] == pytest.approx(two, rel=1e-5)
+    files = sorted(p.name for p in (study.results / "forecasts").iterdir())
+    assert files == sorted(p.name for p in (folder / "results" / "forecasts").iterdir())
+
+
+def _foreseen_on_some(folder: Path, where: Path) -> None:
+    """The study, scored on two sequences alone: there is more."""
+    text = (folder / "study.toml").read_text()
+    (where).mkdir()
+    (where / "study.toml").write_text(
+        text.replace("window = 32}", "window = 32, scored_limit = 2}")
+    )
+    for command in (("predict",), ("run", "--jobs", 2), ("predict",)):
+        said = lowbit(command[0], where, *command[1:])
+        assert said.code == 0, said.err
 
 
 def test_a_run_that_diverged_is_named_in_the_scorecard(folder: Path, tmp_path: Path) -> None:
@@ -401,6 +457,21 @@ def test_correlation_is_of_decades(gaps: list[float]) -> None:
     assert one.correlation == pytest.approx(1.0, abs=1e-6)
     assert one.close == 0
     assert one.far == len(gaps)
+
+
+def test_more_text_is_asked_for_where_documents_decide() -> None:
+    """Errors of documents shrink with the root of the text, those of seeds do not."""
+    one = cell(1.0, 0.08, 1.5, 0.0, seed_se=0.03)
+    assert one.by_text == pytest.approx((0.08**2 - 0.03**2) / (0.05**2 - 0.03**2))
+    documents = one.se**2 - one.seed_se**2
+    sharp = replace(one, se=math.sqrt(documents / one.by_text + one.seed_se**2))
+    assert sharp.se == pytest.approx(0.05)
+    seeds, alone = replace(one, seed_se=0.06), replace(one, seeds=1)
+    assert math.isinf(seeds.by_text)
+    assert math.isinf(alone.by_text)
+    right, known = cell(1.0, 0.08, 1.05, 0.0, seed_se=0.03), cell(1.0, 0.01, 1.5, 0.0)
+    assert short_of_text([one, seeds, alone, right, known], 4.0) == [one]
+    assert short_of_text([one], 3.0) == []
 
 
 def test_what_is_off_and_not_sharp_asks_for_more() -> None:

@@ -1,0 +1,169 @@
+"""Workloads that score another's adapters, and what a study is given beyond what it declares."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lowbit import added
+from lowbit.added import Added, Text
+from lowbit.errors import UserError
+from lowbit.forecasts import partner, points
+from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
+from lowbit.study import Study, read
+
+STUDY = """
+title = "Again"
+hypothesis = "What was trained can be scored on more."
+plans = ["own", "low"]
+seeds = [0, 1]
+tasks = ["demo"]
+
+[[workload]]
+model = "demo:tiny"
+task = {name = "demo", scored_limit = 10}
+
+[[workload]]
+model = "demo:tiny"
+task = {name = "demo", tag = "more"}
+adapters = "demo"
+
+[plan.own]
+rank = 4
+
+[plan.low]
+format = "int4@64"
+rank = 4
+
+[plan.moved]
+format = "int4@64"
+adapter = "own"
+
+[plan.bare]
+format = "int4@64"
+adapter = "none"
+
+[plan.T]
+format = "ternary@64"
+[plan.T.ternary]
+reactivation = 0.01
+
+[[part]]
+name = "moved"
+title = "Moved"
+plans = ["own", "moved"]
+
+[[part]]
+name = "again"
+title = "On more text"
+plans = ["own", "low", "moved", "bare"]
+tasks = ["demo (more)"]
+
+[[forecast]]
+kind = "transplanted"
+part = "moved"
+
+[[forecast]]
+kind = "transplanted"
+part = "again"
+
+[[forecast]]
+kind = "adapted"
+part = "again"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "study.toml").write_text(STUDY, encoding="utf-8")
+    return tmp_path
+
+
+def runs_of(study: Study, plan: str, task: str) -> list[RunSpec]:
+    return [r for r in study.runs if (r.plan.name, r.task.called) == (plan, task)]
+
+
+def test_a_workload_of_adapters_trains_nothing_and_takes_those_of_its_seeds(folder: Path) -> None:
+    study = read(str(folder))
+    first = {(r.plan.name, r.seed): r for r in study.runs if r.task.called == "demo"}
+    for plan, of in (("own", "own"), ("low", "low"), ("moved", "own")):
+        again = runs_of(study, plan, "demo (more)")
+        assert [run.seed for run in again] == [0, 1]
+        for run in again:
+            assert run.plan.adapter == of
+            assert run.lender == first[of, run.seed].name
+            assert run.plan.lent == first[of, run.seed].fingerprint
+    assert {run.lender for run in runs_of(study, "bare", "demo (more)")} == {None}
+    assert not any(run.plan.on for run in study.runs if run.task.called == "demo")
+    assert "on" not in first["moved", 0].declared()["plan"]
+
+
+def test_a_gap_on_more_text_is_counted_from_the_same_adapter_there(folder: Path) -> None:
+    study = read(str(folder))
+    transplanted, again, adapted = study.forecasts
+    (here, _), (there, _) = (runs_of(study, "moved", t) for t in ("demo", "demo (more)"))
+    (own, _), (owned, _) = (runs_of(study, "own", t) for t in ("demo", "demo (more)"))
+    assert partner(study, transplanted, here) == own
+    assert partner(study, again, there) == owned
+    (low, _) = runs_of(study, "low", "demo (more)")
+    assert partner(study, adapted, low) == owned
+    assert {run.task.called for point in points(study) for run in point.runs} == {"demo"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('adapters = "demo"', 'adapters = "demi"', "line 15: no workload 'demi' that trains"),
+        ('adapters = "demo"', 'adapters = "demo (more)"', "that trains adapters"),
+        ('"moved", "bare"]', '"T", "bare"]', "plan 'T' trains its base"),
+        ('"moved", "bare"]\n', '"moved", "bare"]\nseeds = [7]\n', "does not run on demo with seed"),
+    ],
+)
+def test_mistakes_in_such_a_workload_are_named(
+    folder: Path, old: str, new: str, words: str
+) -> None:
+    path = folder / "study.toml"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(UserError, match=words):
+        read(str(folder))
+
+
+def test_what_was_added_is_read_as_it_was_written(folder: Path) -> None:
+    results = folder / "results"
+    results.mkdir()
+    assert added.read(results) == Added()
+    text = Text("moved", "demo", ("own", "moved"), 25)
+    added.write(results, Added({"moved": (2,)}, (text,)))
+    assert added.read(results) == Added({"moved": (2,)}, (text,))
+    before, study = len(STUDY), read(str(folder))
+    assert before == len((folder / "study.toml").read_text()), "what is written stays"
+    (part,) = (p for p in study.parts if p.name == added.named(text))
+    assert added.origin(part.name) == "moved"
+    assert part.seeds == (0, 1, 2)
+    again = study.part(part)
+    assert {(r.plan.name, r.seed) for r in again} == {
+        (plan, seed) for plan in ("own", "moved") for seed in (0, 1, 2)
+    }
+    assert {run.task.scored_limit for run in again} == {25}
+    assert all(run.lender in {r.name for r in study.runs} for run in again)
+    assert [f.part for f in study.forecasts].count(part.name) == 1
+    # A second part with the same text of the same task has no second workload.
+    added.write(results, Added({}, (text, replace(text, part="main", plans=("low",)))))
+    study = read(str(folder))
+    assert {r.plan.name for r in study.runs if r.task.scored_limit == 25} == {"own", "moved", "low"}
+    added.write(results, Added({}, (replace(text, task="elsewhere"),)))
+    with pytest.raises(UserError, match="'elsewhere' that the study has not"):
+        read(str(folder))
+    (results / added.FILE).write_text('{"seeds": {}}')
+    with pytest.raises(UserError, match="is torn"):
+        read(str(folder))
+
+
+def test_a_lender_on_another_task_is_found_by_what_that_is_called() -> None:
+    task = TaskSpec("notes", tag="more")
+    run = RunSpec("m", task, Plan("p", adapter="own", on="notes (half)"), TrainSpec(), 3)
+    assert run.lender == "m-notes_half-own-seed3"
+    assert replace(run, plan=replace(run.plan, on="notes")).lender == "m-notes-own-seed3"
+    assert replace(run, plan=replace(run.plan, on="")).lender == "m-notes_more-own-seed3"
