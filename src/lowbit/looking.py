@@ -89,7 +89,7 @@ def compare(study: Study) -> None:
         say("This study states no claims and asks no questions; `lowbit report` shows its table.")
     if found.missing:
         say(f"\n{len(found.missing)} of {len(study.runs)} runs are missing:")
-        wrapped("; ".join(gathered(found.missing)))
+        wrapped("; ".join(sayings.gathered(found.missing)))
     predicted = gaps.cells(study)
     absent = gaps.absent(study, predicted)
     if predicted:
@@ -111,15 +111,6 @@ def compare(study: Study) -> None:
     body = _plain(found) | {"predicted": [_known(asdict(cell)) for cell in predicted]}
     write_atomic(folder / "compare.json", (to_json(body) + "\n").encode())
     say(f"\nwritten  {folder / 'compare.md'}, compare.json")
-
-
-def gathered(names: Sequence[str]) -> list[str]:
-    """A run's name, or several that differ in their seed alone as one."""
-    seeds: dict[str, list[str]] = {}
-    for name in names:
-        stem, _, seed = name.rpartition("-seed")
-        seeds.setdefault(stem, []).append(seed)
-    return [f"{stem}-seed{','.join(mine)}" for stem, mine in seeds.items()]
 
 
 def wrapped(text: str, first: str = "  ") -> None:
@@ -171,6 +162,8 @@ def _reports(study: Study) -> Path:
 
 def status(study: Study) -> None:
     """Every run that there is something of; what is missing, a line a plan; how many of each."""
+    from lowbit.sayings import gathered
+
     table = Table(box=None, padding=(0, 1))
     for name in ("run", "state", "result"):
         table.add_column(name, overflow="fold")

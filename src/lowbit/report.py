@@ -237,5 +237,6 @@ def environment() -> Environment:
         shade=shade,
         effect=sayings.effect,
         beside=sayings.beside,
+        gathered=sayings.gathered,
     )
     return environment

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lowbit.claims import Claim
 from lowbit.figures.look import megabytes
 from lowbit.verdicts import Finding, Verdicts
@@ -120,8 +122,18 @@ def to_markdown(verdicts: Verdicts) -> str:
     lines += ["", "## Questions", "", "Exploratory: not corrected, and decided by nothing.", ""]
     lines += _table(verdicts.questions) or ["None."]
     if verdicts.missing:
-        lines += ["", f"{len(verdicts.missing)} runs are missing: {', '.join(verdicts.missing)}."]
+        names = "; ".join(gathered(verdicts.missing))
+        lines += ["", f"{len(verdicts.missing)} runs are missing: {names}."]
     return "\n".join(lines) + "\n"
+
+
+def gathered(names: Sequence[str]) -> list[str]:
+    """A run's name, or several that differ in their seed alone as one."""
+    seeds: dict[str, list[str]] = {}
+    for name in names:
+        stem, _, seed = name.rpartition("-seed")
+        seeds.setdefault(stem, []).append(seed)
+    return [f"{stem}-seed{','.join(mine)}" for stem, mine in seeds.items()]
 
 
 def _table(findings: tuple[Finding, ...]) -> list[str]:

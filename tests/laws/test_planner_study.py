@@ -92,7 +92,8 @@ def losses(study: Study) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     named = {run.name: run.plan.name for run in study.runs}
     for place, record in records(study):
-        found.setdefault(named[place.name], []).append(record.metrics["loss"])
+        if record.metric == "loss":
+            found.setdefault(named[place.name], []).append(record.metrics["loss"])
     return found
 
 
@@ -110,6 +111,42 @@ def test_the_untrained_losses_in_the_readme_are_those_of_the_records(
         seen = [own, mean(twenty), mean(twenty) - own, anew, anew - own]
         assert told == pytest.approx(seen, abs=6e-5)
         assert sum(each < own for each in twenty) == (1 if folder == "lm5 bare" else 0)
+
+
+CALLED = {
+    "the best uniform plan": "uniform",
+    "bits alone": "bits-only",
+    "ranks alone": "rank-only",
+    "bits, then ranks": "bits-then-rank",
+}
+
+
+def test_the_points_in_the_readme_are_those_of_the_records(study: Study) -> None:
+    named = {run.name: run.plan.name for run in study.runs}
+    points: dict[str, list[float]] = {}
+    for place, record in records(study):
+        if record.metric == "accuracy":
+            found = 100 * record.metrics["accuracy"]
+            points.setdefault(named[place.name], []).append(found)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([a-z, ]+) \| ([\d.−]+) \| [−\d.]+ to [\d.]+ \|$", readme, re.M)
+    assert [name for name, _ in rows] == list(CALLED)
+    for name, lead in rows:
+        ours, theirs = points["sst3/returned"], points[f"sst3/{CALLED[name]}"]
+        assert len(ours) == len(theirs) == 6
+        assert float(lead) == pytest.approx(mean(ours) - mean(theirs), abs=6e-3)
+
+
+def test_the_joint_studys_configurations_are_as_far_behind_as_the_readme_says(
+    losses: dict[str, list[float]],
+) -> None:
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    found = re.search(r"by ([\d.]+) nats \([^)]+\), ([\d.]+) \([^)]+\) and ([\d.]+) \(", readme)
+    assert found is not None
+    for i, said in enumerate(found.groups(), 1):
+        theirs, ours = losses[f"Joint-{i}"], losses[f"lm-joint-{i}/returned"]
+        assert len(ours) == len(theirs) == 6
+        assert float(said) == pytest.approx(mean(theirs) - mean(ours), abs=6e-5)
 
 
 def test_the_leads_in_the_readme_are_those_that_were_said_and_seen(

@@ -43,6 +43,9 @@ from lowbit.study import read as read_study
 from lowbit.studyfile import Part
 from lowbit.tally import cell_rows, score_rows, tables, to_markdown
 from lowbit.tally import unfinished as said_of
+from lowbit.theory.documents import GUIDELINES
+
+BOUNDS = Path(__file__).parents[2] / "studies" / "bounds"
 
 STUDY = """
 title = "Foreseen"
@@ -530,7 +533,7 @@ def printed(found: list[Cell], width: int) -> list[str]:
 
 
 def test_no_figure_of_the_bounds_is_cut_off_on_a_narrow_terminal() -> None:
-    found = cells(read_study(str(Path(__file__).parents[2] / "studies" / "bounds")))
+    found = cells(read_study(str(BOUNDS)))
     rows, lines = cell_rows(found), printed(found, 80)
     assert max(map(len, lines)) <= 80
     assert not [line for line in lines if "…" in line]
@@ -608,7 +611,7 @@ def test_a_slice_by_seeds_is_reported_though_it_leaves_parts_out(
     [("full", "microsoft/DialoGPT-medium"), ("llama-7b", "meta-llama/Llama-2-7b-hf")],
 )
 def test_larger_profiles_ask_the_same_of_other_models(profile: str, model: str) -> None:
-    folder = str(Path(__file__).parents[2] / "studies" / "bounds")
+    folder = str(BOUNDS)
     small, large = read_study(folder), read_study(folder, (), profile)
     assert len(large.runs) == len(small.runs)
     assert large.results != small.results
@@ -620,7 +623,7 @@ def test_larger_profiles_ask_the_same_of_other_models(profile: str, model: str) 
 
 
 def test_the_bounds_study_asks_what_the_documents_claim() -> None:
-    study = read_study(str(Path(__file__).parents[2] / "studies" / "bounds"))
+    study = read_study(str(BOUNDS))
     parts = {part.name: part for part in study.parts}
     formats = {"int8@64", "int6@64", "int5@64", "int4@64", "nf4@64", "int3@64", "int2@64",
                "ternary@64", "int4@row"}  # fmt: skip
@@ -649,7 +652,7 @@ def test_the_bounds_study_asks_what_the_documents_claim() -> None:
 
 
 def test_the_bounds_study_gives_every_size_of_data_as_many_tokens() -> None:
-    results = Path(__file__).parents[2] / "studies" / "bounds" / "results"
+    results = BOUNDS / "results"
     seen: dict[str, list[int]] = {}
     for path in results.glob("*_r8-seed*/record.json"):
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -663,7 +666,7 @@ def test_the_bounds_study_gives_every_size_of_data_as_many_tokens() -> None:
 
 def test_the_scorecard_of_the_bounds_study_is_what_its_readme_says() -> None:
     """In a terminal of 80 columns: hits and misses, correlations, and both baselines."""
-    study = read_study(str(Path(__file__).parents[2] / "studies" / "bounds"))
+    study = read_study(str(BOUNDS))
     lines = printed(cells(study), 80)
     first = next(i for i, line in enumerate(lines) if "adapted: how predictors did" in line)
     rows = {line.strip().split("  ")[0]: line for line in lines[first:] if " × " in line}
@@ -679,3 +682,15 @@ def test_the_scorecard_of_the_bounds_study_is_what_its_readme_says() -> None:
     for words in ("correlate by 0.91 (logarithms, 20 cells); weight error by 0.89, 4^-b by 0.88",
                   "none is sharp for the closed form, 20 intervals hold"):  # fmt: skip
         assert words in " ".join(readme.split())
+
+
+def test_the_documents_table_of_ranks_asks_for_more_bits_than_the_study_shows_a_need_for() -> None:
+    """(D5): 8 bits lose less than it allows at every rank, those included that it sends to 16."""
+    found = {c.plan: c for c in cells(read_study(str(BOUNDS))) if c.task == "dailydialog"}
+    allowed = [share for _, precision, share in GUIDELINES if precision == "8-bit"]
+    for rank in (4, 8, 16, 32):
+        one = found[f"int8@64 r{rank}"]
+        worst = math.expm1(one.observed + 1.96 * one.se)
+        assert worst < min(allowed) / 5, "a hundredth of perplexity at most, where five are allowed"
+    readme = (BOUNDS / "README.md").read_text(encoding="utf-8")
+    assert "8 bits cost less than 1 % of perplexity at every rank" in " ".join(readme.split())

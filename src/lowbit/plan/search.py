@@ -2,8 +2,8 @@
 
 A multiple-choice knapsack, solved as a mixed-integer program (HiGHS). What another choice of the
 same site beats in cost and in every kind of bytes is dropped first; what merely lies above the
-hull is kept, because exact plans use such choices. The linear relaxation is the bound that the
-gap is measured against. No torch.
+hull is kept, because exact plans use such choices. The gap is measured against the bound that the
+solver proves. No torch.
 """
 
 from __future__ import annotations
