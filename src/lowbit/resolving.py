@@ -38,14 +38,14 @@ def until_resolved(
         ahead.predict(study)
         carry_out(study)
         known, found = added.read(study.results), cells(study)
-        text = _texts(study, short_of_text(found, MOST_TEXT), known)
-        given = {(one.part, plan) for one in text for plan in one.plans}
-        vague = [c for c in unresolved(found) if (c.part, c.plan) not in given]
+        short = short_of_text(found, MOST_TEXT)
+        text = _texts(study, short, known)
+        given = [c for c in short if (c.part, c.task) in {(one.part, one.task) for one in text}]
+        vague = [c for c in unresolved(found) if c not in given]
         if not vague and not text:
             say("no cell is off by more than 10 % that more text or seeds could decide")
             return
-        off = [f"{p} ({part})" for part, p in given] + [f"{c.plan} ({c.kind})" for c in vague]
-        wrapped(f"unresolved: {', '.join(sorted(off))}")
+        wrapped(f"unresolved: {', '.join(f'{c.plan} ({c.kind})' for c in [*given, *vague])}")
         more = _seeds(study, vague, most)
         if not more and not text:
             say(f"and their parts have {most} seeds already: nothing is added")
