@@ -101,7 +101,7 @@ def test_the_untrained_losses_in_the_readme_are_those_of_the_records(
     losses: dict[str, list[float]],
 ) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+ bare)` \| (.+) \|$", readme, re.M)
+    rows = re.findall(r"^\| `(\w+ bare)` \| ((?:[^|]+\|){7})$", readme, re.M)
     assert [folder for folder, _ in rows] == ["lm3 bare", "lm4 bare", "lm5 bare"]
     for folder, row in rows:
         planned, random, lead, _, shuffled, other, _ = row.split(" | ")
@@ -113,6 +113,50 @@ def test_the_untrained_losses_in_the_readme_are_those_of_the_records(
         assert sum(each < own for each in twenty) == (1 if folder == "lm5 bare" else 0)
 
 
+@pytest.fixture(scope="module")
+def points(study: Study) -> dict[str, list[float]]:
+    """Points of accuracy a seed, by plan."""
+    found: dict[str, list[float]] = {}
+    named = {run.name: run.plan.name for run in study.runs}
+    for place, record in records(study):
+        if record.metric == "accuracy":
+            found.setdefault(named[place.name], []).append(100 * record.metrics["accuracy"])
+    return found
+
+
+def test_the_moved_adapters_in_the_readme_are_those_of_the_records(
+    points: dict[str, list[float]],
+) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+ moved)` \| ((?:[^|]+\|){7})$", readme, re.M)
+    assert [folder for folder, _ in rows] == ["sst3 moved", "sst4 moved", "sst5 moved"]
+    assert {len(seeds) for plan, seeds in points.items() if " moved/" in plan} == {6}
+    assert f"16 bits: {mean(points['16 r8']):.2f})" in " ".join(readme.split())
+    for folder, row in rows:
+        planned, random, lead, _, shuffled, other, *_ = row.replace("−", "-").split(" | ")
+        own, anew = mean(points[f"{folder}/planned"]), mean(points[f"{folder}/shuffled"])
+        twenty = [mean(points[f"{folder}/random-{i}"]) for i in range(20)]
+        told = [float(each) for each in (planned, random, lead, shuffled, other)]
+        seen = [own, mean(twenty), own - mean(twenty), anew, own - anew]
+        assert told == pytest.approx(seen, abs=6e-3)
+        assert max(twenty) < own
+
+
+def test_the_uniform_bases_in_the_readme_are_those_of_the_records(
+    losses: dict[str, list[float]], points: dict[str, list[float]]
+) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+ (?:bare|moved))` \| ((?:[^|]+\|){4})$", readme, re.M)
+    assert len(rows) == 6
+    for folder, row in rows:
+        scores, better = (losses, -1) if folder.endswith("bare") else (points, 1)
+        planned, uniform, lead, _ = row.replace("−", "-").split(" | ")
+        own, other = mean(scores[f"{folder}/planned"]), mean(scores[f"{folder}/uniform"])
+        told = [float(each) for each in (planned, uniform, lead)]
+        close = 6e-5 if scores is losses else 6e-3
+        assert told == pytest.approx([own, other, better * (own - other)], abs=close)
+
+
 CALLED = {
     "the best uniform plan": "uniform",
     "bits alone": "bits-only",
@@ -121,13 +165,9 @@ CALLED = {
 }
 
 
-def test_the_points_in_the_readme_are_those_of_the_records(study: Study) -> None:
-    named = {run.name: run.plan.name for run in study.runs}
-    points: dict[str, list[float]] = {}
-    for place, record in records(study):
-        if record.metric == "accuracy":
-            found = 100 * record.metrics["accuracy"]
-            points.setdefault(named[place.name], []).append(found)
+def test_the_points_in_the_readme_are_those_of_the_records(
+    points: dict[str, list[float]],
+) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([a-z, ]+) \| ([\d.−]+) \| [−\d.]+ to [\d.]+ \|$", readme, re.M)
     assert [name for name, _ in rows] == list(CALLED)
