@@ -125,10 +125,16 @@ def cells(study: Study) -> list[Cell]:
 def absent(study: Study, found: Sequence[Cell]) -> list[str]:
     """The kinds of the cells that were foretold and have no finished pair of runs yet."""
     known = {(cell.kind, cell.model, cell.task, cell.plan) for cell in found}
-    groups = _settings(study)
+    groups, asked = _settings(study), list(_asked(study))
+    # What was scored again on more text stands in the place of what it was scored on first.
+    known |= {
+        (one.forecast.kind, where[0], one.run.plan.on, one.run.plan.name)
+        for where, one in asked
+        if (one.forecast.kind, *where, one.run.plan.name) in known
+    }
     return [
         one.forecast.kind
-        for where, one in _asked(study)
+        for where, one in asked
         if (one.forecast.kind, *where, one.run.plan.name) not in known
         and (where not in groups or groups[where].metric == "loss")
     ]
