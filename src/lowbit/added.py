@@ -66,7 +66,7 @@ def grow(raw: Raw, found: Added) -> None:
     raw["tasks"] = raw.get("tasks") or list(dict.fromkeys(_called(raw, w) for w in known))
     parts = {p["name"]: p for p in raw.get("part", [])}
     for one in found.text:
-        mine = [_again(w, one) for w in known if _called(raw, w) == one.task]
+        mine = [_again(raw, w, one) for w in known if _called(raw, w) == one.task]
         if not mine:
             raise UserError(f"{FILE} names a workload '{one.task}' that the study has not")
         part, told = parts.get(one.part, {}), raw.get("forecast", [])
@@ -99,9 +99,12 @@ def origin(part: str) -> str:
     return re.sub(r", \d+ of .*$", "", part)
 
 
-def _again(known: Raw, one: Text) -> dict[str, Any]:
+def _again(raw: Raw, known: Raw, one: Text) -> dict[str, Any]:
     made = deepcopy(known)
-    task = made["task"]
+    task, whole = made["task"], {**raw.get("task", {}), **known["task"]}
+    if whole.get("rest"):
+        # Of what training leaves, forecasts were calibrated on the rest: the task's own is scored.
+        task["scored_rest"] = whole["scored_limit"]
     task["tag"] = ", ".join(filter(None, (task.get("tag", ""), f"{one.scored_limit} scored")))
     task["scored_limit"] = one.scored_limit
     made["adapters"] = one.task

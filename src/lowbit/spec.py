@@ -150,7 +150,8 @@ class TaskSpec:
     `limit` keeps the first so many training examples (0: all) and `scored_limit` likewise of the
     scored split; `text`, `sentence` and `label` are the fields of a JSONL file. `tag` tells cuts
     of the same data apart: it joins the names of runs, and tables keep them apart. `rest` (0:
-    none): training examples from this one on are not trained on, but scored before the task's own.
+    none): training examples from this one on are not trained on, but scored before the task's own;
+    `scored_rest` (0: all): only so many of them.
     `source`: `hub` for the hub's data even where LOWBIT_ASSETS names a folder.
     """
 
@@ -164,11 +165,12 @@ class TaskSpec:
     label: str = "label"
     tag: str = ""
     rest: int = 0
+    scored_rest: int = 0
     source: Literal["", "hub"] = ""
 
     def __post_init__(self) -> None:
-        bounds = {"window": _FROM_1, "limit": _FROM_0, "scored_limit": _FROM_0, "rest": _FROM_0}
-        check_bounds("task", self, bounds)
+        counts = ("limit", "scored_limit", "rest", "scored_rest")
+        check_bounds("task", self, {"window": _FROM_1} | dict.fromkeys(counts, _FROM_0))
 
     @property
     def called(self) -> str:
@@ -227,18 +229,11 @@ class TrainSpec:
         return math.ceil(self.warmup * total)
 
 
-_LATER: tuple[tuple[str, str, Any], ...] = (
-    ("train", "token_budget", 0),
-    ("task", "tag", ""),
-    ("task", "rest", 0),
-    ("task", "source", ""),
-    ("train", "select", "epoch"),
-    ("train", "adaptive_lr", 0.0),
-    ("plan", "adapter", ""),
-    ("plan", "on", ""),
-    ("plan", "lent", ""),
-    ("plan", "ternary", None),
-)
+_LATER: dict[str, dict[str, Any]] = {
+    "task": {"tag": "", "rest": 0, "scored_rest": 0, "source": ""},
+    "plan": {"adapter": "", "on": "", "lent": "", "ternary": None},
+    "train": {"token_budget": 0, "select": "epoch", "adaptive_lr": 0.0},
+}
 """Settings that came after records were kept: declared only where they are used, so that what was
 run before them still is what is declared."""
 
@@ -259,9 +254,10 @@ class RunSpec:
     def declared(self) -> dict[str, Any]:
         """The spec as JSON would keep it."""
         found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        for table, key, default in _LATER:
-            if found[table][key] == default:
-                del found[table][key]
+        for table, later in _LATER.items():
+            for key, default in later.items():
+                if found[table][key] == default:
+                    del found[table][key]
         return found
 
     @property

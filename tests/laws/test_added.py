@@ -146,7 +146,7 @@ def test_what_was_added_is_read_as_it_was_written(folder: Path) -> None:
     assert {(r.plan.name, r.seed) for r in again} == {
         (plan, seed) for plan in ("own", "moved") for seed in (0, 1, 2)
     }
-    assert {run.task.scored_limit for run in again} == {25}
+    assert {(run.task.scored_limit, run.task.scored_rest) for run in again} == {(25, 0)}
     assert all(run.lender in {r.name for r in study.runs} for run in again)
     assert [f.part for f in study.forecasts].count(part.name) == 1
     # A second part with the same text of the same task has no second workload.
@@ -159,6 +159,27 @@ def test_what_was_added_is_read_as_it_was_written(folder: Path) -> None:
     (results / added.FILE).write_text('{"seeds": {}}')
     with pytest.raises(UserError, match="is torn"):
         read(str(folder))
+
+
+def test_text_that_forecasts_are_calibrated_on_is_not_added(folder: Path) -> None:
+    """Where what training leaves is scored, more of it would be: the task's own is added."""
+    path = folder / "study.toml"
+    cut = STUDY.replace("scored_limit = 10}", "scored_limit = 10, rest = 20}")
+    path.write_text(cut, encoding="utf-8")
+    (folder / "results").mkdir()
+    text = Text("moved", "demo", ("own", "moved"), 25)
+    added.write(folder / "results", Added({}, (text,)))
+    study = read(str(folder))
+    again = [run.task for run in study.runs if run.task.scored_limit == 25]
+    assert {(task.rest, task.scored_rest) for task in again} == {(20, 10)}
+    # The same where the study says it of all its tasks.
+    every = "[task]\nrest = 20\nscored_limit = 10\n\n[[workload]]\nmodel"
+    path.write_text(STUDY.replace("[[workload]]\nmodel", every, 1).replace(
+        'name = "demo", scored_limit = 10', 'name = "demo"'
+    ), encoding="utf-8")  # fmt: skip
+    study = read(str(folder))
+    again = [run.task for run in study.runs if run.task.scored_limit == 25]
+    assert {(task.rest, task.scored_rest) for task in again} == {(20, 10)}
 
 
 def test_a_lender_on_another_task_is_found_by_what_that_is_called() -> None:

@@ -363,3 +363,20 @@ def test_the_rest_of_the_training_text_is_scored_and_no_document_is_split(
     assert spare
     assert not {e.document for e in limited["spare"]} & {e.document for e in limited["scored"]}
     assert "spare" not in made(replace(spec, scored_limit=3)).parts, "another study scores it"
+
+
+def test_more_can_be_scored_without_what_is_spare(text_file: TaskSpec) -> None:
+    """So many of the rest, then the task's own: what was kept for calibration stays unscored."""
+    spec = replace(text_file, window=8, rest=5, scored_limit=3)
+    few, own = made(spec).parts, made(replace(spec, rest=0, scored_limit=0)).parts["scored"]
+    more = made(replace(spec, scored_rest=3, scored_limit=5))
+    seen = [e.ids.tolist() for e in more.parts["scored"]]
+    assert seen[:3] == [e.ids.tolist() for e in few["scored"]]
+    assert seen[3:] == [e.ids.tolist() for e in own[:2]]
+    assert [e.ids.tolist() for e in more.parts["spare"]] == [e.ids.tolist() for e in few["spare"]]
+    both = {e.document for e in more.parts["spare"]} & {e.document for e in more.parts["scored"]}
+    assert not both
+    assert more.fingerprint != made(replace(spec, scored_limit=5)).fingerprint
+    assert any("are scored, 3 of them, before" in note for note in more.notes)
+    everything = made(replace(spec, scored_rest=3, scored_limit=0)).parts["scored"]
+    assert len(everything) == 3 + len(own), "no more than that, whatever is asked"

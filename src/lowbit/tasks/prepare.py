@@ -51,28 +51,30 @@ def prepare(
     path = cache and cache / "tasks" / f"{_short(task.name)}-{key[:16]}.safetensors"
     arrays = remembered(path, key, make) if path else make()
     parts = {part: tokens.examples(_of(part, arrays), task.kind) for part in PARTS}
-    parts |= (rest := _rest(parts, spec.rest))
+    parts |= (rest := _rest(parts, spec))
     limits = {"train": spec.limit, "scored": spec.scored_limit}
     kept = {part: parts[part][: limits.get(part, 0) or None] for part in PARTS}
     check_lengths(kept, source, task, max_length)
-    if rest and spec.scored_limit:
-        kept["spare"] = _spare(rest["rest"], spec.scored_limit)
+    if rest and (first := spec.scored_rest or spec.scored_limit):
+        kept["spare"] = _spare(rest["rest"], first)
     notes = (*source.notes, *_notes(spec, task, parts, kept))
     limited = f"{key}|{sorted(limits.items())}" + (f"|{spec.rest}" if spec.rest else "")
+    limited += f"|{spec.scored_rest}" if spec.scored_rest else ""
     fingerprint = hashlib.sha256(limited.encode()).hexdigest()[:16]
     return Data(task.kind, kept, source.labels, notes, fingerprint)
 
 
-def _rest(parts: dict[str, tuple[Example, ...]], start: int) -> dict[str, tuple[Example, ...]]:
-    """Training examples from `start` on, scored: documents numbered on, none of them split."""
-    train, scored = parts["train"], parts["scored"]
+def _rest(parts: dict[str, tuple[Example, ...]], spec: TaskSpec) -> dict[str, tuple[Example, ...]]:
+    """Training examples from `rest` on, scored: documents numbered on, none of them split."""
+    train, scored, start = parts["train"], parts["scored"], spec.rest
     if not start or start >= len(train):
         return {}
     begun = train[start - 1].document
     moved = [example for example in train[start:] if example.document != begun]
     after = 1 + max((example.document for example in scored), default=0)
     numbered = tuple(replace(e, document=e.document + after) for e in moved)
-    return {"train": train[:start], "scored": numbered + scored, "rest": numbered}
+    first = numbered[: spec.scored_rest or None]
+    return {"train": train[:start], "scored": first + scored, "rest": numbered}
 
 
 def _spare(rest: tuple[Example, ...], limit: int) -> tuple[Example, ...]:
@@ -131,7 +133,8 @@ def _notes(
     kept: dict[str, tuple[Example, ...]],
 ) -> Iterator[str]:
     if spec.rest:
-        yield f"training examples from {spec.rest:,} on are scored, before the task's own"
+        many = f", {spec.scored_rest:,} of them" if spec.scored_rest else ""
+        yield f"training examples from {spec.rest:,} on are scored{many}, before the task's own"
     if task.kind == "language":
         yield f"windows of {spec.window} predicted tokens that never join documents"
     for part in PARTS:
