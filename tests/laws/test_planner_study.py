@@ -86,15 +86,19 @@ def test_what_was_run_has_the_bytes_that_its_plan_was_said_to_have(study: Study)
     assert counted >= 96
 
 
-@pytest.fixture(scope="module")
-def losses(study: Study) -> dict[str, list[float]]:
-    """A loss a seed, by plan."""
+def by_plan(study: Study, metric: str) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     named = {run.name: run.plan.name for run in study.runs}
     for place, record in records(study):
-        if record.metric == "loss":
-            found.setdefault(named[place.name], []).append(record.metrics["loss"])
+        if record.metric == metric:
+            found.setdefault(named[place.name], []).append(record.metrics[metric])
     return found
+
+
+@pytest.fixture(scope="module")
+def losses(study: Study) -> dict[str, list[float]]:
+    """A loss a seed, by plan."""
+    return by_plan(study, "loss")
 
 
 def test_the_untrained_losses_in_the_readme_are_those_of_the_records(
@@ -116,12 +120,9 @@ def test_the_untrained_losses_in_the_readme_are_those_of_the_records(
 @pytest.fixture(scope="module")
 def points(study: Study) -> dict[str, list[float]]:
     """Points of accuracy a seed, by plan."""
-    found: dict[str, list[float]] = {}
-    named = {run.name: run.plan.name for run in study.runs}
-    for place, record in records(study):
-        if record.metric == "accuracy":
-            found.setdefault(named[place.name], []).append(100 * record.metrics["accuracy"])
-    return found
+    return {
+        plan: [100 * each for each in found] for plan, found in by_plan(study, "accuracy").items()
+    }
 
 
 def test_the_moved_adapters_in_the_readme_are_those_of_the_records(
