@@ -4,8 +4,8 @@ One backward pass a sequence gives the gradient, Fisher's diagonal and K-FAC's f
 every format is then costed on the errors that it really makes. Hessian products take all block
 matrices at once, and embeddings and heads apart from them, since plans store those otherwise: e'He
 of a matrix holds its cross terms with the others, which sum to what the joint damage is.
-With `walk` the stored model is also run with every site and format alone; several sites at once are
-`jointly`'s.
+With `walk` every site and format is also looked at alone: the stored model is run, and second
+derivatives are taken without cross terms. Several sites at once are `jointly`'s.
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ class Walked:
     """What is known of a site only by a walk: all others as they are."""
 
     measured: float | None = None
+    taylor_alone: float | None = None
     gauss_newton: float | None = None
     monte_carlo: float | None = None
 
@@ -105,6 +106,7 @@ def _damage(known: Known, site: Site, error: Tensor, curved: float | None, alone
         hutchinson_spread=known.traces.spread(site.name, error),
         taylor=curved,
         measured=alone.measured,
+        taylor_alone=alone.taylor_alone,
         gauss_newton=alone.gauss_newton,
         monte_carlo=alone.monte_carlo,
     )
@@ -204,12 +206,16 @@ def _curved(lab: Lab, errors: Errors) -> dict[str, float]:
 
 
 def _alone(lab: Lab, asked: Asked, site: Site, error: Tensor, known: Known) -> Walked:
-    """KL of the outputs with one site stored, plus the first order; Gauss-Newton; Monte Carlo."""
-    with moved(lab, {site.name: error}):
+    """KL of the outputs with one site stored, plus the first order; Taylor's second order and
+    Gauss-Newton without cross terms; Monte Carlo."""
+    held = {site.name: error}
+    with moved(lab, held):
         apart = sum(lab.beside(known.outputs)[1]) / known.curvature.units
-    held = {s.name: torch.zeros_like(lab.weight(s.name)) for s in lab.sites} | {site.name: error}
-    newton = hessian.gauss_newton(lab.model, lab.sites, lab.few, held, lab.kind)
+    product = hessian.products(lab.model, (site,), lab.few, held, lab.kind)
+    lab.worked(HESSIAN, few=True)
+    curved = 0.5 * float((error * product.matrices[site.name]).sum())
+    newton = hessian.gauss_newton(lab.model, (site,), lab.few, held, lab.kind)
     lab.worked(NEWTON, few=True)
     first = float((known.curvature.gradient[site.name] * error).sum())
-    drawn = monte_carlo(lab, asked, {site.name: error})
-    return Walked(apart + first, newton, mean(drawn) if drawn else None)
+    drawn = monte_carlo(lab, asked, held)
+    return Walked(apart + first, curved, newton, mean(drawn) if drawn else None)

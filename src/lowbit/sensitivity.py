@@ -60,8 +60,9 @@ class Damage:
 
     `weight_error` is |e|^2, the rest nats a token: `first_order` g'e; `fisher`, `kfac`,
     `hutchinson` (with the standard error of its draws) and `taylor` (None: not asked for) are of
-    second order. By a walk alone, else None: `measured` is the KL of the outputs plus the first
-    order, `gauss_newton` and `monte_carlo` are of second order. `anchored` is K-FAC's, scaled so
+    second order, and `taylor` holds half of a site's cross terms with others. By a walk alone, else
+    None: `measured` is the KL of the outputs plus the first order; `taylor_alone`, without cross
+    terms, `gauss_newton` and `monte_carlo` are of second order. `anchored` is K-FAC's, scaled so
     that block matrices together come to the KL that was measured of all in this format.
     """
 
@@ -72,6 +73,7 @@ class Damage:
     hutchinson: float | None
     taylor: float | None = None
     measured: float | None = None
+    taylor_alone: float | None = None
     hutchinson_spread: float | None = None
     gauss_newton: float | None = None
     monte_carlo: float | None = None

@@ -19,7 +19,7 @@ from lowbit import lab as lab_module
 from lowbit.curvature import Factors
 from lowbit.errors import RunError, UserError
 from lowbit.foretelling import worked
-from lowbit.hessian import products
+from lowbit.hessian import gauss_newton, products
 from lowbit.jointly import monte_carlo, second_order
 from lowbit.lab import Lab, divergence, moved, rounded
 from lowbit.measure import measure
@@ -116,6 +116,7 @@ def test_a_walk_has_every_predictor_of_every_site(lab: Lab, table: SensitivityTa
             assert damage.hutchinson_spread > 0
             assert damage.gauss_newton is not None
             assert damage.gauss_newton >= 0
+            assert damage.taylor_alone is not None
             assert damage.monte_carlo is not None
     site = lab.blocks[2]
     (row,) = [s for s in table.sites if s.name == site.name]
@@ -131,6 +132,23 @@ def test_a_walk_has_every_predictor_of_every_site(lab: Lab, table: SensitivityTa
     four = row.damages["int4@16"]
     assert four.hutchinson == pytest.approx(np.mean(draws), rel=1e-4)
     assert four.hutchinson_spread == pytest.approx(np.std(draws, ddof=1) / 3**0.5, rel=1e-4)
+
+
+def test_a_walk_takes_curvature_of_a_site_without_its_cross_terms(
+    lab: Lab, table: SensitivityTable
+) -> None:
+    """As where all other sites are exact."""
+    exact, crossed = {s.name: torch.zeros_like(lab.weight(s.name)) for s in lab.sites}, 0
+    for site in table.sites:
+        error, found = lab.error(site.name, "int4@16"), site.damages["int4@16"]
+        held = exact | {site.name: error}
+        product = products(lab.model, lab.sites, lab.batches, held, lab.kind)
+        alone = pytest.approx(0.5 * float((error * product.matrices[site.name]).sum()), rel=1e-3)
+        assert found.taylor_alone == alone
+        crossed += found.taylor != alone
+        newton = gauss_newton(lab.model, lab.sites, lab.batches, held, lab.kind)
+        assert found.gauss_newton == pytest.approx(newton, rel=1e-3)
+    assert crossed > len(table.sites) / 2  # there is something to leave out
 
 
 @pytest.mark.late
