@@ -2,7 +2,7 @@
 # make test    everything but what needs a GPU, the hub, a night, or a minute of its own
 # make late    those that take longest: whole studies, whole trials, kills, agents
 # make check   formatting, types, architecture, spelling: what CI runs before the tests
-# make reproduce   the joint and the bounds study, decided and drawn from their records
+# make reproduce   the joint, the bounds and the planner study, decided and drawn from their records
 # make bench   speed and memory beside peers, on this machine, in one run
 # Every target does its own set-up in .venv; the first one downloads the packages.
 
@@ -38,15 +38,16 @@ check: $(VENV)/ready-dev
 	$(BIN)/python -m pytest tests/laws/test_architecture.py
 	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md docs src tests bench experiments notebooks/quant_noise.py studies/*/study.toml studies/*/README.md
 
-# Runs what has no record yet. Both studies' records are committed, so they are only decided and drawn, which needs no
-# model. `rm -r studies/NAME/results` first to run a study again: bounds needs LOWBIT_ASSETS with models/lm-14m (not
+# Runs what has no record yet. The studies' records are committed, so they are only decided and drawn, which needs no
+# model. `rm -r studies/NAME/results` first to run a study again, which needs LOWBIT_ASSETS with models/lm-14m (not
 # published).
-STUDIES := studies/joint studies/bounds
+STUDIES := studies/joint studies/bounds studies/planner
 reproduce: $(VENV)/ready
 	$(BIN)/lowbit run studies/joint --jobs 2
 	$(BIN)/lowbit run studies/bounds --jobs 2 --only "16 r*"
 	$(BIN)/lowbit predict studies/bounds --jobs 2
 	$(BIN)/lowbit run studies/bounds --jobs 2
+	$(BIN)/lowbit run studies/planner --jobs 2
 	for study in $(STUDIES); do \
 	  $(BIN)/lowbit compare $$study && $(BIN)/lowbit draw $$study && $(BIN)/lowbit report $$study || exit 1; \
 	done
