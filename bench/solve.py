@@ -12,7 +12,8 @@ import sys
 import time
 from statistics import median
 
-from lowbit.plan.search import Option, solve
+from lowbit.plan.program import Option
+from lowbit.plan.search import solve
 
 ROUNDS = 5
 AIM = 3.0

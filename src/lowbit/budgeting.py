@@ -17,7 +17,7 @@ from lowbit.foretelling import nats, shown, worked
 from lowbit.freezing import to_toml
 from lowbit.looking import out, say, wrapped
 from lowbit.plan.maps import maps
-from lowbit.plan.search import Solution
+from lowbit.plan.program import Solution
 from lowbit.plan.wanted import Wanted
 from lowbit.predictors import NAMES, trusted_at
 from lowbit.progress import phases

@@ -26,7 +26,8 @@ from lowbit.plan.joint import (
     second_order,
     uniform,
 )
-from lowbit.plan.search import Choices, Solution, frontier, solve
+from lowbit.plan.program import Choices, Solution
+from lowbit.plan.search import frontier, solve
 from lowbit.plan.wanted import Wanted
 from lowbit.predictors import Prediction, predictions
 from lowbit.quant.formats import bits_of, parse

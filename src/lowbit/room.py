@@ -10,7 +10,7 @@ from lowbit import device as machine
 from lowbit.errors import UserError
 from lowbit.execution import Execution
 from lowbit.plan.joint import FULL, TRAINED, fitting, options
-from lowbit.plan.search import Choices, Solution
+from lowbit.plan.program import Choices, Solution
 from lowbit.plan.wanted import Wanted
 from lowbit.quant.formats import parse
 from lowbit.quant.ledger import Ledger, adapter_numbers, stored

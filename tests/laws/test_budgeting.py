@@ -9,7 +9,7 @@ import pytest
 
 from lowbit.budgeting import _foretold, _how_good
 from lowbit.foretelling import _called, _prediction, _unsure
-from lowbit.plan.search import Option, Solution
+from lowbit.plan.program import Option, Solution
 from lowbit.predictors import Prediction
 from lowbit.sensitivity import SensitivityTable, Whole
 from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec

@@ -24,8 +24,9 @@ from lowbit.plan.joint import (
     uniform,
 )
 from lowbit.plan.maps import maps
+from lowbit.plan.program import Option, Solution
 from lowbit.plan.rules import choose
-from lowbit.plan.search import Option, Solution, solve, undominated
+from lowbit.plan.search import solve, undominated
 from lowbit.quant.formats import bits_of, parse, spell
 from lowbit.quant.ledger import ledger, stored
 from lowbit.sensitivity import Damage, Reach, SensitivityTable, SiteTable

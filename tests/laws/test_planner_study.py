@@ -158,24 +158,45 @@ def test_the_uniform_bases_in_the_readme_are_those_of_the_records(
         assert told == pytest.approx([own, other, better * (own - other)], abs=close)
 
 
-CALLED = {
-    "the best uniform plan": "uniform",
-    "bits alone": "bits-only",
-    "ranks alone": "rank-only",
-    "bits, then ranks": "bits-then-rank",
-}
+SEEDS = 6
+
+
+def lead(scores: dict[str, list[float]], better: int, ours: str, *theirs: str) -> float:
+    """By how much one plan is better than the mean of others; every one has all its seeds."""
+    assert {len(scores[plan]) for plan in (ours, *theirs)} == {SEEDS}
+    return better * (mean(scores[ours]) - mean(mean(scores[plan]) for plan in theirs))
+
+
+def controls(folder: str, called: str) -> list[str]:
+    key = called.replace(",", "").replace(" ", "-")
+    return [f"{folder}/{c}" for c in CONTROLS if c == key or c.startswith(f"{key}-")]
 
 
 def test_the_points_in_the_readme_are_those_of_the_records(
     points: dict[str, list[float]],
 ) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| ([a-z, ]+) \| ([\d.−]+) \| [−\d.]+ to [\d.]+ \|$", readme, re.M)
-    assert [name for name, _ in rows] == list(CALLED)
-    for name, lead in rows:
-        ours, theirs = points["sst3/returned"], points[f"sst3/{CALLED[name]}"]
-        assert len(ours) == len(theirs) == 6
-        assert float(lead) == pytest.approx(mean(ours) - mean(theirs), abs=6e-3)
+    rows = re.findall(
+        r"^\| `(sst\d)` \| ([a-z ]+) \| ([\d.−]+) \| [−\d.]+ to [−\d.]+ \|$", readme, re.M
+    )
+    assert len(rows) == 10
+    for folder, name, told in rows:
+        seen = lead(points, 1, f"{folder}/returned", *controls(folder, name))
+        assert float(told.replace("−", "-")) == pytest.approx(seen, abs=6e-3)
+
+
+@pytest.mark.parametrize(("folder", "words"), [("lm3", "3 bits"), ("lm4", "4 bits")])
+def test_the_leads_in_the_projects_readme_are_those_of_the_records(
+    losses: dict[str, list[float]], folder: str, words: str
+) -> None:
+    readme = (ROOT.parents[1] / "README.md").read_text(encoding="utf-8")
+    row = re.search(rf"^\| {words} \| ((?:[^|]+\|){{5}})$", readme, re.M)
+    assert row is not None
+    cells = [float(cell.split()[0]) for cell in row[1].split("|")[:5]]
+    names = ("uniform", "bits only", "rank only", "bits then rank", "random")
+    for told, name in zip(cells, names, strict=True):
+        seen = lead(losses, -1, f"{folder}/returned", *controls(folder, name))
+        assert told == pytest.approx(seen, abs=6e-4)
 
 
 def test_the_joint_studys_configurations_are_as_far_behind_as_the_readme_says(
@@ -185,16 +206,15 @@ def test_the_joint_studys_configurations_are_as_far_behind_as_the_readme_says(
     found = re.search(r"by ([\d.]+) nats \([^)]+\), ([\d.]+) \([^)]+\) and ([\d.]+) \(", readme)
     assert found is not None
     for i, said in enumerate(found.groups(), 1):
-        theirs, ours = losses[f"Joint-{i}"], losses[f"lm-joint-{i}/returned"]
-        assert len(ours) == len(theirs) == 6
-        assert float(said) == pytest.approx(mean(theirs) - mean(ours), abs=6e-5)
+        seen = lead(losses, -1, f"lm-joint-{i}/returned", f"Joint-{i}")
+        assert float(said) == pytest.approx(seen, abs=6e-5)
 
 
 def test_the_leads_in_the_readme_are_those_that_were_said_and_seen(
     losses: dict[str, list[float]],
 ) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)` \| ([\w, ]+) \| ([\d.−]+) \| ([\d.−]+)", readme, re.M)
+    rows = re.findall(r"^\| `(lm\d)` \| ([\w, ]+) \| ([\d.−]+) \| ([\d.−]+)", readme, re.M)
     assert len(rows) >= 10
     for folder, name, foretold, seen in rows:
         said = (ROOT / "plans" / folder / "said.txt").read_text(encoding="utf-8")
@@ -206,6 +226,5 @@ def test_the_leads_in_the_readme_are_those_that_were_said_and_seen(
         assert float(foretold) == pytest.approx(
             mean(float(told[c]) for c in many) - float(own[1]), abs=6e-5
         )
-        there = [losses[f"{folder}/{c}"] for c in (*many, "returned")]
-        assert {len(each) for each in there} == {6}
-        assert float(seen) == pytest.approx(mean(map(mean, there[:-1])) - mean(there[-1]), abs=6e-5)
+        won = lead(losses, -1, f"{folder}/returned", *(f"{folder}/{c}" for c in many))
+        assert float(seen) == pytest.approx(won, abs=6e-5)

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lowbit.errors import UserError
-from lowbit.plan.search import Choices, Option, Solution
+from lowbit.plan.program import Choices, Option, Solution
 from lowbit.quant.formats import parse
 from lowbit.quant.ledger import adapter_numbers, stored
 from lowbit.sensitivity import Predictor, Reach, SensitivityTable, SiteTable

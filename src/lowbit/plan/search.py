@@ -1,78 +1,24 @@
 """The exact plan under a budget: one choice a site, least predicted damage, bytes within bounds.
 
-A multiple-choice knapsack, solved as a mixed-integer program (HiGHS). What another choice of the
-same site beats in cost and in every kind of bytes is dropped first; what merely lies above the
-hull is kept, because exact plans use such choices. The gap is measured against the bound that the
-solver proves. No torch.
+What another choice of the same site beats in cost and in every kind of bytes is dropped first; what
+merely lies above the hull is kept, because exact plans use such choices. Then goes what no plan as
+good as the best one known can have: at any price a byte, every choice adds so much to the least
+that any plan costs. What stays is solved as an integer program, and again when that found a better
+plan, which drops more. The gap is measured against a bound that is proved. No torch.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
+from math import inf
 
 from lowbit.errors import UserError
+from lowbit.plan.program import Choices, Option, Solution, lowest, solved
 
 PRECISION = 1e-6
-"""Relative gap at which the search stops."""
-SECONDS = 60.0
-TIMED_OUT = 1
-"""What scipy calls it when its time is over."""
+"""Of what a plan costs above the least of every site: as near to the best as it is searched for."""
 ROUNDS = 20
-
-
-@dataclass(frozen=True)
-class Option:
-    """One way to store and adapt a site: cost in nats, bytes at rest and in training.
-
-    Of the cost: `damage` before training, and `lack`, what a larger rank would win.
-    """
-
-    site: str
-    format: str
-    rank: int
-    cost: float
-    stored: int
-    training: int = 0
-    damage: float = 0.0
-    lack: float = 0.0
-
-
-@dataclass(frozen=True)
-class Solution:
-    """One option a site, in the order of the sites. `bound`: no plan can cost less."""
-
-    options: tuple[Option, ...]
-    bound: float
-
-    @property
-    def cost(self) -> float:
-        return sum(option.cost for option in self.options)
-
-    @property
-    def stored(self) -> int:
-        return sum(option.stored for option in self.options)
-
-    @property
-    def training(self) -> int:
-        return sum(option.training for option in self.options)
-
-    def fits(self, stored: int, training: int | None = None) -> bool:
-        """Whether its bytes keep to both limits."""
-        return self.stored <= stored and (training is None or self.training <= training)
-
-    @property
-    def gap(self) -> float:
-        """How far from the best this may still be, in nats."""
-        return max(0.0, self.cost - self.bound)
-
-
-Choices = Mapping[str, Sequence[Option]]
 
 
 def undominated(options: Sequence[Option]) -> tuple[Option, ...]:
@@ -86,14 +32,67 @@ def undominated(options: Sequence[Option]) -> tuple[Option, ...]:
 
 
 def solve(choices: Choices, stored: int, training: int | None = None) -> Solution:
-    """The plan with the least cost whose bytes fit, to the byte.
-
-    The solver keeps to a limit within a millionth of it. A plan that is over by so little is solved
-    again with that much less room; the bound of the first, which had more, holds for all.
-    """
+    """The plan with the least cost whose bytes fit, to the byte."""
     sites = {site: undominated(options) for site, options in choices.items()}
     _check(sites, stored, training)
-    found = _solved(sites, stored, training)
+    corners = [corner for corner in frontier(sites) if corner.fits(stored, training)]
+    if corners:
+        best, bound = min(corners, key=lambda c: c.cost), -inf
+    else:
+        best = _kept_to(sites, stored, training, PRECISION)
+        bound = best.bound
+    for _ in range(ROUNDS):
+        kept, least = _possible(sites, stored, best.cost)
+        bound, near = max(bound, least), PRECISION * (best.cost - lowest(sites))
+        if best.cost - bound <= near:
+            break
+        # Twice as fine, since what is found and its bound may each be off by so much.
+        share = min(0.5, near / 2 / (best.cost - lowest(kept)))
+        found = _kept_to(kept, stored, training, share)
+        bound = max(bound, min(found.bound, best.cost))  # what was dropped costs no less
+        if found.cost >= best.cost:
+            break
+        best = found
+    return Solution(best.options, min(bound, best.cost))
+
+
+def _possible(sites: Choices, stored: int, known: float) -> tuple[Choices, float]:
+    """The options that a plan no dearer than a known one may have, and the least that any costs.
+
+    At any price a byte a plan that fits costs at least what every site's cheapest option costs with
+    its bytes paid for, less the price of the budget (Lagrange).
+    """
+    least = -inf
+    for price in (0.0, _price(sites, stored)):
+        cheapest = {s: min(_paid(o, price) for o in options) for s, options in sites.items()}
+        floor = sum(cheapest.values()) - price * stored
+        room = known - floor + 1e-9 * (abs(known) + price * stored)
+        sites = {
+            site: [o for o in options if _paid(o, price) - cheapest[site] <= room]
+            for site, options in sites.items()
+        }
+        least = max(least, floor)
+    return sites, max(least, lowest(sites))
+
+
+def _paid(option: Option, price: float) -> float:
+    return option.cost + price * option.stored
+
+
+def _price(sites: Choices, stored: int) -> float:
+    """Nats a byte where the convex frontier meets the budget."""
+    size = sum(min(o.stored for o in options) for options in sites.values())
+    for slope, *_, more in _steps({site: _hull(options) for site, options in sites.items()}):
+        size += more
+        if size > stored:
+            return -slope
+    return 0.0
+
+
+def _kept_to(sites: Choices, stored: int, training: int | None, share: float) -> Solution:
+    """A plan that is over by what the solver allows itself is solved again with that much less
+    room; the bound of the first, which had more, holds for all."""
+    found = solved(sites, stored, training, share)
     bound, less, lean = found.bound, 0, 0
     for _ in range(ROUNDS):
         over = found.stored - stored
@@ -102,35 +101,8 @@ def solve(choices: Choices, stored: int, training: int | None = None) -> Solutio
             return Solution(found.options, min(bound, found.cost))
         less, lean = less + max(over, 0), lean + max(more, 0)
         limit = None if training is None else training - lean
-        found = _solved(sites, stored - less, limit)
+        found = solved(sites, stored - less, limit, share)
     raise UserError("no plan was found that keeps to the budget exactly; try one a little larger")
-
-
-def _solved(sites: Choices, stored: int, training: int | None) -> Solution:
-    flat = [option for options in sites.values() for option in options]
-    costs = np.array([option.cost for option in flat])
-    # The solver's tolerances are absolute: costs and bytes are brought to the order of one.
-    unit = float(np.abs(costs - costs.min()).max()) or 1.0
-    limits = [_row([o.stored for o in flat], stored)]
-    limits += [] if training is None else [_row([o.training for o in flat], training)]
-    found = milp(
-        (costs - costs.min()) / unit,
-        constraints=[_one_each(sites), *limits],
-        integrality=np.ones(len(flat)),
-        bounds=Bounds(0, 1),
-        options={"mip_rel_gap": PRECISION, "time_limit": SECONDS},
-    )
-    if found.x is None and found.status == TIMED_OUT:
-        raise UserError(
-            f"no plan was found in {SECONDS:.0f} seconds; fewer formats or ranks, or a budget a "
-            "little larger, are easier"
-        )
-    if found.x is None:
-        raise UserError("no plan fits both budgets: the bytes in training and at rest exclude it")
-    chosen = tuple(option for option, x in zip(flat, found.x, strict=True) if x > 0.5)
-    shift = costs.min() * len(sites)
-    bound = float(found.mip_dual_bound) * unit + shift
-    return Solution(chosen, bound)
 
 
 def _check(sites: Choices, stored: int, training: int | None) -> None:
@@ -144,35 +116,27 @@ def _check(sites: Choices, stored: int, training: int | None) -> None:
             raise UserError(f"{training:,} bytes in training: the smallest plan takes {least:,}")
 
 
-def _row(values: Sequence[int], limit: int) -> LinearConstraint:
-    scale = max(1, limit)
-    return LinearConstraint(np.array(values, float)[None] / scale, -np.inf, limit / scale)
-
-
-def _one_each(sites: Choices) -> LinearConstraint:
-    counts = [len(options) for options in sites.values()]
-    rows = np.repeat(np.arange(len(counts)), counts)
-    matrix = csr_array((np.ones(sum(counts)), (rows, np.arange(sum(counts)))))
-    return LinearConstraint(matrix, 1, 1)
-
-
 def frontier(choices: Choices) -> list[Solution]:
     """The corners of the convex frontier, from the smallest plan to the cheapest in cost.
 
     Each is optimal for its own bytes; between two of them `solve` finds what the corners pass over.
     """
     sites = {site: _hull(undominated(options)) for site, options in choices.items()}
-    steps = [
-        ((two.cost - one.cost) / (two.stored - one.stored), i, site)
-        for site, options in sites.items()
-        for i, (one, two) in enumerate(itertools.pairwise(options))
-    ]
     place = dict.fromkeys(sites, 0)
     found = [_taken(sites, place)]
-    for _, i, site in sorted(steps):
+    for _, i, site, _ in _steps(sites):
         place[site] = i + 1
         found.append(_taken(sites, place))
     return found
+
+
+def _steps(hulls: Mapping[str, Sequence[Option]]) -> list[tuple[float, int, str, int]]:
+    """From option to option of every site, the steepest first: slope, place, site, bytes."""
+    return sorted(
+        ((two.cost - one.cost) / (two.stored - one.stored), i, site, two.stored - one.stored)
+        for site, options in hulls.items()
+        for i, (one, two) in enumerate(itertools.pairwise(options))
+    )
 
 
 def _taken(sites: Mapping[str, Sequence[Option]], place: Mapping[str, int]) -> Solution:
