@@ -30,9 +30,9 @@ def analysed(doc: str | None) -> tuple[list[Row], dict[Key, float], Path]:
     predicted = {} if said.no_theory else foreseen(rows, said.results, said.tokens, _warn)
     found = write_validation(rows, predicted, said.results)
     if found["correlation"] is not None:
-        many = len(found["cells"])
         print(
-            f"correlation of predicted and observed gaps: {found['correlation']:.3f}, {many} cells"
+            "correlation of predicted and observed gaps (logarithms): "
+            f"{found['correlation']:.3f}, {found['correlated']} of {len(found['cells'])} cells"
         )
     elif not said.no_theory:
         print(found["why"])

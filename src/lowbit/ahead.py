@@ -12,11 +12,11 @@ from lowbit import forecasts
 from lowbit.engines.process import Running, orphaned, start, unwrap
 from lowbit.errors import UserError
 from lowbit.execution import Execution
-from lowbit.foretelling import shown
 from lowbit.looking import say
 from lowbit.progress import phases
 from lowbit.record import ADAPTER, load
 from lowbit.study import Study
+from lowbit.surveying import shown
 
 
 def predict(study: Study, jobs: int = 1) -> None:

@@ -74,12 +74,12 @@ def measure(
 
     On the task's calibration part, which is neither trained on nor scored; kept once known.
     """
-    from lowbit import foretelling
+    from lowbit import surveying
     from lowbit.single import single
 
     spec, execution = single(model, task, "bf16", 0, _no_plan(settings))
-    chosen = formats or foretelling.FORMATS
-    foretelling.measure(spec, execution, chosen, tokens, walk, to, at)
+    chosen = formats or surveying.FORMATS
+    surveying.measure(spec, execution, chosen, tokens, walk, to, at)
 
 
 @app.command()
@@ -203,7 +203,7 @@ def plan(
     What a rank is worth is measured where the model stands: a step on half of the calibration
     text, scored on the other half.
     """
-    from lowbit import budgeting, foretelling
+    from lowbit import budgeting, surveying
     from lowbit.options import bytes_of
     from lowbit.plan.wanted import Wanted
     from lowbit.quant.formats import parse
@@ -212,9 +212,9 @@ def plan(
     if draws and not controls:
         raise UserError("--draws is for --controls FOLDER: where the random plans go")
     spec, execution = single(model, task, "bf16", 0, _no_plan(settings))
-    chosen = tuple(formats or foretelling.PLANNED)
+    chosen = tuple(formats or surveying.PLANNED)
     limits = (bytes_of(budget), bytes_of(train_memory) if train_memory else 0)
-    among = tuple(sorted(set(ranks or foretelling.RANKS)))
+    among = tuple(sorted(set(ranks or surveying.RANKS)))
     for text in chosen:
         parse(text)
     wanted = Wanted(

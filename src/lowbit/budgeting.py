@@ -13,7 +13,6 @@ from lowbit.errors import UserError
 from lowbit.execution import Execution
 from lowbit.figures.frontier import Frontier
 from lowbit.files import to_json, write_atomic
-from lowbit.foretelling import nats, shown, worked
 from lowbit.freezing import to_toml
 from lowbit.looking import out, say, wrapped
 from lowbit.plan.maps import maps
@@ -23,6 +22,7 @@ from lowbit.predictors import NAMES, trusted_at
 from lowbit.progress import phases
 from lowbit.quant.formats import bits_of, parse
 from lowbit.spec import RunSpec
+from lowbit.surveying import nats, shown, worked
 
 NAMED = 9
 """Uniform plans that have a name in the figure."""
@@ -92,9 +92,10 @@ def _said(found: Any, best: Any, wanted: Wanted) -> list[str]:
     lines += _foretold(found.predictions, best.solution)
     if found.least > 0 and found.closed > 0:
         lines.append(
-            f"By K-FAC no code of these bytes could do with less than {nats(found.least)} nats, "
-            "of the block matrices that are not in 16 bits, before training; rounding pays "
-            f"{nats(found.closed)}, {found.closed / found.least:,.0f} times as much."
+            "By K-FAC, damped by a thousandth, no code of these bytes could do with less than "
+            f"{nats(found.least)} nats, of the block matrices that are not in 16 bits, before "
+            f"training; rounding pays {nats(found.closed)}, "
+            f"{found.closed / found.least:,.0f} times as much."
         )
     return lines
 

@@ -13,9 +13,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from scipy import stats
-
 from lowbit.gaps import BASELINES, PREDICTORS, TRUSTED, Cell
+from lowbit.stats import correlation_of_decades
 
 CLOSE, FAR = 0.10, 0.25
 ENOUGH, COVERED = 0.80, 0.90
@@ -83,6 +82,8 @@ def _factor(predictor: str, found: Sequence[Cell]) -> float | None:
 def _score(kind: str, predictor: str, found: Sequence[Cell]) -> Score:
     sharp = [cell for cell in found if cell.resolvable(predictor)]
     rest = [cell for cell in found if not cell.resolvable(predictor)]
+    pairs = [(cell.observed, cell.foreseen[predictor].gap) for cell in found]
+    correlation, correlated = correlation_of_decades(pairs)
     return Score(
         kind=kind,
         predictor=predictor,
@@ -91,27 +92,10 @@ def _score(kind: str, predictor: str, found: Sequence[Cell]) -> Score:
         close=sum(abs(cell.off(predictor)) <= CLOSE for cell in sharp),
         far=sum(abs(cell.off(predictor)) > FAR for cell in sharp),
         covered=sum(cell.within(predictor) for cell in rest),
-        correlation=_correlation(_positive(predictor, found)),
-        correlated=len(_positive(predictor, found)),
+        correlation=correlation,
+        correlated=correlated,
         factor=_factor(predictor, found),
     )
-
-
-def _positive(predictor: str, found: Sequence[Cell]) -> list[tuple[float, float]]:
-    """Logarithms of observed and predicted gaps, where both have one."""
-    return [
-        (math.log(cell.observed), math.log(cell.foreseen[predictor].gap))
-        for cell in found
-        if cell.observed > 0 and cell.foreseen[predictor].gap > 0
-    ]
-
-
-def _correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """Pearson's: gaps lie decades apart, and the largest alone would decide."""
-    if len(pairs) < 3:
-        return None
-    one, two = zip(*pairs, strict=True)
-    return float(stats.pearsonr(one, two).statistic) if len(set(one)) > 1 < len(set(two)) else None
 
 
 def unresolved(found: Sequence[Cell], predictor: str = TRUSTED) -> list[Cell]:

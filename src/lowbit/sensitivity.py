@@ -21,9 +21,10 @@ Predictor = Literal[
 Unit = Literal["token", "sentence"]
 UNITS: dict[str, Unit] = {"language": "token", "classification": "sentence"}
 LEAST_LEFT = 0.25
-"""Of a site's damage, whatever a rank is said to take back: of what 3 bits do to moved adapters
-training left a quarter even at rank 32 (studies/bounds), where K-FAC promises a tenth. Ternary,
-which loses nearly all of it, is costed too high by this."""
+"""Of a site's damage, whatever a rank is said to take back. Of what 3 bits were foretold to do
+untrained, training left a quarter at rank 32 by the three seeds that this was set from, and a fifth
+by six (studies/bounds), where K-FAC promises a tenth. Ternary, which loses nearly all of it, is
+costed too high by this."""
 
 
 Joint = tuple[str, tuple[tuple[str, str], ...]]

@@ -21,6 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 BLOCK = 500_000
 """Entries of the resampling matrix held at once; the draws do not depend on it."""
+LEAST_PAIRS = 3
+"""Through two there is always a straight line."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,18 @@ def clustered_error(sums: ArrayLike, counts: ArrayLike, clusters: Sequence[int])
         return float("inf")
     away = top - top.sum() / bottom.sum() * bottom
     return float(np.sqrt(n / (n - 1) * np.square(away).sum()) / bottom.sum())
+
+
+def correlation_of_decades(pairs: Sequence[tuple[float, float]]) -> tuple[float | None, int]:
+    """Pearson's over the logarithms of pairs that are both positive, and how many those are.
+
+    For gaps that lie decades apart: as they are, the largest alone would decide. None below three
+    pairs, and where one side is all the same.
+    """
+    logs = np.log([pair for pair in pairs if min(pair) > 0]).reshape(-1, 2)
+    if len(logs) < LEAST_PAIRS or any(len(set(side)) == 1 for side in logs.T):
+        return None, len(logs)
+    return float(np.corrcoef(logs.T)[0, 1]), len(logs)
 
 
 def paired_gap(

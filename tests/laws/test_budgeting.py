@@ -8,10 +8,10 @@ from math import log
 import pytest
 
 from lowbit.budgeting import _foretold, _how_good
-from lowbit.foretelling import _called, _prediction, _unsure
+from lowbit.foretelling import _afterwards, _called, _prediction, _unsure
 from lowbit.plan.program import Option, Solution
 from lowbit.predictors import Prediction
-from lowbit.sensitivity import SensitivityTable, Whole
+from lowbit.sensitivity import Damage, Reach, SensitivityTable, SiteTable, Whole
 from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
 
 
@@ -110,3 +110,26 @@ def test_a_gap_is_told_in_perplexity_too() -> None:
     assert [str(cell) for cell in page.columns[4].cells].count("theory *") == 1
     sentences = replace(table, unit="sentence")
     assert set(_prediction(sentences, "p", {"a": "int4@64"}).columns[3].cells) == {""}
+
+
+@pytest.mark.parametrize(
+    ("text", "absorbed", "said"),
+    [
+        ("int4@64", 0.5, "about 0.5000 nats of it are expected to be left (50 %"),
+        ("int4@64", 0.5, "anything from 0.2500 to 1.0000 (28 to 1.7e+02 % of perplexity)"),
+        ("int4@64", 0.9, "about 0.2500 nats"),
+        # 0.042 nats were left of one nat in the bounds study.
+        ("ternary@64", 0.9, "anything from 0.0417 to 0.5000"),
+    ],
+)
+def test_what_training_is_to_leave_has_the_range_that_was_seen(
+    text: str, absorbed: float, said: str
+) -> None:
+    damage, reach = Damage(1.0, 0.0, 1.0, 1.0, None), Reach((8,), {text: (absorbed,)})
+    site = SiteTable("a", "ffn", 0, (8, 8), {text: damage}, reach)
+    whole = Whole(1.0, 0.0, 0.1, 0.1, 1.0, 0.1, None, 0.0, 1.0, 0.01, 0.1, 0.0, None, 0.0)
+    table = SensitivityTable("m", "t", "token", 1000, 3.0, 9.0, (site,), {"p": whole}, 9)
+    assert said in _afterwards(table, "p", {"a": text}, {"a": 8})
+    assert _afterwards(table, "p", {"a": text}, {"a": 0}) == ""
+    sentences = _afterwards(replace(table, unit="sentence"), "p", {"a": text}, {"a": 8})
+    assert "perplexity" not in sentences

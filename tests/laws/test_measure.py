@@ -18,7 +18,6 @@ from lowbit import curvature
 from lowbit import lab as lab_module
 from lowbit.curvature import Factors
 from lowbit.errors import RunError, UserError
-from lowbit.foretelling import worked
 from lowbit.hessian import gauss_newton, products
 from lowbit.jointly import monte_carlo, second_order
 from lowbit.lab import Lab, divergence, moved, rounded
@@ -28,6 +27,7 @@ from lowbit.predictors import left, predictions, trusted
 from lowbit.reach import STEP_DAMPING, Ascent, absorbed_shares, metric
 from lowbit.sensitivity import Asked, Basis, SensitivityTable, from_text, to_text
 from lowbit.spec import BLOCK_ROLES
+from lowbit.surveying import worked
 from lowbit.tasks.base import Example
 from lowbit.traces import hutchinson
 from lowbit.worth import KEPT, PACE, highest

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowbit import stats
-from lowbit.stats import Gap, mean_and_spread, paired_gap, ratio
+from lowbit.stats import Gap, correlation_of_decades, mean_and_spread, paired_gap, ratio
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -135,3 +135,17 @@ def test_one_seed_has_a_mean_and_no_spread() -> None:
     assert two.sd == pytest.approx(np.sqrt(2))
     with pytest.raises(ValueError, match="one value a seed"):
         mean_and_spread([])
+
+
+def test_the_largest_pair_alone_decides_no_correlation_of_decades() -> None:
+    """A gap that is ten thousand times the others' makes any straight line fit as they are."""
+    pairs = [(1e-4, 3e-4), (3e-4, 1e-4), (2e-4, 2e-4), (2.0, 2.0)]
+    found, count = correlation_of_decades([*pairs, (-1.0, 1.0), (1.0, 0.0)])
+    logs = np.log(pairs)
+    assert count == 4
+    assert found == pytest.approx(np.corrcoef(logs.T)[0, 1])
+    assert np.corrcoef(np.array(pairs).T)[0, 1] > 0.9999 > 0.99 > found
+    same = [(0.1, 1.0), (0.1, 2.0), (0.1, 3.0)]
+    assert correlation_of_decades(same) == (None, 3)
+    assert correlation_of_decades(pairs[:2]) == (None, 2)
+    assert correlation_of_decades([]) == (None, 0)

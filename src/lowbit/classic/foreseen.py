@@ -18,11 +18,11 @@ from lowbit.config import check
 from lowbit.engines.process import call
 from lowbit.errors import LowbitError, UserError
 from lowbit.execution import Execution
-from lowbit.foretelling import measured, shown
 from lowbit.predictors import left, predictions, trusted
 from lowbit.record import ADAPTER, load
 from lowbit.sensitivity import Asked, SensitivityTable
 from lowbit.spec import RunSpec
+from lowbit.surveying import measured, shown
 
 FORESEEN = "foreseen.json"
 """A list of what a study had predicted: bits, rank, settings, gap, and the runs it was said of."""

@@ -13,20 +13,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lowbit.classic.pairs import Key, Row, cells, gaps
 from lowbit.errors import UserError
 from lowbit.files import to_json, write_atomic
-from lowbit.stats import mean_and_spread
+from lowbit.stats import correlation_of_decades, mean_and_spread
 
 FIELDS = (
     *("bits", "rank", "seed", "eval_loss", "perplexity", "gradient_norm", "gradient_variance"),
     *("stored_bytes", "trainable", "peak_bytes", "wall_s", "cpu_s", "gpu_s", "model", "task"),
     "settings",
 )
-ENOUGH_CELLS = 3
-"""Through two cells there is always a straight line."""
+UNCORRELATED = (
+    "correlation needs three cells where a gap above nothing was predicted and seen, and gaps "
+    "that differ"
+)
 
 
 def read(results: Path) -> list[Row]:
@@ -116,16 +116,18 @@ def _costs(rows: Sequence[Row]) -> str:
 def write_validation(
     rows: Sequence[Row], predicted: Mapping[Key, float], results: Path
 ) -> dict[str, Any]:
-    """validation.json: every cell's predicted gap beside the observed, and their correlation.
+    """validation.json: every cell's predicted gap beside the observed; how logarithms correlate.
 
-    `why`: what kept it from being told, or "".
+    `correlated`: over how many cells, those where both gaps are above nothing. `why`: what kept it
+    from being told, or "".
     """
     observed = gaps(rows)
     both = [key for key in observed if key in predicted]
     said = [_beside(key, predicted[key], observed[key]) for key in both]
     pairs = [(cell["predicted"], cell["observed"]) for cell in said]
-    correlation, why = _correlation(pairs)
-    body = {"cells": said, "correlation": correlation, "why": why}
+    correlation, count = correlation_of_decades(pairs)
+    why = "" if correlation is not None else f"{UNCORRELATED}: {count} here"
+    body = {"cells": said, "correlation": correlation, "correlated": count, "why": why}
     write_atomic(results / "validation.json", (to_json(body) + "\n").encode())
     return body
 
@@ -135,12 +137,3 @@ def _beside(key: Key, predicted: float, observed: Sequence[float]) -> Row:
     ratio = predicted / mean if mean else None
     return {**key._asdict(), "seeds": len(observed), "predicted": predicted, "observed": mean,
             "ratio": ratio}  # fmt: skip
-
-
-def _correlation(pairs: Sequence[tuple[float, float]]) -> tuple[float | None, str]:
-    """Over cells, and why there is none."""
-    if len(pairs) < ENOUGH_CELLS:
-        return None, f"correlation needs three cells with a prediction and a gap: {len(pairs)} here"
-    if any(len(set(side)) == 1 for side in zip(*pairs, strict=True)):
-        return None, "correlation needs gaps that differ"
-    return float(np.corrcoef(np.array(pairs).T)[0, 1]), ""
