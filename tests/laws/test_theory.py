@@ -301,6 +301,25 @@ def test_more_rank_never_leaves_more_behind() -> None:
     assert left[-1] == pytest.approx(float(g @ e + 0.5 * moved @ H @ moved))
 
 
+def test_an_adapter_that_is_trained_ends_where_the_unreachable_begins() -> None:
+    """Gradient descent within the tangent space, from errors that were drawn."""
+    g, H, variance = problem(seed=5)
+    rng = np.random.default_rng(9)
+    tangent = np.linalg.qr(rng.normal(size=(30, 12)))[0]
+    g = g - tangent @ (tangent.T @ g)
+    for _ in range(5):
+        e, adapter = rng.normal(size=30) * np.sqrt(variance), np.zeros(12)
+        rate = 1 / np.linalg.eigvalsh(tangent.T @ H @ tangent)[-1]
+        for _ in range(4000):
+            adapter -= rate * (tangent.T @ (g + H @ (e + tangent @ adapter)))
+        moved = e + tangent @ adapter
+        trained = float(g @ moved + 0.5 * moved @ H @ moved)
+        left = damage.unreachable(g, H, tangent, e)
+        assert trained == pytest.approx(left, rel=1e-3, abs=1e-9)
+        near = moved[None] + rng.normal(scale=1e-2, size=(200, 12)) @ tangent.T
+        assert (near @ g + 0.5 * np.einsum("ni,ij,nj->n", near, H, near)).min() >= left - 1e-9
+
+
 def test_the_rule_for_bits_has_rank_with_a_minus() -> None:
     shapes = [(64, 64), (128, 64)]
     p = {r: damage.adapter_parameters(shapes, r) for r in (1, 4, 16)}
@@ -319,6 +338,19 @@ def test_what_a_low_rank_correction_leaves_is_eckart_youngs() -> None:
         best = u[:, :rank] * s[:rank] @ v[:rank]
         share = ((matrix - best) ** 2).sum() / (matrix**2).sum()
         assert damage.residual_share(s, rank) == pytest.approx(share, abs=1e-12)
+
+
+def test_corrections_that_are_fitted_by_turns_leave_what_eckart_and_young_say() -> None:
+    rng = np.random.default_rng(10)
+    matrix = rng.normal(size=(9, 6)) * np.arange(1, 7)
+    singular = np.linalg.svd(matrix, compute_uv=False)
+    for rank in range(1, 6):
+        b = rng.normal(size=(rank, 6))
+        for _ in range(400):
+            a = np.linalg.lstsq(b.T, matrix.T, rcond=None)[0].T
+            b = np.linalg.lstsq(a, matrix, rcond=None)[0]
+        fitted = ((matrix - a @ b) ** 2).sum() / (matrix**2).sum()
+        assert damage.residual_share(singular, rank) == pytest.approx(fitted, rel=1e-3)
 
 
 def test_a_frozen_base_shifts_gradients_and_only_fresh_noise_spreads_them() -> None:
@@ -408,6 +440,40 @@ def test_no_format_beats_the_converse() -> None:
         ideal = 2 * damage.converse(np.ones(100), bits_of(spec)) / 100
         assert distortion.distortion(spec, 64) > ideal
         assert ideal == pytest.approx(4.0 ** -bits_of(spec))
+
+
+def rounded(variances: np.ndarray, steps: np.ndarray) -> tuple[float, float]:
+    """Damage and bits a weight of Gaussians rounded to steps of these sizes, entropy coded."""
+    lost, bits = 0.0, 0.0
+    for i, (variance, step) in enumerate(zip(variances, steps, strict=True)):
+        w = sqrt(variance) * gaussian(SAMPLE // 4, seed=i)
+        codes = np.rint(w / step).astype(int)
+        lost += 0.5 * float(((w - step * codes) ** 2).mean())
+        shares = np.unique(codes, return_counts=True)[1] / len(codes)
+        bits -= float((shares * np.log2(shares)).sum())
+    return lost, bits / len(variances)
+
+
+@pytest.mark.parametrize("step", [0.02, 0.1, 0.5, 1.5])
+def test_no_code_of_unequal_directions_beats_the_converse(step: float) -> None:
+    """Rounding all to one step is what water-filling asks for: a quarter bit a weight behind."""
+    variances = np.array([4.0, 1.0, 0.25, 0.01, 0.0004])
+    lost, bits = rounded(variances, np.full(5, step))
+    least = damage.converse(variances, bits)
+    assert least < lost
+    if step < 0.05:
+        assert lost / least == pytest.approx(np.pi * np.e / 6, rel=0.02)
+    evenly, spent = rounded(variances, step * np.sqrt(variances))
+    assert damage.converse(variances, spent) < evenly
+
+
+def test_rounding_every_direction_to_as_many_bits_loses_the_means_ratio() -> None:
+    variances = np.array([4.0, 1.0, 0.25, 0.05])
+    mean = float(np.exp(np.log(variances).mean()))
+    evenly, spent = rounded(variances, 0.05 * np.sqrt(variances))
+    filled, bits = rounded(variances, np.full(4, 0.05 * sqrt(mean)))
+    assert spent == pytest.approx(bits, abs=0.01)
+    assert evenly / filled == pytest.approx(damage.means_ratio(variances), rel=0.02)
 
 
 def test_unequal_directions_cost_their_means_ratio() -> None:
