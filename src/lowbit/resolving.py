@@ -17,7 +17,7 @@ from lowbit.added import Added, Text
 from lowbit.forecasts import partner, points, predicted_runs
 from lowbit.gaps import Cell, cells
 from lowbit.looking import say, wrapped
-from lowbit.scorecard import short_of_text, unresolved
+from lowbit.scorecard import short_of_text, unresolved, vaguely_foretold
 from lowbit.spec import RunSpec
 from lowbit.study import Study
 
@@ -44,8 +44,13 @@ def until_resolved(
         vague = [c for c in unresolved(found) if c not in given]
         if not vague and not text:
             say("no cell is off by more than 10 % that more text or seeds could decide")
+            if rest := vaguely_foretold(found):
+                wrapped(
+                    f"observed sharply, but foretold to more than 5 %: {_named(rest)}; calibration "
+                    "text would tell, by more `tokens` of their forecasts"
+                )
             return
-        wrapped(f"unresolved: {', '.join(f'{c.plan} ({c.kind})' for c in [*given, *vague])}")
+        wrapped(f"unresolved: {_named([*given, *vague])}")
         more = _seeds(study, vague, most)
         if not more and not text:
             say(f"and their parts have {most} seeds already: nothing is added")
@@ -56,6 +61,10 @@ def until_resolved(
             say(f"part '{name}' gets seed {seed}")
         seeds = {name: (*known.seeds.get(name, ()), seed) for name, seed in more.items()}
         added.write(study.results, Added({**known.seeds, **seeds}, (*known.text, *text)))
+
+
+def _named(found: Iterable[Cell]) -> str:
+    return ", ".join(f"{cell.plan} ({cell.kind})" for cell in found)
 
 
 def _texts(study: Study, found: Iterable[Cell], known: Added) -> list[Text]:

@@ -107,3 +107,9 @@ def short_of_text(found: Sequence[Cell], most: float, predictor: str = TRUSTED) 
     """Cells off by more than 10 % that could say so with more scored text, up to so many times."""
     off = [cell for cell in found if abs(cell.off(predictor)) > CLOSE]
     return [cell for cell in off if not cell.seen and cell.by_text <= most]
+
+
+def vaguely_foretold(found: Sequence[Cell], predictor: str = TRUSTED) -> list[Cell]:
+    """Cells off by more than 10 % that are observed sharply, but not predicted so."""
+    off = [cell for cell in found if abs(cell.off(predictor)) > CLOSE]
+    return [cell for cell in off if cell.seen and not cell.resolvable(predictor)]

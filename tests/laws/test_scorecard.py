@@ -39,7 +39,7 @@ from lowbit.gaps import (
     refused,
 )
 from lowbit.record import load as load_record
-from lowbit.scorecard import scores, short_of_text, unresolved
+from lowbit.scorecard import scores, short_of_text, unresolved, vaguely_foretold
 from lowbit.study import read as read_study
 from lowbit.studyfile import Part
 from lowbit.tally import cell_rows, score_rows, tables, to_markdown
@@ -453,6 +453,12 @@ def test_sharp_cells_are_judged_by_ten_percent_and_the_rest_by_intervals() -> No
     beaten = replace(sharp[0], foreseen=dict.fromkeys(PREDICTORS, Foreseen(1.05, 0.01)))
     assert score_of(beaten).met is False, "a baseline does as well"
     assert score_of(cell(1.0, 0.01, 1.05, 0.2)).resolvable == 0, "nor is a vague prediction"
+
+
+def test_what_only_calibration_text_could_decide_is_told_apart() -> None:
+    vague, hidden = cell(1.0, 0.01, 1.2, 0.07), cell(1.0, 0.2, 1.2, 0.07)
+    near, decided = cell(1.0, 0.01, 1.05, 0.07), cell(1.0, 0.01, 1.2, 0.01)
+    assert vaguely_foretold([vague, hidden, near, decided]) == [vague]
 
 
 @given(st.lists(st.floats(1e-4, 1.0), min_size=3, max_size=8, unique=True))
