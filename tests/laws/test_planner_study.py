@@ -185,6 +185,25 @@ def test_the_points_in_the_readme_are_those_of_the_records(
         assert float(told.replace("−", "-")) == pytest.approx(seen, abs=6e-3)
 
 
+def test_joint_on_sst2_in_the_readme_is_that_of_the_records(
+    points: dict[str, list[float]],
+) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| `(Joint-\d)` \| ([\d.−]+) \|[^|]+\| ([\d.]+) \| ([\d.]+) \|$", readme, re.M
+    )
+    assert len(rows) == 3
+    for name, told, ours, theirs in rows:
+        own = f"sst-{name.lower()}/returned"
+        seen = lead(points, 1, own, name)
+        assert float(told.replace("−", "-")) == pytest.approx(seen, abs=6e-3)
+        assert [float(ours), float(theirs)] == pytest.approx(
+            [mean(points[own]), mean(points[name])], abs=6e-3
+        )
+    five = sorted(points["sst-joint-2/returned"])[1:]
+    assert f"the other five at {five[0]:.1f} to {five[-1]:.1f} %" in " ".join(readme.split())
+
+
 @pytest.mark.parametrize(("folder", "words"), [("lm3", "3 bits"), ("lm4", "4 bits")])
 def test_the_leads_in_the_projects_readme_are_those_of_the_records(
     losses: dict[str, list[float]], folder: str, words: str
