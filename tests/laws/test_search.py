@@ -119,8 +119,8 @@ def test_two_budgets_hold_at_once(
             solve(options, stored, training)
         return
     found = solve(options, stored, training)
-    assert found.training <= training
-    assert found.cost <= best + 1e-6 * (found.cost - cheapest(options)) + 1e-12
+    assert found.fits(stored, training)
+    assert best - 1e-12 <= found.cost <= best + 1e-6 * (found.cost - cheapest(options)) + 1e-12
     assert found.bound <= best + 1e-12
 
 
