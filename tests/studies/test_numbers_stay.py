@@ -1,0 +1,114 @@
+"""No number of a committed study may change: what is decided, predicted, drawn and tabled.
+
+`numbers.json` beside this file holds a digest for every claim, question, predicted cell, figure,
+table and appendix of every committed study, and what the demo gives. A digest covers numbers only:
+names, words and the order of fields are free to change. To store new ones, after a change that is
+meant to move a number: `LOWBIT_STORE_NUMBERS=1 pytest -m late tests/studies/test_numbers_stay.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import fields, is_dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lowbit import appendix, drawing, gaps, report
+from lowbit.figures import predicted
+from lowbit.rows import rows
+from lowbit.study import read
+from lowbit.verdicts import judge
+
+ROOT = Path(__file__).parents[2] / "studies"
+STORE = Path(__file__).with_name("numbers.json")
+STUDIES = ("joint", "joint/pilot", "bounds", "planner")
+DIGITS = 8
+"""Significant digits: another machine's vector units may move the last ones."""
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """Every number inside a value, whatever holds it."""
+    if isinstance(value, bool | str) or value is None:
+        return
+    if isinstance(value, int | float | np.integer | np.floating):
+        yield float(value)
+    elif isinstance(value, np.ndarray):
+        yield from map(float, value.ravel())
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from numbers(getattr(value, field.name))
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from numbers(each)
+    elif isinstance(value, Sequence | Set):
+        for each in value:
+            yield from numbers(each)
+
+
+def digest(values: Iterator[float]) -> str:
+    """Of the sorted numbers, with how many they are in front."""
+    texts = sorted(f"{v:.{DIGITS - 1}e}" if math.isfinite(v) else str(v) for v in values)
+    return f"{len(texts)}:{sha256(' '.join(texts).encode()).hexdigest()[:16]}"
+
+
+def in_text(sheet: str) -> Iterator[float]:
+    """The numbers of a CSV's text, wherever they stand."""
+    return (float(each) for each in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", sheet))
+
+
+def of_study(name: str) -> dict[str, str]:
+    """The digests of one committed study, by what they are of."""
+    study = read(str(ROOT / name))
+    verdicts, cells = judge(study), gaps.cells(study)
+    contents = report.contents(study, "")
+    found = {"missing": str(len(verdicts.missing))}
+    for kind, findings in (("claim", verdicts.claims), ("question", verdicts.questions)):
+        for index, finding in enumerate(findings):
+            key = f"{kind} {index} {finding.claim.plan} over {finding.claim.than}"
+            found[f"{key}: {finding.state}"] = digest(numbers(finding))
+    for cell in cells:
+        key = f"cell {cell.kind} / {cell.part} / {cell.model} / {cell.task} / {cell.plan}"
+        found[key] = digest(numbers(cell))
+    for part, setting in drawing.shown(study):
+        for figure, data in drawing.data_of(part, setting, drawing.ALL):
+            key = f"figure {figure} / {part.name} / {setting.model} / {setting.task}"
+            found[key] = digest(numbers(data))
+    if cells:
+        found["figure predicted"] = digest(numbers(predicted.data(cells)))
+    for part, runs in contents.parts:
+        for row in rows(runs):
+            key = f"row {part.name} / {row.model} / {row.task} / {row.plan}"
+            found[key] = digest(numbers(row))
+    for name, (_, sheet) in appendix.appendices(contents.shown).items():
+        found[f"appendix {name}"] = digest(in_text(sheet))
+    found["logs"] = digest(in_text(appendix.logs(contents.runs)))
+    return found
+
+
+def stored() -> dict[str, Any]:
+    return json.loads(STORE.read_text(encoding="utf-8")) if STORE.is_file() else {}
+
+
+def keep(name: str, found: Any) -> None:
+    body = {**stored(), name: found}
+    STORE.write_text(json.dumps(body, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+@pytest.mark.late
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_numbers_of_a_committed_study_are_what_they_were(name: str) -> None:
+    found = of_study(name)
+    if os.environ.get("LOWBIT_STORE_NUMBERS"):
+        keep(name, found)
+    expected = stored()[name]
+    assert sorted(found) == sorted(expected)
+    moved = {key for key, value in found.items() if value != expected[key]}
+    assert moved == set()
