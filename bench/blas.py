@@ -18,12 +18,12 @@ import torch
 from clock import seconds
 
 from lowbit import blas, heap
+from lowbit.core.execution import Execution
+from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.device import PeakMemory
-from lowbit.execution import Execution
 from lowbit.losses import scores, training_loss
 from lowbit.models import attention
 from lowbit.ready import install_run, prepare_run
-from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.tasks.batching import collate
 
 SHAPES = (

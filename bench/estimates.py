@@ -13,11 +13,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from lowbit.core.execution import Execution
+from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.engines.base import Cell, Order
 from lowbit.engines.local import ENGINE
 from lowbit.engines.process import call
-from lowbit.execution import Execution
-from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
 
 WITHIN = 0.2
 PLANS = (Plan("nf4", "nf4@64", embedding="bf16"), Plan("bf16", "bf16"))

@@ -39,9 +39,9 @@ def data_of(job: Job, tokenizer: Any, vocabulary: int) -> tuple[Any, Any]:
     """(training examples, scored examples), the same for every side."""
     import numpy as np
 
-    from lowbit.spec import TaskSpec
+    from lowbit.core.cache import cache_dir
+    from lowbit.core.spec import TaskSpec
     from lowbit.tasks.base import Example
-    from lowbit.tasks.cache import cache_dir
     from lowbit.tasks.prepare import prepare
 
     if job.work == "sst2":
@@ -72,7 +72,7 @@ def made(reference: str) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from lowbit.tasks.cache import cache_dir
+    from lowbit.core.cache import cache_dir
 
     layers, width = (int(word) for word in reference.removeprefix("random:").split("x"))
     folder = cache_dir() / "models" / f"random-{layers}x{width}"

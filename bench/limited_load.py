@@ -109,12 +109,12 @@ def as_lowbit(folder: Path):  # type: ignore[no-untyped-def]
     import torch
 
     from lowbit import heap
+    from lowbit.core.spec import Plan
     from lowbit.install import Settings, install
     from lowbit.models.family import find_sites
     from lowbit.models.loading import open_checkpoint, skeleton
     from lowbit.models.reading import blank
     from lowbit.plan.rules import choose
-    from lowbit.spec import Plan
 
     checkpoint = open_checkpoint(folder)
     plan = Plan("four", "nf4@64", rank=8)

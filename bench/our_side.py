@@ -21,11 +21,11 @@ def one(job: Job) -> dict[str, float]:
 
     from lowbit import device as machine
     from lowbit.adapt import Setting, adapt
+    from lowbit.core.execution import Execution
+    from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
     from lowbit.evaluate import evaluate, ratio
-    from lowbit.execution import Execution
     from lowbit.models.loading import open_checkpoint, tokenizer_of
     from lowbit.ready import Prepared, install_run
-    from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
     from lowbit.tasks.base import Data
     from lowbit.tasks.prepare import find
 
@@ -75,10 +75,10 @@ def six(job: Job) -> list[float]:
     """Through the engine, two at a time with a thread each, records written."""
     import tempfile
 
+    from lowbit.core.execution import Execution
+    from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
     from lowbit.engines.base import Cell, Order
     from lowbit.engines.local import ENGINE
-    from lowbit.execution import Execution
-    from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
 
     train = TrainSpec(batch=WORKS["sst2"], lr=1e-3, epochs=1, keep="last")
     task = TaskSpec("sst2", limit=job.sentences)

@@ -58,14 +58,14 @@ def seconds(tokens: int, layers: int, width: int) -> float:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from lowbit.adapt import Setting, adapt
+    from lowbit.core.execution import Execution
+    from lowbit.core.spec import Plan, TrainSpec
     from lowbit.device import set_up
-    from lowbit.execution import Execution
     from lowbit.install import Settings, install
     from lowbit.models.family import find_sites
     from lowbit.models.loading import open_checkpoint, skeleton
     from lowbit.models.reading import blank
     from lowbit.plan.rules import choose
-    from lowbit.spec import Plan, TrainSpec
     from lowbit.tasks.base import Example
 
     device, _ = set_up(Execution(device="cpu"), "fp32")

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lowbit.core.execution import Execution
+from lowbit.core.spec import BLOCK_ROLES
 from lowbit.device import TYPES, set_up
-from lowbit.execution import Execution
 from lowbit.models.family import find_sites
 from lowbit.models.loading import load, open_checkpoint, resolve
-from lowbit.spec import BLOCK_ROLES
 from lowbit.ternary.grid import Grid
 from lowbit.ternary.linear import TernaryLinear, set_strength
 

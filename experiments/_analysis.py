@@ -10,7 +10,7 @@ from _arguments import parser
 from lowbit.classic.foreseen import foreseen
 from lowbit.classic.pairs import Key, Row, described, unpaired
 from lowbit.classic.summary import read, write_tables, write_validation
-from lowbit.errors import LowbitError
+from lowbit.core.errors import LowbitError
 
 
 def analysed(doc: str | None) -> tuple[list[Row], dict[Key, float], Path]:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from lowbit.classic.tuning import ALL_BITS, TASK, Asked, fine_tune
-from lowbit.errors import LowbitError
+from lowbit.core.errors import LowbitError
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ from _arguments import parser
 
 from lowbit.classic.collecting import collect
 from lowbit.classic.tuning import TASK
-from lowbit.errors import LowbitError
+from lowbit.core.errors import LowbitError
 from lowbit.study import read
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ import sys
 from _arguments import parser
 
 from lowbit.classic.tuning import HUB
+from lowbit.core.errors import LowbitError
 from lowbit.demo import model_folder
-from lowbit.errors import LowbitError
 from lowbit.models.loading import open_checkpoint
 
 INSTEAD = "--model FOLDER of run_ft.py and run_experiment.py"

@@ -12,7 +12,7 @@ from pathlib import Path
 from _arguments import parser
 
 from lowbit.classic.notebook import cells
-from lowbit.files import write_atomic
+from lowbit.core.files import write_atomic
 from lowbit.theory.equations import EQUATIONS, snippet
 from lowbit.theory.prose import document
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lowbit.classic.notebook import to_notebook
-from lowbit.files import write_atomic
+from lowbit.core.files import write_atomic
 
 if __name__ == "__main__":
     root = Path(__file__).parent.parent / "notebooks"

@@ -7,7 +7,7 @@ from _arguments import parser
 
 from lowbit.classic.panels import theory
 from lowbit.classic.simulation import simulate
-from lowbit.files import to_json, write_atomic
+from lowbit.core.files import to_json, write_atomic
 
 if __name__ == "__main__":
     words = parser(__doc__)

@@ -13,6 +13,7 @@ import torch
 from tiny import WORDS
 from torch import Tensor, nn
 
+from lowbit.core.spec import Choice, Plan, Site
 from lowbit.install import Settings, install
 from lowbit.layers import Residency
 from lowbit.models.family import find_sites
@@ -20,7 +21,6 @@ from lowbit.models.loading import Checkpoint, Kind, load, open_checkpoint, skele
 from lowbit.plan.rules import choose
 from lowbit.quant.formats import parse
 from lowbit.ready import Installed, plan_sites
-from lowbit.spec import Choice, Plan, Site
 from lowbit.tasks.base import Batch
 from lowbit.tasks.batching import IGNORED
 

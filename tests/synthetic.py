@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.files import write_lines
+from lowbit.core.files import write_lines
+from lowbit.core.spec import Plan, RunSpec, Site, TaskSpec, TrainSpec
 from lowbit.quant.formats import bits_of, parse
 from lowbit.quant.ledger import adapter_numbers, stored
 from lowbit.record import LOG, SCORES, Bytes, Cost, Facts, Record, SiteRecord, finish
-from lowbit.spec import Plan, RunSpec, Site, TaskSpec, TrainSpec
 
 Run = tuple[Path, Record]
 WIDTH, INNER, VOCABULARY, DEPTH = 192, 512, 4096, 4

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Literal
 
 from lowbit.checkpoint import Position
+from lowbit.core.spec import Choice, Site
 from lowbit.device import PeakMemory
 from lowbit.quant.formats import spell
 from lowbit.quant.ledger import kept, ledger
 from lowbit.record import Bytes, Cost, SiteRecord
-from lowbit.spec import Choice, Site
 
 Choices = Mapping[str, Choice]
 Ranks = Mapping[str, int]

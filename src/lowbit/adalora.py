@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowbit.core.schedules import RankSchedule
 from lowbit.layers import SvdAdapter
-from lowbit.recipe import RankSchedule
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,10 @@ from lowbit import checkpoint, noise
 from lowbit.adalora import Hooks
 from lowbit.checkpoint import Position
 from lowbit.clocks import Clock, Clocks, Log
+from lowbit.core.progress import Watcher, nobody
+from lowbit.core.spec import TrainSpec
 from lowbit.evaluate import evaluate, ratio, to
 from lowbit.losses import Kind, training_loss
-from lowbit.progress import Watcher, nobody
-from lowbit.spec import TrainSpec
 from lowbit.state import State
 from lowbit.tasks.base import Batch, Example
 from lowbit.tasks.batching import batches, by_length, collate, epoch_order, filled, stretch

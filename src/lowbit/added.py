@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lowbit.config import Raw
-from lowbit.errors import UserError
-from lowbit.files import to_json, write_atomic
-from lowbit.spec import TaskSpec
+from lowbit.core.errors import UserError
+from lowbit.core.files import to_json, write_atomic
+from lowbit.core.spec import TaskSpec
+from lowbit.core.toml import Raw
 
 FILE = "added.json"
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from lowbit import forecasts
+from lowbit.core.errors import UserError
+from lowbit.core.execution import Execution
+from lowbit.core.progress import phases
 from lowbit.engines.process import Running, orphaned, start, unwrap
-from lowbit.errors import UserError
-from lowbit.execution import Execution
 from lowbit.looking import say
-from lowbit.progress import phases
 from lowbit.record import ADAPTER, load
 from lowbit.study import Study
 from lowbit.surveying import shown

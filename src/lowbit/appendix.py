@@ -12,8 +12,8 @@ from typing import Any
 
 from lowbit import solo
 from lowbit.cells import Cell, Run, Setting
+from lowbit.core.files import lines
 from lowbit.figures import memory
-from lowbit.files import lines
 from lowbit.record import LOG
 from lowbit.studyfile import Part
 from lowbit.table import escaped

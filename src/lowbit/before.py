@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
 from lowbit.options import (
     DeviceOption,
     ModelArgument,

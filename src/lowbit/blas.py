@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from lowbit.execution import ONEDNN
+from lowbit.core.execution import ONEDNN
 
 SMALL = 1_000_000
 """Multiplications of a product below which oneDNN's call costs more than it wins."""

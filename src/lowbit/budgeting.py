@@ -8,20 +8,20 @@ from typing import Any
 from rich.table import Table
 
 from lowbit import figures
+from lowbit.core.errors import UserError
+from lowbit.core.execution import Execution
+from lowbit.core.files import to_json, write_atomic
+from lowbit.core.progress import phases
+from lowbit.core.spec import RunSpec
 from lowbit.engines.process import call, orphaned
-from lowbit.errors import UserError
-from lowbit.execution import Execution
 from lowbit.figures.frontier import Frontier
-from lowbit.files import to_json, write_atomic
 from lowbit.freezing import to_toml
 from lowbit.looking import out, say, wrapped
 from lowbit.plan.maps import maps
 from lowbit.plan.program import Solution
 from lowbit.plan.wanted import Wanted
 from lowbit.predictors import NAMES, trusted_at
-from lowbit.progress import phases
 from lowbit.quant.formats import bits_of, parse
-from lowbit.spec import RunSpec
 from lowbit.surveying import nats, shown, worked
 
 NAMED = 9

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lowbit.files import lines
+from lowbit.core.files import lines
+from lowbit.core.stats import Floats, Gap, paired_gap
 from lowbit.quant.formats import is_cast, parse
 from lowbit.record import SCORES, Record, comparable, load
-from lowbit.stats import Floats, Gap, paired_gap
 from lowbit.study import Study
 from lowbit.studyfile import Part
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from lowbit.files import write_atomic
+from lowbit.core.files import write_atomic
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from lowbit.errors import BadValueError, Bounds, UserError, check_bounds, nearest
-from lowbit.recipe import STRICT
+from lowbit.core.errors import BadValueError, Bounds, UserError, check_bounds, nearest
+from lowbit.core.schedules import STRICT
 
 MOST_CLAIMS = 5
 RESAMPLES = 10_000

@@ -76,7 +76,7 @@ def run(
         commands.dry_run(chosen, device)
     elif until_resolved:
         from lowbit import resolving
-        from lowbit.errors import UserError
+        from lowbit.core.errors import UserError
 
         if seeds or only:
             raise UserError("--until-resolved chooses text and seeds itself: no --seeds, no --only")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.checkpoint import Position
-from lowbit.files import to_json
+from lowbit.core.files import to_json
 
 Clock = Callable[[], float]
 

@@ -16,15 +16,15 @@ from rich.text import Text
 
 from lowbit import sayings, solo
 from lowbit.cells import records
+from lowbit.core.errors import LowbitError, RunError
+from lowbit.core.execution import Execution
+from lowbit.core.files import lines
+from lowbit.core.progress import clock
+from lowbit.core.spec import DEMO_MODEL, RunSpec
 from lowbit.engines.base import Cell, Ending, Order
 from lowbit.engines.process import Failure, call, orphaned, start
-from lowbit.errors import LowbitError, RunError
-from lowbit.execution import Execution
-from lowbit.files import lines
 from lowbit.looking import IN_A_STUDY, check_runs, out, report, say
-from lowbit.progress import clock
 from lowbit.record import LOG, RECORD, Record, check_current, load
-from lowbit.spec import DEMO_MODEL, RunSpec
 from lowbit.study import Study
 
 # -- run -------------------------------------------------------------------------------------------
@@ -186,8 +186,8 @@ def _make_models(study: Study) -> None:
 
 def make_model(reference: str, shown: bool) -> str:
     """In a process: make sure a model is there."""
+    from lowbit.core.progress import bar
     from lowbit.demo import model_folder
-    from lowbit.progress import bar
 
     with bar("pretraining demo:tiny", shown, stop=orphaned) as watcher:
         return str(model_folder(reference, watcher))

@@ -22,9 +22,9 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lowbit.blas import Quick, linear
-from lowbit.errors import RunError
+from lowbit.core.errors import RunError
+from lowbit.core.spec import Site
 from lowbit.losses import IGNORED, Kind, class_logits, hidden_of
-from lowbit.spec import Site
 from lowbit.tasks.base import Batch
 
 Matrices = dict[str, Tensor]

@@ -20,11 +20,11 @@ from filelock import FileLock
 from torch import nn
 
 from lowbit.adapt import Setting, adapt
-from lowbit.files import write_atomic
+from lowbit.core.cache import cache_dir
+from lowbit.core.files import write_atomic
+from lowbit.core.progress import Watcher, nobody
+from lowbit.core.spec import DEMO_MODEL, TaskSpec, TrainSpec
 from lowbit.models.loading import Checkpoint, quiet, resolve, tokenizer_of
-from lowbit.progress import Watcher, nobody
-from lowbit.spec import DEMO_MODEL, TaskSpec, TrainSpec
-from lowbit.tasks.cache import cache_dir
 from lowbit.tasks.prepare import find, prepare
 
 VOCABULARY = 2048

@@ -20,8 +20,8 @@ import psutil
 import torch
 
 from lowbit import __version__, blas, heap
-from lowbit.errors import UserError
-from lowbit.execution import Execution
+from lowbit.core.errors import UserError
+from lowbit.core.execution import Execution
 from lowbit.quant import bitsandbytes
 from lowbit.record import Facts
 

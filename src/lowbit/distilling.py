@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
+from lowbit.core.schedules import Distil
 from lowbit.evaluate import to
 from lowbit.losses import IGNORED, Batch, Kind
 from lowbit.models import attention
 from lowbit.models.attention import Segments
-from lowbit.recipe import Distil
 from lowbit.tasks.base import Example
 from lowbit.tasks.batching import collate
 from lowbit.ternary import teacher

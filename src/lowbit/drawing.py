@@ -16,7 +16,7 @@ from typing import Any
 
 from lowbit import figures
 from lowbit.cells import Setting, of_part, records, settings
-from lowbit.errors import UserError, nearest
+from lowbit.core.errors import UserError, nearest
 from lowbit.figures import curves, forest, gradients, memory, pareto, ranks, sizes
 from lowbit.figures import predicted as foreseen
 from lowbit.gaps import Cell

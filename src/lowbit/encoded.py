@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lowbit.core.array_store import Arrays, remembered
+from lowbit.core.spec import QuantSpec
 from lowbit.quant.codec import TENSORS, Packed, encode
 from lowbit.quant.formats import is_cast, spell
-from lowbit.spec import QuantSpec
-from lowbit.tasks.store import Arrays, remembered
 
 ENCODER = 1
 """To be raised whenever the same weights would be encoded differently."""

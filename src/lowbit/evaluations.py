@@ -15,10 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from lowbit import device as machine
+from lowbit.core.array_store import Arrays, remembered
+from lowbit.core.cache import cache_dir
+from lowbit.core.execution import Execution
+from lowbit.core.files import digest
+from lowbit.core.spec import RunSpec
+from lowbit.core.stats import Floats, Gap, paired_gap, ratio
 from lowbit.evaluate import evaluate
-from lowbit.execution import Execution
 from lowbit.export import peft
-from lowbit.files import digest
 from lowbit.quant.formats import spell
 from lowbit.ready import (
     Installed,
@@ -29,10 +33,6 @@ from lowbit.ready import (
     weights_digest,
 )
 from lowbit.record import ADAPTER
-from lowbit.spec import RunSpec
-from lowbit.stats import Floats, Gap, paired_gap, ratio
-from lowbit.tasks.cache import cache_dir
-from lowbit.tasks.store import Arrays, remembered
 
 EVALUATION = 3
 """To be raised whenever the same model would be scored differently."""

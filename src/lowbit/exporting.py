@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lowbit.config import check
-from lowbit.errors import RunError
+from lowbit.core.errors import RunError
+from lowbit.core.execution import Execution
+from lowbit.core.spec import RunSpec
+from lowbit.core.toml import check
 from lowbit.evaluate import evaluate
-from lowbit.execution import Execution
 from lowbit.export import peft, plain, ternary
 from lowbit.ready import install_run, prepare_run, weights_digest
 from lowbit.record import ADAPTER, Record
-from lowbit.spec import RunSpec
 
 EXAMPLES = 64
 """Of the calibration part, for the losses that a merge tells."""

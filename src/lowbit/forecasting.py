@@ -7,7 +7,8 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from lowbit.execution import Execution
+from lowbit.core.execution import Execution
+from lowbit.core.spec import Plan
 from lowbit.forecasts import Foretold, Point, Said
 from lowbit.lab import Told
 from lowbit.measuring import table_of
@@ -15,7 +16,6 @@ from lowbit.predicting import choices_of
 from lowbit.predictors import left
 from lowbit.quant.formats import bits_of, parse
 from lowbit.sensitivity import Asked, SensitivityTable
-from lowbit.spec import Plan
 
 ANCHOR = "the anchor"
 

@@ -12,10 +12,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from lowbit.files import write_atomic
+from lowbit.core.files import write_atomic
+from lowbit.core.spec import BARE, Plan, RunSpec
 from lowbit.quant.formats import is_cast, parse
 from lowbit.sensitivity import Whole
-from lowbit.spec import BARE, Plan, RunSpec
 from lowbit.study import Study
 from lowbit.studyfile import Forecast
 

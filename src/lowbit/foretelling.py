@@ -11,15 +11,15 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from lowbit.core.execution import Execution
+from lowbit.core.progress import phases
+from lowbit.core.spec import RunSpec
 from lowbit.engines.process import call, orphaned
-from lowbit.execution import Execution
 from lowbit.guiding import Advice, advice
 from lowbit.looking import out, say, wrapped
 from lowbit.predictors import NAMES, left, predictions, trusted_at
-from lowbit.progress import phases
 from lowbit.quant.formats import bits_of, parse
 from lowbit.sensitivity import LEAST_LEFT, Asked, SensitivityTable
-from lowbit.spec import RunSpec
 from lowbit.surveying import FORMATS, RANKS, measured, nats, shown, worked
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)

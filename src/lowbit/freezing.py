@@ -10,9 +10,9 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from lowbit.recipe import RankSchedule
+from lowbit.core.schedules import RankSchedule
+from lowbit.core.spec import BLOCK_ROLES, Plan, Rule
 from lowbit.record import Record
-from lowbit.spec import BLOCK_ROLES, Plan, Rule
 
 
 def frozen(plan: Plan, record: Record) -> Plan:

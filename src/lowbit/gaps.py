@@ -10,11 +10,11 @@ import numpy as np
 
 from lowbit.cells import Setting, records, settings
 from lowbit.claims import RESAMPLES
+from lowbit.core.spec import RunSpec
 from lowbit.forecasts import Said, partner, points, predicted_runs
 from lowbit.forecasts import made as made_at
 from lowbit.pairing import gain_over, lost, pairs_of
 from lowbit.predictors import NAMES, predictions, trusted_at
-from lowbit.spec import RunSpec
 from lowbit.study import Study
 from lowbit.studyfile import Forecast
 

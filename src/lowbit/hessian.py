@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowbit.core.spec import Site
 from lowbit.curvature import Matrices, as_site, logits_of, summed_loss, weights_of
 from lowbit.losses import Kind
-from lowbit.spec import Site
 from lowbit.tasks.base import Batch
 
 

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from lowbit.errors import RunError, about
+from lowbit.core.errors import RunError, about
+from lowbit.core.spec import BLOCK_ROLES, Choice, Plan, QuantSpec, Site
 from lowbit.initial import start_from_residual
 from lowbit.layers import (
     Adapted,
@@ -29,7 +30,6 @@ from lowbit.layers import (
 )
 from lowbit.quant.codec import Packed, encode
 from lowbit.quant.ledger import stored
-from lowbit.spec import BLOCK_ROLES, Choice, Plan, QuantSpec, Site
 from lowbit.ternary.grid import Grid
 from lowbit.ternary.linear import Recovery, TernaryLinear
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 
 from lowbit import curvature, hessian
-from lowbit.errors import about
+from lowbit.core.errors import about
 from lowbit.lab import NEWTON, Errors, Lab, Told, moved
 from lowbit.sensitivity import Asked, Joint, Whole
 from lowbit.traces import Known, mean, standard_error

@@ -15,12 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from lowbit.cells import records
+from lowbit.core.errors import RunError
+from lowbit.core.execution import Execution
+from lowbit.core.files import to_json, write_atomic
+from lowbit.core.spec import DEMO_MODEL, RunSpec
 from lowbit.engines.process import call
-from lowbit.errors import RunError
-from lowbit.execution import Execution
-from lowbit.files import to_json, write_atomic
 from lowbit.record import CHECKPOINT, RECORD, check_current, load
-from lowbit.spec import DEMO_MODEL, RunSpec
 from lowbit.study import Study
 from lowbit.verdicts import Verdicts
 

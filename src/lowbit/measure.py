@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from lowbit import curvature, hessian
+from lowbit.core.errors import RunError, about
+from lowbit.core.spec import BLOCK_ROLES, Site
 from lowbit.curvature import Curvature
-from lowbit.errors import RunError, about
 from lowbit.jointly import jointly, monte_carlo
 from lowbit.lab import HESSIAN, NEWTON, Errors, Lab, Told, divergence, moved
 from lowbit.quant.formats import bits_of, parse
 from lowbit.reach import Ascent, Metric, absorbed_shares, metric, spectrum
 from lowbit.sensitivity import UNITS, Asked, Damage, Joint, Reach, SensitivityTable, SiteTable
-from lowbit.spec import BLOCK_ROLES, Site
 from lowbit.traces import Known, hutchinson, mean
 from lowbit.worth import Steps, factor
 

@@ -20,13 +20,15 @@ from torch import Tensor, nn
 
 from lowbit import blas
 from lowbit import device as machine
-from lowbit.config import check
+from lowbit.core.cache import cache_dir
+from lowbit.core.errors import UserError
+from lowbit.core.execution import Execution
+from lowbit.core.files import digest, write_atomic
+from lowbit.core.spec import RunSpec, Site
+from lowbit.core.toml import check
 from lowbit.curvature import as_site
-from lowbit.errors import UserError
-from lowbit.execution import Execution
 from lowbit.export import peft, plain
 from lowbit.export.peft import WEIGHTS
-from lowbit.files import digest, write_atomic
 from lowbit.lab import Lab, Told, moved, rounded
 from lowbit.measure import measure
 from lowbit.models.family import find_sites
@@ -36,10 +38,8 @@ from lowbit.ready import Prepared, install_run, prepare_run, weights_digest
 from lowbit.record import ADAPTER
 from lowbit.record import load as load_record
 from lowbit.sensitivity import Asked, SensitivityTable, from_text, to_text
-from lowbit.spec import RunSpec, Site
 from lowbit.tasks.base import Batch
 from lowbit.tasks.batching import collate
-from lowbit.tasks.cache import cache_dir
 
 MEASURE = 12
 """To be raised whenever the same model would be measured differently."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from lowbit.errors import LowbitError, said_by_system
+from lowbit.core.errors import LowbitError, said_by_system
 
 StudyArgument = Annotated[str, typer.Argument(help="A study's folder, or its study.toml.")]
 SetOption = Annotated[
@@ -77,7 +77,7 @@ def complain(message: str) -> None:
 
 def seeds_of(text: str) -> tuple[int, ...]:
     """`0,1,2` or `0-5`."""
-    from lowbit.errors import UserError
+    from lowbit.core.errors import UserError
 
     found: list[int] = []
     for part in filter(None, text.split(",")):
@@ -107,7 +107,7 @@ UNITS = {
 
 def bytes_of(text: str) -> int:
     """`12MB`, `1.5 GB`, `800kB`, `4096`."""
-    from lowbit.errors import UserError
+    from lowbit.core.errors import UserError
 
     number = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
     unit = text[len(number) :].strip().upper()
@@ -122,7 +122,7 @@ def bytes_of(text: str) -> int:
 
 def plans_of_bits(bits: list[int]) -> list[str]:
     """The documents' word for a plan: block matrices in so many bits, in groups of 64."""
-    from lowbit.errors import UserError
+    from lowbit.core.errors import UserError
 
     known = {16: "bf16", **{b: f"int{b}@64" for b in range(2, 9)}}
     for each in bits:

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from lowbit import inference
 from lowbit.cells import Cell, Setting, scores
 from lowbit.claims import ENOUGH_SEEDS, RESAMPLES
-from lowbit.inference import Difference, Paired
+from lowbit.core import paired_tests
+from lowbit.core.paired_tests import Difference, Paired
 from lowbit.record import comparable
 
 Columns = tuple[np.ndarray, ...]
@@ -85,7 +85,7 @@ def gain_over(
     pairs, _ = pairs_of(cells[plan], cells[than])
     if not pairs:
         return None
-    found = inference.bootstrap(stacked(pairs, False), np.random.default_rng(0), resamples)
+    found = paired_tests.bootstrap(stacked(pairs, False), np.random.default_rng(0), resamples)
     return turned(found, sign_of(setting))
 
 
@@ -102,5 +102,5 @@ def winner(setting: Setting, alpha: float = 0.05) -> str | None:
     gains = [gain_over(setting, best, plan) for plan in means if plan != best]
     if any(gain is not None and gain.seeds < ENOUGH_SEEDS for gain in gains):
         return None  # too few pairs may be compared
-    p = inference.holm([1.0 if gain is None else gain.p_two_sided() for gain in gains])
+    p = paired_tests.holm([1.0 if gain is None else gain.p_two_sided() for gain in gains])
     return best if max(p) < alpha else None

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lowbit.execution import Execution
+from lowbit.core.execution import Execution
+from lowbit.core.spec import Plan, RunSpec
 from lowbit.lab import Told
 from lowbit.measuring import Apart, apart, table_of
 from lowbit.plan.controls import controls
@@ -33,7 +34,6 @@ from lowbit.predictors import Prediction, predictions
 from lowbit.quant.formats import bits_of, parse
 from lowbit.room import Room, check, check_ahead, room_for
 from lowbit.sensitivity import Asked, Basis, SensitivityTable
-from lowbit.spec import Plan, RunSpec
 
 UNIFORM = 8
 """Uniform plans that are run, the best by prediction first."""

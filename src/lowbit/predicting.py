@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+from lowbit.core.spec import RunSpec
 from lowbit.quant.formats import is_cast, spell
 from lowbit.ready import plan_sites, prepare_run
-from lowbit.spec import RunSpec
 
 Choices = tuple[str, dict[str, str], dict[str, int]]
 """A plan's name, the formats of its sites that are not in 16 bits, and the ranks of all."""

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lowbit.errors import RunError
-from lowbit.execution import Execution
+from lowbit.core.errors import RunError
+from lowbit.core.execution import Execution
+from lowbit.core.spec import TrainSpec
 from lowbit.quant.ledger import Ledger, Shape, TrainingBytes, training_bytes
-from lowbit.spec import TrainSpec
 
 
 def shape_of(config: Any) -> Shape:

@@ -17,11 +17,11 @@ import torch
 
 from lowbit import device as machine
 from lowbit.adapt import Setting, adapt, steps_per_epoch, total_steps
+from lowbit.core.execution import Execution
+from lowbit.core.spec import RunSpec
 from lowbit.device import PeakMemory
 from lowbit.evaluate import evaluate
-from lowbit.execution import Execution
 from lowbit.ready import Installed, Prepared, hooks_of, install_run, prepare_run
-from lowbit.spec import RunSpec
 from lowbit.tasks.base import Example
 
 STEPS = 10

@@ -11,8 +11,8 @@ from torch import nn
 
 from lowbit.adalora import Hooks
 from lowbit.clocks import Clock
+from lowbit.core.schedules import Recipe
 from lowbit.distilling import Distiller
-from lowbit.recipe import Recipe
 from lowbit.ternary.linear import TernaryLinear, layers, set_strength
 
 

@@ -17,13 +17,16 @@ from torch import nn
 from lowbit import compiling, heap, losses, preflight
 from lowbit import device as machine
 from lowbit.adalora import Hooks, rank_hooks
+from lowbit.core.cache import cache_dir
+from lowbit.core.errors import UserError
+from lowbit.core.execution import Execution
+from lowbit.core.files import digest
+from lowbit.core.schedules import Distil
+from lowbit.core.spec import Choice, Plan, RunSpec, Site
 from lowbit.demo import model_folder
 from lowbit.distilling import Distiller, room, teach
 from lowbit.encoded import Encodings
-from lowbit.errors import UserError
-from lowbit.execution import Execution
 from lowbit.export import peft
-from lowbit.files import digest
 from lowbit.install import Settings, adapters, install
 from lowbit.layers import SvdAdapter
 from lowbit.models.family import find_sites
@@ -39,10 +42,7 @@ from lowbit.models.reading import blank
 from lowbit.plan.rules import choose
 from lowbit.qat import ternary_hooks
 from lowbit.quant.ledger import Ledger, ledger, spare
-from lowbit.recipe import Distil
-from lowbit.spec import Choice, Plan, RunSpec, Site
 from lowbit.tasks.base import Data, Task
-from lowbit.tasks.cache import cache_dir
 from lowbit.tasks.prepare import find, prepare
 
 

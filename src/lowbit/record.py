@@ -21,10 +21,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lowbit.errors import RunError, UserError
-from lowbit.execution import ONEDNN
-from lowbit.files import digest, to_json, write_atomic
-from lowbit.spec import RunSpec
+from lowbit.core.errors import RunError, UserError
+from lowbit.core.execution import ONEDNN
+from lowbit.core.files import digest, to_json, write_atomic
+from lowbit.core.spec import RunSpec
 
 SCHEMA = 1
 RECORD, LOG, SCORES, ADAPTER = "record.json", "log.jsonl", "scores.jsonl", "adapter"

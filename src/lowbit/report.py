@@ -23,8 +23,8 @@ from markupsafe import Markup
 from lowbit import drawing, gaps, sayings, tally
 from lowbit.appendix import appendices, costs, hyperparameters, logs, ranks
 from lowbit.cells import Run, Setting, of_part, records, settings
+from lowbit.core.files import write_atomic
 from lowbit.figures.look import megabytes
-from lowbit.files import write_atomic
 from lowbit.gaps import Cell
 from lowbit.page_charts import charts_of
 from lowbit.quant.formats import bits_of, parse

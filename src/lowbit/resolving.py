@@ -14,11 +14,11 @@ from dataclasses import replace
 
 from lowbit import added, ahead, studyfile
 from lowbit.added import Added, Text
+from lowbit.core.spec import RunSpec
 from lowbit.forecasts import partner, points, predicted_runs
 from lowbit.gaps import Cell, cells
 from lowbit.looking import say, wrapped
 from lowbit.scorecard import short_of_text, unresolved, vaguely_foretold
-from lowbit.spec import RunSpec
 from lowbit.study import Study
 
 MOST_TEXT, SPARE = 8.0, 1.2

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lowbit import device as machine
-from lowbit.errors import UserError
-from lowbit.execution import Execution
+from lowbit.core.errors import UserError
+from lowbit.core.execution import Execution
+from lowbit.core.spec import BLOCK_ROLES, RunSpec, Site
 from lowbit.plan.joint import FULL, TRAINED, fitting, options
 from lowbit.plan.program import Choices, Solution
 from lowbit.plan.wanted import Wanted
@@ -16,7 +17,6 @@ from lowbit.quant.formats import parse
 from lowbit.quant.ledger import Ledger, adapter_numbers, stored
 from lowbit.ready import Installed, Prepared, needs, plan_sites, prepare_run
 from lowbit.sensitivity import SensitivityTable
-from lowbit.spec import BLOCK_ROLES, RunSpec, Site
 
 
 @dataclass(frozen=True)

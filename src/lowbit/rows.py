@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from lowbit import solo
 from lowbit.cells import Cell, Comparison, Run, Setting, baseline, compare, settings
+from lowbit.core.stats import Gap, Spread, mean_and_spread
 from lowbit.pairing import winner
 from lowbit.record import Record
-from lowbit.stats import Gap, Spread, mean_and_spread
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ import torch
 from lowbit import device as machine
 from lowbit.account import bytes_of, cost, site_records
 from lowbit.adapt import Setting, adapt
+from lowbit.core.errors import UserError
+from lowbit.core.execution import Execution
+from lowbit.core.progress import Watcher, nobody
+from lowbit.core.spec import RunSpec
 from lowbit.device import PeakMemory
-from lowbit.errors import UserError
-from lowbit.execution import Execution
 from lowbit.export import peft, ternary
 from lowbit.lent import lent
-from lowbit.progress import Watcher, nobody
 from lowbit.quant.formats import spell
 from lowbit.ready import (
     Installed,
@@ -32,7 +33,6 @@ from lowbit.ready import (
 )
 from lowbit.record import ADAPTER, CHECKPOINT, LOG, RECORD, SCORES, Record, finish, resumable
 from lowbit.scoring import score
-from lowbit.spec import RunSpec
 
 
 def run(

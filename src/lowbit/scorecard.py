@@ -13,8 +13,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from lowbit.core.stats import correlation_of_decades
 from lowbit.gaps import BASELINES, PREDICTORS, TRUSTED, Cell
-from lowbit.stats import correlation_of_decades
 
 CLOSE, FAR = 0.10, 0.25
 ENOUGH, COVERED = 0.80, 0.90

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from lowbit.core.files import write_lines
 from lowbit.evaluate import Found, evaluate, ratio
-from lowbit.files import write_lines
 from lowbit.ready import Prepared
 from lowbit.record import SCORES
 

@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from lowbit.config import Raw, at, check, lay, read_toml
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
+from lowbit.core.toml import Raw, at, check, lay, read_toml
 from lowbit.plan.named import named
 
 

@@ -6,11 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from lowbit.config import Raw, check, override
-from lowbit.errors import UserError, nearest
-from lowbit.execution import Execution
+from lowbit.core.errors import UserError, nearest
+from lowbit.core.execution import Execution
+from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
+from lowbit.core.toml import Raw, check, override
 from lowbit.plan.reading import check_formats, plan_from
-from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
 
 SINGLE = ("train", "task", "plan", "execution")
 """What `--set` may change of a single run."""

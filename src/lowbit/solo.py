@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from lowbit.execution import Execution
-from lowbit.files import to_json, write_atomic
+from lowbit.core.execution import Execution
+from lowbit.core.files import to_json, write_atomic
+from lowbit.core.spec import RunSpec
 from lowbit.record import Cost, Record
-from lowbit.spec import RunSpec
 
 FOLDER = "solo"
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lowbit.adalora import Hooks
 from lowbit.checkpoint import Position
-from lowbit.spec import TrainSpec
+from lowbit.core.spec import TrainSpec
 
 
 class State:

@@ -30,12 +30,12 @@ from pathlib import Path
 
 from lowbit import added
 from lowbit.claims import Claim
-from lowbit.config import Raw, check, override, put, read_toml
-from lowbit.errors import UserError, nearest
-from lowbit.execution import Execution
+from lowbit.core.errors import UserError, nearest
+from lowbit.core.execution import Execution
+from lowbit.core.spec import BARE, Plan, RunSpec, TaskSpec, TrainSpec
+from lowbit.core.toml import Raw, check, override, put, read_toml
 from lowbit.plan.named import named
 from lowbit.shorthand import spelled_out, start_of
-from lowbit.spec import BARE, Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.studycheck import check_lenders, no_new_plans, validate
 from lowbit.studyfile import Forecast, Part, StudyFile
 

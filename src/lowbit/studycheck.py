@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lowbit.claims import check_claims
-from lowbit.config import Raw, at, check
-from lowbit.errors import UserError, nearest
+from lowbit.core.errors import UserError, nearest
+from lowbit.core.spec import RunSpec, TaskSpec
+from lowbit.core.toml import Raw, at, check
 from lowbit.plan.named import named
 from lowbit.plan.reading import check_formats, check_rest
-from lowbit.spec import RunSpec, TaskSpec
 from lowbit.studyfile import MAIN, StudyFile
 
 

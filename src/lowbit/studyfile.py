@@ -7,10 +7,10 @@ from itertools import product
 from typing import Any, ClassVar, Literal
 
 from lowbit.claims import Claim
-from lowbit.errors import BadValueError, Bounds, check_bounds
-from lowbit.execution import Execution
-from lowbit.recipe import STRICT
-from lowbit.spec import SEEDS, Plan, TaskSpec, TrainSpec
+from lowbit.core.errors import BadValueError, Bounds, check_bounds
+from lowbit.core.execution import Execution
+from lowbit.core.schedules import STRICT
+from lowbit.core.spec import SEEDS, Plan, TaskSpec, TrainSpec
 
 MAIN = "main"
 """The name of the matrix that a study's own plans, tasks and seeds make."""

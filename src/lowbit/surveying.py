@@ -11,15 +11,15 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from lowbit.core.execution import Execution
+from lowbit.core.files import write_atomic
+from lowbit.core.progress import phases
+from lowbit.core.spec import RunSpec
 from lowbit.engines.process import call, orphaned
-from lowbit.execution import Execution
-from lowbit.files import write_atomic
 from lowbit.looking import out, say, wrapped
 from lowbit.predictors import trusted
-from lowbit.progress import phases
 from lowbit.quant.formats import bits_of, parse
 from lowbit.sensitivity import Asked, Basis, SensitivityTable, Whole, to_text
-from lowbit.spec import RunSpec
 
 FORMATS = ("int8@64", "int6@64", "int5@64", "int4@64", "nf4@64", "int3@64", "int2@64", "ternary@64")
 PLANNED = ("int8@row", *FORMATS, "int4@32", "int3@32")

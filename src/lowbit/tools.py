@@ -12,15 +12,15 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from lowbit.config import check
+from lowbit.core.errors import UserError
+from lowbit.core.execution import Execution
+from lowbit.core.files import write_atomic
+from lowbit.core.spec import Plan, RunSpec
+from lowbit.core.toml import check
 from lowbit.engines.process import call
-from lowbit.errors import UserError
-from lowbit.execution import Execution
-from lowbit.files import write_atomic
 from lowbit.freezing import frozen, to_toml
 from lowbit.looking import out, say
 from lowbit.record import Record, load
-from lowbit.spec import Plan, RunSpec
 
 
 def export(folder: Path, to: Path, merge: bool) -> None:

@@ -16,14 +16,15 @@ from typing import Literal
 
 import numpy as np
 
-from lowbit import inference, solo
+from lowbit import solo
 from lowbit.cells import Cell, Setting, records, settings
 from lowbit.claims import RESAMPLES, Claim, enough, least_p
-from lowbit.inference import Difference, McNemar, Paired
+from lowbit.core import paired_tests
+from lowbit.core.paired_tests import Difference, McNemar, Paired
+from lowbit.core.spec import BARE
 from lowbit.pairing import lost, pairs_of, sign_of, stacked, turned
 from lowbit.record import comparable
 from lowbit.solo import alone
-from lowbit.spec import BARE
 from lowbit.study import Study
 
 PASSES_DIFFER = 0.02
@@ -83,7 +84,7 @@ def judge(study: Study) -> Verdicts:
     groups = {setting.task: setting for setting in settings(runs)}
     found = [_finding(claim, study, groups) for claim in study.claims]
     # What has no p-value yet keeps its place: a verdict must not be taken back when it comes.
-    adjusted = inference.holm([1.0 if one.p is None else one.p for one in found])
+    adjusted = paired_tests.holm([1.0 if one.p is None else one.p for one in found])
     for i, p in enumerate(adjusted):
         if found[i].p is not None:
             found[i] = _decided(replace(found[i], adjusted=p), study.alpha, len(found))
@@ -114,7 +115,7 @@ def _finding(claim: Claim, study: Study, groups: dict[str, Setting]) -> Finding:
         return Finding(claim, state, wanted=wanted, reason=reason or "no seed that all finished")
     sign = sign_of(setting)
     pair = stacked(pairs, claim.measure == "perplexity")
-    gain = turned(inference.bootstrap(pair, np.random.default_rng(0), RESAMPLES), sign)
+    gain = turned(paired_tests.bootstrap(pair, np.random.default_rng(0), RESAMPLES), sign)
     margin = claim.margin * abs(pair.level) if claim.relative else claim.margin
     beside = _beside(
         pair, sign, margin or None, binary=setting.metric == "accuracy" and len(mine) == 2
@@ -152,14 +153,16 @@ def _beside(pair: Paired, sign: float, margin: float | None, binary: bool) -> Be
     gains = sign * pair.by_seed
     each = pooled = None
     if binary:
-        each = tuple(inference.mcnemar(a, b) for a, b in zip(pair.sums_a, pair.sums_b, strict=True))
-        pooled = inference.mcnemar(pair.sums_a.ravel(), pair.sums_b.ravel())
+        each = tuple(
+            paired_tests.mcnemar(a, b) for a, b in zip(pair.sums_a, pair.sums_b, strict=True)
+        )
+        pooled = paired_tests.mcnemar(pair.sums_a.ravel(), pair.sums_b.ravel())
     return Beside(
         by_seed=tuple(float(gain) for gain in gains),
-        effect_size=inference.effect_size(gains),
-        t=inference.paired_t(gains),
-        wilcoxon=inference.wilcoxon(gains),
-        tost=None if margin is None else inference.tost(gains, margin),
+        effect_size=paired_tests.effect_size(gains),
+        t=paired_tests.paired_t(gains),
+        wilcoxon=paired_tests.wilcoxon(gains),
+        tost=None if margin is None else paired_tests.tost(gains, margin),
         mcnemar=each or (),
         pooled=pooled,
     )

@@ -17,14 +17,14 @@ import torch
 from assemble import CASES, LABELS, Opened, everywhere, installed, logits, opened, some_ids
 from torch import nn
 
-from lowbit.errors import RunError, UserError
+from lowbit.core.errors import RunError, UserError
+from lowbit.core.plugins import plugins
+from lowbit.core.spec import BLOCK_ROLES, Plan
 from lowbit.install import Settings, install
 from lowbit.layers import FrozenEmbedding
 from lowbit.models import family as families
 from lowbit.models.family import MATRICES, find_sites, matrices, shape_of
 from lowbit.models.loading import Kind, open_checkpoint, skeleton
-from lowbit.registry import plugins
-from lowbit.spec import BLOCK_ROLES, Plan
 
 Folder = Callable[[str], Path]
 every_case = pytest.mark.parametrize(("name", "kind"), CASES, ids=lambda value: str(value))

@@ -13,13 +13,13 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
+from lowbit.core.spec import Group, OffsetRule, QuantSpec, ScaleRule
 from lowbit.quant import bounds
 from lowbit.quant.codec import CAST_TYPES, TENSORS, Packed, decode, encode, scales_of
 from lowbit.quant.formats import CASTS, FORMATS, bits_of, levels_of, parse, spell
 from lowbit.quant.ledger import DQ_BLOCK, groups, stored
 from lowbit.quant.packing import pack
 from lowbit.quant.scales import fit, nearest
-from lowbit.spec import Group, OffsetRule, QuantSpec, ScaleRule
 
 # A short last group, several groups a row, a row of no whole packing unit.
 SHAPE = (5, 91)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lowbit.registry import plugins
+from lowbit.core.plugins import plugins
 from lowbit.research.edits import DIALS, change, constants, neighbours
 from lowbit.research.proposers import proposer
 from lowbit.research.views import Tried, View

@@ -15,9 +15,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from lowbit.errors import UserError
-from lowbit.registry import plugins
-from lowbit.spec import TaskSpec
+from lowbit.core.errors import UserError
+from lowbit.core.plugins import plugins
+from lowbit.core.spec import TaskSpec
 from lowbit.tasks import prepare as preparing
 from lowbit.tasks.base import END, PARTS, Source, Task
 from lowbit.tasks.batching import batches, epoch_order

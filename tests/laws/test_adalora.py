@@ -18,18 +18,18 @@ from torch import Tensor
 
 from lowbit import losses
 from lowbit.adalora import budget, importance, orthogonality, rank_hooks
-from lowbit.execution import Execution
+from lowbit.core.execution import Execution
+from lowbit.core.files import lines
+from lowbit.core.schedules import RankSchedule
+from lowbit.core.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.export import peft
-from lowbit.files import lines
 from lowbit.install import adapters
 from lowbit.layers import SvdAdapter
 from lowbit.losses import training_loss
 from lowbit.quant.formats import parse
 from lowbit.quant.ledger import adapter_numbers
-from lowbit.recipe import RankSchedule
 from lowbit.record import Record
 from lowbit.run import run
-from lowbit.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
 
 Folder = Callable[[str], Path]
 KINDS = ("linear", "adalora")

@@ -9,9 +9,9 @@ import pytest
 
 from lowbit import added
 from lowbit.added import Added, Text
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
+from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.forecasts import partner, points
-from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.study import Study, read
 
 STUDY = """

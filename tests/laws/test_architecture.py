@@ -231,7 +231,7 @@ def imports(name: str) -> set[str]:
 
 
 def _ours(full: str) -> str | None:
-    """`lowbit.spec.Plan` and `lowbit.spec` are both `spec`."""
+    """`lowbit.core.spec.Plan` and `lowbit.core.spec` are both `spec`."""
     if full.split(".")[0] != "lowbit":
         return None
     name = full.removeprefix("lowbit.")

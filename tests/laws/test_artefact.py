@@ -16,11 +16,11 @@ from assemble import opened
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lowbit.core.spec import BLOCK_ROLES
 from lowbit.models.family import find_sites
 from lowbit.models.loading import open_checkpoint
 from lowbit.research.artefact import NAME, RefusedError, read
 from lowbit.research.evaluator import score
-from lowbit.spec import BLOCK_ROLES
 from lowbit.ternary.grid import Grid
 from lowbit.ternary.linear import Recovery, TernaryLinear
 from lowbit.ternary.store import store

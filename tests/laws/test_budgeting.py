@@ -8,11 +8,11 @@ from math import log
 import pytest
 
 from lowbit.budgeting import _foretold, _how_good
+from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.foretelling import _afterwards, _called, _prediction, _unsure
 from lowbit.plan.program import Option, Solution
 from lowbit.predictors import Prediction
 from lowbit.sensitivity import Damage, Reach, SensitivityTable, SiteTable, Whole
-from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,13 @@ from lowbit.classic.foreseen import FORESEEN, entry, foreseen, told
 from lowbit.classic.pairs import Key, Row, described, gaps, identity, series, unpaired
 from lowbit.classic.summary import read, write_tables, write_validation
 from lowbit.classic.tuning import Asked, fine_tune, format_of, metrics, write
-from lowbit.config import check
-from lowbit.errors import RunError, UserError
-from lowbit.files import write_lines
+from lowbit.core.errors import RunError, UserError
+from lowbit.core.files import write_lines
+from lowbit.core.spec import RunSpec
+from lowbit.core.toml import check
 from lowbit.gaps import TRUSTED
 from lowbit.predictors import Prediction
 from lowbit.record import ADAPTER, LOG, Record, finish, load
-from lowbit.spec import RunSpec
 from lowbit.study import Study
 
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lowbit.errors import RunError
+from lowbit.core.errors import RunError
+from lowbit.core.spec import QuantSpec
 from lowbit.quant import codec
 from lowbit.quant.codec import Packed, Room, decode, encode, scales_of
 from lowbit.quant.formats import (
@@ -25,7 +26,6 @@ from lowbit.quant.formats import (
     normal_levels,
     parse,
 )
-from lowbit.spec import QuantSpec
 
 # Half a unit in the last place of fp32. A level, its product and an offset's take one rounding
 # each and the sum another; four cover them.

@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowbit.claims import MOST_CLAIMS
-from lowbit.config import lay, override
-from lowbit.errors import UserError
-from lowbit.execution import Execution
+from lowbit.core.errors import UserError
+from lowbit.core.execution import Execution
+from lowbit.core.schedules import RankSchedule
+from lowbit.core.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
+from lowbit.core.toml import lay, override
 from lowbit.plan.named import NAMED, named
 from lowbit.plan.reading import plan_from
-from lowbit.recipe import RankSchedule
 from lowbit.single import single
-from lowbit.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.study import Study, read
 
 HEAD = """title = "T"

@@ -17,18 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from lowbit import device as machine
+from lowbit.core.errors import UserError
+from lowbit.core.execution import Execution
+from lowbit.core.schedules import RankSchedule
+from lowbit.core.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.device import resolve_compute, resolve_device
-from lowbit.errors import UserError
-from lowbit.execution import Execution
 from lowbit.layers import Frozen
 from lowbit.losses import scores
 from lowbit.quant import codec
 from lowbit.quant.codec import decode, encode
 from lowbit.quant.formats import CASTS, FORMATS, levels_of, parse
-from lowbit.recipe import RankSchedule
 from lowbit.record import Record
 from lowbit.run import run
-from lowbit.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.tasks.base import Batch
 
 Folder = Callable[[str], Path]

@@ -12,6 +12,7 @@ import torch
 from assemble import batch_of, opened, some_ids
 from torch import Tensor, nn
 
+from lowbit.core.spec import Site
 from lowbit.curvature import (
     as_site,
     fisher_cost,
@@ -22,7 +23,6 @@ from lowbit.curvature import (
     weights_of,
 )
 from lowbit.hessian import gauss_newton, products
-from lowbit.spec import Site
 from lowbit.tasks.base import Batch
 
 Folder = Callable[[str], Path]

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from lowbit import evaluations
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
+from lowbit.core.execution import Execution
+from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.evaluate import evaluate
 from lowbit.evaluations import compared, evaluated
-from lowbit.execution import Execution
 from lowbit.ready import install_bare, prepare_run
-from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
 
 Folder = Callable[[str], Path]
 CPU = Execution(device="cpu")

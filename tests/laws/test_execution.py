@@ -19,15 +19,15 @@ from torch import nn
 from lowbit import compiling, device, heap, solo
 from lowbit.adapt import Setting, steps_per_epoch, window
 from lowbit.cells import compare, settings
-from lowbit.errors import UserError
-from lowbit.execution import Execution
+from lowbit.core.errors import UserError
+from lowbit.core.execution import Execution
+from lowbit.core.schedules import RankSchedule
+from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.figures import memory
 from lowbit.probe import probe
-from lowbit.recipe import RankSchedule
 from lowbit.record import SCORES, Record, load
 from lowbit.rows import rows
 from lowbit.run import run
-from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.table import footnotes
 from lowbit.tasks.base import Example
 

@@ -16,7 +16,7 @@ from synthetic import PLANS, demo_runs, make_run
 
 from lowbit import drawing, figures
 from lowbit.cells import Setting, scores, settings
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
 from lowbit.figures import curves, frontier, pareto, sizes
 from lowbit.figures.look import RC, place_labels
 from lowbit.record import SCORES

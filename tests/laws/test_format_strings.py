@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
+from lowbit.core.spec import QuantSpec
 from lowbit.quant.formats import CASTS, FORMATS, parse, spell
-from lowbit.spec import QuantSpec
 
 
 def refused(text: str) -> str:

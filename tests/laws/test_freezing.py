@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from synthetic import make_run, sites
 
 from lowbit import tools
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
+from lowbit.core.spec import BLOCK_ROLES, Plan
 from lowbit.freezing import frozen, to_toml
 from lowbit.plan.named import NAMED
 from lowbit.plan.reading import plan_from
 from lowbit.plan.rules import choose
 from lowbit.record import Record
-from lowbit.spec import BLOCK_ROLES, Plan
 
 BLOCKS = [site.name for site in sites() if site.role in BLOCK_ROLES]
 

@@ -10,9 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowbit import inference
 from lowbit.claims import ENOUGH_SEEDS, least_p
-from lowbit.inference import Paired, bootstrap, effect_size, holm, mcnemar, paired_t, tost, wilcoxon
+from lowbit.core import paired_tests
+from lowbit.core.paired_tests import (
+    Paired,
+    bootstrap,
+    effect_size,
+    holm,
+    mcnemar,
+    paired_t,
+    tost,
+    wilcoxon,
+)
 
 P = st.floats(0, 1)
 
@@ -158,8 +167,8 @@ def test_scores_must_be_paired() -> None:
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=8))
 def test_a_means_interval_holds_the_mean(values: list[float]) -> None:
-    found = inference.mean_interval(values)
+    found = paired_tests.mean_interval(values)
     assert found is not None
     assert found[0] <= np.mean(values) + 1e-9
     assert found[1] >= np.mean(values) - 1e-9
-    assert inference.mean_interval(values[:1]) is None
+    assert paired_tests.mean_interval(values[:1]) is None

@@ -25,7 +25,9 @@ from assemble import batch_of as flat_batch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lowbit.errors import RunError, UserError
+from lowbit.core.errors import RunError, UserError
+from lowbit.core.schedules import RankSchedule
+from lowbit.core.spec import Choice, Plan, Rule
 from lowbit.export import peft, plain
 from lowbit.install import Settings, adapters, install, trained
 from lowbit.layers import Adapted, Frozen, FrozenEmbedding, SvdAdapter, Trained
@@ -34,8 +36,6 @@ from lowbit.models.loading import Kind
 from lowbit.plan.rules import choose
 from lowbit.quant.formats import CASTS, FORMATS, parse
 from lowbit.quant.ledger import adapter_numbers, stored
-from lowbit.recipe import RankSchedule
-from lowbit.spec import Choice, Plan, Rule
 from lowbit.tasks.base import Batch
 
 Folder = Callable[[str], Path]

@@ -14,10 +14,10 @@ from scipy import stats
 
 from lowbit import commands, solo
 from lowbit.cells import Setting, of_part, records, settings
+from lowbit.core.files import lines
+from lowbit.core.spec import BLOCK_ROLES
 from lowbit.figures import gradients, memory, pareto, ranks
-from lowbit.files import lines
 from lowbit.plan.rules import choose
-from lowbit.spec import BLOCK_ROLES
 from lowbit.study import Study, read
 from lowbit.verdicts import Verdicts, judge
 

@@ -16,6 +16,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
 from lowbit import layers
+from lowbit.core.schedules import RankSchedule
+from lowbit.core.spec import Plan, Rule
 from lowbit.evaluate import evaluate
 from lowbit.install import adapters
 from lowbit.layers import Adapted, Adapter, Frozen, FrozenEmbedding, SvdAdapter
@@ -23,8 +25,6 @@ from lowbit.losses import training_loss
 from lowbit.models.loading import Kind
 from lowbit.quant.codec import Packed, Room, decode, encode
 from lowbit.quant.formats import CASTS, FORMATS, parse
-from lowbit.recipe import RankSchedule
-from lowbit.spec import Plan, Rule
 from lowbit.tasks.base import Batch, Example
 from lowbit.tasks.batching import batches
 

@@ -14,21 +14,21 @@ import pytest
 
 from lowbit import curvature
 from lowbit.cells import scores
-from lowbit.errors import RunError, UserError
+from lowbit.core.errors import RunError, UserError
+from lowbit.core.execution import Execution
+from lowbit.core.schedules import RankSchedule
+from lowbit.core.spec import BLOCK_ROLES, Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.evaluations import evaluated
-from lowbit.execution import Execution
 from lowbit.measuring import merged_run, sequences, table_of
 from lowbit.plan.joint import uniform
 from lowbit.plan.wanted import Wanted
 from lowbit.planning import planned
 from lowbit.predicting import choices_of
 from lowbit.ready import needs, plan_sites, prepare_run
-from lowbit.recipe import RankSchedule
 from lowbit.record import ADAPTER
 from lowbit.room import check_ahead, room_for
 from lowbit.run import run
 from lowbit.sensitivity import Asked
-from lowbit.spec import BLOCK_ROLES, Plan, RunSpec, TaskSpec, TrainSpec
 
 Folder = Callable[[str], Path]
 CPU = Execution(device="cpu", threads=1)

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lowbit.commands import AS_ARGUMENT
-from lowbit.errors import RunError, UserError
-from lowbit.execution import Execution
+from lowbit.core.errors import RunError, UserError
+from lowbit.core.execution import Execution
+from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.looking import check_runs
 from lowbit.models.loading import PICKLES, WANTED, load, open_checkpoint, resolve, skeleton
-from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
 
 
 def test_a_hub_id_is_fetched_without_its_pickles(

@@ -35,15 +35,15 @@ from lowbit.adapt import (
 )
 from lowbit.checkpoint import Position
 from lowbit.clocks import Log
-from lowbit.errors import BadValueError
+from lowbit.core.errors import BadValueError
+from lowbit.core.execution import Execution
+from lowbit.core.progress import nobody
+from lowbit.core.schedules import RankSchedule
+from lowbit.core.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.evaluate import Found, evaluate
-from lowbit.execution import Execution
 from lowbit.models.loading import Kind, tokenizer_of
-from lowbit.progress import nobody
 from lowbit.ready import hooks_of
-from lowbit.recipe import RankSchedule
 from lowbit.run import run
-from lowbit.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.state import State
 from lowbit.tasks.base import Example
 from lowbit.tasks.prepare import prepare

@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lowbit import losses
+from lowbit.core.spec import Plan
 from lowbit.evaluate import evaluate, ratio
 from lowbit.layers import Frozen
 from lowbit.losses import IGNORED, HeadLoss, scores, token_losses, training_loss
 from lowbit.models.loading import Kind
 from lowbit.quant.codec import decode, encode
 from lowbit.quant.formats import parse
-from lowbit.spec import Plan
 from lowbit.tasks.base import Batch, Example
 from lowbit.tasks.batching import batches
 

@@ -16,8 +16,9 @@ from assemble import batch_of, opened, some_ids
 
 from lowbit import curvature
 from lowbit import lab as lab_module
+from lowbit.core.errors import RunError, UserError
+from lowbit.core.spec import BLOCK_ROLES
 from lowbit.curvature import Factors
-from lowbit.errors import RunError, UserError
 from lowbit.hessian import gauss_newton, products
 from lowbit.jointly import monte_carlo, second_order
 from lowbit.lab import Lab, divergence, moved, rounded
@@ -26,7 +27,6 @@ from lowbit.measuring import _architecture, check_room, fewer, sequences, spread
 from lowbit.predictors import left, predictions, trusted
 from lowbit.reach import STEP_DAMPING, Ascent, absorbed_shares, metric
 from lowbit.sensitivity import Asked, Basis, SensitivityTable, from_text, to_text
-from lowbit.spec import BLOCK_ROLES
 from lowbit.surveying import worked
 from lowbit.tasks.base import Example
 from lowbit.traces import hutchinson

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
+from lowbit.core.spec import Choice, Site
 from lowbit.guiding import advice
 from lowbit.plan.controls import controls
 from lowbit.plan.joint import (
@@ -30,7 +31,6 @@ from lowbit.plan.search import solve, undominated
 from lowbit.quant.formats import bits_of, parse, spell
 from lowbit.quant.ledger import ledger, stored
 from lowbit.sensitivity import Damage, Reach, SensitivityTable, SiteTable
-from lowbit.spec import Choice, Site
 from lowbit.theory.damage import adapter_parameters
 
 FORMATS, RANKS = ("int8@64", "int4@64", "int3@64"), (4, 8)

@@ -11,14 +11,14 @@ from assemble import CASES, opened
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
+from lowbit.core.schedules import RankSchedule
+from lowbit.core.spec import BLOCK_ROLES, Choice, Plan, Role, Rule, Site
 from lowbit.models.loading import Kind
 from lowbit.plan.named import NAMED, named
 from lowbit.plan.reading import plan_from
 from lowbit.plan.rules import TRAINED_HEAD, careful, choose, describe, matches
 from lowbit.quant.formats import CASTS, FORMATS, bits_of, parse, spell
-from lowbit.recipe import RankSchedule
-from lowbit.spec import BLOCK_ROLES, Choice, Plan, Role, Rule, Site
 
 Folder = Callable[[str], Path]
 DEPTH = 5

@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from lowbit.progress import bar, phases
+from lowbit.core.progress import bar, phases
 
 
 def test_a_bar_tells_steps_loss_and_speed_within_80_columns() -> None:

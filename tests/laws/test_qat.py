@@ -14,25 +14,24 @@ from lab import HEAD, lowbit, record_of, write_study
 from torch.nn import functional as F
 
 from lowbit.adalora import Hooks
-from lowbit.config import check
+from lowbit.core.errors import UserError
+from lowbit.core.execution import Execution
+from lowbit.core.files import lines
+from lowbit.core.schedules import Distil, Recipe, Warmup
+from lowbit.core.spec import BLOCK_ROLES, Plan, Rule, RunSpec, Site, TaskSpec, TrainSpec
+from lowbit.core.toml import check
 from lowbit.distilling import outputs, teach
-from lowbit.errors import UserError
 from lowbit.evaluate import evaluate
-from lowbit.execution import Execution
 from lowbit.export import ternary
-from lowbit.files import lines
 from lowbit.losses import training_loss
 from lowbit.plan.rules import choose
 from lowbit.qat import ternary_hooks
 from lowbit.quant.ledger import Shape as LedgerShape
 from lowbit.quant.ledger import kept, ledger, stored, training_bytes
 from lowbit.ready import install_run, prepare_run
-from lowbit.recipe import Distil, Recipe
 from lowbit.record import ADAPTER, LOG
-from lowbit.spec import BLOCK_ROLES, Plan, Rule, RunSpec, Site, TaskSpec, TrainSpec
 from lowbit.tasks.batching import collate
 from lowbit.ternary.linear import layers
-from lowbit.ternary.schedule import Warmup
 
 SITES = (
     Site("a", "attention", (64, 64), 0),

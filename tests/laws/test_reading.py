@@ -14,8 +14,9 @@ from assemble import CASES, LABELS, PAD, opened
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lowbit.core.errors import RunError, UserError
+from lowbit.core.spec import Plan
 from lowbit.encoded import Encodings
-from lowbit.errors import RunError, UserError
 from lowbit.install import Settings, install
 from lowbit.layers import Trained
 from lowbit.losses import Kind
@@ -24,7 +25,6 @@ from lowbit.models.reading import blank
 from lowbit.plan.rules import choose
 from lowbit.quant import codec
 from lowbit.quant.formats import parse
-from lowbit.spec import Plan
 
 Folder = Callable[[str], Path]
 CPU = torch.device("cpu")

@@ -17,11 +17,12 @@ from synthetic import FACTS, Run, make_run
 
 from lowbit import blas
 from lowbit import device as machine
-from lowbit.config import check
-from lowbit.errors import RunError, UserError
-from lowbit.execution import ONEDNN, Execution
-from lowbit.files import lines, to_json, write_atomic, write_lines
-from lowbit.recipe import RankSchedule
+from lowbit.core.errors import RunError, UserError
+from lowbit.core.execution import ONEDNN, Execution
+from lowbit.core.files import lines, to_json, write_atomic, write_lines
+from lowbit.core.schedules import RankSchedule
+from lowbit.core.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
+from lowbit.core.toml import check
 from lowbit.record import (
     ADAPTER,
     COMPARED,
@@ -34,7 +35,6 @@ from lowbit.record import (
     load,
     resumable,
 )
-from lowbit.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
 
 SPEC = RunSpec("m", TaskSpec("t"), Plan("p", rule=(Rule(role="ffn"),)), TrainSpec(), 0)
 

@@ -15,7 +15,7 @@ from synthetic import PLANS, Run, demo_runs, elsewhere, make_run
 from lowbit import report
 from lowbit.cells import settings
 from lowbit.claims import Claim
-from lowbit.files import lines
+from lowbit.core.files import lines
 from lowbit.looking import wrapped
 from lowbit.studyfile import MAIN, Part
 from lowbit.verdicts import Finding, Verdicts

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
 from lowbit.research.edits import (
     DIALS,
     PRIORITIES,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lowbit.errors import RunError, UserError
+from lowbit.core.errors import RunError, UserError
 from lowbit.research.branch import Branch, git
 from lowbit.research.judge import (
     SLACK,

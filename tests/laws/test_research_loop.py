@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from research import SETTINGS, TRAIN, Arithmetic, begun, machine, quality, repository
 
-from lowbit.errors import RunError, UserError
+from lowbit.core.errors import RunError, UserError
 from lowbit.research import branch as branching
 from lowbit.research import ledger as ledgers
 from lowbit.research.branch import git

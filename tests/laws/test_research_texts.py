@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from research import repository
 
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
 from lowbit.research.campaign import Places, Settings
 from lowbit.research.texts import SHARES, first, prepare, split
 

@@ -22,8 +22,8 @@ from lab import ended as finished
 from matplotlib.figure import Figure
 from research import SETTINGS, TRAIN, Arithmetic, begun, machine, repository
 
-from lowbit.errors import RunError, UserError
-from lowbit.inference import Difference
+from lowbit.core.errors import RunError, UserError
+from lowbit.core.paired_tests import Difference
 from lowbit.research import chart, page, verbs
 from lowbit.research.branch import git
 from lowbit.research.campaign import Places, Settings

@@ -24,9 +24,9 @@ from lowbit.classic import collecting
 from lowbit.classic.foreseen import foreseen
 from lowbit.classic.summary import gaps as gaps_of
 from lowbit.classic.summary import read as read_rows
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
+from lowbit.core.files import lines
 from lowbit.figures import predicted
-from lowbit.files import lines
 from lowbit.forecasts import points, read
 from lowbit.gaps import (
     BASELINES,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
 from lowbit.plan.program import Option
 from lowbit.plan.search import frontier, solve, undominated
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowbit import stats
-from lowbit.stats import Gap, correlation_of_decades, mean_and_spread, paired_gap, ratio
+from lowbit.core import stats
+from lowbit.core.stats import Gap, correlation_of_decades, mean_and_spread, paired_gap, ratio
 
 SEEDS = st.integers(0, 2**32 - 1)
 

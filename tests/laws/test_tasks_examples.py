@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
 from lowbit.tasks import tokens
 from lowbit.tasks.base import END, Document, Example
 from lowbit.tasks.batching import batches, by_length, epoch_order, filled

@@ -10,8 +10,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from lowbit.errors import UserError
-from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
+from lowbit.core.errors import UserError
+from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.tasks.base import END, PARTS, Document, Source, Task
 from lowbit.tasks.check import check_source
 from lowbit.tasks.prepare import find, prepare

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from lowbit.errors import UserError
-from lowbit.spec import TaskSpec
+from lowbit.core.errors import UserError
+from lowbit.core.spec import TaskSpec
 from lowbit.tasks import dailydialog, demo, demo_topics, lm_text, sst2, wikitext2
 from lowbit.tasks.base import END, PARTS
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
 from lowbit.tasks.base import PARTS, Document
 from lowbit.tasks.split import HELD_OUT, SCORED, hold_out, stretches, without
 

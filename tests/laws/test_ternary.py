@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowbit.errors import BadValueError, RunError
+from lowbit.core.errors import BadValueError, RunError
+from lowbit.core.schedules import Shape, Warmup
+from lowbit.core.spec import Group
 from lowbit.layers import Frozen
 from lowbit.quant.codec import decode, encode, scales_of
 from lowbit.quant.formats import parse
-from lowbit.spec import Group
 from lowbit.ternary.grid import Grid, Rule, blocks, fitted, ternarised, unblocked
 from lowbit.ternary.linear import Recovery, TernaryLinear, bits8, layers, set_strength
-from lowbit.ternary.schedule import Shape, Warmup
 from lowbit.ternary.store import effective_bits, store
 from lowbit.ternary.teacher import divergence, feature_error, keep, off
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lowbit.core.schedules import Warmup
 from lowbit.models.loading import open_checkpoint
 from lowbit.quant.formats import FORMATS
 from lowbit.quant.packing import pack
@@ -27,7 +28,6 @@ from lowbit.research.sandbox import run
 from lowbit.research.watching import Limits
 from lowbit.ternary.grid import Grid, ternarised, unblocked
 from lowbit.ternary.linear import Recovery, TernaryLinear
-from lowbit.ternary.schedule import Warmup
 
 PROGRAM = Path(__file__).parents[2] / "studies" / "ternary"
 WIDTH = 24

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
 from lowbit.quant.codec import decode, encode
 from lowbit.quant.formats import FORMATS, bits_of, parse
 from lowbit.theory import damage, distortion, documents, equations, noise, prose

@@ -12,12 +12,12 @@ from synthetic import FACTS, PLANS, demo_runs, elsewhere, make_run
 from lowbit import drawing, sayings
 from lowbit.cells import settings
 from lowbit.claims import Claim, check_claims
-from lowbit.errors import BadValueError, UserError
-from lowbit.execution import Execution
+from lowbit.core.errors import BadValueError, UserError
+from lowbit.core.execution import Execution
+from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.pairing import winner
 from lowbit.record import Record
 from lowbit.rows import rows
-from lowbit.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.study import Study
 from lowbit.studyfile import MAIN, Part
 from lowbit.verdicts import Finding, Verdicts, judge

@@ -16,11 +16,11 @@ from assemble import Made, batch_of, installed, opened, some_ids
 from torch import Tensor, nn
 
 from lowbit.adalora import rank_hooks
+from lowbit.core.schedules import RankSchedule
+from lowbit.core.spec import Plan
 from lowbit.install import adapters
 from lowbit.layers import SvdAdapter
 from lowbit.losses import training_loss
-from lowbit.recipe import RankSchedule
-from lowbit.spec import Plan
 
 peft = pytest.importorskip("peft", reason="PEFT is not installed")
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from lowbit.core.errors import UserError
+from lowbit.core.execution import Execution
 from lowbit.device import set_up
-from lowbit.errors import UserError
-from lowbit.execution import Execution
 from lowbit.layers import Frozen
 from lowbit.quant import bitsandbytes as kernel
 from lowbit.quant import bounds

@@ -17,6 +17,8 @@ from assemble import CASES, Made, installed, opened, stir
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lowbit.core.schedules import RankSchedule
+from lowbit.core.spec import Plan
 from lowbit.evaluate import evaluate
 from lowbit.install import adapters
 from lowbit.layers import Adapted, Adapter, Frozen, SvdAdapter
@@ -25,8 +27,6 @@ from lowbit.models import attention, dropout
 from lowbit.models.attention import Segments
 from lowbit.quant.codec import encode
 from lowbit.quant.formats import parse
-from lowbit.recipe import RankSchedule
-from lowbit.spec import Plan
 from lowbit.tasks.base import Example
 from lowbit.tasks.batching import by_length, collate
 

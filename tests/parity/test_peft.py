@@ -31,7 +31,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
+from lowbit.core.schedules import RankSchedule
+from lowbit.core.spec import Plan, Rule
 from lowbit.export import peft as ours
 from lowbit.export import plain
 from lowbit.install import adapters
@@ -40,8 +42,6 @@ from lowbit.losses import HeadLoss
 from lowbit.models.loading import Kind
 from lowbit.quant.codec import encode
 from lowbit.quant.formats import parse
-from lowbit.recipe import RankSchedule
-from lowbit.spec import Plan, Rule
 
 peft = pytest.importorskip("peft", reason="PEFT is not installed")
 

@@ -20,12 +20,12 @@ from lab import HEAD, Said, begin, ended, lowbit, record_of, stamps, write_study
 from safetensors.torch import load_file, save_file
 
 from lowbit import preflight
-from lowbit.errors import RunError
-from lowbit.execution import Execution
-from lowbit.files import lines
+from lowbit.core.errors import RunError
+from lowbit.core.execution import Execution
+from lowbit.core.files import lines
+from lowbit.core.spec import TrainSpec
 from lowbit.quant.ledger import Ledger, Shape
 from lowbit.record import LOG, RECORD, SCORES
-from lowbit.spec import TrainSpec
 
 ONE = HEAD.replace("[0, 1]", "[0]")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")

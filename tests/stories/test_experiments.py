@@ -18,7 +18,7 @@ from lowbit.classic.pairs import gaps
 from lowbit.classic.simulation import simulate
 from lowbit.classic.summary import read
 from lowbit.classic.tuning import format_of
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
 from lowbit.sayings import NOISY
 
 pytestmark = pytest.mark.late

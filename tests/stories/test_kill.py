@@ -15,7 +15,7 @@ import psutil
 import pytest
 from lab import HEAD, Said, begin, ended, lowbit, record_of, stamps, write_study
 
-from lowbit.files import lines
+from lowbit.core.files import lines
 from lowbit.record import CHECKPOINT, LOG, RECORD
 
 pytestmark = pytest.mark.slow

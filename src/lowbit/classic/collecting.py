@@ -11,10 +11,10 @@ from lowbit.cells import records
 from lowbit.classic.foreseen import FORESEEN, entry
 from lowbit.classic.pairs import Row, cells
 from lowbit.classic.tuning import ALL_BITS, Asked, format_of, metrics, write
-from lowbit.errors import UserError
-from lowbit.files import lines, to_json, write_atomic
+from lowbit.core.errors import UserError
+from lowbit.core.files import lines, to_json, write_atomic
+from lowbit.core.spec import BLOCK_ROLES
 from lowbit.record import LOG, Record
-from lowbit.spec import BLOCK_ROLES
 from lowbit.study import Study
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from lowbit.classic.pairs import Key, Row, cells, partner
 from lowbit.classic.tuning import format_of
-from lowbit.config import check
+from lowbit.core.errors import LowbitError, UserError
+from lowbit.core.execution import Execution
+from lowbit.core.spec import RunSpec
+from lowbit.core.toml import check
 from lowbit.engines.process import call
-from lowbit.errors import LowbitError, UserError
-from lowbit.execution import Execution
 from lowbit.predictors import left, predictions, trusted
 from lowbit.record import ADAPTER, load
 from lowbit.sensitivity import Asked, SensitivityTable
-from lowbit.spec import RunSpec
 from lowbit.surveying import measured, shown
 
 FORESEEN = "foreseen.json"

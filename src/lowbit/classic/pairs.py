@@ -14,8 +14,8 @@ from dataclasses import asdict
 from hashlib import sha256
 from typing import Any, NamedTuple
 
+from lowbit.core.spec import BLOCK_ROLES
 from lowbit.record import COMPARED, Record, unlike
-from lowbit.spec import BLOCK_ROLES
 
 Row = dict[str, Any]
 _OF_THE_PAIR = ("name", "format", "embedding", "rank", "rule")

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from lowbit.classic import gap_panels, run_panels
 from lowbit.classic.pairs import Key, Row
 from lowbit.classic.run_panels import Panel
+from lowbit.core.files import write_atomic
 from lowbit.figures.look import COLOURS, RC, WIDTH, dash, decades
-from lowbit.files import write_atomic
 
 
 def save(path: Path, panels: Sequence[Panel], columns: int) -> Path:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.classic.pairs import Key, Row, cells, gaps
-from lowbit.errors import UserError
-from lowbit.files import to_json, write_atomic
-from lowbit.stats import correlation_of_decades, mean_and_spread
+from lowbit.core.errors import UserError
+from lowbit.core.files import to_json, write_atomic
+from lowbit.core.stats import correlation_of_decades, mean_and_spread
 
 FIELDS = (
     *("bits", "rank", "seed", "eval_loss", "perplexity", "gradient_norm", "gradient_variance"),

@@ -12,12 +12,12 @@ from typing import Any
 
 from lowbit.classic.pairs import Row, identity
 from lowbit.commands import adapt_one
-from lowbit.config import check
-from lowbit.errors import RunError, UserError
-from lowbit.files import lines, to_json, write_atomic
+from lowbit.core.errors import RunError, UserError
+from lowbit.core.files import lines, to_json, write_atomic
+from lowbit.core.spec import RunSpec
+from lowbit.core.toml import check
 from lowbit.record import LOG, Record, load
 from lowbit.single import single
-from lowbit.spec import RunSpec
 from lowbit.study import Study
 
 BITS = {16: "bf16", 8: "int8@64", 4: "int4@64"}

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lowbit.execution import Execution
+from lowbit.core.execution import Execution
+from lowbit.core.spec import RunSpec
 from lowbit.record import Record
-from lowbit.spec import RunSpec
 
 
 @dataclass(frozen=True)

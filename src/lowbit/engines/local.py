@@ -11,10 +11,10 @@ from multiprocessing.connection import Connection, wait
 import psutil
 from filelock import FileLock
 
+from lowbit.core.execution import Execution
+from lowbit.core.progress import Watcher, bar
 from lowbit.engines.base import Cell, Ending, Engine, Order, Told
 from lowbit.engines.process import Failure, Running, orphaned, start
-from lowbit.execution import Execution
-from lowbit.progress import Watcher, bar
 from lowbit.record import Record, load
 
 

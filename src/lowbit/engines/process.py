@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from lowbit.errors import LowbitError, RunError, said_by_system
+from lowbit.core.errors import LowbitError, RunError, said_by_system
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from lowbit.errors import UserError
-from lowbit.files import write_atomic
+from lowbit.core.errors import UserError
+from lowbit.core.files import write_atomic
 from lowbit.install import adapters, trained
 from lowbit.layers import Adapted, Adapter
 from lowbit.losses import Kind

@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
+from lowbit.core.spec import Choice, Site
 from lowbit.install import adapters, trained
 from lowbit.layers import Adapted, FrozenEmbedding
 from lowbit.models.loading import Checkpoint, Kind, load
 from lowbit.quant.codec import decode, encode
-from lowbit.spec import Choice, Site
 
 _COPIED = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json")
 

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from lowbit.errors import UserError
-from lowbit.files import write_atomic
+from lowbit.core.errors import UserError
+from lowbit.core.files import write_atomic
 from lowbit.layers import Adapted, Frozen
 from lowbit.quant.codec import Packed
 from lowbit.quant.formats import parse

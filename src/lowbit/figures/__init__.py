@@ -16,7 +16,8 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lowbit.errors import UserError, nearest
+from lowbit.core.errors import UserError, nearest
+from lowbit.core.files import write_atomic
 from lowbit.figures import (
     bars,
     curves,
@@ -30,7 +31,6 @@ from lowbit.figures import (
     sizes,
 )
 from lowbit.figures.look import RC, WIDTH
-from lowbit.files import write_atomic
 
 DRAWERS: dict[str, tuple[Callable[[Any, Any], None], Callable[[Any], float]]] = {
     "pareto": (pareto.draw, lambda data: 0.62 * WIDTH),

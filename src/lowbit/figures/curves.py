@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from lowbit.cells import Cell, Setting
+from lowbit.core.files import lines
 from lowbit.figures.look import GREY, colour, dash, plain
-from lowbit.files import lines
 from lowbit.record import LOG
 
 Series = tuple[tuple[int, float], ...]

@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from lowbit.cells import Cell, Setting
+from lowbit.core.files import lines
 from lowbit.figures.look import colour, dash, plain
-from lowbit.files import lines
 from lowbit.record import LOG
 
 

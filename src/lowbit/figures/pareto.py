@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
 from lowbit.cells import Cell, Setting
+from lowbit.core.paired_tests import mean_interval
 from lowbit.figures.look import COLOURS, GREY, INK, megabytes, place_labels, plain
-from lowbit.inference import mean_interval
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
 from lowbit.cells import Cell, Setting
+from lowbit.core.spec import BLOCK_ROLES
 from lowbit.figures.look import GREY, INK, plain
 from lowbit.quant.formats import bits_of, parse
-from lowbit.spec import BLOCK_ROLES
 
 SHADES = ("#ffffff", "#deebf7", "#c6dbef", "#9ecae1", "#6baed6", "#4292c6", "#2171b5", "#08519c")
 FRAMES = (

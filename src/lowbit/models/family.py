@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from lowbit.errors import RunError, UserError
+from lowbit.core.errors import RunError, UserError
+from lowbit.core.plugins import plugins
+from lowbit.core.spec import Role, Site
 from lowbit.models.attention import Segments
-from lowbit.registry import plugins
-from lowbit.spec import Role, Site
 
 MATRICES = ("Linear", "Conv1D", "Embedding")
 

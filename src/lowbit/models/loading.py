@@ -19,7 +19,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from lowbit.errors import RunError, UserError, nearest
+from lowbit.core.errors import RunError, UserError, nearest
 from lowbit.models.family import family_of
 
 Kind = Literal["language", "classification"]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowbit.errors import RunError, UserError
+from lowbit.core.errors import RunError, UserError
 from lowbit.models.family import family_of
 from lowbit.models.loading import Checkpoint, Kind, auto, configured, quiet, weight_files
 

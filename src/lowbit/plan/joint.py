@@ -14,12 +14,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
+from lowbit.core.spec import Plan, Rule, Site
 from lowbit.plan.program import Choices, Option, Solution
 from lowbit.quant.formats import parse
 from lowbit.quant.ledger import adapter_numbers, stored
 from lowbit.sensitivity import Predictor, Reach, SensitivityTable, SiteTable
-from lowbit.spec import Plan, Rule, Site
 from lowbit.theory.damage import converse
 
 FULL = "bf16"

@@ -14,8 +14,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lowbit.core.spec import QuantSpec
 from lowbit.quant.formats import is_cast, parse
-from lowbit.spec import QuantSpec
 
 PACKED = (2, 3, 4, 8)
 """Bits that GPTQModel and AutoRound can pack."""

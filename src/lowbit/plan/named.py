@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lowbit.errors import UserError, nearest
+from lowbit.core.errors import UserError, nearest
+from lowbit.core.schedules import RankSchedule
+from lowbit.core.spec import Plan, Rule
 from lowbit.quant.formats import CASTS, FORMATS, parse
-from lowbit.recipe import RankSchedule
-from lowbit.spec import Plan, Rule
 
 _Q4, _Q8 = "nf4@64+dq", "int8@row"
 _ADA = RankSchedule("adalora", target=4)

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
 
 SLACK = 1e-6
 """How far from the best the solver may stop, whatever it is asked for."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lowbit.config import Raw, at, check, read_toml
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
+from lowbit.core.spec import Plan
+from lowbit.core.toml import Raw, at, check, read_toml
 from lowbit.plan.named import named
 from lowbit.quant.formats import parse
-from lowbit.spec import Plan
 
 
 def plan_from(text: str) -> Plan:

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
+from lowbit.core.spec import BLOCK_ROLES, Choice, Plan, Rule, Site
 from lowbit.quant.formats import bits_of, is_cast, parse, spell
-from lowbit.spec import BLOCK_ROLES, Choice, Plan, Rule, Site
 
 GRIDS = ("absmean", "absmax", "lsq")
 """Scale rules that ternary training knows."""

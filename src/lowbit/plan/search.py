@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from math import inf
 
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
 from lowbit.plan.program import Choices, Option, Solution, lowest, solved
 
 PRECISION = 1e-6

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
 from lowbit.quant.codec import Packed, scales_of
 
 SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)

@@ -16,9 +16,9 @@ from __future__ import annotations
 from functools import cache
 from itertools import pairwise
 
+from lowbit.core.spec import QuantSpec
 from lowbit.quant.formats import CASTS, is_cast, levels_of
 from lowbit.quant.ledger import SCALE_SPEC
-from lowbit.spec import QuantSpec
 
 HALF = 2.0**-11
 """fp16 keeps eleven bits: rounding moves a number by at most this share of it,"""

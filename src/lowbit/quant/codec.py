@@ -22,12 +22,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lowbit.errors import RunError
+from lowbit.core.errors import RunError
+from lowbit.core.spec import QuantSpec
 from lowbit.quant.formats import CASTS, FORMATS, Levels, Packing, is_cast, levels_of
 from lowbit.quant.ledger import SCALE_SPEC
 from lowbit.quant.packing import pack, words
 from lowbit.quant.scales import divide, fit, nearest, to_half
-from lowbit.spec import QuantSpec
 
 CAST_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # torch views a table's rows as numbers of the same width; 16 bytes only exist as complex128.

@@ -20,8 +20,8 @@ from functools import cache, lru_cache
 from statistics import NormalDist
 from typing import cast
 
-from lowbit.errors import UserError, nearest
-from lowbit.spec import Group, OffsetRule, QuantSpec, ScaleRule
+from lowbit.core.errors import UserError, nearest
+from lowbit.core.spec import Group, OffsetRule, QuantSpec, ScaleRule
 
 Levels = tuple[float, ...]
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from lowbit.core.spec import Choice, QuantSpec, Site
 from lowbit.quant.formats import CASTS, FORMATS, is_cast, parse
-from lowbit.spec import Choice, QuantSpec, Site
 
 SCALE_BYTES = 2
 DQ_BLOCK = 256

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lowbit.spec import ScaleRule
+from lowbit.core.spec import ScaleRule
 
 Blocks = Float[Tensor, "rows groups size"]
 Scales = Float[Tensor, "rows groups"]

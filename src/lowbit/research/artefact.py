@@ -20,13 +20,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lowbit.errors import LowbitError
+from lowbit.core.errors import LowbitError
+from lowbit.core.spec import BLOCK_ROLES, Site
 from lowbit.models.family import find_sites
 from lowbit.models.loading import Checkpoint, load
 from lowbit.quant.codec import Packed, decode
 from lowbit.quant.formats import FORMATS, parse
 from lowbit.quant.packing import unpack
-from lowbit.spec import BLOCK_ROLES, Site
 
 NAME = "model.safetensors"
 MOST_BYTES = 4 * 2**30

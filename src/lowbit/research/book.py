@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from lowbit.errors import RunError
+from lowbit.core.errors import RunError
 from lowbit.research.ledger import Ledger
 from lowbit.research.replaying import advance, replay
 from lowbit.research.results import Status

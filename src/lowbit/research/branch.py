@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lowbit.errors import RunError, UserError
+from lowbit.core.errors import RunError, UserError
 
 AUTHOR = {
     "GIT_AUTHOR_NAME": "lowbit research",

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from lowbit.errors import UserError, nearest
+from lowbit.core.errors import UserError, nearest
 from lowbit.research.branch import Branch, git
 
 FILES = ("program.md", "prepare.py", "train.py")
@@ -148,7 +148,7 @@ class Places:
 
 def root_of(folder: Path) -> Path:
     """The repository that a campaign is part of."""
-    from lowbit.errors import RunError
+    from lowbit.core.errors import RunError
 
     try:
         return Path(git(folder, "rev-parse", "--show-toplevel")).resolve()
@@ -199,7 +199,7 @@ def the_tag(folder: Path, tag: str | None, sure: bool = False) -> str:
 
     `sure`: what is to be done cannot be undone, so that one of several has to be named.
     """
-    from lowbit.errors import nearest
+    from lowbit.core.errors import nearest
 
     known = known_tags(folder)
     if tag is None and sure and len(known) > 1:

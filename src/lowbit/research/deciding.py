@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lowbit.errors import RunError, UserError
+from lowbit.core.errors import RunError, UserError
 from lowbit.research import edits, judge
 from lowbit.research.book import Book
 from lowbit.research.campaign import MUTABLE, Places

@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lowbit.errors import RunError
+from lowbit.core.errors import RunError
 from lowbit.research.book import Watcher, nobody
 from lowbit.research.campaign import BUNDLE, CHECK, DATA, Places, Settings, campaign_folder, the_tag
 from lowbit.research.ledger import Ledger
@@ -68,7 +68,7 @@ def sealed(settings: Settings, places: Places) -> Runner:
 
 def check_texts(state: State, places: Places) -> None:
     """What candidates read and what scores them is what it was at the beginning."""
-    from lowbit.files import digest
+    from lowbit.core.files import digest
     from lowbit.research.texts import prepare
 
     facts = state.begun["texts"]

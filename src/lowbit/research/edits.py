@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lowbit.errors import UserError, nearest
+from lowbit.core.errors import UserError, nearest
 
 Value = float | int | str | bool
 PRIORITIES = {

@@ -6,7 +6,7 @@ sealed text is opened after whatever else could still have decided something, an
 
 from __future__ import annotations
 
-from lowbit.errors import RunError, UserError
+from lowbit.core.errors import RunError, UserError
 from lowbit.research import edits
 from lowbit.research.campaign import MUTABLE, facts
 from lowbit.research.loop import Loop

@@ -22,14 +22,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lowbit.core.files import to_json
+from lowbit.core.spec import Plan
 from lowbit.evaluate import evaluate
-from lowbit.files import to_json
 from lowbit.install import Settings, install
 from lowbit.models.family import find_sites
 from lowbit.models.loading import Checkpoint, max_length, open_checkpoint, resolve, tokenizer_of
 from lowbit.plan.rules import choose
 from lowbit.research.artefact import Read, RefusedError, read
-from lowbit.spec import Plan
 from lowbit.tasks import tokens
 from lowbit.tasks.base import Document, Example
 

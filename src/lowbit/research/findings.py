@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lowbit.inference import Difference
+from lowbit.core.paired_tests import Difference
 from lowbit.research.edits import DIALS, PRIORITIES
 from lowbit.research.judge import compared
 from lowbit.research.outcomes import Ran

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lowbit.inference import Difference, Paired, bootstrap
+from lowbit.core.paired_tests import Difference, Paired, bootstrap
 
 Reason = Literal["better", "not better", "another bit class", "too few seeds"]
 RESAMPLES = 4_000

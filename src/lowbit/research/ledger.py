@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from lowbit.errors import RunError
+from lowbit.core.errors import RunError
 
 Clock = Callable[[], float]
 FIRST = "0" * 16

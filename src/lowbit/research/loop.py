@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import chain, repeat
 
-from lowbit.errors import RunError, UserError
-from lowbit.files import to_json, write_atomic
+from lowbit.core.errors import RunError, UserError
+from lowbit.core.files import to_json, write_atomic
 from lowbit.research.book import Book, Watcher, nobody
 from lowbit.research.campaign import MUTABLE, TOLD, Places
 from lowbit.research.deciding import Decider

@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from lowbit.files import write_atomic
-from lowbit.inference import Difference
+from lowbit.core.files import write_atomic
+from lowbit.core.paired_tests import Difference
 from lowbit.research import chart, findings
 from lowbit.research.campaign import BUNDLE, FIXED, MUTABLE, Places
 from lowbit.research.edits import constants_of_any

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lowbit.errors import RunError
+from lowbit.core.errors import RunError
 from lowbit.research.campaign import Settings
 from lowbit.research.ledger import Event
 from lowbit.research.outcomes import Ran

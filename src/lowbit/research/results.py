@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
 
 Status = Literal["keep", "discard", "crash"]
 HEADER = ("commit", "val_ppl", "memory_gb", "status", "description")

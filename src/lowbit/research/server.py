@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from lowbit.errors import LowbitError, UserError
+from lowbit.core.errors import LowbitError, UserError
 from lowbit.research import verbs
 from lowbit.research.driver import Campaign, MakeRunner, is_running
 from lowbit.research.saying import facts, why

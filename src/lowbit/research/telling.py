@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lowbit.inference import Difference
+from lowbit.core.paired_tests import Difference
 from lowbit.research.deciding import SAME_BITS
 from lowbit.research.findings import OTHER, Ending, Part
 from lowbit.research.judge import noise_of

@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.errors import UserError
-from lowbit.files import digest, write_atomic
+from lowbit.core.errors import UserError
+from lowbit.core.files import digest, write_atomic
+from lowbit.core.spec import TaskSpec
 from lowbit.models.loading import max_length, open_checkpoint, resolve, tokenizer_of
 from lowbit.research.campaign import CHECK, DATA, KEPT_CHECK, Places, Settings
-from lowbit.spec import TaskSpec
 from lowbit.tasks.base import Document
 from lowbit.tasks.prepare import find
 from lowbit.tasks.tokens import end_of_text, language

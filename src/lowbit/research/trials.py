@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lowbit.files import digest
+from lowbit.core.files import digest
 from lowbit.research import sandbox
 from lowbit.research.campaign import (
     CHECK,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lowbit.errors import RunError, UserError
+from lowbit.core.errors import RunError, UserError
 from lowbit.research.branch import git
 from lowbit.research.campaign import (
     FILES,

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Int64
 from torch import Tensor
 
-from lowbit.spec import TaskSpec
+from lowbit.core.spec import TaskSpec
 
 Kind = Literal["language", "classification"]
 

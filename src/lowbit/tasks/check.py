@@ -6,8 +6,8 @@ held to the same rules as a user's file.
 
 from __future__ import annotations
 
-from lowbit.errors import UserError
-from lowbit.spec import TaskSpec
+from lowbit.core.errors import UserError
+from lowbit.core.spec import TaskSpec
 from lowbit.tasks.base import PARTS, Document, Example, Source, Task
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lowbit.spec import TaskSpec
+from lowbit.core.spec import TaskSpec
 from lowbit.tasks.base import END, Document, Source, Task
 from lowbit.tasks.sources import assets, from_hub, text_of
 from lowbit.tasks.split import HELD_OUT, hold_out, without

@@ -21,12 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lowbit.errors import UserError
-from lowbit.spec import TaskSpec
+from lowbit.core.array_store import remembered
+from lowbit.core.cache import cache_dir
+from lowbit.core.errors import UserError
+from lowbit.core.spec import TaskSpec
 from lowbit.tasks.base import Document, Source, Task
-from lowbit.tasks.cache import cache_dir
 from lowbit.tasks.split import HELD_OUT, SCORED, hold_out
-from lowbit.tasks.store import remembered
 
 CHARACTERS = 1_200_000
 SHORTEST = 400

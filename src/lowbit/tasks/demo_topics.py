@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import importlib
 
-from lowbit.errors import UserError
-from lowbit.spec import TaskSpec
+from lowbit.core.errors import UserError
+from lowbit.core.spec import TaskSpec
 from lowbit.tasks.base import Document, Source, Task
 from lowbit.tasks.demo import source_of
 

@@ -6,8 +6,8 @@ being undertrained for that text. Training starts from text the model has seen b
 
 from __future__ import annotations
 
-from lowbit.errors import UserError
-from lowbit.spec import TaskSpec
+from lowbit.core.errors import UserError
+from lowbit.core.spec import TaskSpec
 from lowbit.tasks.base import Source, Task
 from lowbit.tasks.sources import assets, documents_of, text_of
 from lowbit.tasks.split import hold_out, without

@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lowbit.errors import UserError, nearest
-from lowbit.spec import TaskSpec
+from lowbit.core.errors import UserError, nearest
+from lowbit.core.spec import TaskSpec
 from lowbit.tasks.base import PARTS, Document, Kind, Source, Task
 from lowbit.tasks.sources import documents_of, text_of, unreadable
 from lowbit.tasks.split import HELD_OUT, SCORED, hold_out, stretches

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from lowbit.errors import UserError
-from lowbit.registry import lookup, plugins
-from lowbit.spec import TaskSpec
+from lowbit.core.array_store import Arrays, remembered
+from lowbit.core.errors import UserError
+from lowbit.core.plugins import lookup, plugins
+from lowbit.core.spec import TaskSpec
 from lowbit.tasks import local, tokens
 from lowbit.tasks.base import PARTS, Data, Example, Source, Task
 from lowbit.tasks.check import check_lengths, check_settings, check_source
-from lowbit.tasks.store import Arrays, remembered
 
 VERSION = 1
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lowbit.errors import UserError, nearest
-from lowbit.spec import TaskSpec
+from lowbit.core.errors import UserError, nearest
+from lowbit.core.spec import TaskSpec
 from lowbit.tasks.base import END, Document
 
 

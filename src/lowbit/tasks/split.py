@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
 from lowbit.tasks.base import PARTS, Document
 
 

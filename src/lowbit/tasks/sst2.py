@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lowbit.errors import UserError
-from lowbit.spec import TaskSpec
+from lowbit.core.errors import UserError
+from lowbit.core.spec import TaskSpec
 from lowbit.tasks.base import Document, Source, Task
 from lowbit.tasks.sources import assets, from_hub, text_of
 from lowbit.tasks.split import hold_out, without

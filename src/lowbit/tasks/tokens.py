@@ -24,9 +24,9 @@ from itertools import accumulate, pairwise
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from lowbit.errors import UserError
+from lowbit.core.array_store import Arrays
+from lowbit.core.errors import UserError
 from lowbit.tasks.base import END, Document, Example, Kind
-from lowbit.tasks.store import Arrays
 
 CHUNK = 1_000
 

@@ -12,7 +12,7 @@ The assets have no training split, so with them the model is trained on the vali
 
 from __future__ import annotations
 
-from lowbit.spec import TaskSpec
+from lowbit.core.spec import TaskSpec
 from lowbit.tasks.base import Document, Source, Task
 from lowbit.tasks.sources import assets, from_hub, text_of
 from lowbit.tasks.split import HELD_OUT, Share, hold_out, without

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from lowbit.spec import Group
+from lowbit.core.spec import Group
 
 Rule = Literal["absmean", "absmax", "lsq", "learned"]
 TINY = 6e-8

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lowbit.blas import product
-from lowbit.errors import Bounds, check_bounds
+from lowbit.core.errors import Bounds, check_bounds
 from lowbit.ternary.grid import Grid, blocks, rounded, ternarised, unblocked
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowbit.errors import RunError
+from lowbit.core.errors import RunError
 from lowbit.quant.codec import Packed
 from lowbit.quant.formats import FORMATS, parse
 from lowbit.quant.ledger import stored

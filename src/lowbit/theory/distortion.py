@@ -21,9 +21,9 @@ from scipy.optimize import minimize_scalar
 from scipy.special import ndtr
 from scipy.stats import norm
 
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
+from lowbit.core.spec import QuantSpec
 from lowbit.quant.formats import is_cast, levels_of
-from lowbit.spec import QuantSpec
 
 PANTER_DITE = sqrt(3) * pi / 2
 """(9) The best b-bit code of a Gaussian, for large b: PANTER_DITE x 4^-b (Panter and Dite)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lowbit.registry import lookup, plugins
+from lowbit.core.plugins import lookup, plugins
 from lowbit.research.proposers.base import Proposer
 
 OURS = ("builtin", "random")

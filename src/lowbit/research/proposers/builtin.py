@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
 from lowbit.research.edits import (
     DIALS,
     PRIORITIES,

@@ -17,7 +17,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from lowbit.errors import RunError, UserError
+from lowbit.core.errors import RunError, UserError
 from lowbit.research import sandbox
 from lowbit.research.proposers.base import Kind, Proposal, Proposer
 from lowbit.research.views import View

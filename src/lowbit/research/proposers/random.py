@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from lowbit.errors import UserError
+from lowbit.core.errors import UserError
 from lowbit.research.edits import constants, constants_of_any, drawn
 from lowbit.research.proposers.base import Kind, Proposal, Proposer, edited
 from lowbit.research.views import View, beaten

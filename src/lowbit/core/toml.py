@@ -18,7 +18,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import pydantic
 from pydantic_core import to_json
 
-from lowbit.errors import BadValueError, UserError, nearest
+from lowbit.core.errors import BadValueError, UserError, nearest
 
 Raw = dict[str, Any]
 T = TypeVar("T")

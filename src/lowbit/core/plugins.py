@@ -12,7 +12,7 @@ import pkgutil
 from functools import cache
 from typing import Any
 
-from lowbit.errors import UserError, nearest
+from lowbit.core.errors import UserError, nearest
 
 
 @cache

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from lowbit.errors import Bounds, check_bounds
-from lowbit.recipe import STRICT
+from lowbit.core.errors import Bounds, check_bounds
+from lowbit.core.schedules import STRICT
 
 ONEDNN = " (oneDNN)"
 """How the fact `simd` ends where oneDNN multiplied fp32 matrices, and not MKL."""

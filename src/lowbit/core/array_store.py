@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
-from lowbit.errors import RunError
+from lowbit.core.errors import RunError
 
 Arrays = dict[str, np.ndarray]
 SEAL = "seal"

@@ -17,8 +17,8 @@ import re
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from lowbit.errors import BadValueError, Bounds, check_bounds
-from lowbit.recipe import STRICT, RankSchedule, Recipe
+from lowbit.core.errors import BadValueError, Bounds, check_bounds
+from lowbit.core.schedules import STRICT, RankSchedule, Recipe
 
 Role = Literal["attention", "ffn", "embedding", "head"]
 Group = int | Literal["row", "tensor"]

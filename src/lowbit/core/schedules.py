@@ -1,15 +1,19 @@
-"""What moves while a plan is trained: ranks, and bases on their way to three values. No torch.
+"""Schedules: what changes while a plan is trained. No torch.
 
-More words of `spec`: `[plan.X.schedule]` and `[plan.X.ternary]`.
+`RankSchedule` moves ranks between matrices (`[plan.X.schedule]`). `Recipe` is ternary training
+(`[plan.X.ternary]`): `Warmup` says how hard weights are pulled to the grid, a factor lambda that
+rises from 0 to 1. Its progress is a number from 0 to 1, of steps or of the time available; the
+caller decides. Every shape ends at exactly 1 where the warm-up ends and stays there, because
+nearly ternary is not ternary. `Distil` adds losses against the unquantised model.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from lowbit.errors import BadValueError, Bounds, check_bounds
-from lowbit.ternary.schedule import Warmup
+from lowbit.core.errors import BadValueError, Bounds, check_bounds
 
 STRICT: dict[str, str] = {"extra": "forbid"}
 _FROM_0, _FROM_1 = Bounds(0), Bounds(1)
@@ -43,6 +47,58 @@ class RankSchedule:
             raise BadValueError(
                 "schedule", "stop", self.stop, f"above start, which is {self.start:g}"
             )
+
+
+Shape = Literal["linear", "cosine", "exponential", "sigmoid", "two-phase", "none"]
+STEEP = 10.0
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """`share` of training until lambda is 1; `none` is ternary from the first step.
+
+    `two-phase` reaches `knee` in the first half of the warm-up and the rest in the second.
+    With `seconds` of training time, progress is of time or of steps, whichever is further on.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+    shape: Shape = "linear"
+    share: float = 0.5
+    knee: float = 0.8
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        bounds = {"share": Bounds(0, 1), "knee": Bounds(0, 1), "seconds": Bounds(0)}
+        check_bounds("warmup", self, bounds)
+
+    def progress(self, step: int, total: int, elapsed: float) -> float:
+        """How far training is, after `step` of `total` steps and so many seconds of training."""
+        return max(step / total, elapsed / self.seconds if self.seconds else 0.0)
+
+    def at(self, progress: float) -> float:
+        """Lambda; progress beyond 1 counts as 1."""
+        if self.shape == "none" or self.share == 0 or progress >= self.share:
+            return 1.0
+        x = max(0.0, progress) / self.share
+        return min(1.0, max(0.0, _rise(self.shape, x, self.knee)))
+
+
+def _rise(shape: Shape, x: float, knee: float) -> float:
+    """From 0 at 0 to 1 at 1."""
+    if shape == "cosine":
+        return 0.5 * (1 - math.cos(math.pi * x))
+    if shape == "exponential":
+        return (1 - math.exp(-5 * x)) / (1 - math.exp(-5))
+    if shape == "sigmoid":
+        low, high = _logistic(-STEEP / 2), _logistic(STEEP / 2)
+        return (_logistic(STEEP * (x - 0.5)) - low) / (high - low)
+    if shape == "two-phase":
+        return 2 * knee * x if x < 0.5 else knee + (1 - knee) * (2 * x - 1)
+    return x
+
+
+def _logistic(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
 
 
 @dataclass(frozen=True)
