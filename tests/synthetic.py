@@ -13,8 +13,8 @@ import numpy as np
 
 from lowbit.core.files import write_lines
 from lowbit.core.spec import Plan, RunSpec, Site, TaskSpec, TrainSpec
+from lowbit.quant.byte_counts import adapter_numbers, stored
 from lowbit.quant.formats import bits_of, parse
-from lowbit.quant.ledger import adapter_numbers, stored
 from lowbit.record import LOG, SCORES, Bytes, Cost, Facts, Record, SiteRecord, finish
 
 Run = tuple[Path, Record]

@@ -9,8 +9,8 @@ from typing import Literal
 from lowbit.checkpoint import Position
 from lowbit.core.spec import Choice, Site
 from lowbit.device import PeakMemory
+from lowbit.quant.byte_counts import kept, ledger
 from lowbit.quant.formats import spell
-from lowbit.quant.ledger import kept, ledger
 from lowbit.record import Bytes, Cost, SiteRecord
 
 Choices = Mapping[str, Choice]

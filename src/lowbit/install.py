@@ -28,8 +28,8 @@ from lowbit.layers import (
     SvdAdapter,
     Trained,
 )
+from lowbit.quant.byte_counts import stored
 from lowbit.quant.codec import Packed, encode
-from lowbit.quant.ledger import stored
 from lowbit.ternary.grid import Grid
 from lowbit.ternary.linear import Recovery, TernaryLinear
 

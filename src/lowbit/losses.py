@@ -18,7 +18,7 @@ from lowbit.layers import Adapted, Frozen
 from lowbit.models import attention
 from lowbit.models.attention import Segments
 from lowbit.models.family import family_of
-from lowbit.quant.ledger import LOGITS
+from lowbit.quant.byte_counts import LOGITS
 
 IGNORED = -100
 

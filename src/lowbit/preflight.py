@@ -13,7 +13,7 @@ from typing import Any
 from lowbit.core.errors import RunError
 from lowbit.core.execution import Execution
 from lowbit.core.spec import TrainSpec
-from lowbit.quant.ledger import Ledger, Shape, TrainingBytes, training_bytes
+from lowbit.quant.byte_counts import Ledger, Shape, TrainingBytes, training_bytes
 
 
 def shape_of(config: Any) -> Shape:

@@ -41,7 +41,7 @@ from lowbit.models.loading import (
 from lowbit.models.reading import blank
 from lowbit.plan.rules import choose
 from lowbit.qat import ternary_hooks
-from lowbit.quant.ledger import Ledger, ledger, spare
+from lowbit.quant.byte_counts import Ledger, ledger, spare
 from lowbit.tasks.base import Data, Task
 from lowbit.tasks.prepare import find, prepare
 

@@ -13,8 +13,8 @@ from lowbit.core.spec import BLOCK_ROLES, RunSpec, Site
 from lowbit.plan.joint import FULL, TRAINED, fitting, options
 from lowbit.plan.program import Choices, Solution
 from lowbit.plan.wanted import Wanted
+from lowbit.quant.byte_counts import Ledger, adapter_numbers, stored
 from lowbit.quant.formats import parse
-from lowbit.quant.ledger import Ledger, adapter_numbers, stored
 from lowbit.ready import Installed, Prepared, needs, plan_sites, prepare_run
 from lowbit.sensitivity import SensitivityTable
 

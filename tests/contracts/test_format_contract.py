@@ -14,10 +14,10 @@ from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from lowbit.core.spec import Group, OffsetRule, QuantSpec, ScaleRule
-from lowbit.quant import bounds
+from lowbit.quant import error_bounds
+from lowbit.quant.byte_counts import DQ_BLOCK, groups, stored
 from lowbit.quant.codec import CAST_TYPES, TENSORS, Packed, decode, encode, scales_of
 from lowbit.quant.formats import CASTS, FORMATS, bits_of, levels_of, parse, spell
-from lowbit.quant.ledger import DQ_BLOCK, groups, stored
 from lowbit.quant.packing import pack
 from lowbit.quant.scales import fit, nearest
 
@@ -114,7 +114,7 @@ def assert_within_bound(packed: Packed, weight: Tensor) -> None:
     if spec.format in CASTS:
         low, high = float(weight.min()), float(weight.max())
         error = (decoded - weight.double()).abs().max()
-        assert float(error) <= bounds.error_bound(spec, low, high, 0.0)
+        assert float(error) <= error_bounds.error_bound(spec, low, high, 0.0)
         return
     parts = cut(weight, spec.group)
     scales = fitted(spec, parts)
@@ -123,7 +123,9 @@ def assert_within_bound(packed: Packed, weight: Tensor) -> None:
         parts, cut(decoded, spec.group), scales, spread, strict=True
     ):
         error = float((found - part.double()).abs().max())
-        assert error <= bounds.error_bound(spec, float(part.min()), float(part.max()), scale, away)
+        assert error <= error_bounds.error_bound(
+            spec, float(part.min()), float(part.max()), scale, away
+        )
 
 
 def test_the_suite_checks_shapes_and_dtypes_at_run_time() -> None:
@@ -161,9 +163,9 @@ def test_the_gap_is_the_distance_of_the_worst_number(spec: QuantSpec) -> None:
     low, steps = 0.0 if spec.offset != "none" else -1.0, 4001
     grid = torch.linspace(low, 1.0, steps, dtype=torch.float64)
     worst = float((grid[:, None] - levels).abs().amin(-1).max())
-    assert worst <= bounds.gap(spec) + 1e-12
+    assert worst <= error_bounds.gap(spec) + 1e-12
     # The grid may miss the worst number by half its own step.
-    assert worst >= bounds.gap(spec) - (1.0 - low) / (steps - 1) / 2 - 1e-12
+    assert worst >= error_bounds.gap(spec) - (1.0 - low) / (steps - 1) / 2 - 1e-12
 
 
 @every
@@ -241,7 +243,7 @@ def test_a_stored_scale_is_within_its_bound_of_the_fitted_one(spec: QuantSpec) -
     scales = fitted(spec, parts)
     assert len(scales) > DQ_BLOCK
     for scale, away, near in zip(scales, spreads(spec, scales), found, strict=True):
-        assert abs(near - scale) <= bounds.scale_bound(spec, scale, away)
+        assert abs(near - scale) <= error_bounds.scale_bound(spec, scale, away)
 
 
 @every
@@ -373,5 +375,5 @@ def test_an_error_bound_is_not_loose_by_more_than_the_worst_weight() -> None:
             worst = levels[:-1] + levels.diff() / 2
             weight = torch.cat([worst, torch.tensor([-1.0, 1.0])])[None].float()
             error = (decode(encode(weight, at(spec, "row"))) - weight).abs().max()
-            rounding = bounds.scale_bound(spec, 1.0) * 2 + bounds.SINGLE * 2
-            assert float(error) >= bounds.error_bound(spec, -1.0, 1.0, 1.0) - rounding
+            rounding = error_bounds.scale_bound(spec, 1.0) * 2 + error_bounds.SINGLE * 2
+            assert float(error) >= error_bounds.error_bound(spec, -1.0, 1.0, 1.0) - rounding

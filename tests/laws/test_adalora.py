@@ -26,8 +26,8 @@ from lowbit.export import peft
 from lowbit.install import adapters
 from lowbit.layers import SvdAdapter
 from lowbit.losses import training_loss
+from lowbit.quant.byte_counts import adapter_numbers
 from lowbit.quant.formats import parse
-from lowbit.quant.ledger import adapter_numbers
 from lowbit.record import Record
 from lowbit.run import run
 

@@ -34,8 +34,8 @@ from lowbit.layers import Adapted, Frozen, FrozenEmbedding, SvdAdapter, Trained
 from lowbit.losses import training_loss
 from lowbit.models.loading import Kind
 from lowbit.plan.rules import choose
+from lowbit.quant.byte_counts import adapter_numbers, stored
 from lowbit.quant.formats import CASTS, FORMATS, parse
-from lowbit.quant.ledger import adapter_numbers, stored
 from lowbit.tasks.base import Batch
 
 Folder = Callable[[str], Path]

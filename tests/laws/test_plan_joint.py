@@ -28,8 +28,8 @@ from lowbit.plan.maps import maps
 from lowbit.plan.program import Option, Solution
 from lowbit.plan.rules import choose
 from lowbit.plan.search import solve, undominated
+from lowbit.quant.byte_counts import ledger, stored
 from lowbit.quant.formats import bits_of, parse, spell
-from lowbit.quant.ledger import ledger, stored
 from lowbit.sensitivity import Damage, Reach, SensitivityTable, SiteTable
 from lowbit.theory.damage import adapter_parameters
 

@@ -26,8 +26,8 @@ from lowbit.export import ternary
 from lowbit.losses import training_loss
 from lowbit.plan.rules import choose
 from lowbit.qat import ternary_hooks
-from lowbit.quant.ledger import Shape as LedgerShape
-from lowbit.quant.ledger import kept, ledger, stored, training_bytes
+from lowbit.quant.byte_counts import Shape as LedgerShape
+from lowbit.quant.byte_counts import kept, ledger, stored, training_bytes
 from lowbit.ready import install_run, prepare_run
 from lowbit.record import ADAPTER, LOG
 from lowbit.tasks.batching import collate

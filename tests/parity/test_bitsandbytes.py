@@ -18,7 +18,7 @@ from lowbit.core.execution import Execution
 from lowbit.device import set_up
 from lowbit.layers import Frozen
 from lowbit.quant import bitsandbytes as kernel
-from lowbit.quant import bounds
+from lowbit.quant import error_bounds
 from lowbit.quant.codec import decode, encode, scales_of
 from lowbit.quant.formats import FORMATS, levels_of, parse
 from lowbit.quant.packing import unpack
@@ -107,7 +107,7 @@ def test_nf4_codes_differ_only_within_the_scales_rounding_of_a_boundary(block: i
     weight = gaussian()
     (codes, scale), (expected, absmax) = ours(weight, "nf4", block), theirs(weight, "nf4", block)
     rounding = (scale.double() / absmax.double() - 1).abs()
-    assert float(rounding.max()) <= bounds.HALF
+    assert float(rounding.max()) <= error_bounds.HALF
     assert float(rounding.max()) > 0
     # A weight over its scale is at most one, so it moves by at most the scale's rounding.
     near = (rounding / (1 - rounding) + 2.0**-22).repeat_interleave(block, 1)
@@ -129,7 +129,7 @@ def test_double_quantised_scales_are_within_the_bound_of_theirs(block: int) -> N
         flat.split(256), found.split(256), (half - half.mean()).abs().split(256), strict=True
     ):
         spread = float(away.max())
-        allowed = [bounds.scale_bound(spec, float(scale), spread) for scale in part]
+        allowed = [error_bounds.scale_bound(spec, float(scale), spread) for scale in part]
         assert bool(((near - part).abs() <= torch.tensor(allowed, dtype=torch.float64)).all())
 
 
@@ -143,7 +143,7 @@ def test_double_quantised_weights_are_within_the_bound() -> None:
     for block, found, scale in zip(
         weight.double().view(-1, 64), decoded, absmax.flatten(), strict=True
     ):
-        bound = bounds.error_bound(
+        bound = error_bounds.error_bound(
             spec, float(block.min()), float(block.max()), float(scale), spread
         )
         assert float((block - found).abs().max()) <= bound

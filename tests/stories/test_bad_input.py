@@ -24,7 +24,7 @@ from lowbit.core.errors import RunError
 from lowbit.core.execution import Execution
 from lowbit.core.files import lines
 from lowbit.core.spec import TrainSpec
-from lowbit.quant.ledger import Ledger, Shape
+from lowbit.quant.byte_counts import Ledger, Shape
 from lowbit.record import LOG, RECORD, SCORES
 
 ONE = HEAD.replace("[0, 1]", "[0]")

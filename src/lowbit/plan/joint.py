@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from lowbit.core.errors import UserError
 from lowbit.core.spec import Plan, Rule, Site
 from lowbit.plan.program import Choices, Option, Solution
+from lowbit.quant.byte_counts import adapter_numbers, stored
 from lowbit.quant.formats import parse
-from lowbit.quant.ledger import adapter_numbers, stored
 from lowbit.sensitivity import Predictor, Reach, SensitivityTable, SiteTable
 from lowbit.theory.damage import converse
 

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from lowbit.core.errors import RunError
 from lowbit.core.spec import QuantSpec
+from lowbit.quant.byte_counts import SCALE_SPEC
 from lowbit.quant.formats import CASTS, FORMATS, Levels, Packing, is_cast, levels_of
-from lowbit.quant.ledger import SCALE_SPEC
 from lowbit.quant.packing import pack, words
 from lowbit.quant.scales import divide, fit, nearest, to_half
 

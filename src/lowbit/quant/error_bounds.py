@@ -17,8 +17,8 @@ from functools import cache
 from itertools import pairwise
 
 from lowbit.core.spec import QuantSpec
+from lowbit.quant.byte_counts import SCALE_SPEC
 from lowbit.quant.formats import CASTS, is_cast, levels_of
-from lowbit.quant.ledger import SCALE_SPEC
 
 HALF = 2.0**-11
 """fp16 keeps eleven bits: rounding moves a number by at most this share of it,"""
