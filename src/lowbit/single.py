@@ -10,7 +10,7 @@ from lowbit.core.errors import UserError, nearest
 from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.core.toml import Raw, check, override
-from lowbit.plan.reading import check_formats, plan_from
+from lowbit.plan.file import check_formats, plan_from
 
 SINGLE = ("train", "task", "plan", "execution")
 """What `--set` may change of a single run."""

@@ -9,8 +9,8 @@ from lowbit.claims import check_claims
 from lowbit.core.errors import UserError, nearest
 from lowbit.core.spec import RunSpec, TaskSpec
 from lowbit.core.toml import Raw, at, check
+from lowbit.plan.file import check_formats, check_rest
 from lowbit.plan.named import named
-from lowbit.plan.reading import check_formats, check_rest
 from lowbit.studyfile import MAIN, StudyFile
 
 

@@ -18,8 +18,8 @@ from lowbit.core.execution import Execution
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.core.toml import lay, override
+from lowbit.plan.file import plan_from
 from lowbit.plan.named import NAMED, named
-from lowbit.plan.reading import plan_from
 from lowbit.single import single
 from lowbit.study import Study, read
 

@@ -15,8 +15,8 @@ from lowbit import tools
 from lowbit.core.errors import UserError
 from lowbit.core.spec import BLOCK_ROLES, Plan
 from lowbit.freezing import frozen, to_toml
+from lowbit.plan.file import plan_from
 from lowbit.plan.named import NAMED
-from lowbit.plan.reading import plan_from
 from lowbit.plan.rules import choose
 from lowbit.record import Record
 

@@ -15,8 +15,8 @@ from lowbit.core.errors import UserError
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import BLOCK_ROLES, Choice, Plan, Role, Rule, Site
 from lowbit.models.loading import Kind
+from lowbit.plan.file import plan_from
 from lowbit.plan.named import NAMED, named
-from lowbit.plan.reading import plan_from
 from lowbit.plan.rules import TRAINED_HEAD, careful, choose, describe, matches
 from lowbit.quant.formats import CASTS, FORMATS, bits_of, parse, spell
 
