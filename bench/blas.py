@@ -22,7 +22,7 @@ from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.device import PeakMemory
 from lowbit.losses import scores, training_loss
-from lowbit.models import attention
+from lowbit.models import packed_attention
 from lowbit.ready import install_run, prepare_run
 from lowbit.tasks.batching import collate
 
@@ -85,13 +85,13 @@ def _kernels() -> None:
 @contextmanager
 def using(quick: bool, padded: bool) -> Iterator[None]:
     """Products by oneDNN or not, examples of many lengths padded or not."""
-    before = blas.held_back, attention.APART
+    before = blas.held_back, packed_attention.APART
     blas.held_back = lambda: quick  # type: ignore[assignment]
-    attention.APART = () if padded else ("cpu",)
+    packed_attention.APART = () if padded else ("cpu",)
     try:
         yield
     finally:
-        blas.held_back, attention.APART = before
+        blas.held_back, packed_attention.APART = before
 
 
 def _steps(model: str, task: TaskSpec, batch: int) -> None:

@@ -113,7 +113,7 @@ def as_lowbit(folder: Path):  # type: ignore[no-untyped-def]
     from lowbit.install import Settings, install
     from lowbit.models.family import find_sites
     from lowbit.models.loading import open_checkpoint, skeleton
-    from lowbit.models.reading import blank
+    from lowbit.models.weights import blank
     from lowbit.plan.rules import choose
 
     checkpoint = open_checkpoint(folder)

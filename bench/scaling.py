@@ -64,7 +64,7 @@ def seconds(tokens: int, layers: int, width: int) -> float:
     from lowbit.install import Settings, install
     from lowbit.models.family import find_sites
     from lowbit.models.loading import open_checkpoint, skeleton
-    from lowbit.models.reading import blank
+    from lowbit.models.weights import blank
     from lowbit.plan.rules import choose
     from lowbit.tasks.base import Example
 

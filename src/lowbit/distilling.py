@@ -18,8 +18,8 @@ from lowbit.core.errors import UserError
 from lowbit.core.schedules import Distil
 from lowbit.evaluate import to
 from lowbit.losses import IGNORED, Batch, Kind
-from lowbit.models import attention
-from lowbit.models.attention import Segments
+from lowbit.models import packed_attention
+from lowbit.models.packed_attention import Segments
 from lowbit.tasks.base import Example
 from lowbit.tasks.batching import collate
 from lowbit.ternary import teacher
@@ -59,10 +59,10 @@ def outputs(
     model: nn.Module, batch: Batch, layers: Sequence[int]
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """(tokens, width) of the body, and what it holds after some of its blocks."""
-    attention.use(model)
+    packed_attention.use(model)
     segments = Segments(batch.lengths, batch.ids.device)
     body: nn.Module = model.base_model  # type: ignore[assignment]
-    return attention.with_features(body, batch.ids, segments, layers)
+    return packed_attention.with_features(body, batch.ids, segments, layers)
 
 
 @torch.no_grad()

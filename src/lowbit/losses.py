@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from lowbit.blas import back, linear
 from lowbit.layers import Adapted, Frozen
-from lowbit.models import attention
-from lowbit.models.attention import Segments
+from lowbit.models import packed_attention
 from lowbit.models.family import family_of
+from lowbit.models.packed_attention import Segments
 from lowbit.quant.byte_counts import LOGITS
 
 IGNORED = -100
@@ -89,10 +89,10 @@ def class_logits(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def hidden_of(model: nn.Module, batch: Batch) -> tuple[Tensor, Segments]:
-    attention.use(model)
+    packed_attention.use(model)
     segments = Segments(batch.lengths, batch.ids.device)
     body: nn.Module = model.base_model  # type: ignore[assignment]
-    return attention.hidden_states(body, batch.ids, segments), segments
+    return packed_attention.hidden_states(body, batch.ids, segments), segments
 
 
 Kind = Literal["language", "classification"]

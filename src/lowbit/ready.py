@@ -38,7 +38,7 @@ from lowbit.models.loading import (
     skeleton,
     tokenizer_of,
 )
-from lowbit.models.reading import blank
+from lowbit.models.weights import blank
 from lowbit.plan.rules import choose
 from lowbit.qat import ternary_hooks
 from lowbit.quant.byte_counts import Ledger, ledger, spare

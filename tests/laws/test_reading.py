@@ -21,7 +21,7 @@ from lowbit.install import Settings, install
 from lowbit.layers import Trained
 from lowbit.losses import Kind
 from lowbit.models.loading import Checkpoint, open_checkpoint
-from lowbit.models.reading import blank
+from lowbit.models.weights import blank
 from lowbit.plan.rules import choose
 from lowbit.quant import codec
 from lowbit.quant.formats import parse

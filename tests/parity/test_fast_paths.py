@@ -23,8 +23,8 @@ from lowbit.evaluate import evaluate
 from lowbit.install import adapters
 from lowbit.layers import Adapted, Adapter, Frozen, SvdAdapter
 from lowbit.losses import Kind, scores, training_loss
-from lowbit.models import attention, dropout
-from lowbit.models.attention import Segments
+from lowbit.models import dropout, packed_attention
+from lowbit.models.packed_attention import Segments
 from lowbit.quant.codec import encode
 from lowbit.quant.formats import parse
 from lowbit.tasks.base import Example
@@ -148,7 +148,7 @@ def test_a_model_called_as_transformers_means_it_still_answers(tiny_model: Folde
     ids = torch.randint(3, 80, (2, 6))
     with torch.no_grad():
         before = model(input_ids=ids).logits
-        attention.use(model)
+        packed_attention.use(model)
         torch.testing.assert_close(model(input_ids=ids).logits, before)
 
 
@@ -258,7 +258,7 @@ def test_dropout_in_evaluation_is_nothing_and_every_one_of_a_model_is_replaced(
     tiny_model: Folder,
 ) -> None:
     model = made(tiny_model, "bert", "classification").model
-    attention.use(model)
+    packed_attention.use(model)
     found = [m for m in model.modules() if isinstance(m, dropout.Dropout)]
     assert found
     assert not any(type(m) is nn.Dropout for m in model.modules())
@@ -280,8 +280,8 @@ def test_attention_that_drops_weights_is_unchanged_where_it_drops_none(
     key, value = torch.randn(1, 2, total, 8), torch.randn(1, 2, total, 8)
     segments = Segments(lengths, CPU)
     # A rate below what sixteen bits can tell from nothing takes the dropping path and drops none.
-    ours, _ = attention.attend(Module(), query, key, value, None, 1e-9, None, segments)
-    plain, _ = attention.attend(Module(), query, key, value, None, 0.0, None, segments)
+    ours, _ = packed_attention.attend(Module(), query, key, value, None, 1e-9, None, segments)
+    plain, _ = packed_attention.attend(Module(), query, key, value, None, 0.0, None, segments)
     torch.testing.assert_close(ours, plain)
 
 
@@ -293,14 +293,14 @@ def test_examples_of_many_lengths_attend_as_each_would_alone(
     class Module(nn.Module):
         is_causal = causal
 
-    monkeypatch.setattr(attention, "APART", apart)
+    monkeypatch.setattr(packed_attention, "APART", apart)
     lengths = (5, 2, 3)
     inputs = [torch.randn(1, heads, 10, 8, requires_grad=True) for heads in (4, 2, 2)]
     slope = torch.randn(1, 10, 4, 8)
 
     def attended(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...]) -> Tensor:
         segments = Segments(lengths, CPU)
-        return attention.attend(
+        return packed_attention.attend(
             Module(), q, k, v, None, 0.0, None, segments, sliding_window=window
         )[0]
 

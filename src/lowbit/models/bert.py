@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lowbit.models.attention import Segments
 from lowbit.models.family import Family
+from lowbit.models.packed_attention import Segments
 
 _BLOCK = r"bert\.encoder\.layer\.(?P<depth>\d+)\."
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lowbit.core.errors import RunError, UserError
 from lowbit.core.plugins import plugins
 from lowbit.core.spec import Role, Site
-from lowbit.models.attention import Segments
+from lowbit.models.packed_attention import Segments
 
 MATRICES = ("Linear", "Conv1D", "Embedding")
 
