@@ -21,7 +21,7 @@ from lowbit.core.spec import TaskSpec
 from lowbit.tasks import prepare as preparing
 from lowbit.tasks.base import END, PARTS, Source, Task
 from lowbit.tasks.batching import batches, epoch_order
-from lowbit.tasks.check import check_source
+from lowbit.tasks.checks import check_source
 from lowbit.tasks.prepare import encode, find, prepare
 
 TASKS = plugins("lowbit.tasks", "TASK")

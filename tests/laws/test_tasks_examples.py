@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from lowbit.core.errors import UserError
-from lowbit.tasks import tokens
+from lowbit.tasks import examples
 from lowbit.tasks.base import END, Document, Example
 from lowbit.tasks.batching import batches, by_length, epoch_order, filled
 
@@ -39,8 +39,8 @@ def words_tokenizer(**special):
 
 
 def windows(text: str, window: int, tokenizer=None) -> tuple[Example, ...]:
-    made = tokens.language([Document(text)], tokenizer or bytes_tokenizer(), window)
-    return tokens.examples(made, "language")
+    made = examples.language([Document(text)], tokenizer or bytes_tokenizer(), window)
+    return examples.examples(made, "language")
 
 
 @settings(max_examples=60, deadline=None)
@@ -77,32 +77,34 @@ def test_a_mark_inside_a_document_becomes_the_tokenisers_own_end_of_text_and_is_
 
 
 def test_windows_never_join_documents():
-    made = tokens.language([Document("a b a"), Document("b")], words_tokenizer(eos_token="[x]"), 8)
-    rows = tokens.examples(made, "language")
+    made = examples.language(
+        [Document("a b a"), Document("b")], words_tokenizer(eos_token="[x]"), 8
+    )
+    rows = examples.examples(made, "language")
     assert [(row.document, row.ids.tolist()) for row in rows] == [(0, [0, 1, 2, 1]), (1, [0, 2])]
 
 
 @pytest.mark.parametrize("name", ["eos_token", "bos_token", "sep_token"])
 def test_end_of_text_falls_back_to_what_the_tokeniser_has(name):
-    assert tokens.end_of_text(words_tokenizer(**{name: "b"})) == 2
+    assert examples.end_of_text(words_tokenizer(**{name: "b"})) == 2
 
 
 def test_a_tokeniser_without_any_end_of_text_is_an_error_that_says_what_to_name():
     with pytest.raises(UserError, match="eos_token"):
-        tokens.end_of_text(words_tokenizer())
+        examples.end_of_text(words_tokenizer())
 
 
 def test_long_texts_raise_no_warning_about_the_models_length(caplog):
     windows("ab " * 500, 8)
-    tokens.classification([Document("ab " * 500, 0)], bytes_tokenizer())
+    examples.classification([Document("ab " * 500, 0)], bytes_tokenizer())
     assert "longer than" not in caplog.text
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(TEXTS, min_size=1, max_size=6), st.integers(1, 7))
 def test_a_batch_is_its_examples_one_after_another(texts, size):
-    made = tokens.language([Document(text) for text in texts], bytes_tokenizer(), 8)
-    part = tokens.examples(made, "language")
+    made = examples.language([Document(text) for text in texts], bytes_tokenizer(), 8)
+    part = examples.examples(made, "language")
     order = epoch_order(len(part), 1, 0)
     found = list(batches(part, size, order))
     assert [i for batch in found for i in batch.index] == order
@@ -127,8 +129,8 @@ def test_stretches_hold_every_example_once_and_no_more_than_may_be(lengths, most
 
 
 def test_a_class_is_one_target_a_row_even_for_sentences_of_one_token():
-    made = tokens.classification([Document("a", 1), Document("b", 0)], bytes_tokenizer())
-    (batch,) = batches(tokens.examples(made, "classification"), 2, [1, 0])
+    made = examples.classification([Document("a", 1), Document("b", 0)], bytes_tokenizer())
+    (batch,) = batches(examples.examples(made, "classification"), 2, [1, 0])
     assert batch.target.tolist() == [0, 1]
     assert batch.ids.shape == (2,)
     assert batch.lengths == batch.labels == (1, 1)

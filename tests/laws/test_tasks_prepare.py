@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from lowbit.core.errors import UserError
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.tasks.base import END, PARTS, Document, Source, Task
-from lowbit.tasks.check import check_source
+from lowbit.tasks.checks import check_source
 from lowbit.tasks.prepare import find, prepare
 
 ASSETS = os.environ.get("LOWBIT_ASSETS")

@@ -30,7 +30,7 @@ from lowbit.models.family import find_sites
 from lowbit.models.loading import Checkpoint, max_length, open_checkpoint, resolve, tokenizer_of
 from lowbit.plan.rules import choose
 from lowbit.research.artefact import Read, RefusedError, read
-from lowbit.tasks import tokens
+from lowbit.tasks import examples
 from lowbit.tasks.base import Document, Example
 
 WINDOW, BATCH = 256, 16
@@ -111,7 +111,7 @@ def _articles(checkpoint: Checkpoint, path: Path) -> tuple[int, tuple[Example, .
     tokenizer = tokenizer_of(checkpoint.folder)
     documents = [Document(one) for one in json.loads(path.read_text(encoding="utf-8"))]
     window = min(WINDOW, max_length(checkpoint.config))
-    part = tokens.examples(tokens.language(documents, tokenizer, window), "language")
+    part = examples.examples(examples.language(documents, tokenizer, window), "language")
     return len(documents), part
 
 

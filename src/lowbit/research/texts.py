@@ -27,8 +27,8 @@ from lowbit.core.spec import TaskSpec
 from lowbit.models.loading import max_length, open_checkpoint, resolve, tokenizer_of
 from lowbit.research.campaign import CHECK, DATA, KEPT_CHECK, Places, Settings
 from lowbit.tasks.base import Document
+from lowbit.tasks.examples import end_of_text, language
 from lowbit.tasks.prepare import find
-from lowbit.tasks.tokens import end_of_text, language
 
 SHARES = {"screening": 0.3, "confirmation": 0.3, "sealed": 0.4}
 CHECK_ROWS = 8

@@ -20,17 +20,17 @@ from lowbit.core.array_store import Arrays, remembered
 from lowbit.core.errors import UserError
 from lowbit.core.plugins import lookup, plugins
 from lowbit.core.spec import TaskSpec
-from lowbit.tasks import local, tokens
+from lowbit.tasks import examples, local_file
 from lowbit.tasks.base import PARTS, Data, Example, Source, Task
-from lowbit.tasks.check import check_lengths, check_settings, check_source
+from lowbit.tasks.checks import check_lengths, check_settings, check_source
 
 VERSION = 1
 
 
 def find(name: str, spec: TaskSpec | None = None) -> Task:
     """A task by name, or the one in a .txt or .jsonl file (whose fields `spec` may rename)."""
-    if local.is_file_name(name):
-        return local.task_of(spec or TaskSpec(name))
+    if local_file.is_file_name(name):
+        return local_file.task_of(spec or TaskSpec(name))
     named = plugins("lowbit.tasks", "TASK")
     if name not in named and Path(name).exists():
         raise UserError(f"task '{name}': a file of your own should end in .txt or .jsonl")
@@ -50,7 +50,7 @@ def prepare(
     make = partial(encode, source, task, tokenizer, spec)
     path = cache and cache / "tasks" / f"{_short(task.name)}-{key[:16]}.safetensors"
     arrays = remembered(path, key, make) if path else make()
-    parts = {part: tokens.examples(_of(part, arrays), task.kind) for part in PARTS}
+    parts = {part: examples.examples(_of(part, arrays), task.kind) for part in PARTS}
     parts |= (rest := _rest(parts, spec))
     limits = {"train": spec.limit, "scored": spec.scored_limit}
     kept = {part: parts[part][: limits.get(part, 0) or None] for part in PARTS}
@@ -91,9 +91,9 @@ def encode(
     for part in PARTS:
         documents = source.parts[part]
         flat = (
-            tokens.language(documents, tokenizer, spec.window)
+            examples.language(documents, tokenizer, spec.window)
             if task.kind == "language"
-            else tokens.classification(documents, tokenizer)
+            else examples.classification(documents, tokenizer)
         )
         named.update({f"{part}.{name}": array for name, array in flat.items()})
     return named
@@ -107,7 +107,7 @@ def _of(part: str, arrays: Arrays) -> Arrays:
 def _key(source: Source, task: Task, tokenizer: PreTrainedTokenizerBase, spec: TaskSpec) -> str:
     digest = hashlib.sha256(f"{VERSION}|{task.kind}|".encode())
     if task.kind == "language":
-        digest.update(f"{spec.window}|{tokens.end_of_text(tokenizer)}|".encode())
+        digest.update(f"{spec.window}|{examples.end_of_text(tokenizer)}|".encode())
     digest.update(_content(tokenizer))
     digest.update(json.dumps(source.labels).encode())
     for part in PARTS:
