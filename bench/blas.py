@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from clock import seconds
 
-from lowbit import blas, heap
+from lowbit import heap
 from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.device import PeakMemory
+from lowbit.layers import matmul
 from lowbit.losses import scores, training_loss
 from lowbit.models import packed_attention
 from lowbit.ready import install_run, prepare_run
@@ -50,14 +51,14 @@ STEPS, ROUNDS, SCORED = 12, 3, 32
 def main() -> None:
     torch.set_num_threads(1)
     heap.keep()
-    print(f"one thread; here lowbit multiplies with {blas.vectors()}")
+    print(f"one thread; here lowbit multiplies with {matmul.vectors()}")
     for tokens, width, out in SHAPES:
         x, weight = torch.randn(tokens, width), torch.randn(out, width)
         work = 2e-9 * tokens * width * out
         found = []
         for quick in (False, True):
             with using(quick, padded=False):
-                found.append(work / seconds(lambda x=x, weight=weight: blas.linear(x, weight)))
+                found.append(work / seconds(lambda x=x, weight=weight: matmul.linear(x, weight)))
         print(f"{tokens} x {width} to {out}: MKL {found[0]:.0f}, oneDNN {found[1]:.0f} GFLOP/s")
     _kernels()
     if os.environ.get("LOWBIT_ASSETS"):
@@ -69,29 +70,29 @@ def _kernels() -> None:
     """What oneDNN keeps after 188 batches of 600 to 1,100 rows: as lowbit rounds, then not."""
     memory, source = PeakMemory(torch.device("cpu")), random.Random(0)
     weights = [torch.randn(shape) for shape in ((384, 384), (1024, 384), (384, 1024))]
-    rounded = blas.rounded
+    rounded = matmul.rounded
     for name, rule in {"rounded": rounded, "as they come": lambda rows: rows}.items():
-        blas.rounded = rule
+        matmul.rounded = rule
         before = memory.held()
         with using(quick=True, padded=False):
             for rows in (source.randint(600, 1100) for _ in range(188)):
                 for weight in weights:
-                    blas.linear(torch.ones(rows, weight.shape[1]), weight)
-                    blas.back(torch.ones(rows, weight.shape[0]), weight)
+                    matmul.linear(torch.ones(rows, weight.shape[1]), weight)
+                    matmul.back(torch.ones(rows, weight.shape[0]), weight)
         print(f"numbers of rows {name}: {(memory.held() - before) / 1e6:.0f} MB more")
-    blas.rounded = rounded
+    matmul.rounded = rounded
 
 
 @contextmanager
 def using(quick: bool, padded: bool) -> Iterator[None]:
     """Products by oneDNN or not, examples of many lengths padded or not."""
-    before = blas.held_back, packed_attention.APART
-    blas.held_back = lambda: quick  # type: ignore[assignment]
+    before = matmul.held_back, packed_attention.APART
+    matmul.held_back = lambda: quick  # type: ignore[assignment]
     packed_attention.APART = () if padded else ("cpu",)
     try:
         yield
     finally:
-        blas.held_back, packed_attention.APART = before
+        matmul.held_back, packed_attention.APART = before
 
 
 def _steps(model: str, task: TaskSpec, batch: int) -> None:

@@ -22,7 +22,8 @@ def limit(model: str, tokens: int, work: str, rounds: int = 7) -> dict[str, floa
     import torch
     from jobs import folder_of
 
-    from lowbit import blas, device, heap
+    from lowbit import device, heap
+    from lowbit.layers import matmul
     from lowbit.models.family import find_sites
     from lowbit.models.loading import open_checkpoint, skeleton
 
@@ -47,9 +48,9 @@ def limit(model: str, tokens: int, work: str, rounds: int = 7) -> dict[str, floa
         for _ in range(rounds):
             began = time.perf_counter()
             for weight in weights:
-                blas.linear(inputs[tuple(weight.shape)], weight)
+                matmul.linear(inputs[tuple(weight.shape)], weight)
             for weight in reversed(weights):
-                blas.back(slopes[tuple(weight.shape)], weight)
+                matmul.back(slopes[tuple(weight.shape)], weight)
             seconds.append(time.perf_counter() - began)
         found[name] = median(seconds[1:])
     return found

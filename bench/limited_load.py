@@ -110,7 +110,7 @@ def as_lowbit(folder: Path):  # type: ignore[no-untyped-def]
 
     from lowbit import heap
     from lowbit.core.spec import Plan
-    from lowbit.install import Settings, install
+    from lowbit.layers.install import Settings, install
     from lowbit.models.family import find_sites
     from lowbit.models.loading import open_checkpoint, skeleton
     from lowbit.models.weights import blank

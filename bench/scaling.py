@@ -61,7 +61,7 @@ def seconds(tokens: int, layers: int, width: int) -> float:
     from lowbit.core.execution import Execution
     from lowbit.core.spec import Plan, TrainSpec
     from lowbit.device import set_up
-    from lowbit.install import Settings, install
+    from lowbit.layers.install import Settings, install
     from lowbit.models.family import find_sites
     from lowbit.models.loading import open_checkpoint, skeleton
     from lowbit.models.weights import blank

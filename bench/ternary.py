@@ -27,10 +27,10 @@ from torch.nn import functional as F
 from lowbit.core.execution import Execution
 from lowbit.core.spec import BLOCK_ROLES
 from lowbit.device import TYPES, set_up
+from lowbit.layers.ternary.grid import Grid
+from lowbit.layers.ternary.linear import TernaryLinear, set_strength
 from lowbit.models.family import find_sites
 from lowbit.models.loading import load, open_checkpoint, resolve
-from lowbit.ternary.grid import Grid
-from lowbit.ternary.linear import TernaryLinear, set_strength
 
 PROGRAM = Path(__file__).parents[1] / "studies" / "ternary"
 WARM = 2

@@ -1,6 +1,6 @@
 """The thin products of an adapter in every order, by time:  python bench/thin.py [TOKENS IN OUT]
 
-Why `lowbit.products` writes its four products as it does. Rank 8, fp32, median of 25.
+Why `lowbit.layers.autograd` writes its four products as it does. Rank 8, fp32, median of 25.
 """
 
 from __future__ import annotations

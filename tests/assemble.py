@@ -14,8 +14,8 @@ from tiny import WORDS
 from torch import Tensor, nn
 
 from lowbit.core.spec import Choice, Plan, Site
-from lowbit.install import Settings, install
-from lowbit.layers import Residency
+from lowbit.layers.frozen import Residency
+from lowbit.layers.install import Settings, install
 from lowbit.models.family import find_sites
 from lowbit.models.loading import Checkpoint, Kind, load, open_checkpoint, skeleton
 from lowbit.plan.rules import choose

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.core.schedules import RankSchedule
-from lowbit.layers import SvdAdapter
+from lowbit.layers.adapters import SvdAdapter
 
 
 @dataclass(frozen=True)

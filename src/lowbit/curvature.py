@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lowbit.blas import Quick, linear
 from lowbit.core.errors import RunError
 from lowbit.core.spec import Site
+from lowbit.layers.matmul import Quick, linear
 from lowbit.losses import IGNORED, Kind, class_logits, hidden_of
 from lowbit.tasks.base import Batch
 

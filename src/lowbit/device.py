@@ -19,9 +19,10 @@ from statistics import median
 import psutil
 import torch
 
-from lowbit import __version__, blas, heap
+from lowbit import __version__, heap
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
+from lowbit.layers import matmul
 from lowbit.quant import bitsandbytes
 from lowbit.record import Facts
 
@@ -100,7 +101,7 @@ def _products(device: torch.device, dtype: torch.dtype, size: int, rounds: int) 
     seconds = []
     for _ in range(rounds):
         began = time.perf_counter()
-        blas.linear(a, a)
+        matmul.linear(a, a)
         synchronise(device)
         seconds.append(time.perf_counter() - began)
         if len(seconds) > 1 and sum(seconds) > _ENOUGH:
@@ -186,7 +187,7 @@ def facts(
         transformers=version("transformers"),
         lowbit=__version__,
         cpu=cpu_name(),
-        simd=blas.vectors() if device.type == "cpu" else "",
+        simd=matmul.vectors() if device.type == "cpu" else "",
         cores=psutil.cpu_count() or 1,
         memory=psutil.virtual_memory().total,
         system=f"{platform.system()} {platform.machine()}",

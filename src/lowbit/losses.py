@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowbit.blas import back, linear
-from lowbit.layers import Adapted, Frozen
+from lowbit.layers.frozen import Frozen
+from lowbit.layers.linear import Adapted
+from lowbit.layers.matmul import back, linear
 from lowbit.models import packed_attention
 from lowbit.models.family import family_of
 from lowbit.models.packed_attention import Segments

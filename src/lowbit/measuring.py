@@ -18,7 +18,6 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from lowbit import blas
 from lowbit import device as machine
 from lowbit.core.cache import cache_dir
 from lowbit.core.errors import UserError
@@ -30,6 +29,7 @@ from lowbit.curvature import as_site
 from lowbit.export import peft, plain
 from lowbit.export.peft import WEIGHTS
 from lowbit.lab import Lab, Told, moved, rounded
+from lowbit.layers import matmul
 from lowbit.measure import measure
 from lowbit.models.family import find_sites
 from lowbit.models.loading import load
@@ -74,7 +74,7 @@ def table_of(
     about = [MEASURE, weights_digest(start.checkpoint), start.data.fingerprint, tokens, where]
     about.append(_architecture(start.checkpoint.config))
     about += [] if tuple(parts) == ("calibration",) else list(parts)
-    key = json.dumps([*about, torch.__version__, blas.vectors(), asdict(asked)])
+    key = json.dumps([*about, torch.__version__, matmul.vectors(), asdict(asked)])
     name = sha256(key.encode()).hexdigest()[:24]
     path = cache_dir() / "sensitivities" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from lowbit.adalora import Hooks
 from lowbit.clocks import Clock
 from lowbit.core.schedules import Recipe
 from lowbit.distilling import Distiller
-from lowbit.ternary.linear import TernaryLinear, layers, set_strength
+from lowbit.layers.ternary.linear import TernaryLinear, layers, set_strength
 
 
 def ternary_hooks(

@@ -27,8 +27,8 @@ from lowbit.demo import model_folder
 from lowbit.distilling import Distiller, room, teach
 from lowbit.encoded import Encodings
 from lowbit.export import peft
-from lowbit.install import Settings, adapters, install
-from lowbit.layers import SvdAdapter
+from lowbit.layers.adapters import SvdAdapter
+from lowbit.layers.install import Settings, adapters, install
 from lowbit.models.family import find_sites
 from lowbit.models.loading import (
     Checkpoint,

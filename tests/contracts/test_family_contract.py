@@ -20,8 +20,8 @@ from torch import nn
 from lowbit.core.errors import RunError, UserError
 from lowbit.core.plugins import plugins
 from lowbit.core.spec import BLOCK_ROLES, Plan
-from lowbit.install import Settings, install
-from lowbit.layers import FrozenEmbedding
+from lowbit.layers.frozen import FrozenEmbedding
+from lowbit.layers.install import Settings, install
 from lowbit.models import family as families
 from lowbit.models.family import MATRICES, find_sites, matrices, shape_of
 from lowbit.models.loading import Kind, open_checkpoint, skeleton

@@ -23,8 +23,8 @@ from lowbit.core.files import lines
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.export import peft
-from lowbit.install import adapters
-from lowbit.layers import SvdAdapter
+from lowbit.layers.adapters import SvdAdapter
+from lowbit.layers.install import adapters
 from lowbit.losses import training_loss
 from lowbit.quant.byte_counts import adapter_numbers
 from lowbit.quant.formats import parse

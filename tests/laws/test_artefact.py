@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lowbit.core.spec import BLOCK_ROLES
+from lowbit.layers.ternary.grid import Grid
+from lowbit.layers.ternary.linear import Recovery, TernaryLinear
+from lowbit.layers.ternary.packing import store
 from lowbit.models.family import find_sites
 from lowbit.models.loading import open_checkpoint
 from lowbit.research.artefact import NAME, RefusedError, read
 from lowbit.research.evaluator import score
-from lowbit.ternary.grid import Grid
-from lowbit.ternary.linear import Recovery, TernaryLinear
-from lowbit.ternary.store import store
 
 Folder = Callable[[str], Path]
 TEXT = ["the cat sat on the mat and looked at the dog", "a dog ran over the hill and far away"]

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from lowbit import blas
-from lowbit.layers import Frozen
-from lowbit.products import AdaptedProduct, FrozenProduct
+from lowbit.layers import matmul
+from lowbit.layers.autograd import AdaptedProduct, FrozenProduct
+from lowbit.layers.frozen import Frozen
 from lowbit.quant.codec import encode
 from lowbit.quant.formats import parse
 
@@ -27,8 +27,8 @@ needs_onednn = pytest.mark.skipif(
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine where MKL holds back, however small the product."""
-    monkeypatch.setattr(blas, "held_back", lambda: True)
-    monkeypatch.setattr(blas, "SMALL", 1)
+    monkeypatch.setattr(matmul, "held_back", lambda: True)
+    monkeypatch.setattr(matmul, "SMALL", 1)
 
 
 @pytest.fixture
@@ -40,9 +40,9 @@ def make() -> Make:
 @pytest.fixture
 def afresh() -> Iterator[None]:
     """The rule is asked again, before and after."""
-    blas.held_back.cache_clear()
+    matmul.held_back.cache_clear()
     yield
-    blas.held_back.cache_clear()
+    matmul.held_back.cache_clear()
 
 
 SHAPES: dict[str, Callable[[Make], Tensor]] = {
@@ -62,23 +62,23 @@ SHAPES: dict[str, Callable[[Make], Tensor]] = {
 def test_a_product_is_what_torch_says(shape: str, biased: str, make: Make, quick: None) -> None:
     x, weight = SHAPES[shape](make), make(29, 48)
     bias = {"no": None, "yes": make(29), "strided": make(58)[::2]}[biased]
-    torch.testing.assert_close(blas.linear(x, weight, bias), F.linear(x, weight, bias))
-    torch.testing.assert_close(blas.back(x, weight.t()), x @ weight.t())
+    torch.testing.assert_close(matmul.linear(x, weight, bias), F.linear(x, weight, bias))
+    torch.testing.assert_close(matmul.back(x, weight.t()), x @ weight.t())
 
 
 @pytest.mark.parametrize("most", [100, 1000, 3000])
 def test_numbers_of_rows_are_rounded_to_few_and_by_little(most: int) -> None:
-    found = [blas.rounded(rows) for rows in range(most // 2, most)]
+    found = [matmul.rounded(rows) for rows in range(most // 2, most)]
     assert all(0 <= up - rows <= max(15, rows / 8) for rows, up in enumerate(found, most // 2))
     assert len(set(found)) <= 10
 
 
-@pytest.mark.skipif(not blas.held_back(), reason="a law where oneDNN is asked")
+@pytest.mark.skipif(not matmul.held_back(), reason="a law where oneDNN is asked")
 def test_no_row_depends_on_those_beside_it(make: Make, quick: None) -> None:
     x, weight = make(200, 384), make(96, 384)
-    whole = blas.linear(x, weight)
+    whole = matmul.linear(x, weight)
     for rows in (1, 17, 90, 130):
-        assert torch.equal(blas.linear(x[:rows], weight), whole[:rows])
+        assert torch.equal(matmul.linear(x[:rows], weight), whole[:rows])
 
 
 @needs_onednn
@@ -99,10 +99,10 @@ def test_layers_and_their_gradients_are_the_same_by_either_library(
         y.backward(slope)
         return [y.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
 
-    monkeypatch.setattr(blas, "held_back", lambda: False)
+    monkeypatch.setattr(matmul, "held_back", lambda: False)
     plain = found()
-    monkeypatch.setattr(blas, "held_back", lambda: True)
-    monkeypatch.setattr(blas, "SMALL", 1)
+    monkeypatch.setattr(matmul, "held_back", lambda: True)
+    monkeypatch.setattr(matmul, "SMALL", 1)
     torch.testing.assert_close(found(), plain, rtol=1e-5, atol=1e-4)
     assert len(plain) == (4 if adapted else 2)
 
@@ -110,14 +110,14 @@ def test_layers_and_their_gradients_are_the_same_by_either_library(
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_types_are_torchs_own(dtype: torch.dtype, make: Make, quick: None) -> None:
     x, weight = make(37, 48).to(dtype), make(29, 48).to(dtype)
-    assert torch.equal(blas.linear(x, weight), F.linear(x, weight))
+    assert torch.equal(matmul.linear(x, weight), F.linear(x, weight))
 
 
 @needs_onednn
 def test_what_is_not_a_number_stays_none(make: Make, quick: None) -> None:
     x = make(37, 48)
     x[3, 4] = torch.nan
-    bad = blas.linear(x, make(29, 48)).isnan()
+    bad = matmul.linear(x, make(29, 48)).isnan()
     assert bad[3].all()
     assert bad.sum() == 29
 
@@ -139,15 +139,15 @@ def test_onednn_is_asked_where_there_are_wide_vectors_that_mkl_leaves(
     if not torch.backends.mkl.is_available():
         pytest.skip("this torch has no MKL")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: width)
-    monkeypatch.setattr(blas, "_maker", lambda: maker)
-    assert blas.held_back() == expected
-    assert blas.vectors() == (f"{width} (oneDNN)" if expected else width)
+    monkeypatch.setattr(matmul, "_maker", lambda: maker)
+    assert matmul.held_back() == expected
+    assert matmul.vectors() == (f"{width} (oneDNN)" if expected else width)
 
 
 def test_a_maker_is_read_where_linux_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
     said = "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 26\n"
     monkeypatch.setattr(Path, "read_text", lambda self: said)
-    assert blas._maker() == "AuthenticAMD"
+    assert matmul._maker() == "AuthenticAMD"
 
 
 @needs_onednn
@@ -155,12 +155,12 @@ def test_within_the_mode_layers_of_any_make_go_the_quick_way(
     make: Make, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    own = blas.linear
-    monkeypatch.setattr(blas, "linear", lambda *args: (asked.append(args), own(*args))[1])
+    own = matmul.linear
+    monkeypatch.setattr(matmul, "linear", lambda *args: (asked.append(args), own(*args))[1])
     layer, x = torch.nn.Linear(48, 29), make(37, 48)
     expected = layer(x)
     assert not asked
-    with blas.Quick():
+    with matmul.Quick():
         torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(
             F.linear(input=x, weight=layer.weight, bias=layer.bias), expected
@@ -188,4 +188,4 @@ def test_products_have_gradients_of_every_order(biased: bool, make: Make, quick:
         )
         return [*slopes, *torch.autograd.grad(curved, held), value, forward]
 
-    torch.testing.assert_close(through(blas.product), through(F.linear), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(through(matmul.product), through(F.linear), rtol=1e-4, atol=1e-4)

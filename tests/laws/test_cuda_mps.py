@@ -22,7 +22,7 @@ from lowbit.core.execution import Execution
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.device import resolve_compute, resolve_device
-from lowbit.layers import Frozen
+from lowbit.layers.frozen import Frozen
 from lowbit.losses import scores
 from lowbit.quant import codec
 from lowbit.quant.codec import decode, encode

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lowbit.initial import start_from_residual
-from lowbit.layers import Adapter, SvdAdapter
+from lowbit.layers.adapters import Adapter, SvdAdapter, start_from_residual
 from lowbit.quant.codec import decode, encode
 from lowbit.quant.formats import CASTS, FORMATS, parse
 

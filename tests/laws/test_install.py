@@ -29,8 +29,10 @@ from lowbit.core.errors import RunError, UserError
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Choice, Plan, Rule
 from lowbit.export import peft, plain
-from lowbit.install import Settings, adapters, install, trained
-from lowbit.layers import Adapted, Frozen, FrozenEmbedding, SvdAdapter, Trained
+from lowbit.layers.adapters import SvdAdapter
+from lowbit.layers.frozen import Frozen, FrozenEmbedding
+from lowbit.layers.install import Settings, adapters, install, trained
+from lowbit.layers.linear import Adapted, Trained
 from lowbit.losses import training_loss
 from lowbit.models.loading import Kind
 from lowbit.plan.rules import choose

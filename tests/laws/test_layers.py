@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
-from lowbit import layers
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan, Rule
 from lowbit.evaluate import evaluate
-from lowbit.install import adapters
-from lowbit.layers import Adapted, Adapter, Frozen, FrozenEmbedding, SvdAdapter
+from lowbit.layers import frozen, linear
+from lowbit.layers.adapters import Adapter, SvdAdapter
+from lowbit.layers.frozen import Frozen, FrozenEmbedding
+from lowbit.layers.install import adapters
+from lowbit.layers.linear import Adapted
 from lowbit.losses import training_loss
 from lowbit.models.loading import Kind
 from lowbit.quant.codec import Packed, Room, decode, encode
@@ -137,7 +139,7 @@ def test_decoded_residency_gives_the_bits_of_packed_residency(
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("residency", ["packed", "decoded"])
 def test_an_embedding_looks_up_the_rows_of_the_decoded_matrix(
-    text: str, dtype: torch.dtype, residency: layers.Residency
+    text: str, dtype: torch.dtype, residency: frozen.Residency
 ) -> None:
     store = packed(text)
     ids = torch.tensor([[0, 5, 23], [5, 5, 1]])
@@ -192,7 +194,7 @@ def living(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
             made.append(StorageWeakRef(found.untyped_storage()))
         return found
 
-    monkeypatch.setattr(layers, "decode", watched)
+    monkeypatch.setattr(linear, "decode", watched)
     return lambda: sum(not reference.expired() for reference in made)
 
 
@@ -243,7 +245,7 @@ def test_all_matrices_are_decoded_into_one_place_as_large_as_the_largest(
     tiny_model: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = Room()
-    monkeypatch.setattr(layers, "_ROOM", room)
+    monkeypatch.setattr(linear, "_ROOM", room)
     made = installed(opened(tiny_model("llama")), Plan("p", "nf4@16", rank=2, embedding="nf4@16"))
     loss, _ = training_loss(made.model, "language", batch_of("language"))
     loss.backward()
@@ -276,7 +278,7 @@ def seed() -> torch.Generator:
     ("residency", "compute"), [("packed", torch.bfloat16), ("decoded", torch.float32)], ids=str
 )
 def test_an_evaluation_pass_changes_no_bit_of_later_gradients(
-    tiny_model: Folder, name: str, kind: Kind, residency: layers.Residency, compute: torch.dtype
+    tiny_model: Folder, name: str, kind: Kind, residency: frozen.Residency, compute: torch.dtype
 ) -> None:
     start = opened(tiny_model(name), kind)
     made = installed(start, MIXED, compute=compute, residency=residency)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from lowbit import losses
 from lowbit.core.spec import Plan
 from lowbit.evaluate import evaluate, ratio
-from lowbit.layers import Frozen
+from lowbit.layers.frozen import Frozen
 from lowbit.losses import IGNORED, HeadLoss, scores, token_losses, training_loss
 from lowbit.models.loading import Kind
 from lowbit.quant.codec import decode, encode

@@ -23,6 +23,7 @@ from lowbit.core.toml import check
 from lowbit.distilling import outputs, teach
 from lowbit.evaluate import evaluate
 from lowbit.export import ternary
+from lowbit.layers.ternary.linear import layers
 from lowbit.losses import training_loss
 from lowbit.plan.rules import choose
 from lowbit.qat import ternary_hooks
@@ -31,7 +32,6 @@ from lowbit.quant.byte_counts import kept, ledger, stored, training_bytes
 from lowbit.ready import install_run, prepare_run
 from lowbit.record import ADAPTER, LOG
 from lowbit.tasks.batching import collate
-from lowbit.ternary.linear import layers
 
 SITES = (
     Site("a", "attention", (64, 64), 0),
@@ -133,7 +133,7 @@ def _study(folder: Path, model: Path, text: Path, more: str = "") -> Path:
 
 def test_lambda_reaches_one_and_only_then_is_a_state_kept() -> None:
     model = torch.nn.Module()
-    from lowbit.ternary.linear import TernaryLinear
+    from lowbit.layers.ternary.linear import TernaryLinear
 
     model.layer = TernaryLinear(torch.randn(8, 32))
     recipe = Recipe(Warmup("linear", 0.5))
@@ -169,7 +169,7 @@ def test_a_warmup_by_time_counts_training_alone_and_goes_on_after_a_resumption()
             now[0] += 50.0  # The selection split is scored meanwhile.
         return found
 
-    from lowbit.ternary.linear import TernaryLinear
+    from lowbit.layers.ternary.linear import TernaryLinear
 
     now, model = [100.0], torch.nn.Module()
     model.layer = TernaryLinear(torch.randn(8, 32))

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from lowbit.core.errors import RunError, UserError
 from lowbit.core.spec import Plan
 from lowbit.encoded import Encodings
-from lowbit.install import Settings, install
-from lowbit.layers import Trained
+from lowbit.layers.install import Settings, install
+from lowbit.layers.linear import Trained
 from lowbit.losses import Kind
 from lowbit.models.loading import Checkpoint, open_checkpoint
 from lowbit.models.weights import blank

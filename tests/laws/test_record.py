@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import FACTS, Run, make_run
 
-from lowbit import blas
 from lowbit import device as machine
 from lowbit.core.errors import RunError, UserError
 from lowbit.core.execution import ONEDNN, Execution
@@ -23,6 +22,7 @@ from lowbit.core.files import lines, to_json, write_atomic, write_lines
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.core.toml import check
+from lowbit.layers import matmul
 from lowbit.record import (
     ADAPTER,
     COMPARED,
@@ -317,7 +317,7 @@ def test_vectors_that_nobody_noted_keep_no_two_records_apart(tmp_path: Path) -> 
 
 def test_a_cpus_vectors_are_noted() -> None:
     cpu = machine.facts(torch.device("cpu"), "fp32", Execution(), "", "", ())
-    assert cpu.simd == blas.vectors()
+    assert cpu.simd == matmul.vectors()
 
 
 def test_all_facts_that_differ_are_listed(tmp_path: Path) -> None:

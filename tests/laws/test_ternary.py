@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from lowbit.core.errors import BadValueError, RunError
 from lowbit.core.schedules import Shape, Warmup
 from lowbit.core.spec import Group
-from lowbit.layers import Frozen
+from lowbit.layers.frozen import Frozen
+from lowbit.layers.ternary.grid import Grid, Rule, blocks, fitted, ternarised, unblocked
+from lowbit.layers.ternary.linear import Recovery, TernaryLinear, bits8, layers, set_strength
+from lowbit.layers.ternary.packing import effective_bits, store
 from lowbit.quant.codec import decode, encode, scales_of
 from lowbit.quant.formats import parse
-from lowbit.ternary.grid import Grid, Rule, blocks, fitted, ternarised, unblocked
-from lowbit.ternary.linear import Recovery, TernaryLinear, bits8, layers, set_strength
-from lowbit.ternary.store import effective_bits, store
 from lowbit.ternary.teacher import divergence, feature_error, keep, off
 
 GROUPS: tuple[Group, ...] = (32, 64, 128, 256, "row", "tensor")

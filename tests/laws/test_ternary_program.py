@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.core.schedules import Warmup
+from lowbit.layers.ternary.grid import Grid, ternarised, unblocked
+from lowbit.layers.ternary.linear import Recovery, TernaryLinear
 from lowbit.models.loading import open_checkpoint
 from lowbit.quant.formats import FORMATS
 from lowbit.quant.packing import pack
@@ -26,8 +28,6 @@ from lowbit.research.campaign import GPUS
 from lowbit.research.evaluator import ready
 from lowbit.research.sandbox import run
 from lowbit.research.watching import Limits
-from lowbit.ternary.grid import Grid, ternarised, unblocked
-from lowbit.ternary.linear import Recovery, TernaryLinear
 
 PROGRAM = Path(__file__).parents[2] / "studies" / "ternary"
 WIDTH = 24

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from lowbit.adalora import rank_hooks
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan
-from lowbit.install import adapters
-from lowbit.layers import SvdAdapter
+from lowbit.layers.adapters import SvdAdapter
+from lowbit.layers.install import adapters
 from lowbit.losses import training_loss
 
 peft = pytest.importorskip("peft", reason="PEFT is not installed")

@@ -16,7 +16,7 @@ from torch import Tensor
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
 from lowbit.device import set_up
-from lowbit.layers import Frozen
+from lowbit.layers.frozen import Frozen
 from lowbit.quant import bitsandbytes as kernel
 from lowbit.quant import error_bounds
 from lowbit.quant.codec import decode, encode, scales_of

@@ -20,8 +20,10 @@ from torch.nn import functional as F
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan
 from lowbit.evaluate import evaluate
-from lowbit.install import adapters
-from lowbit.layers import Adapted, Adapter, Frozen, SvdAdapter
+from lowbit.layers.adapters import Adapter, SvdAdapter
+from lowbit.layers.frozen import Frozen
+from lowbit.layers.install import adapters
+from lowbit.layers.linear import Adapted
 from lowbit.losses import Kind, scores, training_loss
 from lowbit.models import dropout, packed_attention
 from lowbit.models.packed_attention import Segments

@@ -36,8 +36,10 @@ from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan, Rule
 from lowbit.export import peft as ours
 from lowbit.export import plain
-from lowbit.install import adapters
-from lowbit.layers import Adapted, Adapter, Frozen, SvdAdapter
+from lowbit.layers.adapters import Adapter, SvdAdapter
+from lowbit.layers.frozen import Frozen
+from lowbit.layers.install import adapters
+from lowbit.layers.linear import Adapted
 from lowbit.losses import HeadLoss
 from lowbit.models.loading import Kind
 from lowbit.quant.codec import encode

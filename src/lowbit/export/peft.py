@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from lowbit.core.errors import UserError
 from lowbit.core.files import write_atomic
-from lowbit.install import adapters, trained
-from lowbit.layers import Adapted, Adapter
+from lowbit.layers.adapters import Adapter
+from lowbit.layers.install import adapters, trained
+from lowbit.layers.linear import Adapted
 from lowbit.losses import Kind
 
 PREFIX = "base_model.model."

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from lowbit.core.errors import UserError
 from lowbit.core.spec import Choice, Site
-from lowbit.install import adapters, trained
-from lowbit.layers import Adapted, FrozenEmbedding
+from lowbit.layers.frozen import FrozenEmbedding
+from lowbit.layers.install import adapters, trained
+from lowbit.layers.linear import Adapted
 from lowbit.models.loading import Checkpoint, Kind, load
 from lowbit.quant.codec import decode, encode
 

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from lowbit.core.errors import UserError
 from lowbit.core.files import write_atomic
-from lowbit.layers import Adapted, Frozen
+from lowbit.layers.frozen import Frozen
+from lowbit.layers.linear import Adapted
+from lowbit.layers.ternary.linear import bits8, layers
+from lowbit.layers.ternary.packing import store
 from lowbit.quant.codec import Packed
 from lowbit.quant.formats import parse
-from lowbit.ternary.linear import bits8, layers
-from lowbit.ternary.store import store
 
 NAME = "ternary.safetensors"
 

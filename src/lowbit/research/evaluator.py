@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from lowbit.core.files import to_json
 from lowbit.core.spec import Plan
 from lowbit.evaluate import evaluate
-from lowbit.install import Settings, install
+from lowbit.layers.install import Settings, install
 from lowbit.models.family import find_sites
 from lowbit.models.loading import Checkpoint, max_length, open_checkpoint, resolve, tokenizer_of
 from lowbit.plan.rules import choose

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from lowbit.core.errors import RunError
+from lowbit.layers.ternary.grid import unblocked
+from lowbit.layers.ternary.linear import TernaryLinear
 from lowbit.quant.byte_counts import stored
 from lowbit.quant.codec import Packed
 from lowbit.quant.formats import FORMATS, parse
 from lowbit.quant.packing import pack
-from lowbit.ternary.grid import unblocked
-from lowbit.ternary.linear import TernaryLinear
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lowbit.blas import back, linear
+from lowbit.layers.matmul import back, linear
 
 
 class Stored(Protocol):

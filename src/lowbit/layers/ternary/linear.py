@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lowbit.blas import product
 from lowbit.core.errors import Bounds, check_bounds
-from lowbit.ternary.grid import Grid, blocks, rounded, ternarised, unblocked
+from lowbit.layers.matmul import product
+from lowbit.layers.ternary.grid import Grid, blocks, rounded, ternarised, unblocked
 
 
 @dataclass(frozen=True)

@@ -17,21 +17,13 @@ from torch import Tensor, nn
 
 from lowbit.core.errors import RunError, about
 from lowbit.core.spec import BLOCK_ROLES, Choice, Plan, QuantSpec, Site
-from lowbit.initial import start_from_residual
-from lowbit.layers import (
-    Adapted,
-    Adapter,
-    Decoder,
-    Frozen,
-    FrozenEmbedding,
-    Residency,
-    SvdAdapter,
-    Trained,
-)
+from lowbit.layers.adapters import Adapter, SvdAdapter, start_from_residual
+from lowbit.layers.frozen import Decoder, Frozen, FrozenEmbedding, Residency
+from lowbit.layers.linear import Adapted, Trained
+from lowbit.layers.ternary.grid import Grid
+from lowbit.layers.ternary.linear import Recovery, TernaryLinear
 from lowbit.quant.byte_counts import stored
 from lowbit.quant.codec import Packed, encode
-from lowbit.ternary.grid import Grid
-from lowbit.ternary.linear import Recovery, TernaryLinear
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,68 @@
+"""The linear layers of a model that is being adapted.
+
+    y = x W'  +  bias  +  (alpha / r) (x A') B'          W = decode(codes), never kept
+
+`Adapted` joins a frozen product (`frozen.py`) and an adapter (`adapters.py`); `Trained` is a head
+in full precision. Nothing here depends on train or eval mode except dropout: an evaluation pass
+cannot change what a later training step computes, and no weight is merged implicitly.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lowbit.layers.adapters import Adapter, SvdAdapter
+from lowbit.layers.autograd import AdaptedProduct
+from lowbit.layers.frozen import Frozen
+from lowbit.layers.matmul import product
+from lowbit.models.dropout import dropout
+
+
+class Adapted(nn.Module):
+    """The thin layer: frozen product, bias, and a delta where the rank is not zero."""
+
+    def __init__(
+        self, frozen: Frozen, bias: Tensor | None, adapter: Adapter | SvdAdapter | None
+    ) -> None:
+        super().__init__()
+        self.frozen, self.adapter = frozen, adapter
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+
+    def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
+        if self.adapter is None:
+            return self.frozen(x, self.bias)
+        thin, rate = self.adapter.thin(x.dtype), self.adapter.dropout
+        dropped = dropout(x, rate) if rate and self.training else None
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return AdaptedProduct.apply(x, dropped, thin.A, thin.B, thin.scale, self.frozen, bias)
+
+
+class Trained(nn.Module):
+    """A linear layer trained in full precision, whatever the compute type around it.
+
+    It hands on `out`: fp32 from a head to the loss, the compute type from one block to the next.
+    `turned`: the module that it replaced keeps its weight as (in, out).
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        out: torch.dtype = torch.float32,
+        turned: bool = False,
+    ) -> None:
+        super().__init__()
+        self.out, self.turned = out, turned
+        self.weight = nn.Parameter(weight.detach().float().clone())
+        self.bias = None if bias is None else nn.Parameter(bias.detach().float().clone())
+
+    def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
+        return product(x.float(), self.weight, self.bias).to(self.out)
+
+    def exported(self) -> dict[str, Tensor]:
+        """Views of what is trained, shaped as in the module that was replaced."""
+        weight = self.weight.detach()
+        named = {"weight": weight.t() if self.turned else weight}
+        return named if self.bias is None else {**named, "bias": self.bias.detach()}
