@@ -22,10 +22,10 @@ from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.device import PeakMemory
 from lowbit.layers import matmul
-from lowbit.losses import scores, training_loss
 from lowbit.models import packed_attention
 from lowbit.ready import install_run, prepare_run
 from lowbit.tasks.batching import collate
+from lowbit.train.losses import scores, training_loss
 
 SHAPES = (
     (1024, 384, 384),

@@ -20,14 +20,14 @@ def one(job: Job) -> dict[str, float]:
     import transformers.models.llama.modeling_llama  # noqa: F401
 
     from lowbit import device as machine
-    from lowbit.adapt import Setting, adapt
     from lowbit.core.execution import Execution
     from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
-    from lowbit.evaluate import evaluate, ratio
     from lowbit.models.loading import open_checkpoint, tokenizer_of
     from lowbit.ready import Prepared, install_run
     from lowbit.tasks.base import Data
     from lowbit.tasks.prepare import find
+    from lowbit.train.evaluate import evaluate, ratio
+    from lowbit.train.loop import Setting, adapt
 
     folder, reads = folder_of(job.model)
     execution = Execution(

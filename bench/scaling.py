@@ -57,7 +57,6 @@ def seconds(tokens: int, layers: int, width: int) -> float:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from lowbit.adapt import Setting, adapt
     from lowbit.core.execution import Execution
     from lowbit.core.spec import Plan, TrainSpec
     from lowbit.device import set_up
@@ -67,6 +66,7 @@ def seconds(tokens: int, layers: int, width: int) -> float:
     from lowbit.models.weights import blank
     from lowbit.plan.rules import choose
     from lowbit.tasks.base import Example
+    from lowbit.train.loop import Setting, adapt
 
     device, _ = set_up(Execution(device="cpu"), "fp32")
     with tempfile.TemporaryDirectory() as folder:

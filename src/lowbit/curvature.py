@@ -24,8 +24,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lowbit.core.errors import RunError
 from lowbit.core.spec import Site
 from lowbit.layers.matmul import Quick, linear
-from lowbit.losses import IGNORED, Kind, class_logits, hidden_of
 from lowbit.tasks.base import Batch
+from lowbit.train.losses import IGNORED, Kind, class_logits, hidden_of
 
 Matrices = dict[str, Tensor]
 

@@ -19,13 +19,13 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from lowbit.adapt import Setting, adapt
 from lowbit.core.cache import cache_dir
 from lowbit.core.files import write_atomic
 from lowbit.core.progress import Watcher, nobody
 from lowbit.core.spec import DEMO_MODEL, TaskSpec, TrainSpec
 from lowbit.models.loading import Checkpoint, quiet, resolve, tokenizer_of
 from lowbit.tasks.prepare import find, prepare
+from lowbit.train.loop import Setting, adapt
 
 VOCABULARY = 2048
 WINDOW = 128

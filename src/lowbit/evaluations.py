@@ -21,7 +21,6 @@ from lowbit.core.execution import Execution
 from lowbit.core.files import digest
 from lowbit.core.spec import RunSpec
 from lowbit.core.stats import Floats, Gap, paired_gap, ratio
-from lowbit.evaluate import evaluate
 from lowbit.export import peft
 from lowbit.quant.formats import spell
 from lowbit.ready import (
@@ -33,6 +32,7 @@ from lowbit.ready import (
     weights_digest,
 )
 from lowbit.record import ADAPTER
+from lowbit.train.evaluate import evaluate
 
 EVALUATION = 3
 """To be raised whenever the same model would be scored differently."""

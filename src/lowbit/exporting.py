@@ -11,10 +11,10 @@ from lowbit.core.errors import RunError
 from lowbit.core.execution import Execution
 from lowbit.core.spec import RunSpec
 from lowbit.core.toml import check
-from lowbit.evaluate import evaluate
 from lowbit.export import peft, plain, ternary
 from lowbit.ready import install_run, prepare_run, weights_digest
 from lowbit.record import ADAPTER, Record
+from lowbit.train.evaluate import evaluate
 
 EXAMPLES = 64
 """Of the calibration part, for the losses that a merge tells."""

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lowbit.core.spec import Site
 from lowbit.curvature import Matrices, as_site, logits_of, summed_loss, weights_of
-from lowbit.losses import Kind
 from lowbit.tasks.base import Batch
+from lowbit.train.losses import Kind
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,6 @@ import torch
 
 from lowbit import device as machine
 from lowbit.account import bytes_of, cost, site_records
-from lowbit.checkpoint import Position
-from lowbit.clocks import Clocks
 from lowbit.core.errors import RunError
 from lowbit.core.execution import Execution
 from lowbit.core.spec import RunSpec
@@ -23,6 +21,8 @@ from lowbit.export import peft
 from lowbit.ready import install_bare, prepare_run, weights_digest
 from lowbit.record import ADAPTER, Record, finish, load
 from lowbit.scoring import score
+from lowbit.train.checkpoint import Position
+from lowbit.train.log import Clocks
 
 
 def lent(

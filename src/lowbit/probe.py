@@ -16,13 +16,13 @@ from itertools import accumulate
 import torch
 
 from lowbit import device as machine
-from lowbit.adapt import Setting, adapt, steps_per_epoch, total_steps
 from lowbit.core.execution import Execution
 from lowbit.core.spec import RunSpec
 from lowbit.device import PeakMemory
-from lowbit.evaluate import evaluate
 from lowbit.ready import Installed, Prepared, hooks_of, install_run, prepare_run
 from lowbit.tasks.base import Example
+from lowbit.train.evaluate import evaluate
+from lowbit.train.loop import Setting, adapt, steps_per_epoch, total_steps
 
 STEPS = 10
 WARM = 2

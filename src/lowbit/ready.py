@@ -14,9 +14,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lowbit import compiling, heap, losses, preflight
 from lowbit import device as machine
-from lowbit.adalora import Hooks, rank_hooks
+from lowbit import heap, preflight
 from lowbit.core.cache import cache_dir
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
@@ -24,7 +23,6 @@ from lowbit.core.files import digest
 from lowbit.core.schedules import Distil
 from lowbit.core.spec import Choice, Plan, RunSpec, Site
 from lowbit.demo import model_folder
-from lowbit.distilling import Distiller, room, teach
 from lowbit.encoded import Encodings
 from lowbit.export import peft
 from lowbit.layers.adapters import SvdAdapter
@@ -40,10 +38,14 @@ from lowbit.models.loading import (
 )
 from lowbit.models.weights import blank
 from lowbit.plan.rules import choose
-from lowbit.qat import ternary_hooks
 from lowbit.quant.byte_counts import Ledger, ledger, spare
 from lowbit.tasks.base import Data, Task
 from lowbit.tasks.prepare import find, prepare
+from lowbit.train import compile, losses
+from lowbit.train.distillation import Distiller, room, teach
+from lowbit.train.hooks import Hooks
+from lowbit.train.rank_schedule import rank_hooks
+from lowbit.train.ternary_hooks import ternary_hooks
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def install_run(
         how = {"use_reentrant": False}
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)  # type: ignore[operator]
     if execution.compile:
-        compiling.compile_small(model)
+        compile.compile_small(model)
     return replace(planned, model=model, distiller=distiller)
 
 

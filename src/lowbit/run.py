@@ -14,7 +14,6 @@ import torch
 
 from lowbit import device as machine
 from lowbit.account import bytes_of, cost, site_records
-from lowbit.adapt import Setting, adapt
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
 from lowbit.core.progress import Watcher, nobody
@@ -33,6 +32,7 @@ from lowbit.ready import (
 )
 from lowbit.record import ADAPTER, CHECKPOINT, LOG, RECORD, SCORES, Record, finish, resumable
 from lowbit.scoring import score
+from lowbit.train.loop import Setting, adapt
 
 
 def run(

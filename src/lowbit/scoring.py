@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 
 from lowbit.core.files import write_lines
-from lowbit.evaluate import Found, evaluate, ratio
 from lowbit.ready import Prepared
 from lowbit.record import SCORES
+from lowbit.train.evaluate import Found, evaluate, ratio
 
 
 def score(model: nn.Module, start: Prepared, size: int, folder: Path) -> dict[str, float]:

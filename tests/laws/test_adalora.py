@@ -16,8 +16,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lowbit import losses
-from lowbit.adalora import budget, importance, orthogonality, rank_hooks
 from lowbit.core.execution import Execution
 from lowbit.core.files import lines
 from lowbit.core.schedules import RankSchedule
@@ -25,11 +23,13 @@ from lowbit.core.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.export import peft
 from lowbit.layers.adapters import SvdAdapter
 from lowbit.layers.install import adapters
-from lowbit.losses import training_loss
 from lowbit.quant.byte_counts import adapter_numbers
 from lowbit.quant.formats import parse
 from lowbit.record import Record
 from lowbit.run import run
+from lowbit.train import losses
+from lowbit.train.losses import training_loss
+from lowbit.train.rank_schedule import budget, importance, orthogonality, rank_hooks
 
 Folder = Callable[[str], Path]
 KINDS = ("linear", "adalora")
@@ -328,7 +328,7 @@ def test_the_best_state_is_looked_for_only_where_the_target_is_met(
     def scripted(*_: Any) -> tuple[Any, float]:
         return [(next(values), 1)], 1.0
 
-    monkeypatch.setattr("lowbit.adapt.evaluate", scripted)
+    monkeypatch.setattr("lowbit.train.loop.evaluate", scripted)
     spec = spec_of(tiny_model, tiny_text, tiny_jsonl, "llama", plan(kind, stop=0.6))
     spec = replace(spec, train=replace(TRAIN, epochs=5, keep="best"))
     record = run(spec, tmp_path / "run", Execution(device="cpu"))
@@ -382,8 +382,8 @@ def test_a_scheduled_adapter_loads_for_inference_with_labels(
 def test_the_saved_adapter_scores_as_the_run_did(
     scheduled: Scheduled, family: str, kind: str
 ) -> None:
-    from lowbit.evaluate import evaluate
     from lowbit.ready import prepare_run
+    from lowbit.train.evaluate import evaluate
 
     spec, folder, record = scheduled(family, kind)
     ready = prepare_run(spec)

@@ -23,13 +23,13 @@ from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.device import resolve_compute, resolve_device
 from lowbit.layers.frozen import Frozen
-from lowbit.losses import scores
 from lowbit.quant import codec
 from lowbit.quant.codec import decode, encode
 from lowbit.quant.formats import CASTS, FORMATS, levels_of, parse
 from lowbit.record import Record
 from lowbit.run import run
 from lowbit.tasks.base import Batch
+from lowbit.train.losses import scores
 
 Folder = Callable[[str], Path]
 STRINGS = [
@@ -198,7 +198,7 @@ def test_scores_are_summed_in_double_precision_on_the_cpu_on_every_device(
             raise TypeError("MPS does not support float64")
 
     found = torch.tensor([0.1, 0.2, 0.4]).as_subclass(Apples)
-    monkeypatch.setattr("lowbit.losses.token_losses", lambda *_: found)
+    monkeypatch.setattr("lowbit.train.losses.token_losses", lambda *_: found)
     batch = Batch(torch.zeros(3).long(), torch.zeros(3).long(), (2, 1), (2, 1), (0, 1))
     sums, number, total = scores(nn.Identity(), "language", batch)
     exact = torch.tensor([0.1, 0.2, 0.4]).double()

@@ -15,9 +15,9 @@ from lowbit import evaluations
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
-from lowbit.evaluate import evaluate
 from lowbit.evaluations import compared, evaluated
 from lowbit.ready import install_bare, prepare_run
+from lowbit.train.evaluate import evaluate
 
 Folder = Callable[[str], Path]
 CPU = Execution(device="cpu")

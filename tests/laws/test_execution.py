@@ -16,8 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from lowbit import compiling, device, heap, solo
-from lowbit.adapt import Setting, steps_per_epoch, window
+from lowbit import device, heap, solo
 from lowbit.cells import compare, settings
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
@@ -30,6 +29,8 @@ from lowbit.rows import rows
 from lowbit.run import run
 from lowbit.table import footnotes
 from lowbit.tasks.base import Example
+from lowbit.train import compile
+from lowbit.train.loop import Setting, steps_per_epoch, window
 
 CPU = torch.device("cpu")
 Folder = Callable[[str], Path]
@@ -74,8 +75,8 @@ def test_residency_and_checkpointing_change_no_bit(
 
 
 def test_checkpointing_keeps_less_for_the_backward_pass(spec: RunSpec) -> None:
-    from lowbit.losses import training_loss
     from lowbit.ready import install_run, prepare_run
+    from lowbit.train.losses import training_loss
 
     start = prepare_run(spec)
     kept = {}
@@ -147,7 +148,7 @@ def test_norms_and_activations_are_compiled_and_nothing_else(
     model = small()
     x = torch.randn(3, 4)
     before = model(x)
-    compiling.compile_small(model)
+    compile.compile_small(model)
     assert [type(m).__name__ for m in seen] == ["LayerNorm", "GELU"]
     assert torch.equal(model(x), before)
 
@@ -162,10 +163,10 @@ def test_a_compiler_that_fails_is_said_once_and_done_without(
         raise RuntimeError("InvalidCxxCompiler: no working C++ compiler")
 
     monkeypatch.setattr(torch, "compile", lambda *_, **__: broken)
-    monkeypatch.setattr(compiling, "_said", [])
+    monkeypatch.setattr(compile, "_said", [])
     model, x = small(), torch.randn(3, 4)
     before = model(x)
-    compiling.compile_small(model)
+    compile.compile_small(model)
     for _ in range(3):
         assert torch.equal(model(x), before)
     said = capsys.readouterr().err

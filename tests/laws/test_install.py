@@ -33,12 +33,12 @@ from lowbit.layers.adapters import SvdAdapter
 from lowbit.layers.frozen import Frozen, FrozenEmbedding
 from lowbit.layers.install import Settings, adapters, install, trained
 from lowbit.layers.linear import Adapted, Trained
-from lowbit.losses import training_loss
 from lowbit.models.loading import Kind
 from lowbit.plan.rules import choose
 from lowbit.quant.byte_counts import adapter_numbers, stored
 from lowbit.quant.formats import CASTS, FORMATS, parse
 from lowbit.tasks.base import Batch
+from lowbit.train.losses import training_loss
 
 Folder = Callable[[str], Path]
 every_case = pytest.mark.parametrize(("name", "kind"), FEW, ids=lambda value: str(value))

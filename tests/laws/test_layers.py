@@ -17,18 +17,18 @@ from torch.nn import functional as F
 
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan, Rule
-from lowbit.evaluate import evaluate
 from lowbit.layers import frozen, linear
 from lowbit.layers.adapters import Adapter, SvdAdapter
 from lowbit.layers.frozen import Frozen, FrozenEmbedding
 from lowbit.layers.install import adapters
 from lowbit.layers.linear import Adapted
-from lowbit.losses import training_loss
 from lowbit.models.loading import Kind
 from lowbit.quant.codec import Packed, Room, decode, encode
 from lowbit.quant.formats import CASTS, FORMATS, parse
 from lowbit.tasks.base import Batch, Example
 from lowbit.tasks.batching import batches
+from lowbit.train.evaluate import evaluate
+from lowbit.train.losses import training_loss
 
 Folder = Callable[[str], Path]
 # Every format there is, in groups whose last is short, alone and with everything it may have.

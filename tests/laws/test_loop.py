@@ -21,10 +21,22 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lowbit import adapt as loop
-from lowbit import checkpoint
-from lowbit.adalora import Hooks
-from lowbit.adapt import (
+from lowbit.core.errors import BadValueError
+from lowbit.core.execution import Execution
+from lowbit.core.progress import nobody
+from lowbit.core.schedules import RankSchedule
+from lowbit.core.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
+from lowbit.models.loading import Kind, tokenizer_of
+from lowbit.ready import hooks_of
+from lowbit.run import run
+from lowbit.tasks.base import Example
+from lowbit.tasks.prepare import prepare
+from lowbit.train import checkpoint, loop
+from lowbit.train.checkpoint import Position
+from lowbit.train.evaluate import Found, evaluate
+from lowbit.train.hooks import Hooks
+from lowbit.train.log import Log
+from lowbit.train.loop import (
     Outcome,
     Setting,
     adapt,
@@ -33,20 +45,7 @@ from lowbit.adapt import (
     total_steps,
     window,
 )
-from lowbit.checkpoint import Position
-from lowbit.clocks import Log
-from lowbit.core.errors import BadValueError
-from lowbit.core.execution import Execution
-from lowbit.core.progress import nobody
-from lowbit.core.schedules import RankSchedule
-from lowbit.core.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
-from lowbit.evaluate import Found, evaluate
-from lowbit.models.loading import Kind, tokenizer_of
-from lowbit.ready import hooks_of
-from lowbit.run import run
-from lowbit.state import State
-from lowbit.tasks.base import Example
-from lowbit.tasks.prepare import prepare
+from lowbit.train.state import State
 
 Folder = Callable[[str], Path]
 Parts = dict[str, tuple[Example, ...]]

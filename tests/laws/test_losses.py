@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from lowbit import losses
 from lowbit.core.spec import Plan
-from lowbit.evaluate import evaluate, ratio
 from lowbit.layers.frozen import Frozen
-from lowbit.losses import IGNORED, HeadLoss, scores, token_losses, training_loss
 from lowbit.models.loading import Kind
 from lowbit.quant.codec import decode, encode
 from lowbit.quant.formats import parse
 from lowbit.tasks.base import Batch, Example
 from lowbit.tasks.batching import batches
+from lowbit.train import losses
+from lowbit.train.evaluate import evaluate, ratio
+from lowbit.train.losses import IGNORED, HeadLoss, scores, token_losses, training_loss
 
 Folder = Callable[[str], Path]
 CPU = torch.device("cpu")

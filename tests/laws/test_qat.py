@@ -13,25 +13,25 @@ from assemble import opened
 from lab import HEAD, lowbit, record_of, write_study
 from torch.nn import functional as F
 
-from lowbit.adalora import Hooks
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
 from lowbit.core.files import lines
 from lowbit.core.schedules import Distil, Recipe, Warmup
 from lowbit.core.spec import BLOCK_ROLES, Plan, Rule, RunSpec, Site, TaskSpec, TrainSpec
 from lowbit.core.toml import check
-from lowbit.distilling import outputs, teach
-from lowbit.evaluate import evaluate
 from lowbit.export import ternary
 from lowbit.layers.ternary.linear import layers
-from lowbit.losses import training_loss
 from lowbit.plan.rules import choose
-from lowbit.qat import ternary_hooks
 from lowbit.quant.byte_counts import Shape as LedgerShape
 from lowbit.quant.byte_counts import kept, ledger, stored, training_bytes
 from lowbit.ready import install_run, prepare_run
 from lowbit.record import ADAPTER, LOG
 from lowbit.tasks.batching import collate
+from lowbit.train.distillation import outputs, teach
+from lowbit.train.evaluate import evaluate
+from lowbit.train.hooks import Hooks
+from lowbit.train.losses import training_loss
+from lowbit.train.ternary_hooks import ternary_hooks
 
 SITES = (
     Site("a", "attention", (64, 64), 0),
@@ -237,9 +237,9 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(
     done: Path, tiny_model: Callable[[str], Path], tiny_text: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
-    from lowbit import adapt as loop
     from lowbit import run as running
     from lowbit.record import RECORD
+    from lowbit.train import loop
 
     monkeypatch.setenv("LOWBIT_CHECKPOINT_EVERY", "0")
     folder = tmp_path / "run"

@@ -19,12 +19,12 @@ from lowbit.core.spec import Plan
 from lowbit.encoded import Encodings
 from lowbit.layers.install import Settings, install
 from lowbit.layers.linear import Trained
-from lowbit.losses import Kind
 from lowbit.models.loading import Checkpoint, open_checkpoint
 from lowbit.models.weights import blank
 from lowbit.plan.rules import choose
 from lowbit.quant import codec
 from lowbit.quant.formats import parse
+from lowbit.train.losses import Kind
 
 Folder = Callable[[str], Path]
 CPU = torch.device("cpu")

@@ -20,7 +20,7 @@ from lowbit.layers.ternary.linear import Recovery, TernaryLinear, bits8, layers,
 from lowbit.layers.ternary.packing import effective_bits, store
 from lowbit.quant.codec import decode, encode, scales_of
 from lowbit.quant.formats import parse
-from lowbit.ternary.teacher import divergence, feature_error, keep, off
+from lowbit.train.teacher_outputs import divergence, feature_error, keep, off
 
 GROUPS: tuple[Group, ...] = (32, 64, 128, 256, "row", "tensor")
 RULES: tuple[Rule, ...] = ("absmean", "absmax", "lsq", "learned")

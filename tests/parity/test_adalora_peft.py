@@ -15,12 +15,12 @@ import torch
 from assemble import Made, batch_of, installed, opened, some_ids
 from torch import Tensor, nn
 
-from lowbit.adalora import rank_hooks
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan
 from lowbit.layers.adapters import SvdAdapter
 from lowbit.layers.install import adapters
-from lowbit.losses import training_loss
+from lowbit.train.losses import training_loss
+from lowbit.train.rank_schedule import rank_hooks
 
 peft = pytest.importorskip("peft", reason="PEFT is not installed")
 

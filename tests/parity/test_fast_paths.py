@@ -19,18 +19,18 @@ from torch.nn import functional as F
 
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan
-from lowbit.evaluate import evaluate
 from lowbit.layers.adapters import Adapter, SvdAdapter
 from lowbit.layers.frozen import Frozen
 from lowbit.layers.install import adapters
 from lowbit.layers.linear import Adapted
-from lowbit.losses import Kind, scores, training_loss
 from lowbit.models import dropout, packed_attention
 from lowbit.models.packed_attention import Segments
 from lowbit.quant.codec import encode
 from lowbit.quant.formats import parse
 from lowbit.tasks.base import Example
 from lowbit.tasks.batching import by_length, collate
+from lowbit.train.evaluate import evaluate
+from lowbit.train.losses import Kind, scores, training_loss
 
 Folder = Callable[[str], Path]
 CPU = torch.device("cpu")

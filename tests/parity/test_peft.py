@@ -40,10 +40,10 @@ from lowbit.layers.adapters import Adapter, SvdAdapter
 from lowbit.layers.frozen import Frozen
 from lowbit.layers.install import adapters
 from lowbit.layers.linear import Adapted
-from lowbit.losses import HeadLoss
 from lowbit.models.loading import Kind
 from lowbit.quant.codec import encode
 from lowbit.quant.formats import parse
+from lowbit.train.losses import HeadLoss
 
 peft = pytest.importorskip("peft", reason="PEFT is not installed")
 

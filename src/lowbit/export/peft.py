@@ -26,7 +26,7 @@ from lowbit.core.files import write_atomic
 from lowbit.layers.adapters import Adapter
 from lowbit.layers.install import adapters, trained
 from lowbit.layers.linear import Adapted
-from lowbit.losses import Kind
+from lowbit.train.losses import Kind
 
 PREFIX = "base_model.model."
 WEIGHTS, CONFIG, OURS = "adapter_model.safetensors", "adapter_config.json", "lowbit.json"

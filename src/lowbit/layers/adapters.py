@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-
 class Thin(NamedTuple):
     """The factors of a delta: scale (x A') B'."""
 

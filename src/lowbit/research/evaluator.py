@@ -24,7 +24,6 @@ from torch.nn import functional as F
 
 from lowbit.core.files import to_json
 from lowbit.core.spec import Plan
-from lowbit.evaluate import evaluate
 from lowbit.layers.install import Settings, install
 from lowbit.models.family import find_sites
 from lowbit.models.loading import Checkpoint, max_length, open_checkpoint, resolve, tokenizer_of
@@ -32,6 +31,7 @@ from lowbit.plan.rules import choose
 from lowbit.research.artefact import Read, RefusedError, read
 from lowbit.tasks import examples
 from lowbit.tasks.base import Document, Example
+from lowbit.train.evaluate import evaluate
 
 WINDOW, BATCH = 256, 16
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from lowbit.adalora import Hooks
-from lowbit.clocks import Clock
 from lowbit.core.schedules import Recipe
-from lowbit.distilling import Distiller
 from lowbit.layers.ternary.linear import TernaryLinear, layers, set_strength
+from lowbit.train.distillation import Distiller
+from lowbit.train.hooks import Hooks
+from lowbit.train.log import Clock
 
 
 def ternary_hooks(

@@ -16,14 +16,14 @@ from torch.nn import functional as F
 
 from lowbit.core.errors import UserError
 from lowbit.core.schedules import Distil
-from lowbit.evaluate import to
-from lowbit.losses import IGNORED, Batch, Kind
 from lowbit.models import packed_attention
 from lowbit.models.packed_attention import Segments
 from lowbit.tasks.base import Example
 from lowbit.tasks.batching import collate
-from lowbit.ternary import teacher
-from lowbit.ternary.teacher import Kept
+from lowbit.train import teacher_outputs
+from lowbit.train.evaluate import to
+from lowbit.train.losses import IGNORED, Batch, Kind
+from lowbit.train.teacher_outputs import Kept
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,13 @@ class Distiller:
         tokens = sum(batch.labels)
         total = own
         if self.distil.logits:
-            total = total + tokens * self.distil.logits * teacher.divergence(logits, kept)
+            total = total + tokens * self.distil.logits * teacher_outputs.divergence(logits, kept)
         if self.distil.off:
-            total = total + tokens * self.distil.off * teacher.off(features, kept)
+            total = total + tokens * self.distil.off * teacher_outputs.off(features, kept)
         if self.distil.features:
-            total = total + tokens * self.distil.features * teacher.feature_error(features, kept)
+            total = total + tokens * self.distil.features * teacher_outputs.feature_error(
+                features, kept
+            )
         return total, tokens
 
 
@@ -82,7 +84,7 @@ def teach(
             zip(batch.ids.split(lengths), logits.split(lengths), strict=True)
         ):
             mine = {layer: pieces[i] for layer, pieces in split.items()}
-            said[key(ids)] = teacher.keep(rows, distil.top, mine).cpu()
+            said[key(ids)] = teacher_outputs.keep(rows, distil.top, mine).cpu()
     return Distiller(distil, said)
 
 

@@ -25,17 +25,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from lowbit import checkpoint, noise
-from lowbit.adalora import Hooks
-from lowbit.checkpoint import Position
-from lowbit.clocks import Clock, Clocks, Log
 from lowbit.core.progress import Watcher, nobody
 from lowbit.core.spec import TrainSpec
-from lowbit.evaluate import evaluate, ratio, to
-from lowbit.losses import Kind, training_loss
-from lowbit.state import State
 from lowbit.tasks.base import Batch, Example
 from lowbit.tasks.batching import batches, by_length, collate, epoch_order, filled, stretch
+from lowbit.train import checkpoint, gradient_noise
+from lowbit.train.checkpoint import Position
+from lowbit.train.evaluate import evaluate, ratio, to
+from lowbit.train.hooks import Hooks
+from lowbit.train.log import Clock, Clocks, Log
+from lowbit.train.losses import Kind, training_loss
+from lowbit.train.state import State
 
 Parts = Mapping[str, Sequence[Example]]
 
@@ -205,8 +205,8 @@ def _write_step(
         return
     # The share of noise, of what the squares of unclipped gradients came to since the last line.
     variance = state.noise_share() * position.recent_squares / position.recent_steps
-    position, times = noise.watched(position, variance, setting.train.warm_steps(total))
-    rising = times > noise.NOISIER and not position.warned
+    position, times = gradient_noise.watched(position, variance, setting.train.warm_steps(total))
+    rising = times > gradient_noise.NOISIER and not position.warned
     log.write(
         {
             "step": position.step,
@@ -217,7 +217,7 @@ def _write_step(
             "lr": learning_rate(position.step - 1, total, setting.train),
             "tokens": position.tokens,
             "tokens_per_s": round(position.tokens / max(clocks.train_s, 1e-9), 1),
-            **({"warning": noise.warning(times)} if rising else {}),
+            **({"warning": gradient_noise.warning(times)} if rising else {}),
             **seen,
         }
     )

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from lowbit.adalora import Hooks
-from lowbit.checkpoint import Position
 from lowbit.core.spec import TrainSpec
+from lowbit.train.checkpoint import Position
+from lowbit.train.hooks import Hooks
 
 
 class State:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lowbit.checkpoint import Position
+from lowbit.train.checkpoint import Position
 
 NOISIER = 4.0
 """Times the variance at its quietest beyond which a run is warned of."""

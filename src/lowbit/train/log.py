@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lowbit.checkpoint import Position
 from lowbit.core.files import to_json
+from lowbit.train.checkpoint import Position
 
 Clock = Callable[[], float]
 

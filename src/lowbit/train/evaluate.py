@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from lowbit.losses import Kind, scores
 from lowbit.tasks.base import Batch, Example
 from lowbit.tasks.batching import by_length, collate, filled
+from lowbit.train.losses import Kind, scores
 
 Found = list[tuple[float, int]]
 
