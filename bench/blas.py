@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from clock import seconds
 
-from lowbit import heap
 from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
-from lowbit.device import PeakMemory
 from lowbit.layers import matmul
 from lowbit.models import packed_attention
-from lowbit.ready import install_run, prepare_run
+from lowbit.runs import allocator
+from lowbit.runs.build import install_run
+from lowbit.runs.device import PeakMemory
+from lowbit.runs.prepare import prepare_run
 from lowbit.tasks.batching import collate
 from lowbit.train.losses import scores, training_loss
 
@@ -50,7 +51,7 @@ STEPS, ROUNDS, SCORED = 12, 3, 32
 
 def main() -> None:
     torch.set_num_threads(1)
-    heap.keep()
+    allocator.keep()
     print(f"one thread; here lowbit multiplies with {matmul.vectors()}")
     for tokens, width, out in SHAPES:
         x, weight = torch.randn(tokens, width), torch.randn(out, width)

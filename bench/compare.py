@@ -86,7 +86,7 @@ def main() -> None:
 def machine() -> str:
     import torch
 
-    from lowbit.device import cpu_name
+    from lowbit.runs.device import cpu_name
 
     return (
         f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()}, "

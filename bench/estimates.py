@@ -15,9 +15,8 @@ from pathlib import Path
 
 from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
-from lowbit.engines.base import Cell, Order
-from lowbit.engines.local import ENGINE
-from lowbit.engines.process import call
+from lowbit.runs.workers.pool import Job, Order, run_jobs
+from lowbit.runs.workers.process import call
 
 WITHIN = 0.2
 PLANS = (Plan("nf4", "nf4@64", embedding="bf16"), Plan("bf16", "bf16"))
@@ -40,7 +39,7 @@ def one(model: str, task: str, plan: Plan) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         order = Order(Execution(device="cpu"), jobs=1)
         began = time.perf_counter()
-        (ending,) = ENGINE.carry_out([Cell(spec, Path(folder) / spec.name)], order, lambda _: None)
+        (ending,) = run_jobs([Job(spec, Path(folder) / spec.name)], order, lambda _: None)
         waited = time.perf_counter() - began
     if ending.record is None:
         raise SystemExit(ending.message)
@@ -56,7 +55,7 @@ def one(model: str, task: str, plan: Plan) -> bool:
 
 
 def probe(spec: RunSpec) -> object:
-    from lowbit.probe import probe as measure
+    from lowbit.runs.dry_run import probe as measure
 
     return measure(spec, Execution(device="cpu"))
 

@@ -22,12 +22,12 @@ def limit(model: str, tokens: int, work: str, rounds: int = 7) -> dict[str, floa
     import torch
     from jobs import folder_of
 
-    from lowbit import device, heap
     from lowbit.layers import matmul
     from lowbit.models.family import find_sites
     from lowbit.models.loading import open_checkpoint, skeleton
+    from lowbit.runs import allocator, device
 
-    heap.keep()
+    allocator.keep()
     checkpoint = open_checkpoint(folder_of(model)[0])
     kind: Any = "language" if work == "lm" else "classification"
     sites = find_sites(skeleton(checkpoint, kind, 2), checkpoint.matrices)

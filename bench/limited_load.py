@@ -76,8 +76,8 @@ def inside(how: str, folder: Path, allowed: int) -> None:
     import torch
     import transformers.models.llama.modeling_llama  # noqa: F401
 
-    import lowbit.ready  # noqa: F401
-    from lowbit.device import PeakMemory
+    import lowbit.runs.build  # noqa: F401
+    from lowbit.runs.device import PeakMemory
 
     torch.set_num_threads(1)
     torch.ones(64, 64) @ torch.ones(64, 64)
@@ -108,18 +108,18 @@ def as_transformers(folder: Path):  # type: ignore[no-untyped-def]
 def as_lowbit(folder: Path):  # type: ignore[no-untyped-def]
     import torch
 
-    from lowbit import heap
     from lowbit.core.spec import Plan
     from lowbit.layers.install import Settings, install
     from lowbit.models.family import find_sites
     from lowbit.models.loading import open_checkpoint, skeleton
     from lowbit.models.weights import blank
     from lowbit.plan.rules import choose
+    from lowbit.runs import allocator
 
     checkpoint = open_checkpoint(folder)
     plan = Plan("four", "nf4@64", rank=8)
     sites = find_sites(skeleton(checkpoint, "language"), checkpoint.matrices)
-    with heap.sparing():
+    with allocator.sparing():
         model, weights = blank(checkpoint, "language", 0, None, torch.device("cpu"))
         install(model, sites, choose(plan, sites), Settings(plan, torch.float32, 0), weights)
     return model

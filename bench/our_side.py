@@ -19,11 +19,12 @@ def one(job: Job) -> dict[str, float]:
     import transformers.models.bert.modeling_bert
     import transformers.models.llama.modeling_llama  # noqa: F401
 
-    from lowbit import device as machine
     from lowbit.core.execution import Execution
     from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
     from lowbit.models.loading import open_checkpoint, tokenizer_of
-    from lowbit.ready import Prepared, install_run
+    from lowbit.runs import device as machine
+    from lowbit.runs.build import install_run
+    from lowbit.runs.prepare import Prepared
     from lowbit.tasks.base import Data
     from lowbit.tasks.prepare import find
     from lowbit.train.evaluate import evaluate, ratio
@@ -77,16 +78,15 @@ def six(job: Job) -> list[float]:
 
     from lowbit.core.execution import Execution
     from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
-    from lowbit.engines.base import Cell, Order
-    from lowbit.engines.local import ENGINE
+    from lowbit.runs.workers.pool import Job, Order, run_jobs
 
     train = TrainSpec(batch=WORKS["sst2"], lr=1e-3, epochs=1, keep="last")
     task = TaskSpec("sst2", limit=job.sentences)
     plans = [Plan(f"p{i}", f, embedding="bf16", rank=RANK) for i, f in enumerate(FORMATS)]
     runs = [RunSpec(job.model, task, plan, train, seed) for plan in plans for seed in range(3)]
     with tempfile.TemporaryDirectory() as folder:
-        cells = [Cell(run, Path(folder) / run.name) for run in runs]
+        jobs = [Job(run, Path(folder) / run.name) for run in runs]
         residency: Any = "decoded" if job.side == "ours-decoded" else "packed"
         order = Order(Execution(device="cpu", residency=residency), jobs=2)
-        endings = ENGINE.carry_out(cells, order, lambda _: None)
+        endings = run_jobs(jobs, order, lambda _: None)
         return [e.record.metrics["accuracy"] for e in endings if e.record is not None]

@@ -22,8 +22,8 @@ def one(job: Job) -> dict[str, float]:
     import transformers.models.llama.modeling_llama
     from peft import get_peft_model
 
-    from lowbit import device as machine
     from lowbit.models.loading import quiet, tokenizer_of
+    from lowbit.runs import device as machine
 
     if job.side == "c":
         import torchao  # noqa: F401

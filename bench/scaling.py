@@ -59,12 +59,12 @@ def seconds(tokens: int, layers: int, width: int) -> float:
 
     from lowbit.core.execution import Execution
     from lowbit.core.spec import Plan, TrainSpec
-    from lowbit.device import set_up
     from lowbit.layers.install import Settings, install
     from lowbit.models.family import find_sites
     from lowbit.models.loading import open_checkpoint, skeleton
     from lowbit.models.weights import blank
     from lowbit.plan.rules import choose
+    from lowbit.runs.device import set_up
     from lowbit.tasks.base import Example
     from lowbit.train.loop import Setting, adapt
 

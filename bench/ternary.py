@@ -26,11 +26,11 @@ from torch.nn import functional as F
 
 from lowbit.core.execution import Execution
 from lowbit.core.spec import BLOCK_ROLES
-from lowbit.device import TYPES, set_up
 from lowbit.layers.ternary.grid import Grid
 from lowbit.layers.ternary.linear import TernaryLinear, set_strength
 from lowbit.models.family import find_sites
 from lowbit.models.loading import load, open_checkpoint, resolve
+from lowbit.runs.device import TYPES, set_up
 
 PROGRAM = Path(__file__).parents[1] / "studies" / "ternary"
 WARM = 2

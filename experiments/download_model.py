@@ -9,8 +9,8 @@ from _arguments import parser
 
 from lowbit.classic.tuning import HUB
 from lowbit.core.errors import LowbitError
-from lowbit.demo import model_folder
 from lowbit.models.loading import open_checkpoint
+from lowbit.runs.demo_model import model_folder
 
 INSTEAD = "--model FOLDER of run_ft.py and run_experiment.py"
 

@@ -20,7 +20,7 @@ from lowbit.models.family import find_sites
 from lowbit.models.loading import Checkpoint, Kind, load, open_checkpoint, skeleton
 from lowbit.plan.rules import choose
 from lowbit.quant.formats import parse
-from lowbit.ready import Installed, plan_sites
+from lowbit.runs.build import Installed, plan_sites
 from lowbit.tasks.base import Batch
 from lowbit.tasks.batching import IGNORED
 

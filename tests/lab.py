@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 from lowbit import cli
-from lowbit.record import RECORD
+from lowbit.runs.record import RECORD
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from lowbit.core.files import write_lines
 from lowbit.core.spec import Plan, RunSpec, Site, TaskSpec, TrainSpec
 from lowbit.quant.byte_counts import adapter_numbers, stored
 from lowbit.quant.formats import bits_of, parse
-from lowbit.record import LOG, SCORES, Bytes, Cost, Facts, Record, SiteRecord, finish
+from lowbit.runs.record import LOG, SCORES, Bytes, Cost, Facts, Record, SiteRecord, finish
 
 Run = tuple[Path, Record]
 WIDTH, INNER, VOCABULARY, DEPTH = 192, 512, 4096, 4

@@ -12,9 +12,9 @@ from lowbit import forecasts
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
 from lowbit.core.progress import phases
-from lowbit.engines.process import Running, orphaned, start, unwrap
 from lowbit.looking import say
-from lowbit.record import ADAPTER, load
+from lowbit.runs.record import ADAPTER, load
+from lowbit.runs.workers.process import Running, orphaned, start, unwrap
 from lowbit.study import Study
 from lowbit.surveying import shown
 

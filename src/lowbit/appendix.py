@@ -10,11 +10,11 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lowbit import solo
 from lowbit.cells import Cell, Run, Setting
 from lowbit.core.files import lines
 from lowbit.figures import memory
-from lowbit.record import LOG
+from lowbit.runs import isolated_cost
+from lowbit.runs.record import LOG
 from lowbit.studyfile import Part
 from lowbit.table import escaped
 
@@ -111,9 +111,9 @@ def costs(setting: Setting) -> Grid:
 def _cost(cell: Cell) -> dict[str, str]:
     """Means over seeds; a ~ where other work shared the machine."""
     runs = list(cell.done.values())
-    costs = [solo.alone(folder, record) for folder, record in runs]
+    costs = [isolated_cost.alone(folder, record) for folder, record in runs]
     mark = "~" if any(cost.timed == "shared" for cost in costs) else ""
-    passes = [known for folder, record in runs if (known := solo.read(folder, record))]
+    passes = [known for folder, record in runs if (known := isolated_cost.read(folder, record))]
     parts = memory.peak(cell).parts
     times = [[c.wall_s for c in costs], [c.cpu_s for c in costs], [c.gpu_s for c in costs]]
     decoded = max((known.decoded_peak_bytes for known in passes), default=0)

@@ -48,7 +48,7 @@ def evaluate(
     from dataclasses import replace
 
     from lowbit import tools
-    from lowbit.single import single
+    from lowbit.runs.request import single
 
     spec, execution = single(model, task, plan, 0, settings or ())
     tools.evaluate(spec, replace(execution, device=device) if device else execution, part)
@@ -75,7 +75,7 @@ def measure(
     On the task's calibration part, which is neither trained on nor scored; kept once known.
     """
     from lowbit import surveying
-    from lowbit.single import single
+    from lowbit.runs.request import single
 
     spec, execution = single(model, task, "bf16", 0, _no_plan(settings))
     chosen = formats or surveying.FORMATS
@@ -128,7 +128,7 @@ def predict(
     if profile or jobs:
         raise UserError("--profile and --jobs are for studies, which are given without --task")
     from lowbit.options import plans_of_bits
-    from lowbit.single import single
+    from lowbit.runs.request import single
 
     plans = [*(plan or ()), *plans_of_bits(bits or ([] if plan else [8, 4, 3]))]
     found = {each: single(model, task, each, 0, settings or ()) for each in plans}
@@ -155,7 +155,7 @@ def guide(
 ) -> None:
     """Which precision a rank and so much data ask for, from this model's own measurements."""
     from lowbit import foretelling
-    from lowbit.single import single
+    from lowbit.runs.request import single
 
     spec, execution = single(model, task, "bf16", 0, _no_plan(settings))
     sizes = tuple(size or foretelling.SIZES)
@@ -207,7 +207,7 @@ def plan(
     from lowbit.options import bytes_of
     from lowbit.plan.wanted import Wanted
     from lowbit.quant.formats import parse
-    from lowbit.single import single
+    from lowbit.runs.request import single
 
     if draws and not controls:
         raise UserError("--draws is for --controls FOLDER: where the random plans go")

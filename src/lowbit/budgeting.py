@@ -13,15 +13,15 @@ from lowbit.core.execution import Execution
 from lowbit.core.files import to_json, write_atomic
 from lowbit.core.progress import phases
 from lowbit.core.spec import RunSpec
-from lowbit.engines.process import call, orphaned
 from lowbit.figures.frontier import Frontier
-from lowbit.freezing import to_toml
 from lowbit.looking import out, say, wrapped
+from lowbit.plan.file import to_toml
 from lowbit.plan.maps import maps
 from lowbit.plan.program import Solution
 from lowbit.plan.wanted import Wanted
 from lowbit.predictors import NAMES, trusted_at
 from lowbit.quant.formats import bits_of, parse
+from lowbit.runs.workers.process import call, orphaned
 from lowbit.surveying import nats, shown, worked
 
 NAMED = 9

@@ -18,7 +18,7 @@ import numpy as np
 from lowbit.core.files import lines
 from lowbit.core.stats import Floats, Gap, paired_gap
 from lowbit.quant.formats import is_cast, parse
-from lowbit.record import SCORES, Record, comparable, load
+from lowbit.runs.record import SCORES, Record, comparable, load
 from lowbit.study import Study
 from lowbit.studyfile import Part
 

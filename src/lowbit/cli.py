@@ -172,7 +172,7 @@ def adapt(
     Settings as in a study: --set train.epochs=1 --set task.limit=2000 --set plan.rank=4
     """
     from lowbit import commands
-    from lowbit.single import single
+    from lowbit.runs.request import single
     from lowbit.study import Study
 
     spec, execution = single(model, task, plan, seed, settings or ())

@@ -14,17 +14,18 @@ from filelock import FileLock, Timeout
 from rich.table import Table
 from rich.text import Text
 
-from lowbit import sayings, solo
+from lowbit import sayings
 from lowbit.cells import records
 from lowbit.core.errors import LowbitError, RunError
 from lowbit.core.execution import Execution
 from lowbit.core.files import lines
 from lowbit.core.progress import clock
 from lowbit.core.spec import DEMO_MODEL, RunSpec
-from lowbit.engines.base import Cell, Ending, Order
-from lowbit.engines.process import Failure, call, orphaned, start
 from lowbit.looking import IN_A_STUDY, check_runs, out, report, say
-from lowbit.record import LOG, RECORD, Record, check_current, load
+from lowbit.runs import isolated_cost
+from lowbit.runs.record import LOG, RECORD, Record, check_current, load
+from lowbit.runs.workers.pool import Ending, Job, Order, run_jobs
+from lowbit.runs.workers.process import Failure, call, orphaned, start
 from lowbit.study import Study
 
 # -- run -------------------------------------------------------------------------------------------
@@ -47,8 +48,8 @@ def carry_out(study: Study, jobs: int, device: str | None, rerun: bool) -> None:
             _make_models(study)
         order = Order(execution, jobs, rerun, show=_show(jobs))
         # Runs that take another's adapter begin when all others have ended.
-        own = [cell for cell in todo if cell.run.lender is None]
-        taking = [cell for cell in todo if cell.run.lender is not None]
+        own = [job for job in todo if job.run.lender is None]
+        taking = [job for job in todo if job.run.lender is not None]
         endings = _run(own, order, len(study.runs), kept)
         endings += _run(taking, order, len(study.runs), kept + len(own))
         _time_alone(study, execution)
@@ -67,16 +68,16 @@ def _time_alone(study: Study, execution: Execution) -> None:
     for run in study.runs:
         folder = study.place(run)
         record = load(folder)
-        if record is None or run.plan.adapter or not solo.wanted(folder, record):
+        if record is None or run.plan.adapter or not isolated_cost.wanted(folder, record):
             continue
-        say(f"timing alone  {solo.name(run)}")
+        say(f"timing alone  {isolated_cost.name(run)}")
         try:
-            solo.write(folder, run, solo.measure(probe, run, execution))
+            isolated_cost.write(folder, run, isolated_cost.measure(probe, run, execution))
         except LowbitError as error:
             say(f"  not timed: {error}")
 
 
-def _todo(study: Study, rerun: bool) -> list[Cell]:
+def _todo(study: Study, rerun: bool) -> list[Job]:
     """Runs without a whole record; a record of other settings is refused unless `rerun`."""
     todo = []
     for run in study.runs:
@@ -85,27 +86,25 @@ def _todo(study: Study, rerun: bool) -> list[Cell]:
         if found is None:
             if (folder / RECORD).exists() and not rerun:
                 say(f"{folder.name}: its record is torn or incomplete; doing it again")
-            todo.append(Cell(run, folder))
+            todo.append(Job(run, folder))
         else:
             check_current(folder, found, run)
     # Seed by seed, so that whatever is finished is a balanced set.
-    return sorted(todo, key=lambda cell: cell.run.seed)
+    return sorted(todo, key=lambda job: job.run.seed)
 
 
-def _run(todo: list[Cell], order: Order, total: int, kept: int) -> list[Ending]:
-    from lowbit.engines.local import ENGINE
-
+def _run(todo: list[Job], order: Order, total: int, kept: int) -> list[Ending]:
     done = [kept]
 
     def told(ending: Ending) -> None:
         done[0] += 1
         say(f"[{done[0]}/{total}] {_line(ending)}")
 
-    return ENGINE.carry_out(todo, order, told)
+    return run_jobs(todo, order, told)
 
 
 def _line(ending: Ending) -> str:
-    name, record = ending.cell.run.name, ending.record
+    name, record = ending.job.run.name, ending.record
     if record is None:
         return f"{name}  FAILED: {ending.message.strip().splitlines()[-1]}"
     if record.status == "diverged":
@@ -116,7 +115,7 @@ def _line(ending: Ending) -> str:
     return (
         f"{name}  {value}{extra}  ({record.cost.wall_s:.0f} s, "
         f"{record.cost.tokens_per_s:,.0f} tok/s)"
-        + "".join(f"\n  warning: {each}" for each in _warnings(ending.cell.folder))
+        + "".join(f"\n  warning: {each}" for each in _warnings(ending.job.folder))
     )
 
 
@@ -130,7 +129,7 @@ def _warnings(folder: Path) -> list[str]:
 
 def _explain(endings: Sequence[Ending]) -> None:
     """What the theory says to what runs warned of, once."""
-    if any(_warnings(ending.cell.folder) for ending in endings):
+    if any(_warnings(ending.job.folder) for ending in endings):
         say(textwrap.fill(sayings.NOISY, 79))
 
 
@@ -139,7 +138,7 @@ def _conclude(endings: Sequence[Ending]) -> None:
     bad = [e for e in endings if e.exit_code]
     if not bad:
         return
-    said = [f"{ending.cell.run.name}: {ending.message.strip()}" for ending in bad]
+    said = [f"{ending.job.run.name}: {ending.message.strip()}" for ending in bad]
     if len(endings) > 1:
         sys.stderr.writelines(f"error: {line}\n" for line in said)
         said = [f"{len(bad)} of {len(endings)} runs did not end well"]
@@ -187,7 +186,7 @@ def _make_models(study: Study) -> None:
 def make_model(reference: str, shown: bool) -> str:
     """In a process: make sure a model is there."""
     from lowbit.core.progress import bar
-    from lowbit.demo import model_folder
+    from lowbit.runs.demo_model import model_folder
 
     with bar("pretraining demo:tiny", shown, stop=orphaned) as watcher:
         return str(model_folder(reference, watcher))
@@ -243,7 +242,7 @@ def dry_run(study: Study, device: str | None, instead: str = IN_A_STUDY) -> None
 
 
 def probe_run(run: RunSpec, execution: Execution, timed: bool = True) -> Any:
-    from lowbit.probe import probe
+    from lowbit.runs.dry_run import probe
 
     return probe(run, execution, timed)
 

@@ -12,9 +12,9 @@ from lowbit.core.spec import Plan
 from lowbit.forecasts import Foretold, Point, Said
 from lowbit.lab import Told
 from lowbit.measuring import table_of
-from lowbit.predicting import choices_of
 from lowbit.predictors import left
 from lowbit.quant.formats import bits_of, parse
+from lowbit.runs.build import choices_of
 from lowbit.sensitivity import Asked, SensitivityTable
 
 ANCHOR = "the anchor"

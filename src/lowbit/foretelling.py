@@ -14,11 +14,11 @@ from rich.text import Text
 from lowbit.core.execution import Execution
 from lowbit.core.progress import phases
 from lowbit.core.spec import RunSpec
-from lowbit.engines.process import call, orphaned
 from lowbit.guiding import Advice, advice
 from lowbit.looking import out, say, wrapped
 from lowbit.predictors import NAMES, left, predictions, trusted_at
 from lowbit.quant.formats import bits_of, parse
+from lowbit.runs.workers.process import call, orphaned
 from lowbit.sensitivity import LEAST_LEFT, Asked, SensitivityTable
 from lowbit.surveying import FORMATS, RANKS, measured, nats, shown, worked
 
@@ -59,7 +59,7 @@ def predicted(
 ) -> Any:
     """In a process: the table with the plans as its joint choices; their formats and ranks."""
     from lowbit.measuring import table_of
-    from lowbit.predicting import choices_of
+    from lowbit.runs.build import choices_of
 
     choices = [(name, *choices_of(spec)[1:]) for name, spec in specs.items()]
     first = next(iter(specs.values()))

@@ -19,8 +19,8 @@ from lowbit.core.errors import RunError
 from lowbit.core.execution import Execution
 from lowbit.core.files import to_json, write_atomic
 from lowbit.core.spec import DEMO_MODEL, RunSpec
-from lowbit.engines.process import call
-from lowbit.record import CHECKPOINT, RECORD, check_current, load
+from lowbit.runs.record import CHECKPOINT, RECORD, check_current, load
+from lowbit.runs.workers.process import call
 from lowbit.study import Study
 from lowbit.verdicts import Verdicts
 
@@ -202,9 +202,10 @@ def check_runs(runs: Sequence[RunSpec], execution: Execution, instead: str = IN_
     Gives what `compute = "auto"` means here, for all of them alike; "" where none asks.
     `instead`: how a model's folder is given, where its name leads nowhere.
     """
-    from lowbit.demo import blueprint
-    from lowbit.device import set_up
-    from lowbit.ready import plan_sites, prepare_run
+    from lowbit.runs.build import plan_sites
+    from lowbit.runs.demo_model import blueprint
+    from lowbit.runs.device import set_up
+    from lowbit.runs.prepare import prepare_run
     from lowbit.tasks.prepare import find
 
     found = {compute: set_up(execution, compute)[1] for compute in {r.train.compute for r in runs}}

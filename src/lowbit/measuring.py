@@ -18,7 +18,6 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from lowbit import device as machine
 from lowbit.core.cache import cache_dir
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
@@ -26,17 +25,19 @@ from lowbit.core.files import digest, write_atomic
 from lowbit.core.spec import RunSpec, Site
 from lowbit.core.toml import check
 from lowbit.curvature import as_site
-from lowbit.export import peft, plain
-from lowbit.export.peft import WEIGHTS
 from lowbit.lab import Lab, Told, moved, rounded
 from lowbit.layers import matmul
 from lowbit.measure import measure
 from lowbit.models.family import find_sites
 from lowbit.models.loading import load
 from lowbit.quant.formats import is_cast, parse
-from lowbit.ready import Prepared, install_run, prepare_run, weights_digest
-from lowbit.record import ADAPTER
-from lowbit.record import load as load_record
+from lowbit.runs import device as machine
+from lowbit.runs.build import install_run
+from lowbit.runs.export import merge, peft
+from lowbit.runs.export.peft import WEIGHTS
+from lowbit.runs.prepare import Prepared, prepare_run, weights_digest
+from lowbit.runs.record import ADAPTER
+from lowbit.runs.record import load as load_record
 from lowbit.sensitivity import Asked, SensitivityTable, from_text, to_text
 from lowbit.tasks.base import Batch
 from lowbit.tasks.batching import collate
@@ -191,7 +192,7 @@ def merged_run(
     peft.attach(made.model, peft.read(folder / ADAPTER))
     kind, labels = start.task.kind, len(start.data.labels)
     where = (made.model, made.sites, start.checkpoint, kind, labels, start.pad)
-    merged = plain.plain(*where, merge=True).eval()
+    merged = merge.plain(*where, merge=True).eval()
     sites = tuple(site for site in made.sites if not site.fresh)
     exact = load(start.checkpoint, kind, labels, start.pad).float()
     return merged, sites, _weights(exact, sites)

@@ -11,7 +11,7 @@ from lowbit.cells import Cell, Setting, scores
 from lowbit.claims import ENOUGH_SEEDS, RESAMPLES
 from lowbit.core import paired_tests
 from lowbit.core.paired_tests import Difference, Paired
-from lowbit.record import comparable
+from lowbit.runs.record import comparable
 
 Columns = tuple[np.ndarray, ...]
 

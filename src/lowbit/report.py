@@ -28,8 +28,8 @@ from lowbit.figures.look import megabytes
 from lowbit.gaps import Cell
 from lowbit.page_charts import charts_of
 from lowbit.quant.formats import bits_of, parse
-from lowbit.record import Record, SiteRecord
 from lowbit.rows import Row, rows
+from lowbit.runs.record import Record, SiteRecord
 from lowbit.scorecard import scores
 from lowbit.study import Study
 from lowbit.studyfile import MAIN, Part

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lowbit import device as machine
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
 from lowbit.core.spec import BLOCK_ROLES, RunSpec, Site
@@ -15,7 +14,9 @@ from lowbit.plan.program import Choices, Solution
 from lowbit.plan.wanted import Wanted
 from lowbit.quant.byte_counts import Ledger, adapter_numbers, stored
 from lowbit.quant.formats import parse
-from lowbit.ready import Installed, Prepared, needs, plan_sites, prepare_run
+from lowbit.runs import device as machine
+from lowbit.runs.build import Installed, needs, plan_sites
+from lowbit.runs.prepare import Prepared, prepare_run
 from lowbit.sensitivity import SensitivityTable
 
 

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lowbit import solo
 from lowbit.cells import Cell, Comparison, Run, Setting, baseline, compare, settings
 from lowbit.core.stats import Gap, Spread, mean_and_spread
 from lowbit.pairing import winner
-from lowbit.record import Record
+from lowbit.runs import isolated_cost
+from lowbit.runs.record import Record
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def _row(setting: Setting, cell: Cell, reference: Cell | None, best: str | None)
     metric = setting.metric
     perplexities = [r.metrics["perplexity"] for r in done if "perplexity" in r.metrics]
     runs = list(cell.done.values() or cell.runs)
-    costs = [solo.alone(folder, record) for folder, record in runs]
-    passes = [known for folder, record in runs if (known := solo.read(folder, record))]
+    costs = [isolated_cost.alone(folder, record) for folder, record in runs]
+    passes = [known for folder, record in runs if (known := isolated_cost.read(folder, record))]
     alone = reference is None or reference is cell
     return Row(
         model=setting.model,

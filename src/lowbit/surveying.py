@@ -15,10 +15,10 @@ from lowbit.core.execution import Execution
 from lowbit.core.files import write_atomic
 from lowbit.core.progress import phases
 from lowbit.core.spec import RunSpec
-from lowbit.engines.process import call, orphaned
 from lowbit.looking import out, say, wrapped
 from lowbit.predictors import trusted
 from lowbit.quant.formats import bits_of, parse
+from lowbit.runs.workers.process import call, orphaned
 from lowbit.sensitivity import Asked, Basis, SensitivityTable, Whole, to_text
 
 FORMATS = ("int8@64", "int6@64", "int5@64", "int4@64", "nf4@64", "int3@64", "int2@64", "ternary@64")

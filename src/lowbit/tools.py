@@ -17,10 +17,11 @@ from lowbit.core.execution import Execution
 from lowbit.core.files import write_atomic
 from lowbit.core.spec import Plan, RunSpec
 from lowbit.core.toml import check
-from lowbit.engines.process import call
-from lowbit.freezing import frozen, to_toml
 from lowbit.looking import out, say
-from lowbit.record import Record, load
+from lowbit.plan.file import to_toml
+from lowbit.runs.freeze import frozen
+from lowbit.runs.record import Record, load
+from lowbit.runs.workers.process import call
 
 
 def export(folder: Path, to: Path, merge: bool) -> None:
@@ -40,7 +41,7 @@ def export(folder: Path, to: Path, merge: bool) -> None:
 
 
 def export_run(folder: Path, to: Path, merge: bool, record: Record) -> dict[str, float]:
-    from lowbit.exporting import export_plain
+    from lowbit.runs.export.finished_run import export_plain
 
     return export_plain(folder, to, merge, record)
 
@@ -87,7 +88,7 @@ def evaluate(spec: RunSpec, execution: Execution, part: str) -> None:
 
 
 def compare_run(spec: RunSpec, execution: Execution, part: str) -> Any:
-    from lowbit.evaluations import compared
+    from lowbit.runs.cached_scores import compared
 
     return compared(spec, execution, part)
 
@@ -127,7 +128,7 @@ def speeds() -> dict[str, Any]:
     """In a process: what torch sees and how fast it multiplies."""
     import torch
 
-    from lowbit import device
+    from lowbit.runs import device
 
     return {
         "torch": torch.__version__,

@@ -16,19 +16,19 @@ from typing import Literal
 
 import numpy as np
 
-from lowbit import solo
 from lowbit.cells import Cell, Setting, records, settings
 from lowbit.claims import RESAMPLES, Claim, enough, least_p
 from lowbit.core import paired_tests
 from lowbit.core.paired_tests import Difference, McNemar, Paired
 from lowbit.core.spec import BARE
 from lowbit.pairing import lost, pairs_of, sign_of, stacked, turned
-from lowbit.record import comparable
-from lowbit.solo import alone
+from lowbit.runs import isolated_cost
+from lowbit.runs.isolated_cost import alone
+from lowbit.runs.record import comparable
 from lowbit.study import Study
 
 PASSES_DIFFER = 0.02
-"""Of a peak: how far two passes alone of one plan lie apart (`lowbit.solo`)."""
+"""Of a peak: how far two passes alone of one plan lie apart (`lowbit.runs.isolated_cost`)."""
 Unit = Literal["nats", "points", "perplexity", "bytes"]
 State = Literal["held", "contradicted", "inconclusive", "unfinished", "refused"]
 
@@ -229,7 +229,7 @@ def _bytes(claim: Claim, ours: Cell, theirs: Cell, wanted: int) -> Finding:
     close = holds(saved - slack) != holds(saved + slack)
     reason = _other_memory(ours, theirs, seeds) if claim.measure == "peak" else ""
     waits = claim.measure == "peak" and any(
-        solo.wanted(*cell.done[seed]) for cell in (ours, theirs) for seed in seeds
+        isolated_cost.wanted(*cell.done[seed]) for cell in (ours, theirs) for seed in seeds
     )
     if reason or waits or len(seeds) < wanted:
         state = "refused" if reason else "unfinished"

@@ -20,13 +20,13 @@ from lowbit.core.execution import Execution
 from lowbit.core.files import lines
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
-from lowbit.export import peft
 from lowbit.layers.adapters import SvdAdapter
 from lowbit.layers.install import adapters
 from lowbit.quant.byte_counts import adapter_numbers
 from lowbit.quant.formats import parse
-from lowbit.record import Record
-from lowbit.run import run
+from lowbit.runs.export import peft
+from lowbit.runs.record import Record
+from lowbit.runs.run import run
 from lowbit.train import losses
 from lowbit.train.losses import training_loss
 from lowbit.train.rank_schedule import budget, importance, orthogonality, rank_hooks
@@ -382,7 +382,7 @@ def test_a_scheduled_adapter_loads_for_inference_with_labels(
 def test_the_saved_adapter_scores_as_the_run_did(
     scheduled: Scheduled, family: str, kind: str
 ) -> None:
-    from lowbit.ready import prepare_run
+    from lowbit.runs.prepare import prepare_run
     from lowbit.train.evaluate import evaluate
 
     spec, folder, record = scheduled(family, kind)

@@ -31,7 +31,7 @@ from lowbit.core.spec import RunSpec
 from lowbit.core.toml import check
 from lowbit.gaps import TRUSTED
 from lowbit.predictors import Prediction
-from lowbit.record import ADAPTER, LOG, Record, finish, load
+from lowbit.runs.record import ADAPTER, LOG, Record, finish, load
 from lowbit.study import Study
 
 

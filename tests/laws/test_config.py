@@ -20,7 +20,7 @@ from lowbit.core.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.core.toml import lay, override
 from lowbit.plan.file import plan_from
 from lowbit.plan.named import NAMED, named
-from lowbit.single import single
+from lowbit.runs.request import single
 from lowbit.study import Study, read
 
 HEAD = """title = "T"

@@ -16,18 +16,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lowbit import device as machine
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
-from lowbit.device import resolve_compute, resolve_device
 from lowbit.layers.frozen import Frozen
 from lowbit.quant import codec
 from lowbit.quant.codec import decode, encode
 from lowbit.quant.formats import CASTS, FORMATS, levels_of, parse
-from lowbit.record import Record
-from lowbit.run import run
+from lowbit.runs import device as machine
+from lowbit.runs.device import resolve_compute, resolve_device
+from lowbit.runs.record import Record
+from lowbit.runs.run import run
 from lowbit.tasks.base import Batch
 from lowbit.train.losses import scores
 

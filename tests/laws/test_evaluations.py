@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from lowbit import evaluations
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
-from lowbit.evaluations import compared, evaluated
-from lowbit.ready import install_bare, prepare_run
+from lowbit.runs import cached_scores
+from lowbit.runs.build import install_bare
+from lowbit.runs.cached_scores import compared, evaluated
+from lowbit.runs.prepare import prepare_run
 from lowbit.train.evaluate import evaluate
 
 Folder = Callable[[str], Path]
@@ -42,7 +43,7 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         made.append(1)
         return evaluate(*arguments)
 
-    monkeypatch.setattr(evaluations, "evaluate", counting)
+    monkeypatch.setattr(cached_scores, "evaluate", counting)
     return made
 
 

@@ -16,17 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from lowbit import device, heap, solo
 from lowbit.cells import compare, settings
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.figures import memory
-from lowbit.probe import probe
-from lowbit.record import SCORES, Record, load
 from lowbit.rows import rows
-from lowbit.run import run
+from lowbit.runs import allocator, device, isolated_cost
+from lowbit.runs.dry_run import probe
+from lowbit.runs.record import SCORES, Record, load
+from lowbit.runs.run import run
 from lowbit.table import footnotes
 from lowbit.tasks.base import Example
 from lowbit.train import compile
@@ -75,7 +75,8 @@ def test_residency_and_checkpointing_change_no_bit(
 
 
 def test_checkpointing_keeps_less_for_the_backward_pass(spec: RunSpec) -> None:
-    from lowbit.ready import install_run, prepare_run
+    from lowbit.runs.build import install_run
+    from lowbit.runs.prepare import prepare_run
     from lowbit.train.losses import training_loss
 
     start = prepare_run(spec)
@@ -127,9 +128,9 @@ def test_what_a_device_supports_is_tried_on_it() -> None:
 
 
 def test_the_c_library_is_told_to_keep_and_to_hand_back() -> None:
-    with heap.sparing():
+    with allocator.sparing():
         assert float(torch.ones(2**20).sum()) == 2**20
-    heap.keep()
+    allocator.keep()
     assert float(torch.ones(2**20).sum()) == 2**20
 
 
@@ -226,10 +227,10 @@ def test_shared_times_are_replaced_by_those_of_a_pass_alone(spec: RunSpec, tmp_p
     record = run(spec, folder, Execution(threads=1), memory=2**33)
     assert record.cost.timed == "shared"
     assert rows([(folder, record)])[0].shared
-    solo.write(folder, spec, a_pass(spec, peak_bytes=123, tokens_per_s=4.5))
+    isolated_cost.write(folder, spec, a_pass(spec, peak_bytes=123, tokens_per_s=4.5))
     (row,) = rows([(folder, record)])
     assert (row.peak, row.tokens_per_s, row.shared) == (123, 4.5, False)
-    known = solo.alone(folder, record)
+    known = isolated_cost.alone(folder, record)
     assert (known.wall_s, known.cpu_s, known.timed) == (7.0, 8.0, "alone")
 
 
@@ -239,10 +240,10 @@ def test_memory_is_that_of_packed_weights_whatever_the_runs_kept(
     """Decoded copies are kept for speed: they say nothing of what a plan needs."""
     folder = tmp_path / spec.name
     record = run(spec, folder, Execution(threads=1, residency="decoded"))
-    assert solo.wanted(folder, record)
-    known = solo.measure(probe, spec, Execution(threads=1, residency="decoded"))
-    solo.write(folder, spec, known)
-    assert not solo.wanted(folder, record)
+    assert isolated_cost.wanted(folder, record)
+    known = isolated_cost.measure(probe, spec, Execution(threads=1, residency="decoded"))
+    isolated_cost.write(folder, spec, known)
+    assert not isolated_cost.wanted(folder, record)
     assert known.decoded_peak_bytes > 0
     assert known.weights_bytes == record.bytes.base + record.bytes.other
     assert known.trained_bytes == 16 * record.trainable
@@ -257,16 +258,16 @@ def test_memory_is_that_of_packed_weights_whatever_the_runs_kept(
 
 def test_a_packed_run_alone_needs_no_pass(spec: RunSpec, tmp_path: Path) -> None:
     record = run(spec, tmp_path / spec.name, Execution(threads=1))
-    assert not solo.wanted(tmp_path / spec.name, record)
+    assert not isolated_cost.wanted(tmp_path / spec.name, record)
 
 
-def a_pass(spec: RunSpec, **more: Any) -> solo.Solo:
+def a_pass(spec: RunSpec, **more: Any) -> isolated_cost.Solo:
     found = {
         **dict.fromkeys(("peak_bytes", "weights_bytes", "trained_bytes", "data_bytes"), 1),
         **{"total_s": 7.0, "cpu_s": 8.0, "gpu_s": 0.0, "tokens_per_s": 1.0, "step_s": 0.1},
         "compute": "fp32",
     }
-    return solo.measure(lambda *_: SimpleNamespace(**found | more), spec, Execution())
+    return isolated_cost.measure(lambda *_: SimpleNamespace(**found | more), spec, Execution())
 
 
 @pytest.mark.parametrize("changed", ["lr", "compute"])
@@ -277,8 +278,8 @@ def test_a_pass_of_other_settings_counts_for_nothing(
     record = run(spec, folder, Execution(threads=1), memory=2**33)
     other = replace(spec, train=replace(spec.train, lr=0.5)) if changed == "lr" else spec
     compute = "bf16" if changed == "compute" else "fp32"
-    solo.write(folder, other, a_pass(other, compute=compute))
-    assert solo.read(folder, record) is None
+    isolated_cost.write(folder, other, a_pass(other, compute=compute))
+    assert isolated_cost.read(folder, record) is None
     assert rows([(folder, record)])[0].shared
 
 

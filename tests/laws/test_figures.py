@@ -19,7 +19,7 @@ from lowbit.cells import Setting, scores, settings
 from lowbit.core.errors import UserError
 from lowbit.figures import curves, frontier, pareto, sizes
 from lowbit.figures.look import RC, place_labels
-from lowbit.record import SCORES
+from lowbit.runs.record import SCORES
 from lowbit.studyfile import MAIN, Part
 
 PLACES = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=8)

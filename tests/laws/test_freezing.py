@@ -14,11 +14,11 @@ from synthetic import make_run, sites
 from lowbit import tools
 from lowbit.core.errors import UserError
 from lowbit.core.spec import BLOCK_ROLES, Plan
-from lowbit.freezing import frozen, to_toml
-from lowbit.plan.file import plan_from
+from lowbit.plan.file import plan_from, to_toml
 from lowbit.plan.named import NAMED
 from lowbit.plan.rules import choose
-from lowbit.record import Record
+from lowbit.runs.freeze import frozen
+from lowbit.runs.record import Record
 
 BLOCKS = [site.name for site in sites() if site.role in BLOCK_ROLES]
 

@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from lowbit.core.errors import RunError, UserError
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Choice, Plan, Rule
-from lowbit.export import peft, plain
 from lowbit.layers.adapters import SvdAdapter
 from lowbit.layers.frozen import Frozen, FrozenEmbedding
 from lowbit.layers.install import Settings, adapters, install, trained
@@ -37,6 +36,7 @@ from lowbit.models.loading import Kind
 from lowbit.plan.rules import choose
 from lowbit.quant.byte_counts import adapter_numbers, stored
 from lowbit.quant.formats import CASTS, FORMATS, parse
+from lowbit.runs.export import merge, peft
 from lowbit.tasks.base import Batch
 from lowbit.train.losses import training_loss
 
@@ -321,7 +321,7 @@ def test_a_trained_base_starts_as_the_checkpoint_and_is_exported_as_it_ends(
     again = installed(start, plan)
     peft.attach(again.model, peft.read(tmp_path))
     assert torch.equal(logits(again.model, some_ids()), expected)
-    out = plain.plain(made.model, made.sites, start.checkpoint, start.kind, LABELS, PAD)
+    out = merge.plain(made.model, made.sites, start.checkpoint, start.kind, LABELS, PAD)
     # The same products in another order of summation: fp32 rounding through a few layers.
     assert torch.allclose(logits(out, some_ids()), expected, rtol=1e-5, atol=1e-5)
 

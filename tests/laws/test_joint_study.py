@@ -12,12 +12,13 @@ import pytest
 from assemble import opened
 from scipy import stats
 
-from lowbit import commands, solo
+from lowbit import commands
 from lowbit.cells import Setting, of_part, records, settings
 from lowbit.core.files import lines
 from lowbit.core.spec import BLOCK_ROLES
 from lowbit.figures import gradients, memory, pareto, ranks
 from lowbit.plan.rules import choose
+from lowbit.runs import isolated_cost
 from lowbit.study import Study, read
 from lowbit.verdicts import Verdicts, judge
 
@@ -184,7 +185,7 @@ def test_the_heat_map_has_ranks_and_bits_of_the_records(setting: Setting) -> Non
 
 def test_memory_is_that_of_the_passes(setting: Setting) -> None:
     for cell, bar in zip(setting.cells, memory.data(setting), strict=True):
-        known = solo.read(*next(iter(cell.done.values())))
+        known = isolated_cost.read(*next(iter(cell.done.values())))
         if known is None:
             assert bar.total == max(record.cost.peak_bytes for record in cell.records)
         else:

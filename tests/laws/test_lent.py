@@ -18,16 +18,16 @@ from lowbit.core.errors import RunError, UserError
 from lowbit.core.execution import Execution
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import BLOCK_ROLES, Plan, RunSpec, TaskSpec, TrainSpec
-from lowbit.evaluations import evaluated
 from lowbit.measuring import merged_run, sequences, table_of
 from lowbit.plan.joint import uniform
 from lowbit.plan.wanted import Wanted
 from lowbit.planning import planned
-from lowbit.predicting import choices_of
-from lowbit.ready import needs, plan_sites, prepare_run
-from lowbit.record import ADAPTER
 from lowbit.room import check_ahead, room_for
-from lowbit.run import run
+from lowbit.runs.build import choices_of, needs, plan_sites
+from lowbit.runs.cached_scores import evaluated
+from lowbit.runs.prepare import prepare_run
+from lowbit.runs.record import ADAPTER
+from lowbit.runs.run import run
 from lowbit.sensitivity import Asked
 
 Folder = Callable[[str], Path]

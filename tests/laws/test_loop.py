@@ -27,8 +27,8 @@ from lowbit.core.progress import nobody
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.models.loading import Kind, tokenizer_of
-from lowbit.ready import hooks_of
-from lowbit.run import run
+from lowbit.runs.build import hooks_of
+from lowbit.runs.run import run
 from lowbit.tasks.base import Example
 from lowbit.tasks.prepare import prepare
 from lowbit.train import checkpoint, loop

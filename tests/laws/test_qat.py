@@ -19,13 +19,14 @@ from lowbit.core.files import lines
 from lowbit.core.schedules import Distil, Recipe, Warmup
 from lowbit.core.spec import BLOCK_ROLES, Plan, Rule, RunSpec, Site, TaskSpec, TrainSpec
 from lowbit.core.toml import check
-from lowbit.export import ternary
 from lowbit.layers.ternary.linear import layers
 from lowbit.plan.rules import choose
 from lowbit.quant.byte_counts import Shape as LedgerShape
 from lowbit.quant.byte_counts import kept, ledger, stored, training_bytes
-from lowbit.ready import install_run, prepare_run
-from lowbit.record import ADAPTER, LOG
+from lowbit.runs.build import install_run
+from lowbit.runs.export import ternary
+from lowbit.runs.prepare import prepare_run
+from lowbit.runs.record import ADAPTER, LOG
 from lowbit.tasks.batching import collate
 from lowbit.train.distillation import outputs, teach
 from lowbit.train.evaluate import evaluate
@@ -237,8 +238,8 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(
     done: Path, tiny_model: Callable[[str], Path], tiny_text: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
-    from lowbit import run as running
-    from lowbit.record import RECORD
+    from lowbit.runs import run as running
+    from lowbit.runs.record import RECORD
     from lowbit.train import loop
 
     monkeypatch.setenv("LOWBIT_CHECKPOINT_EVERY", "0")

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from lowbit.core.errors import RunError, UserError
 from lowbit.core.spec import Plan
-from lowbit.encoded import Encodings
 from lowbit.layers.install import Settings, install
 from lowbit.layers.linear import Trained
 from lowbit.models.loading import Checkpoint, open_checkpoint
@@ -24,6 +23,7 @@ from lowbit.models.weights import blank
 from lowbit.plan.rules import choose
 from lowbit.quant import codec
 from lowbit.quant.formats import parse
+from lowbit.runs.encoding_cache import Encodings
 from lowbit.train.losses import Kind
 
 Folder = Callable[[str], Path]
@@ -152,7 +152,9 @@ def test_what_was_encoded_once_comes_back_bit_for_bit(
     encodings = Encodings(tmp_path, "abc")
     first = encodings("a.b", weight, spec)
     if text != "bf16":
-        monkeypatch.setattr("lowbit.encoded.encode", lambda *_: pytest.fail("encoded twice"))
+        monkeypatch.setattr(
+            "lowbit.runs.encoding_cache.encode", lambda *_: pytest.fail("encoded twice")
+        )
     second = encodings("a.b", weight, spec)
     plain = codec.encode(weight, spec)
     for found in (first, second):

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import FACTS, Run, make_run
 
-from lowbit import device as machine
 from lowbit.core.errors import RunError, UserError
 from lowbit.core.execution import ONEDNN, Execution
 from lowbit.core.files import lines, to_json, write_atomic, write_lines
@@ -23,7 +22,8 @@ from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.core.toml import check
 from lowbit.layers import matmul
-from lowbit.record import (
+from lowbit.runs import device as machine
+from lowbit.runs.record import (
     ADAPTER,
     COMPARED,
     LOG,

@@ -38,7 +38,7 @@ from lowbit.gaps import (
     cells,
     refused,
 )
-from lowbit.record import load as load_record
+from lowbit.runs.record import load as load_record
 from lowbit.scorecard import scores, short_of_text, unresolved, vaguely_foretold
 from lowbit.study import read as read_study
 from lowbit.studyfile import Part

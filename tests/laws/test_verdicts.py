@@ -16,8 +16,8 @@ from lowbit.core.errors import BadValueError, UserError
 from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.pairing import winner
-from lowbit.record import Record
 from lowbit.rows import rows
+from lowbit.runs.record import Record
 from lowbit.study import Study
 from lowbit.studyfile import MAIN, Part
 from lowbit.verdicts import Finding, Verdicts, judge

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
-from lowbit.device import set_up
 from lowbit.layers.frozen import Frozen
 from lowbit.quant import bitsandbytes as kernel
 from lowbit.quant import error_bounds
 from lowbit.quant.codec import decode, encode, scales_of
 from lowbit.quant.formats import FORMATS, levels_of, parse
 from lowbit.quant.packing import unpack
+from lowbit.runs.device import set_up
 
 functional = pytest.importorskip(
     "bitsandbytes.functional", reason="bitsandbytes is not installed", exc_type=ImportError

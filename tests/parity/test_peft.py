@@ -34,8 +34,6 @@ from torch.nn import functional as F
 from lowbit.core.errors import UserError
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan, Rule
-from lowbit.export import peft as ours
-from lowbit.export import plain
 from lowbit.layers.adapters import Adapter, SvdAdapter
 from lowbit.layers.frozen import Frozen
 from lowbit.layers.install import adapters
@@ -43,6 +41,8 @@ from lowbit.layers.linear import Adapted
 from lowbit.models.loading import Kind
 from lowbit.quant.codec import encode
 from lowbit.quant.formats import parse
+from lowbit.runs.export import merge
+from lowbit.runs.export import peft as ours
 from lowbit.train.losses import HeadLoss
 
 peft = pytest.importorskip("peft", reason="PEFT is not installed")
@@ -93,7 +93,7 @@ def trained_model(start: Opened, plan: Plan) -> Made:
 
 
 def bare(start: Opened, made: Made, **how: Any) -> nn.Module:
-    return plain.plain(made.model, made.sites, start.checkpoint, start.kind, LABELS, PAD, **how)
+    return merge.plain(made.model, made.sites, start.checkpoint, start.kind, LABELS, PAD, **how)
 
 
 def in_peft(base: nn.Module, folder: Path) -> nn.Module:
@@ -356,7 +356,7 @@ def test_a_saved_plain_model_opens_like_any_other(tiny_model: Folder, tmp_path: 
     start = opened(tiny_model("gpt2"))
     made = trained_model(start, MIXED)
     model = bare(start, made, merge=True)
-    plain.save(model, start.checkpoint, tmp_path)
+    merge.save(model, start.checkpoint, tmp_path)
     again = opened(tmp_path)
     assert torch.equal(logits(again.model(), some_ids()), logits(model, some_ids()))
     assert (tmp_path / "tokenizer.json").is_file()

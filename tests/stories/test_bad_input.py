@@ -19,13 +19,13 @@ import pytest
 from lab import HEAD, Said, begin, ended, lowbit, record_of, stamps, write_study
 from safetensors.torch import load_file, save_file
 
-from lowbit import preflight
 from lowbit.core.errors import RunError
 from lowbit.core.execution import Execution
 from lowbit.core.files import lines
 from lowbit.core.spec import TrainSpec
 from lowbit.quant.byte_counts import Ledger, Shape
-from lowbit.record import LOG, RECORD, SCORES
+from lowbit.runs import memory_check
+from lowbit.runs.record import LOG, RECORD, SCORES
 
 ONE = HEAD.replace("[0, 1]", "[0]")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
@@ -569,39 +569,39 @@ def test_a_batch_that_does_not_fit_is_answered_with_the_largest_half_that_does(f
     count = Ledger(base=1000, other=0, adapters=40, trainable=10, parameters=500, largest_decoded=9)
     shape = Shape(layers=2, width=32, inner=48, vocabulary=160)
     train = TrainSpec(batch=64, accumulate=2)
-    need = preflight.Need(count, shape, train, Execution(), 32, 4, False)
+    need = memory_check.Need(count, shape, train, Execution(), 32, 4, False)
 
     def taken(batch: int) -> int:
         return replace(need, train=replace(train, batch=batch)).estimate().total
 
     with pytest.raises(RunError) as error:
-        preflight.check(taken(fits), need)
+        memory_check.check(taken(fits), need)
     batch = {1: 1, 3: 2, 16: 16}[fits]
     times = 2 * 64 // batch
     advice = f"With the same steps, --set train.batch={batch} --set train.accumulate={times} would"
     assert advice in str(error.value)
-    assert preflight.check(taken(64), need).total == taken(64)
+    assert memory_check.check(taken(64), need).total == taken(64)
 
 
 def test_a_residency_that_does_not_fit_is_answered_with_the_one_that_does() -> None:
     count = Ledger(10**6, 0, 40, 10, 4 * 10**6, 10**5)
     shape = Shape(layers=2, width=32, inner=48, vocabulary=160)
-    need = preflight.Need(
+    need = memory_check.Need(
         count, shape, TrainSpec(batch=1), Execution(residency="decoded"), 8, 4, False
     )
     packed = replace(need, execution=Execution()).estimate().total
     with pytest.raises(RunError, match=r"--set execution\.residency=packed would fit"):
-        preflight.check(packed, need)
+        memory_check.check(packed, need)
     assert need.estimate().decoded > 4 * 4 * 10**6
 
 
 def test_activations_that_do_not_fit_are_answered_with_checkpointing() -> None:
     count = Ledger(1000, 0, 40, 10, 500, 9)
     shape = Shape(layers=24, width=32, inner=48, vocabulary=16)
-    need = preflight.Need(count, shape, TrainSpec(batch=1), Execution(), 512, 4, False)
+    need = memory_check.Need(count, shape, TrainSpec(batch=1), Execution(), 512, 4, False)
     small = replace(need, execution=Execution(checkpointing=True)).estimate().total
     with pytest.raises(RunError, match=r"--set execution\.checkpointing=true would fit"):
-        preflight.check(small, need)
+        memory_check.check(small, need)
 
 
 def test_a_table_of_costs_is_shown_even_where_a_cell_cannot_run(

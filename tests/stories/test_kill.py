@@ -16,7 +16,7 @@ import pytest
 from lab import HEAD, Said, begin, ended, lowbit, record_of, stamps, write_study
 
 from lowbit.core.files import lines
-from lowbit.record import CHECKPOINT, LOG, RECORD
+from lowbit.runs.record import CHECKPOINT, LOG, RECORD
 
 pytestmark = pytest.mark.slow
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from lab import WITHOUT_TORCH, lowbit, record_of, stamps, write_study
 
-from lowbit.engines.base import Cell, Ending, Engine, Order, Told
-from lowbit.record import CHECKPOINT, RECORD, load
+from lowbit.runs.record import CHECKPOINT, RECORD, load
+from lowbit.runs.workers.pool import Ending, Job, OnEnding, Order
 from lowbit.tools import TOOLS
 
 PROFILE = """
@@ -102,15 +102,15 @@ def test_nothing_that_is_said_is_wider_than_the_terminal(finished: tuple[Path, s
 def test_what_the_logs_warn_of_is_said_of_each_run_and_explained_once(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def noisy(cells: Sequence[Cell], order: Order, told: Told) -> list[Ending]:
-        endings = [Ending(cell, load(cell.folder)) for cell in cells]
+    def noisy(jobs: Sequence[Job], order: Order, on_ending: OnEnding) -> list[Ending]:
+        endings = [Ending(job, load(job.folder)) for job in jobs]
         for ending in endings:
-            with (ending.cell.folder / "log.jsonl").open("a") as log:
+            with (ending.job.folder / "log.jsonl").open("a") as log:
                 log.write('{"step": 9, "warning": "gradients are noisy"}\n')
             told(ending)
         return endings
 
-    monkeypatch.setattr("lowbit.engines.local.ENGINE", Engine("noisy", noisy))
+    monkeypatch.setattr("lowbit.commands.run_jobs", noisy)
     said = lowbit("run", study, "--rerun").out
     assert said.count("  warning: gradients are noisy\n") == 4
     assert " ".join(said.split()).count("an offset that stays") == 1

@@ -14,7 +14,7 @@ from lowbit.classic.tuning import ALL_BITS, Asked, format_of, metrics, write
 from lowbit.core.errors import UserError
 from lowbit.core.files import lines, to_json, write_atomic
 from lowbit.core.spec import BLOCK_ROLES
-from lowbit.record import LOG, Record
+from lowbit.runs.record import LOG, Record
 from lowbit.study import Study
 
 

@@ -18,9 +18,9 @@ from lowbit.core.errors import LowbitError, UserError
 from lowbit.core.execution import Execution
 from lowbit.core.spec import RunSpec
 from lowbit.core.toml import check
-from lowbit.engines.process import call
 from lowbit.predictors import left, predictions, trusted
-from lowbit.record import ADAPTER, load
+from lowbit.runs.record import ADAPTER, load
+from lowbit.runs.workers.process import call
 from lowbit.sensitivity import Asked, SensitivityTable
 from lowbit.surveying import measured, shown
 

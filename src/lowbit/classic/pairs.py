@@ -15,7 +15,7 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 from lowbit.core.spec import BLOCK_ROLES
-from lowbit.record import COMPARED, Record, unlike
+from lowbit.runs.record import COMPARED, Record, unlike
 
 Row = dict[str, Any]
 _OF_THE_PAIR = ("name", "format", "embedding", "rank", "rule")

@@ -16,8 +16,8 @@ from lowbit.core.errors import RunError, UserError
 from lowbit.core.files import lines, to_json, write_atomic
 from lowbit.core.spec import RunSpec
 from lowbit.core.toml import check
-from lowbit.record import LOG, Record, load
-from lowbit.single import single
+from lowbit.runs.record import LOG, Record, load
+from lowbit.runs.request import single
 from lowbit.study import Study
 
 BITS = {16: "bf16", 8: "int8@64", 4: "int4@64"}

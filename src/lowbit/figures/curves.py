@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from lowbit.cells import Cell, Setting
 from lowbit.core.files import lines
 from lowbit.figures.look import GREY, colour, dash, plain
-from lowbit.record import LOG
+from lowbit.runs.record import LOG
 
 Series = tuple[tuple[int, float], ...]
 

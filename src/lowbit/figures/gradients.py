@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from lowbit.cells import Cell, Setting
 from lowbit.core.files import lines
 from lowbit.figures.look import colour, dash, plain
-from lowbit.record import LOG
+from lowbit.runs.record import LOG
 
 
 @dataclass(frozen=True)

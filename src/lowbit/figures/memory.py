@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from lowbit import solo
 from lowbit.cells import Cell, Setting
 from lowbit.figures import bars
+from lowbit.runs import isolated_cost
 
 LOOK = bars.Look(
     axis="memory of a run with packed weights, above the idle interpreter",
@@ -42,7 +42,7 @@ def data(setting: Setting) -> tuple[Peak, ...]:
 
 
 def peak(cell: Cell) -> Peak:
-    found = [known for folder, record in cell.runs if (known := solo.read(folder, record))]
+    found = [known for folder, record in cell.runs if (known := isolated_cost.read(folder, record))]
     if not found:
         peaks = [record.cost.peak_bytes for _, record in cell.done.values()]
         return Peak(cell.plan, (0.0, 0.0, 0.0, 0.0, float(max(peaks))))

@@ -1,8 +1,9 @@
-"""Plans as a person writes them: a TOML file, a name, or a format."""
+"""Plans as a person writes them: a TOML file, a name, or a format. Read and written here."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lowbit.core.errors import UserError
 from lowbit.core.spec import Plan
@@ -45,3 +46,32 @@ def check_formats(plan: Plan, path: Path | None, *inside: str) -> None:
             parse(text or "bf16")
         except UserError as error:
             raise UserError(f"{at(path, *inside, *keys)}{error}") from None
+
+
+def to_toml(plan: Plan, about: str = "") -> str:
+    """A plan's file, without its name (the file's own) and without what is default.
+
+    `about`: where it comes from, in a comment.
+    """
+    usual = Plan(plan.name)
+    lines = [f"# {' '.join(about.split())}"] if about else []
+    lines += [
+        f"{key} = {_value(value)}"
+        for key in ("format", "embedding", "rank", "alpha", "dropout", "init", "adapter")
+        if (value := getattr(plan, key)) != getattr(usual, key) or key in ("format", "rank")
+    ]
+    if plan.schedule != usual.schedule:
+        inside = ", ".join(f"{key} = {_value(v)}" for key, v in vars(plan.schedule).items())
+        lines.append(f"schedule = {{{inside}}}")
+    for rule in plan.rule:
+        lines += ["", "[[rule]]"]
+        lines += [f"{key} = {_value(v)}" for key, v in vars(rule).items() if v not in (None, ())]
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return str(value).lower() if isinstance(value, bool) else str(value)

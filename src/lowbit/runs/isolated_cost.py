@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from lowbit.core.execution import Execution
 from lowbit.core.files import to_json, write_atomic
 from lowbit.core.spec import RunSpec
-from lowbit.record import Cost, Record
+from lowbit.runs.record import Cost, Record
 
 FOLDER = "solo"
 

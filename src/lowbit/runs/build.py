@@ -1,6 +1,6 @@
-"""What a run starts from: model and data found, the plan carried out on the model.
+"""A plan carried out on a model: sites chosen, bytes counted, packed layers installed.
 
-Shared by everything that needs a model as a run would have it: runs themselves, dry runs, exports.
+Everything that needs a model as a run would have it comes here: runs, dry runs and exports.
 """
 
 from __future__ import annotations
@@ -8,54 +8,38 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import nn
 
-from lowbit import device as machine
-from lowbit import heap, preflight
 from lowbit.core.cache import cache_dir
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
-from lowbit.core.files import digest
 from lowbit.core.schedules import Distil
 from lowbit.core.spec import Choice, Plan, RunSpec, Site
-from lowbit.demo import model_folder
-from lowbit.encoded import Encodings
-from lowbit.export import peft
 from lowbit.layers.adapters import SvdAdapter
 from lowbit.layers.install import Settings, adapters, install
 from lowbit.models.family import find_sites
 from lowbit.models.loading import (
     Checkpoint,
     load,
-    max_length,
-    open_checkpoint,
     skeleton,
-    tokenizer_of,
 )
 from lowbit.models.weights import blank
 from lowbit.plan.rules import choose
 from lowbit.quant.byte_counts import Ledger, ledger, spare
-from lowbit.tasks.base import Data, Task
-from lowbit.tasks.prepare import find, prepare
+from lowbit.quant.formats import is_cast, spell
+from lowbit.runs import allocator, memory_check
+from lowbit.runs import device as machine
+from lowbit.runs.encoding_cache import Encodings
+from lowbit.runs.export import peft
+from lowbit.runs.prepare import Prepared, prepare_run, weights_digest
 from lowbit.train import compile, losses
 from lowbit.train.distillation import Distiller, room, teach
 from lowbit.train.hooks import Hooks
 from lowbit.train.rank_schedule import rank_hooks
 from lowbit.train.ternary_hooks import ternary_hooks
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a run starts from: a model on disk, and data cut for it."""
-
-    checkpoint: Checkpoint
-    task: Task
-    data: Data
-    pad: int
 
 
 @dataclass(frozen=True)
@@ -71,14 +55,6 @@ class Installed:
     distiller: Distiller | None = None
 
 
-def prepare_run(spec: RunSpec, instead: str = "") -> Prepared:
-    """The model's folder, the task's data tokenised for it. `instead`: as `resolve` has it."""
-    checkpoint = open_checkpoint(model_folder(spec.model, instead=instead))
-    tokenizer = tokenizer_of(checkpoint.folder)
-    task = find(spec.task.name, spec.task)
-    data = prepare(spec.task, tokenizer, max_length(checkpoint.config), cache_dir())
-    pad = tokenizer.pad_token_id
-    return Prepared(checkpoint, task, data, tokenizer.eos_token_id or 0 if pad is None else pad)
 
 
 def install_run(
@@ -96,7 +72,7 @@ def install_run(
     planned = plan_sites(spec.plan, start.checkpoint, start.task.kind, len(start.data.labels))
     need = needs(spec, start, planned.count, execution, compute)
     distil = _distil(spec)
-    preflight.check(machine.free_memory(device) if memory is None else memory, need)
+    memory_check.check(machine.free_memory(device) if memory is None else memory, need)
     distiller = _taught(spec, start, distil, device) if distil.wanted else None
     model = _carried_out(spec, start, planned, execution, device, compute)
     if execution.checkpointing:
@@ -109,10 +85,10 @@ def install_run(
 
 def needs(
     spec: RunSpec, start: Prepared, count: Ledger, execution: Execution, compute: str
-) -> preflight.Need:
+) -> memory_check.Need:
     """What a training step's memory depends on."""
-    parts, shape = start.data.parts, preflight.shape_of(start.checkpoint.config)
-    return preflight.Need(
+    parts, shape = start.data.parts, memory_check.shape_of(start.checkpoint.config)
+    return memory_check.Need(
         count=count,
         shape=shape,
         # A batch never holds more than there is.
@@ -131,7 +107,7 @@ def _distil(spec: RunSpec) -> Distil:
 
 def _taught(spec: RunSpec, start: Prepared, distil: Distil, device: torch.device) -> Distiller:
     """The unquantised model says what it has to say, and is gone before anything is installed."""
-    with heap.sparing():
+    with allocator.sparing():
         model = load(start.checkpoint, start.task.kind).float().to(device)
         return teach(model, start.data.parts["train"], distil, spec.train.eval_batch, device)
 
@@ -174,7 +150,7 @@ def _carried_out(
     )
     encodings = Encodings(cache_dir(), weights_digest(start.checkpoint))
     labels = len(start.data.labels)
-    with heap.sparing():
+    with allocator.sparing():
         model, weights = blank(start.checkpoint, start.task.kind, labels, start.pad, device)
         install(model, planned.sites, planned.choices, settings, weights, encodings)
     return model.to(device)
@@ -217,13 +193,20 @@ def gradient_norms(model: nn.Module, sites: Sequence[Site]) -> dict[str, dict[st
     return {"grad_norms": {key: math.sqrt(square) for key, square in squares.items()}}
 
 
-def weights_digest(checkpoint: Checkpoint) -> str:
-    """The checkpoint's weights, so that records on different ones are never compared."""
-    files = sorted(checkpoint.folder.glob("*.safetensors"))
-    return "+".join(_digest(path, path.stat().st_mtime_ns)[:16] for path in files)
 
 
-@cache
-def _digest(path: Path, changed: int) -> str:
-    """Read whole once, for as long as the file stays the same."""
-    return digest(path)
+
+
+Choices = tuple[str, dict[str, str], dict[str, int]]
+"""A plan's name, the formats of its sites that are not in 16 bits, and the ranks of all."""
+
+
+def choices_of(spec: RunSpec) -> Choices:
+    start = prepare_run(spec)
+    planned = plan_sites(spec.plan, start.checkpoint, start.task.kind, len(start.data.labels))
+    stored = {s.name: planned.choices[s.name] for s in planned.sites if not s.fresh}
+    formats = {n: spell(choice.quant) for n, choice in stored.items() if not is_cast(choice.quant)}
+    # A schedule cuts to so many directions a site, on average; which, training decides.
+    schedule = spec.plan.schedule
+    most = math.inf if schedule.kind == "fixed" else schedule.target
+    return spec.plan.name, formats, {n: int(min(c.rank, most)) for n, c in stored.items()}

@@ -96,7 +96,7 @@ def _context() -> Any:
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lowbit.engines.preload"])
+    context.set_forkserver_preload(["lowbit.runs.workers.preload"])
     return context
 
 

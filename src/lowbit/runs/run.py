@@ -12,26 +12,29 @@ from pathlib import Path
 
 import torch
 
-from lowbit import device as machine
-from lowbit.account import bytes_of, cost, site_records
+from lowbit.runs import device as machine
+from lowbit.runs.record_fields import bytes_of, cost, site_records
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
 from lowbit.core.progress import Watcher, nobody
 from lowbit.core.spec import RunSpec
-from lowbit.device import PeakMemory
-from lowbit.export import peft, ternary
-from lowbit.lent import lent
+from lowbit.runs.device import PeakMemory
+from lowbit.runs.export import peft, ternary
+from lowbit.runs.untrained import lent
 from lowbit.quant.formats import spell
-from lowbit.ready import (
-    Installed,
-    Prepared,
-    hooks_of,
-    install_run,
-    prepare_run,
-    weights_digest,
+from lowbit.runs.prepare import (Prepared, prepare_run, weights_digest)
+from lowbit.runs.build import (Installed, hooks_of, install_run)
+from lowbit.runs.record import (
+    ADAPTER,
+    CHECKPOINT,
+    LOG,
+    RECORD,
+    SCORES,
+    Record,
+    finish,
+    resumable,
 )
-from lowbit.record import ADAPTER, CHECKPOINT, LOG, RECORD, SCORES, Record, finish, resumable
-from lowbit.scoring import score
+from lowbit.runs.scoring import score
 from lowbit.train.loop import Setting, adapt
 
 

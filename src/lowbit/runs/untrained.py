@@ -11,16 +11,17 @@ from pathlib import Path
 
 import torch
 
-from lowbit import device as machine
-from lowbit.account import bytes_of, cost, site_records
+from lowbit.runs import device as machine
+from lowbit.runs.record_fields import bytes_of, cost, site_records
 from lowbit.core.errors import RunError
 from lowbit.core.execution import Execution
 from lowbit.core.spec import RunSpec
-from lowbit.device import PeakMemory
-from lowbit.export import peft
-from lowbit.ready import install_bare, prepare_run, weights_digest
-from lowbit.record import ADAPTER, Record, finish, load
-from lowbit.scoring import score
+from lowbit.runs.device import PeakMemory
+from lowbit.runs.export import peft
+from lowbit.runs.prepare import (prepare_run, weights_digest)
+from lowbit.runs.build import (install_bare)
+from lowbit.runs.record import ADAPTER, Record, finish, load
+from lowbit.runs.scoring import score
 from lowbit.train.checkpoint import Position
 from lowbit.train.log import Clocks
 

@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from lowbit.core.files import write_lines
-from lowbit.ready import Prepared
-from lowbit.record import SCORES
+from lowbit.runs.prepare import (Prepared)
+from lowbit.runs.record import SCORES
 from lowbit.train.evaluate import Found, evaluate, ratio
 
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Literal
 
 from lowbit.core.spec import Choice, Site
-from lowbit.device import PeakMemory
+from lowbit.runs.device import PeakMemory
 from lowbit.quant.byte_counts import kept, ledger
 from lowbit.quant.formats import spell
-from lowbit.record import Bytes, Cost, SiteRecord
+from lowbit.runs.record import Bytes, Cost, SiteRecord
 from lowbit.train.checkpoint import Position
 
 Choices = Mapping[str, Choice]

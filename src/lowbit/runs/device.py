@@ -19,12 +19,13 @@ from statistics import median
 import psutil
 import torch
 
-from lowbit import __version__, heap
+from lowbit import __version__
+from lowbit.runs import allocator
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
 from lowbit.layers import matmul
 from lowbit.quant import bitsandbytes
-from lowbit.record import Facts
+from lowbit.runs.record import Facts
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -48,7 +49,7 @@ def set_up(execution: Execution, compute: str) -> tuple[torch.device, str]:
     device = resolve_device(execution.device)
     if execution.threads:
         torch.set_num_threads(execution.threads)
-    (heap.spare if execution.sparing else heap.keep)()
+    (allocator.spare if execution.sparing else allocator.keep)()
     if execution.decoder == "bitsandbytes":
         bitsandbytes.library()  # an error now rather than in the first product
     return device, compute_of(execution, compute)

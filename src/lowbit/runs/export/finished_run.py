@@ -11,9 +11,10 @@ from lowbit.core.errors import RunError
 from lowbit.core.execution import Execution
 from lowbit.core.spec import RunSpec
 from lowbit.core.toml import check
-from lowbit.export import peft, plain, ternary
-from lowbit.ready import install_run, prepare_run, weights_digest
-from lowbit.record import ADAPTER, Record
+from lowbit.runs.export import peft, merge as plain, ternary
+from lowbit.runs.prepare import (prepare_run, weights_digest)
+from lowbit.runs.build import (install_run)
+from lowbit.runs.record import ADAPTER, Record
 from lowbit.train.evaluate import evaluate
 
 EXAMPLES = 64

@@ -14,24 +14,18 @@ from pathlib import Path
 
 import numpy as np
 
-from lowbit import device as machine
+from lowbit.runs import device as machine
 from lowbit.core.array_store import Arrays, remembered
 from lowbit.core.cache import cache_dir
 from lowbit.core.execution import Execution
 from lowbit.core.files import digest
 from lowbit.core.spec import RunSpec
 from lowbit.core.stats import Floats, Gap, paired_gap, ratio
-from lowbit.export import peft
+from lowbit.runs.export import peft
 from lowbit.quant.formats import spell
-from lowbit.ready import (
-    Installed,
-    Prepared,
-    install_bare,
-    plan_sites,
-    prepare_run,
-    weights_digest,
-)
-from lowbit.record import ADAPTER
+from lowbit.runs.prepare import (Prepared, prepare_run, weights_digest)
+from lowbit.runs.build import (Installed, install_bare, plan_sites)
+from lowbit.runs.record import ADAPTER
 from lowbit.train.evaluate import evaluate
 
 EVALUATION = 3

@@ -15,11 +15,12 @@ from itertools import accumulate
 
 import torch
 
-from lowbit import device as machine
+from lowbit.runs import device as machine
 from lowbit.core.execution import Execution
 from lowbit.core.spec import RunSpec
-from lowbit.device import PeakMemory
-from lowbit.ready import Installed, Prepared, hooks_of, install_run, prepare_run
+from lowbit.runs.device import PeakMemory
+from lowbit.runs.prepare import (Prepared, prepare_run)
+from lowbit.runs.build import (Installed, hooks_of, install_run)
 from lowbit.tasks.base import Example
 from lowbit.train.evaluate import evaluate
 from lowbit.train.loop import Setting, adapt, steps_per_epoch, total_steps

@@ -1,1 +1,0 @@
-"""Where runs are carried out. An engine is one file that defines `ENGINE`."""

@@ -1,1 +1,0 @@
-"""What leaves the lab: adapters in PEFT's format, decoded and merged models."""
