@@ -12,8 +12,8 @@ import sys
 import time
 from statistics import median
 
-from lowbit.plan.program import Option
-from lowbit.plan.search import solve
+from lowbit.planner.knapsack import Option
+from lowbit.planner.search import solve
 
 ROUNDS = 5
 AIM = 3.0

@@ -13,7 +13,7 @@ from _arguments import parser
 
 from lowbit.classic.notebook import cells
 from lowbit.core.files import write_atomic
-from lowbit.theory.equations import EQUATIONS, snippet
+from lowbit.sensitivity.theory.equations import EQUATIONS, snippet
 from lowbit.theory.prose import document
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "quant_noise.py"

@@ -5,7 +5,7 @@
 # (`python experiments/pair_notebook.py` makes the second from the first), and `theory.pdf` is its prose with
 # the equations set. Symbols are sympy's, numbers are the library's own functions, and every step ends in an
 # assertion, so running it is proving it as far as a machine can. Numbers in brackets are those of
-# `lowbit.theory`; those with a D are the formulas of the documents that this project started from.
+# `lowbit.sensitivity.theory`; those with a D are the formulas of the documents that this project started from.
 
 # %%
 from itertools import pairwise
@@ -15,7 +15,8 @@ import sympy as sp
 
 from lowbit.classic.simulation import rounded
 from lowbit.quant.formats import parse
-from lowbit.theory import damage, distortion, documents, noise
+from lowbit.sensitivity.theory import damage, distortion, rounding
+from lowbit.theory import documents
 
 D, M, u, s, w, c, t = sp.symbols("D M u s w c t", positive=True)
 k = sp.symbols("k", integer=True, positive=True)
@@ -34,9 +35,9 @@ uniform = sp.integrate(u**2, (u, -D / 2, D / 2)) / D
 stochastic = sp.integrate(u * (D - u), (u, 0, D)) / D
 assert sp.simplify(uniform - D**2 / 12) == 0
 assert sp.simplify(stochastic - D**2 / 6) == 0
-assert float(uniform.subs(D, 0.3)) == noise.uniform_variance(0.3)
-assert np.isclose(float(stochastic.subs(D, 0.3)), noise.stochastic_variance(0.3))
-assert noise.step(7.0, 4) == 1.0
+assert float(uniform.subs(D, 0.3)) == rounding.uniform_variance(0.3)
+assert np.isclose(float(stochastic.subs(D, 0.3)), rounding.stochastic_variance(0.3))
+assert rounding.step(7.0, 4) == 1.0
 
 # %% [markdown]
 # But weights are not uniform. As a function of the weight, the error is a sawtooth and its square a row of
@@ -54,8 +55,8 @@ assert sp.simplify(waves - sp.exp(-(s**2) * t**2 / 2)) == 0
 # E w sin(tw) is minus its derivative by t; at t = 2 pi k / D the covariance's k-th term is 2 s^2 (-1)^k e^...
 leaning = (-sp.diff(waves, t) * sawtooth).subs(t, 2 * sp.pi * k / D)
 assert sp.simplify(leaning / (-1) ** k / waves.subs(t, 2 * sp.pi * k / D) - 2 * s**2) == 0
-assert np.isclose(noise.midtread_variance(0.88, 1.0), noise.uniform_variance(0.88), rtol=1e-4)
-assert noise.midtread_covariance(2.5, 1.0) < -0.05
+assert np.isclose(rounding.midtread_variance(0.88, 1.0), rounding.uniform_variance(0.88), rtol=1e-4)
+assert rounding.midtread_covariance(2.5, 1.0) < -0.05
 
 # %% [markdown]
 # A grid need not be even. For a Gaussian, one cell of any grid contributes (6), here against sympy's own integral.

@@ -205,7 +205,7 @@ def plan(
     """
     from lowbit import budgeting, surveying
     from lowbit.options import bytes_of
-    from lowbit.plan.wanted import Wanted
+    from lowbit.planner.request import Wanted
     from lowbit.quant.formats import parse
     from lowbit.runs.request import single
 

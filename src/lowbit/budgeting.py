@@ -16,12 +16,12 @@ from lowbit.core.spec import RunSpec
 from lowbit.figures.frontier import Frontier
 from lowbit.looking import out, say, wrapped
 from lowbit.plan.file import to_toml
-from lowbit.plan.maps import maps
-from lowbit.plan.program import Solution
-from lowbit.plan.wanted import Wanted
-from lowbit.predictors import NAMES, trusted_at
+from lowbit.planner.knapsack import Solution
+from lowbit.planner.other_quantizers import maps
+from lowbit.planner.request import Wanted
 from lowbit.quant.formats import bits_of, parse
 from lowbit.runs.workers.process import call, orphaned
+from lowbit.sensitivity.predictors import NAMES, trusted_at
 from lowbit.surveying import nats, shown, worked
 
 NAMED = 9
@@ -191,7 +191,7 @@ def _write_maps(solution: Solution, folder: Path) -> None:
 
 def solved(spec: RunSpec, execution: Execution, wanted: Wanted, tell: bool) -> Any:
     """In a process of its own."""
-    from lowbit.planning import planned
+    from lowbit.planner.planner import planned
 
     return planned(spec, execution, wanted, phases(tell, stop=orphaned))
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan
 from lowbit.forecasts import Foretold, Point, Said
-from lowbit.lab import Told
-from lowbit.measuring import table_of
-from lowbit.predictors import left
 from lowbit.quant.formats import bits_of, parse
 from lowbit.runs.build import choices_of
-from lowbit.sensitivity import Asked, SensitivityTable
+from lowbit.sensitivity.cached import table_of
+from lowbit.sensitivity.measured_model import Told
+from lowbit.sensitivity.predictors import left
+from lowbit.sensitivity.table import Asked, SensitivityTable
 
 ANCHOR = "the anchor"
 

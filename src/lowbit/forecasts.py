@@ -15,7 +15,7 @@ from typing import Any
 from lowbit.core.files import write_atomic
 from lowbit.core.spec import BARE, Plan, RunSpec
 from lowbit.quant.formats import is_cast, parse
-from lowbit.sensitivity import Whole
+from lowbit.sensitivity.table import Whole
 from lowbit.study import Study
 from lowbit.studyfile import Forecast
 

@@ -14,12 +14,12 @@ from rich.text import Text
 from lowbit.core.execution import Execution
 from lowbit.core.progress import phases
 from lowbit.core.spec import RunSpec
-from lowbit.guiding import Advice, advice
 from lowbit.looking import out, say, wrapped
-from lowbit.predictors import NAMES, left, predictions, trusted_at
 from lowbit.quant.formats import bits_of, parse
 from lowbit.runs.workers.process import call, orphaned
-from lowbit.sensitivity import LEAST_LEFT, Asked, SensitivityTable
+from lowbit.sensitivity.guide import Advice, advice
+from lowbit.sensitivity.predictors import NAMES, left, predictions, trusted_at
+from lowbit.sensitivity.table import LEAST_LEFT, Asked, SensitivityTable
 from lowbit.surveying import FORMATS, RANKS, measured, nats, shown, worked
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
@@ -58,8 +58,8 @@ def predicted(
     specs: dict[str, RunSpec], execution: Execution, tokens: int, at: Path | None, tell: bool
 ) -> Any:
     """In a process: the table with the plans as its joint choices; their formats and ranks."""
-    from lowbit.measuring import table_of
     from lowbit.runs.build import choices_of
+    from lowbit.sensitivity.cached import table_of
 
     choices = [(name, *choices_of(spec)[1:]) for name, spec in specs.items()]
     first = next(iter(specs.values()))

@@ -14,7 +14,7 @@ from lowbit.core.spec import RunSpec
 from lowbit.forecasts import Said, partner, points, predicted_runs
 from lowbit.forecasts import made as made_at
 from lowbit.pairing import gain_over, lost, pairs_of
-from lowbit.predictors import NAMES, predictions, trusted_at
+from lowbit.sensitivity.predictors import NAMES, predictions, trusted_at
 from lowbit.study import Study
 from lowbit.studyfile import Forecast
 

@@ -16,10 +16,10 @@ from lowbit.core.files import write_atomic
 from lowbit.core.progress import phases
 from lowbit.core.spec import RunSpec
 from lowbit.looking import out, say, wrapped
-from lowbit.predictors import trusted
 from lowbit.quant.formats import bits_of, parse
 from lowbit.runs.workers.process import call, orphaned
-from lowbit.sensitivity import Asked, Basis, SensitivityTable, Whole, to_text
+from lowbit.sensitivity.predictors import trusted
+from lowbit.sensitivity.table import Asked, Basis, SensitivityTable, Whole, to_text
 
 FORMATS = ("int8@64", "int6@64", "int5@64", "int4@64", "nf4@64", "int3@64", "int2@64", "ternary@64")
 PLANNED = ("int8@row", *FORMATS, "int4@32", "int3@32")
@@ -85,7 +85,7 @@ def measured(
     spec: RunSpec, execution: Execution, asked: Asked, tokens: int, at: Path | None, tell: bool
 ) -> Any:
     """In a process of its own."""
-    from lowbit.measuring import table_of
+    from lowbit.sensitivity.cached import table_of
 
     return table_of(spec, execution, asked, tokens, phases(tell, stop=orphaned), at)
 

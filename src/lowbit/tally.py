@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lowbit.gaps import RESOLVED, TRUSTED, Cell
-from lowbit.predictors import NAMES, RUN
 from lowbit.scorecard import CLOSE, COVERED, ENOUGH, FAR, Score, scores
+from lowbit.sensitivity.predictors import NAMES, RUN
 
 SHOWN = (TRUSTED, "kl")
 """The predictors whose numbers stand beside each cell."""

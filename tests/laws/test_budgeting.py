@@ -10,9 +10,9 @@ import pytest
 from lowbit.budgeting import _foretold, _how_good
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.foretelling import _afterwards, _called, _prediction, _unsure
-from lowbit.plan.program import Option, Solution
-from lowbit.predictors import Prediction
-from lowbit.sensitivity import Damage, Reach, SensitivityTable, SiteTable, Whole
+from lowbit.planner.knapsack import Option, Solution
+from lowbit.sensitivity.predictors import Prediction
+from lowbit.sensitivity.table import Damage, Reach, SensitivityTable, SiteTable, Whole
 
 
 @dataclass(frozen=True)

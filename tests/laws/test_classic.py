@@ -30,8 +30,8 @@ from lowbit.core.files import write_lines
 from lowbit.core.spec import RunSpec
 from lowbit.core.toml import check
 from lowbit.gaps import TRUSTED
-from lowbit.predictors import Prediction
 from lowbit.runs.record import ADAPTER, LOG, Record, finish, load
+from lowbit.sensitivity.predictors import Prediction
 from lowbit.study import Study
 
 

@@ -13,7 +13,7 @@ from assemble import batch_of, opened, some_ids
 from torch import Tensor, nn
 
 from lowbit.core.spec import Site
-from lowbit.curvature import (
+from lowbit.sensitivity.curvature import (
     as_site,
     fisher_cost,
     kfac_cost,
@@ -22,7 +22,7 @@ from lowbit.curvature import (
     summed_loss,
     weights_of,
 )
-from lowbit.hessian import gauss_newton, products
+from lowbit.sensitivity.hessian import gauss_newton, products
 from lowbit.tasks.base import Batch
 
 Folder = Callable[[str], Path]

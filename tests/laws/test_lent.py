@@ -12,23 +12,23 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from lowbit import curvature
 from lowbit.cells import scores
 from lowbit.core.errors import RunError, UserError
 from lowbit.core.execution import Execution
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import BLOCK_ROLES, Plan, RunSpec, TaskSpec, TrainSpec
-from lowbit.measuring import merged_run, sequences, table_of
-from lowbit.plan.joint import uniform
-from lowbit.plan.wanted import Wanted
-from lowbit.planning import planned
-from lowbit.room import check_ahead, room_for
+from lowbit.planner.budget import check_ahead, room_for
+from lowbit.planner.options import uniform
+from lowbit.planner.planner import planned
+from lowbit.planner.request import Wanted
 from lowbit.runs.build import choices_of, needs, plan_sites
 from lowbit.runs.cached_scores import evaluated
 from lowbit.runs.prepare import prepare_run
 from lowbit.runs.record import ADAPTER
 from lowbit.runs.run import run
-from lowbit.sensitivity import Asked
+from lowbit.sensitivity import curvature
+from lowbit.sensitivity.cached import merged_run, sequences, table_of
+from lowbit.sensitivity.table import Asked
 
 Folder = Callable[[str], Path]
 CPU = Execution(device="cpu", threads=1)

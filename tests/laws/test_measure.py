@@ -14,23 +14,23 @@ import pytest
 import torch
 from assemble import batch_of, opened, some_ids
 
-from lowbit import curvature
-from lowbit import lab as lab_module
 from lowbit.core.errors import RunError, UserError
 from lowbit.core.spec import BLOCK_ROLES
-from lowbit.curvature import Factors
-from lowbit.hessian import gauss_newton, products
-from lowbit.jointly import monte_carlo, second_order
-from lowbit.lab import Lab, divergence, moved, rounded
-from lowbit.measure import measure
-from lowbit.measuring import _architecture, check_room, fewer, sequences, spread
-from lowbit.predictors import left, predictions, trusted
-from lowbit.reach import STEP_DAMPING, Ascent, absorbed_shares, metric
-from lowbit.sensitivity import Asked, Basis, SensitivityTable, from_text, to_text
+from lowbit.sensitivity import curvature
+from lowbit.sensitivity import measured_model as lab_module
+from lowbit.sensitivity.cached import _architecture, check_room, fewer, sequences, spread
+from lowbit.sensitivity.curvature import Factors
+from lowbit.sensitivity.hessian import gauss_newton, products
+from lowbit.sensitivity.hutchinson import hutchinson
+from lowbit.sensitivity.joint_damage import monte_carlo, second_order
+from lowbit.sensitivity.measure import measure
+from lowbit.sensitivity.measured_model import Lab, divergence, moved, rounded
+from lowbit.sensitivity.predictors import left, predictions, trusted
+from lowbit.sensitivity.rank_correction import STEP_DAMPING, Ascent, absorbed_shares, metric
+from lowbit.sensitivity.rank_gain import KEPT, PACE, highest
+from lowbit.sensitivity.table import Asked, Basis, SensitivityTable, from_text, to_text
 from lowbit.surveying import worked
 from lowbit.tasks.base import Example
-from lowbit.traces import hutchinson
-from lowbit.worth import KEPT, PACE, highest
 
 Folder = Callable[[str], Path]
 ASKED = Asked(("int8@16", "int4@16", "int2@16"), ranks=(1, 4, 16), samples=3, walk=True)

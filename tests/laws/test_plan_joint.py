@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from lowbit.core.errors import UserError
 from lowbit.core.spec import Choice, Site
-from lowbit.guiding import advice
-from lowbit.plan.controls import controls
-from lowbit.plan.joint import (
+from lowbit.plan.rules import choose
+from lowbit.planner.controls import controls
+from lowbit.planner.knapsack import Option, Solution
+from lowbit.planner.options import (
     TRAINED_AFTER,
     UNTRAINED,
     Belief,
@@ -24,14 +25,13 @@ from lowbit.plan.joint import (
     second_order,
     uniform,
 )
-from lowbit.plan.maps import maps
-from lowbit.plan.program import Option, Solution
-from lowbit.plan.rules import choose
-from lowbit.plan.search import solve, undominated
+from lowbit.planner.other_quantizers import maps
+from lowbit.planner.search import solve, undominated
 from lowbit.quant.byte_counts import ledger, stored
 from lowbit.quant.formats import bits_of, parse, spell
-from lowbit.sensitivity import Damage, Reach, SensitivityTable, SiteTable
-from lowbit.theory.damage import adapter_parameters
+from lowbit.sensitivity.guide import advice
+from lowbit.sensitivity.table import Damage, Reach, SensitivityTable, SiteTable
+from lowbit.sensitivity.theory.damage import adapter_parameters
 
 FORMATS, RANKS = ("int8@64", "int4@64", "int3@64"), (4, 8)
 SITES = (

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowbit.core.errors import UserError
-from lowbit.plan.program import Option
-from lowbit.plan.search import frontier, solve, undominated
+from lowbit.planner.knapsack import Option
+from lowbit.planner.search import frontier, solve, undominated
 
 OPTION = st.tuples(st.floats(-1, 2), st.integers(1, 60), st.integers(1, 60))
 INSTANCE = st.lists(st.lists(OPTION, min_size=1, max_size=5), min_size=1, max_size=5)

@@ -17,7 +17,8 @@ from scipy import stats
 from lowbit.core.errors import UserError
 from lowbit.quant.codec import decode, encode
 from lowbit.quant.formats import FORMATS, bits_of, parse
-from lowbit.theory import damage, distortion, documents, equations, noise, prose
+from lowbit.sensitivity.theory import damage, distortion, equations, rounding
+from lowbit.theory import documents, prose
 
 SAMPLE = 400_000
 
@@ -34,30 +35,30 @@ def test_the_series_of_a_midtread_grid_are_those_of_a_simulation(width: float) -
     w = gaussian()
     e = width * np.round(w / width) - w
     for found, sample in (
-        (noise.midtread_variance(width, 1.0), e**2),
-        (noise.midtread_covariance(width, 1.0), w * e),
+        (rounding.midtread_variance(width, 1.0), e**2),
+        (rounding.midtread_covariance(width, 1.0), w * e),
     ):
         assert abs(found - sample.mean()) < 5 * sample.std() / sqrt(SAMPLE)
 
 
 def test_a_twelfth_is_right_while_steps_are_small_and_wrong_when_they_are_not() -> None:
     for width, off in ((0.88, 0.01), (1.9, 0.02)):
-        ratio = noise.midtread_variance(width, 1.0) / noise.uniform_variance(width)
+        ratio = rounding.midtread_variance(width, 1.0) / rounding.uniform_variance(width)
         assert abs(ratio - 1) < off
-    assert abs(noise.midtread_variance(4.0, 1.0) / noise.uniform_variance(4.0) - 1) > 0.1
+    assert abs(rounding.midtread_variance(4.0, 1.0) / rounding.uniform_variance(4.0) - 1) > 0.1
 
 
 def test_rounding_at_random_doubles_the_variance() -> None:
     rng = np.random.default_rng(1)
     w, width = gaussian(seed=2), 0.3
     e = width * np.floor(w / width + rng.random(SAMPLE)) - w
-    assert (e**2).mean() == pytest.approx(noise.stochastic_variance(width), rel=0.01)
+    assert (e**2).mean() == pytest.approx(rounding.stochastic_variance(width), rel=0.01)
     assert abs(e.mean()) < 1e-3
 
 
 def test_a_step_divides_the_range_into_its_codes() -> None:
-    assert noise.step(7.0, 4) == 1.0
-    assert noise.step(1.0, 2) == 1.0
+    assert rounding.step(7.0, 4) == 1.0
+    assert rounding.step(1.0, 2) == 1.0
 
 
 # --- formats --------------------------------------------------------------------------------------
@@ -401,7 +402,7 @@ def test_fresh_noise_scales_with_the_square_of_the_step() -> None:
     _, H, _ = problem(seed=16)
     rng, spread = np.random.default_rng(17), {}
     for bits in (3, 4):
-        fresh = noise.step(1.0, bits) * (rng.random(size=(40_000, 30)) - 0.5)
+        fresh = rounding.step(1.0, bits) * (rng.random(size=(40_000, 30)) - 0.5)
         spread[bits] = np.trace(np.cov((fresh @ H).T))
     assert spread[3] / spread[4] == pytest.approx(damage.noise_ratio(3, 4), rel=0.03)
 

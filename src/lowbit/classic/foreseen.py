@@ -18,10 +18,10 @@ from lowbit.core.errors import LowbitError, UserError
 from lowbit.core.execution import Execution
 from lowbit.core.spec import RunSpec
 from lowbit.core.toml import check
-from lowbit.predictors import left, predictions, trusted
 from lowbit.runs.record import ADAPTER, load
 from lowbit.runs.workers.process import call
-from lowbit.sensitivity import Asked, SensitivityTable
+from lowbit.sensitivity.predictors import left, predictions, trusted
+from lowbit.sensitivity.table import Asked, SensitivityTable
 from lowbit.surveying import measured, shown
 
 FORESEEN = "foreseen.json"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lowbit.quant.formats import levels_of, parse
-from lowbit.theory import damage, distortion, noise
+from lowbit.sensitivity.theory import damage, distortion, rounding
 
 FORMATS = ("int8@64", "int6@64", "int5@64", "int4@64", "nf4@64", "int3@64", "int2@64", "ternary@64")
 BITS = (3, 4, 5, 6, 8)
@@ -52,8 +52,8 @@ def _midtread(width: float, rng: np.random.Generator) -> dict[str, float]:
     return {
         "width": width,
         "monte_carlo": float(np.square(error).mean()),
-        "series": noise.midtread_variance(width, 1.0),
-        "uniform": noise.uniform_variance(width),
+        "series": rounding.midtread_variance(width, 1.0),
+        "uniform": rounding.uniform_variance(width),
     }
 
 
@@ -61,8 +61,8 @@ def _damage(bits: int, rng: np.random.Generator) -> dict[str, float]:
     """A quadratic loss around its optimum's neighbourhood: mean and spread of the damage."""
     n = 400
     curvature, gradient = rng.uniform(0.5, 2.0, n), 0.05 * rng.standard_normal(n)
-    width = noise.step(3.0, bits)
-    variance = np.full(n, noise.uniform_variance(width))
+    width = rounding.step(3.0, bits)
+    variance = np.full(n, rounding.uniform_variance(width))
     e = rng.uniform(-width / 2, width / 2, (20_000, n))
     lost = e @ gradient + 0.5 * np.square(e) @ curvature
     # A uniform error's fourth moment is 9/5 of its variance squared, a Gaussian's three times it.
@@ -96,10 +96,10 @@ def _gradients(rng: np.random.Generator) -> list[dict[str, float]]:
     apart = (curvature**2 + curvature * curvature.sum()) / batch
     found = []
     for bits in BITS:
-        width = noise.step(3.0, bits)
+        width = rounding.step(3.0, bits)
         frozen = rng.uniform(-width / 2, width / 2, (n, bases))
         fresh = rng.uniform(-width / 2, width / 2, (steps, n, 1))
-        added = noise.uniform_variance(width) * float(apart.sum()) / own
+        added = rounding.uniform_variance(width) * float(apart.sum()) / own
         new = damage.fresh_noise_variance(np.diag(curvature), np.full(n, width**2 / 12))
         found.append({
             "bits": bits,

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 
 from lowbit.figures.look import COLOURS, GREY, INK, decades
 from lowbit.gaps import TRUSTED, Cell
-from lowbit.predictors import NAMES, RUN
+from lowbit.sensitivity.predictors import NAMES, RUN
 
 MARKS = {"untrained": "o", "transplanted": "s", "adapted": "^"}
 

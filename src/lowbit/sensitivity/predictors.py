@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lowbit.quant.formats import bits_of, parse
-from lowbit.sensitivity import Predictor, SensitivityTable, Whole
+from lowbit.sensitivity.table import Predictor, SensitivityTable, Whole
 
 
 @dataclass(frozen=True)

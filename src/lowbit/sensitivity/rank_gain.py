@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from lowbit.lab import Lab, moved
+from lowbit.sensitivity.measured_model import Lab, moved
 
 KEPT = 0.4
 """Of what a single step of the largest rank wins more than one of the least: in many steps small

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from math import inf
 
 from lowbit.core.errors import UserError
-from lowbit.plan.program import Choices, Option, Solution, lowest, solved
+from lowbit.planner.knapsack import Choices, Option, Solution, lowest, solved
 
 PRECISION = 1e-6
 """Of what a plan costs above the least of every site: as near to the best as it is searched for."""

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan, RunSpec
-from lowbit.lab import Told
-from lowbit.measuring import Apart, apart, table_of
-from lowbit.plan.controls import controls
-from lowbit.plan.joint import (
+from lowbit.planner.budget import Room, check, check_ahead, room_for
+from lowbit.planner.controls import controls
+from lowbit.planner.knapsack import Choices, Solution
+from lowbit.planner.options import (
     FULL,
     Belief,
     as_plan,
@@ -27,13 +27,13 @@ from lowbit.plan.joint import (
     second_order,
     uniform,
 )
-from lowbit.plan.program import Choices, Solution
-from lowbit.plan.search import frontier, solve
-from lowbit.plan.wanted import Wanted
-from lowbit.predictors import Prediction, predictions
+from lowbit.planner.request import Wanted
+from lowbit.planner.search import frontier, solve
 from lowbit.quant.formats import bits_of, parse
-from lowbit.room import Room, check, check_ahead, room_for
-from lowbit.sensitivity import Asked, Basis, SensitivityTable
+from lowbit.sensitivity.cached import Apart, apart, table_of
+from lowbit.sensitivity.measured_model import Told
+from lowbit.sensitivity.predictors import Prediction, predictions
+from lowbit.sensitivity.table import Asked, Basis, SensitivityTable
 
 UNIFORM = 8
 """Uniform plans that are run, the best by prediction first."""

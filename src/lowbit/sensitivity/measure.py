@@ -16,17 +16,39 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lowbit import curvature, hessian
 from lowbit.core.errors import RunError, about
 from lowbit.core.spec import BLOCK_ROLES, Site
-from lowbit.curvature import Curvature
-from lowbit.jointly import jointly, monte_carlo
-from lowbit.lab import HESSIAN, NEWTON, Errors, Lab, Told, divergence, moved
 from lowbit.quant.formats import bits_of, parse
-from lowbit.reach import Ascent, Metric, absorbed_shares, metric, spectrum
-from lowbit.sensitivity import UNITS, Asked, Damage, Joint, Reach, SensitivityTable, SiteTable
-from lowbit.traces import Known, hutchinson, mean
-from lowbit.worth import Steps, factor
+from lowbit.sensitivity import curvature, hessian
+from lowbit.sensitivity.curvature import Curvature
+from lowbit.sensitivity.hutchinson import Known, hutchinson, mean
+from lowbit.sensitivity.joint_damage import jointly, monte_carlo
+from lowbit.sensitivity.measured_model import (
+    HESSIAN,
+    NEWTON,
+    Errors,
+    Lab,
+    Told,
+    divergence,
+    moved,
+)
+from lowbit.sensitivity.rank_correction import (
+    Ascent,
+    Metric,
+    absorbed_shares,
+    metric,
+    spectrum,
+)
+from lowbit.sensitivity.rank_gain import Steps, factor
+from lowbit.sensitivity.table import (
+    UNITS,
+    Asked,
+    Damage,
+    Joint,
+    Reach,
+    SensitivityTable,
+    SiteTable,
+)
 
 CLOSED_FROM = 4.0
 """Bits from which K-FAC tells matrices apart as well as running the model does."""

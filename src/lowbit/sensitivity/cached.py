@@ -24,10 +24,7 @@ from lowbit.core.execution import Execution
 from lowbit.core.files import digest, write_atomic
 from lowbit.core.spec import RunSpec, Site
 from lowbit.core.toml import check
-from lowbit.curvature import as_site
-from lowbit.lab import Lab, Told, moved, rounded
 from lowbit.layers import matmul
-from lowbit.measure import measure
 from lowbit.models.family import find_sites
 from lowbit.models.loading import load
 from lowbit.quant.formats import is_cast, parse
@@ -38,7 +35,10 @@ from lowbit.runs.export.peft import WEIGHTS
 from lowbit.runs.prepare import Prepared, prepare_run, weights_digest
 from lowbit.runs.record import ADAPTER
 from lowbit.runs.record import load as load_record
-from lowbit.sensitivity import Asked, SensitivityTable, from_text, to_text
+from lowbit.sensitivity.curvature import as_site
+from lowbit.sensitivity.measure import measure
+from lowbit.sensitivity.measured_model import Lab, Told, moved, rounded
+from lowbit.sensitivity.table import Asked, SensitivityTable, from_text, to_text
 from lowbit.tasks.base import Batch
 from lowbit.tasks.batching import collate
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
 from lowbit.core.spec import BLOCK_ROLES, RunSpec, Site
-from lowbit.plan.joint import FULL, TRAINED, fitting, options
-from lowbit.plan.program import Choices, Solution
-from lowbit.plan.wanted import Wanted
+from lowbit.planner.knapsack import Choices, Solution
+from lowbit.planner.options import FULL, TRAINED, fitting, options
+from lowbit.planner.request import Wanted
 from lowbit.quant.byte_counts import Ledger, adapter_numbers, stored
 from lowbit.quant.formats import parse
 from lowbit.runs import device as machine
 from lowbit.runs.build import Installed, needs, plan_sites
 from lowbit.runs.prepare import Prepared, prepare_run
-from lowbit.sensitivity import SensitivityTable
+from lowbit.sensitivity.table import SensitivityTable
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from lowbit.core.errors import RunError, about
 from lowbit.core.spec import BLOCK_ROLES, Site
 from lowbit.core.stats import clustered_error
-from lowbit.curvature import as_site, logits_of, target_of, weights_of
 from lowbit.quant.codec import decode, encode
 from lowbit.quant.formats import parse
+from lowbit.sensitivity.curvature import as_site, logits_of, target_of, weights_of
 from lowbit.tasks.base import Batch
 from lowbit.tasks.batching import joined
 from lowbit.train.losses import Kind

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 
 import torch
 
-from lowbit import curvature, hessian
 from lowbit.core.errors import about
-from lowbit.lab import NEWTON, Errors, Lab, Told, moved
-from lowbit.sensitivity import Asked, Joint, Whole
-from lowbit.traces import Known, mean, standard_error
+from lowbit.sensitivity import curvature, hessian
+from lowbit.sensitivity.hutchinson import Known, mean, standard_error
+from lowbit.sensitivity.measured_model import NEWTON, Errors, Lab, Told, moved
+from lowbit.sensitivity.table import Asked, Joint, Whole
 
 NEAR = 3e-4
 """Nats of KL by which the model is moved for a second derivative, or by the whole error if that is

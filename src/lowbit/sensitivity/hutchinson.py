@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lowbit import hessian
-from lowbit.curvature import Curvature
-from lowbit.lab import HESSIAN, Lab, Told
-from lowbit.sensitivity import Asked
+from lowbit.sensitivity import hessian
+from lowbit.sensitivity.curvature import Curvature
+from lowbit.sensitivity.measured_model import HESSIAN, Lab, Told
+from lowbit.sensitivity.table import Asked
 
 
 @dataclass(frozen=True)

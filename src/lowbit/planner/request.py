@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lowbit.plan.joint import TRAINED_AFTER, UNTRAINED, Belief
+from lowbit.planner.options import TRAINED_AFTER, UNTRAINED, Belief
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 from lowbit.core.errors import UserError
 from lowbit.core.spec import Plan, Rule, Site
-from lowbit.plan.program import Choices, Option, Solution
+from lowbit.planner.knapsack import Choices, Option, Solution
 from lowbit.quant.byte_counts import adapter_numbers, stored
 from lowbit.quant.formats import parse
-from lowbit.sensitivity import Predictor, Reach, SensitivityTable, SiteTable
-from lowbit.theory.damage import converse
+from lowbit.sensitivity.table import Predictor, Reach, SensitivityTable, SiteTable
+from lowbit.sensitivity.theory.damage import converse
 
 FULL = "bf16"
 """No damage: what the others are measured against."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowbit.curvature import Factors
+from lowbit.sensitivity.curvature import Factors
 
 DAMPING = 1e-3
 """Of the mean eigenvalue, added to every one before a power is taken."""

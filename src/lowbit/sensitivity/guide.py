@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lowbit.quant.formats import bits_of, parse
-from lowbit.sensitivity import SensitivityTable
-from lowbit.theory.damage import adapter_parameters
+from lowbit.sensitivity.table import SensitivityTable
+from lowbit.sensitivity.theory.damage import adapter_parameters
 
 
 @dataclass(frozen=True)

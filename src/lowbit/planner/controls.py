@@ -17,8 +17,8 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from lowbit.plan.program import Choices, Option, Solution
-from lowbit.plan.search import solve, undominated
+from lowbit.planner.knapsack import Choices, Option, Solution
+from lowbit.planner.search import solve, undominated
 
 Controls = dict[str, Solution]
 
