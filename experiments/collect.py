@@ -12,7 +12,7 @@ from _arguments import parser
 from lowbit.classic.collecting import collect
 from lowbit.classic.tuning import TASK
 from lowbit.core.errors import LowbitError
-from lowbit.study import read
+from lowbit.study.study import read
 
 if __name__ == "__main__":
     words = parser(__doc__)

@@ -8,14 +8,14 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from lowbit import forecasts
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
 from lowbit.core.progress import phases
 from lowbit.looking import say
 from lowbit.runs.record import ADAPTER, load
 from lowbit.runs.workers.process import Running, orphaned, start, unwrap
-from lowbit.study import Study
+from lowbit.study import forecasts
+from lowbit.study.study import Study
 from lowbit.surveying import shown
 
 
@@ -90,6 +90,6 @@ def _not_ready(at: Path, point: forecasts.Point) -> str:
 
 def foretold(point: Any, at: Path | None, execution: Execution, tell: bool) -> Any:
     """In a process of its own."""
-    from lowbit.forecasting import foretold as made
+    from lowbit.study.make_forecast import foretold as made
 
     return made(point, at, execution, phases(tell, stop=orphaned))

@@ -117,7 +117,7 @@ def predict(
 
     if not task:
         from lowbit import ahead
-        from lowbit.study import read
+        from lowbit.study.study import read
 
         if plan or bits or at or tokens:
             raise UserError(

@@ -7,19 +7,19 @@ from typing import Any
 
 from rich.table import Table
 
-from lowbit import figures
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
 from lowbit.core.files import to_json, write_atomic
 from lowbit.core.progress import phases
 from lowbit.core.spec import RunSpec
-from lowbit.figures.frontier import Frontier
 from lowbit.looking import out, say, wrapped
 from lowbit.plan.file import to_toml
 from lowbit.planner.knapsack import Solution
 from lowbit.planner.other_quantizers import maps
 from lowbit.planner.request import Wanted
 from lowbit.quant.formats import bits_of, parse
+from lowbit.report import figures
+from lowbit.report.figures.frontier import Frontier
 from lowbit.runs.workers.process import call, orphaned
 from lowbit.sensitivity.predictors import NAMES, trusted_at
 from lowbit.surveying import nats, shown, worked

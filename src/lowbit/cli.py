@@ -66,7 +66,7 @@ def run(
     Finished runs are skipped; an interrupted one goes on from its last checkpoint.
     """
     from lowbit import commands
-    from lowbit.study import Study, read
+    from lowbit.study.study import Study, read
 
     def chosen_now() -> Study:
         return read(study, settings or (), profile, seeds_of(seeds), only or ())
@@ -92,7 +92,7 @@ def run(
 def status(study: StudyArgument, settings: SetOption = None, profile: ProfileOption = None) -> None:
     """Which runs of a study are done, under way, diverged, missing or out of date."""
     from lowbit import looking
-    from lowbit.study import read
+    from lowbit.study.study import read
 
     looking.status(read(study, settings or (), profile))
 
@@ -104,7 +104,7 @@ def validate(
 ) -> None:
     """Check a study without running it: keys, formats, plans against the models, records."""
     from lowbit import looking
-    from lowbit.study import read
+    from lowbit.study.study import read
 
     looking.validate(read(study, settings or (), profile))
 
@@ -114,7 +114,7 @@ def validate(
 def report(study: StudyArgument, settings: SetOption = None, profile: ProfileOption = None) -> None:
     """Write a study's table, figures and one self-contained HTML page from its records."""
     from lowbit import looking
-    from lowbit.study import read
+    from lowbit.study.study import read
 
     looking.report(read(study, settings or (), profile))
 
@@ -129,7 +129,7 @@ def compare(
     Works on what is there, and lists what is missing. Needs no torch.
     """
     from lowbit import looking
-    from lowbit.study import read
+    from lowbit.study.study import read
 
     looking.compare(read(study, settings or (), profile))
 
@@ -147,7 +147,7 @@ def draw(
 ) -> None:
     """Draw a study's figures from its records, as PDF and PNG."""
     from lowbit import looking
-    from lowbit.study import read
+    from lowbit.study.study import read
 
     looking.draw(read(study, settings or (), profile), figure or ())
 
@@ -173,7 +173,7 @@ def adapt(
     """
     from lowbit import commands
     from lowbit.runs.request import single
-    from lowbit.study import Study
+    from lowbit.study.study import Study
 
     spec, execution = single(model, task, plan, seed, settings or ())
     one = Study(out, spec.name, "", (), (spec,), execution, out)

@@ -14,19 +14,19 @@ from filelock import FileLock, Timeout
 from rich.table import Table
 from rich.text import Text
 
-from lowbit import sayings
-from lowbit.cells import records
 from lowbit.core.errors import LowbitError, RunError
 from lowbit.core.execution import Execution
 from lowbit.core.files import lines
 from lowbit.core.progress import clock
 from lowbit.core.spec import DEMO_MODEL, RunSpec
 from lowbit.looking import IN_A_STUDY, check_runs, out, report, say
+from lowbit.report import wording
 from lowbit.runs import isolated_cost
 from lowbit.runs.record import LOG, RECORD, Record, check_current, load
 from lowbit.runs.workers.pool import Ending, Job, Order, run_jobs
 from lowbit.runs.workers.process import Failure, call, orphaned, start
-from lowbit.study import Study
+from lowbit.study.cells import records
+from lowbit.study.study import Study
 
 # -- run -------------------------------------------------------------------------------------------
 
@@ -130,7 +130,7 @@ def _warnings(folder: Path) -> list[str]:
 def _explain(endings: Sequence[Ending]) -> None:
     """What the theory says to what runs warned of, once."""
     if any(_warnings(ending.job.folder) for ending in endings):
-        say(textwrap.fill(sayings.NOISY, 79))
+        say(textwrap.fill(wording.NOISY, 79))
 
 
 def _conclude(endings: Sequence[Ending]) -> None:
@@ -277,7 +277,7 @@ def adapt_one(study: Study, device: str | None, rerun: bool, instead: str = AS_A
 
 
 def _describe(folder: Path, record: Record) -> None:
-    from lowbit.table import render, rows
+    from lowbit.report.table import render, rows
 
     out().print(render(rows([(folder, record)]), min(out().width, 120)))
     if "word_perplexity" in record.metrics:

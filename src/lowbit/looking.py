@@ -14,15 +14,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lowbit.cells import records
 from lowbit.core.errors import RunError
 from lowbit.core.execution import Execution
 from lowbit.core.files import to_json, write_atomic
 from lowbit.core.spec import DEMO_MODEL, RunSpec
 from lowbit.runs.record import CHECKPOINT, RECORD, check_current, load
 from lowbit.runs.workers.process import call
-from lowbit.study import Study
-from lowbit.verdicts import Verdicts
+from lowbit.study.cells import records
+from lowbit.study.study import Study
+from lowbit.study.verdicts import Verdicts
 
 IN_A_STUDY = (
     'in a study, model = "FOLDER" in every [[workload]] that names it, or --set '
@@ -45,8 +45,8 @@ def say(text: str, style: str = "") -> None:
 
 def report(study: Study) -> None:
     """Table on the terminal; figures and page in the study's folder."""
-    from lowbit import report as page
-    from lowbit.table import render, rows
+    from lowbit.report import page
+    from lowbit.report.table import render, rows
 
     runs = records(study)
     if not runs:
@@ -68,8 +68,9 @@ def report(study: Study) -> None:
 
 def compare(study: Study) -> None:
     """Claims and questions, decided from the records; the same in compare.md and compare.json."""
-    from lowbit import gaps, sayings, tally
-    from lowbit.verdicts import judge
+    from lowbit.report import scorecard_table, wording
+    from lowbit.study import predicted_vs_observed
+    from lowbit.study.verdicts import judge
 
     found = judge(study)
     if len(found.missing) == len(study.runs):
@@ -83,30 +84,30 @@ def compare(study: Study) -> None:
         for finding in findings:
             say("")
             wrapped(f"{finding.claim.text}: {finding.state.upper()}", first="")
-            for line in (sayings.asked(finding), sayings.effect(finding), sayings.beside(finding)):
+            for line in (wording.asked(finding), wording.effect(finding), wording.beside(finding)):
                 wrapped(line)
     if not (found.claims or found.questions):
         say("This study states no claims and asks no questions; `lowbit report` shows its table.")
     if found.missing:
         say(f"\n{len(found.missing)} of {len(study.runs)} runs are missing:")
-        wrapped("; ".join(sayings.gathered(found.missing)))
-    predicted = gaps.cells(study)
-    absent = gaps.absent(study, predicted)
+        wrapped("; ".join(wording.gathered(found.missing)))
+    predicted = predicted_vs_observed.cells(study)
+    absent = predicted_vs_observed.absent(study, predicted)
     if predicted:
-        for page in tally.tables(predicted, absent, out().width):
+        for page in scorecard_table.tables(predicted, absent, out().width):
             out().print(page, crop=False)
-        wrapped(tally.CRITERION)
-    if apart := gaps.refused(study):
+        wrapped(scorecard_table.CRITERION)
+    if apart := predicted_vs_observed.refused(study):
         say(f"\n{len(apart)} pairs may not be compared, and are in no cell:")
         wrapped("; ".join(apart))
-    if study.forecasts and (silent := gaps.unpredicted(study)):
+    if study.forecasts and (silent := predicted_vs_observed.unpredicted(study)):
         say(f"\nnothing was predicted at {len(silent)} points (lowbit predict {study.folder}):")
         wrapped(", ".join(silent))
-    if after := gaps.late(study):
+    if after := predicted_vs_observed.late(study):
         say(f"\npredicted at {len(after)} points when runs of theirs had ended already:")
         wrapped(", ".join(after))
     folder = _reports(study)
-    text = sayings.to_markdown(found) + tally.to_markdown(predicted, absent)
+    text = wording.to_markdown(found) + scorecard_table.to_markdown(predicted, absent)
     write_atomic(folder / "compare.md", text.encode())
     body = _plain(found) | {"predicted": [_known(asdict(cell)) for cell in predicted]}
     write_atomic(folder / "compare.json", (to_json(body) + "\n").encode())
@@ -143,10 +144,11 @@ def _known(value: Any) -> Any:
 
 def draw(study: Study, only: Sequence[str]) -> None:
     """Every figure of every part, as PDF and PNG."""
-    from lowbit import drawing, gaps
+    from lowbit.report import draw as drawing
+    from lowbit.study import predicted_vs_observed
 
     where = _reports(study) / "figures"
-    written = drawing.draw(drawing.shown(study), where, only, gaps.cells(study))
+    written = drawing.draw(drawing.shown(study), where, only, predicted_vs_observed.cells(study))
     if not written:
         raise RunError(f"{study.results} holds no finished run: lowbit run {study.folder}")
     for path in written:
@@ -162,7 +164,7 @@ def _reports(study: Study) -> Path:
 
 def status(study: Study) -> None:
     """Every run that there is something of; what is missing, a line a plan; how many of each."""
-    from lowbit.sayings import gathered
+    from lowbit.report.wording import gathered
 
     table = Table(box=None, padding=(0, 1))
     for name in ("run", "state", "result"):

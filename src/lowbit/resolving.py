@@ -12,14 +12,15 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from lowbit import added, ahead, studyfile
-from lowbit.added import Added, Text
+from lowbit import ahead
 from lowbit.core.spec import RunSpec
-from lowbit.forecasts import partner, points, predicted_runs
-from lowbit.gaps import Cell, cells
 from lowbit.looking import say, wrapped
-from lowbit.scorecard import short_of_text, unresolved, vaguely_foretold
-from lowbit.study import Study
+from lowbit.study import additions, schema
+from lowbit.study.additions import Added, Text
+from lowbit.study.forecasts import partner, points, predicted_runs
+from lowbit.study.predicted_vs_observed import Cell, cells
+from lowbit.study.scorecard import short_of_text, unresolved, vaguely_foretold
+from lowbit.study.study import Study
 
 MOST_TEXT, SPARE = 8.0, 1.2
 """So many times the text at most; a fifth more than is expected to be enough."""
@@ -37,7 +38,7 @@ def until_resolved(
             carry_out(replace(study, runs=tuple(run for run in study.runs if run in first)))
         ahead.predict(study)
         carry_out(study)
-        known, found = added.read(study.results), cells(study)
+        known, found = additions.read(study.results), cells(study)
         short = short_of_text(found, MOST_TEXT)
         text = _texts(study, short, known)
         given = [c for c in short if (c.part, c.task) in {(one.part, one.task) for one in text}]
@@ -60,7 +61,7 @@ def until_resolved(
         for name, seed in more.items():
             say(f"part '{name}' gets seed {seed}")
         seeds = {name: (*known.seeds.get(name, ()), seed) for name, seed in more.items()}
-        added.write(study.results, Added({**known.seeds, **seeds}, (*known.text, *text)))
+        additions.write(study.results, Added({**known.seeds, **seeds}, (*known.text, *text)))
 
 
 def _named(found: Iterable[Cell]) -> str:
@@ -74,7 +75,7 @@ def _texts(study: Study, found: Iterable[Cell], known: Added) -> list[Text]:
     """
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in found:
-        if added.origin(cell.part) == cell.part:
+        if additions.origin(cell.part) == cell.part:
             groups.setdefault((cell.part, cell.task), []).append(cell)
     made: list[Text] = []
     for (part, task), mine in groups.items():
@@ -103,13 +104,13 @@ def _foretold(study: Study, part: str, found: Sequence[Cell]) -> list[RunSpec]:
 
 def _seeds(study: Study, vague: Sequence[Cell], most: int) -> dict[str, int]:
     """A seed more for the parts of these cells, while they have fewer than so many."""
-    mine = [replace(cell, part=added.origin(cell.part)) for cell in vague]
+    mine = [replace(cell, part=additions.origin(cell.part)) for cell in vague]
     return {
         part.name: seed for part in _parts(study, mine) if (seed := _next(study, part, mine)) < most
     }
 
 
-def _parts(study: Study, vague: Sequence[Cell]) -> list[studyfile.Part]:
+def _parts(study: Study, vague: Sequence[Cell]) -> list[schema.Part]:
     """The parts of these cells, and those that run what they borrow from."""
     names = {cell.part for cell in vague}
     lenders = {
@@ -125,7 +126,7 @@ def _parts(study: Study, vague: Sequence[Cell]) -> list[studyfile.Part]:
     return [part for part in study.parts if part.name in names]
 
 
-def _next(study: Study, part: studyfile.Part, vague: Sequence[Cell]) -> int:
+def _next(study: Study, part: schema.Part, vague: Sequence[Cell]) -> int:
     """The first seed that one of the part's unresolved plans has nowhere; a lender's own next."""
     each = [
         max(

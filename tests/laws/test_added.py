@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from lowbit import added
-from lowbit.added import Added, Text
 from lowbit.core.errors import UserError
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
-from lowbit.forecasts import partner, points
-from lowbit.study import Study, read
+from lowbit.study import additions
+from lowbit.study.additions import Added, Text
+from lowbit.study.forecasts import partner, points
+from lowbit.study.study import Study, read
 
 STUDY = """
 title = "Again"
@@ -133,14 +133,14 @@ def test_mistakes_in_such_a_workload_are_named(
 def test_what_was_added_is_read_as_it_was_written(folder: Path) -> None:
     results = folder / "results"
     results.mkdir()
-    assert added.read(results) == Added()
+    assert additions.read(results) == Added()
     text = Text("moved", "demo", ("own", "moved"), 25)
-    added.write(results, Added({"moved": (2,)}, (text,)))
-    assert added.read(results) == Added({"moved": (2,)}, (text,))
+    additions.write(results, Added({"moved": (2,)}, (text,)))
+    assert additions.read(results) == Added({"moved": (2,)}, (text,))
     before, study = len(STUDY), read(str(folder))
     assert before == len((folder / "study.toml").read_text()), "what is written stays"
-    (part,) = (p for p in study.parts if p.name == added.named(text))
-    assert added.origin(part.name) == "moved"
+    (part,) = (p for p in study.parts if p.name == additions.named(text))
+    assert additions.origin(part.name) == "moved"
     assert part.seeds == (0, 1, 2)
     again = study.part(part)
     assert {(r.plan.name, r.seed) for r in again} == {
@@ -150,13 +150,13 @@ def test_what_was_added_is_read_as_it_was_written(folder: Path) -> None:
     assert all(run.lender in {r.name for r in study.runs} for run in again)
     assert [f.part for f in study.forecasts].count(part.name) == 1
     # A second part with the same text of the same task has no second workload.
-    added.write(results, Added({}, (text, replace(text, part="main", plans=("low",)))))
+    additions.write(results, Added({}, (text, replace(text, part="main", plans=("low",)))))
     study = read(str(folder))
     assert {r.plan.name for r in study.runs if r.task.scored_limit == 25} == {"own", "moved", "low"}
-    added.write(results, Added({}, (replace(text, task="elsewhere"),)))
+    additions.write(results, Added({}, (replace(text, task="elsewhere"),)))
     with pytest.raises(UserError, match="'elsewhere' that the study has not"):
         read(str(folder))
-    (results / added.FILE).write_text('{"seeds": {}}')
+    (results / additions.FILE).write_text('{"seeds": {}}')
     with pytest.raises(UserError, match="is torn"):
         read(str(folder))
 
@@ -168,7 +168,7 @@ def test_text_that_forecasts_are_calibrated_on_is_not_added(folder: Path) -> Non
     path.write_text(cut, encoding="utf-8")
     (folder / "results").mkdir()
     text = Text("moved", "demo", ("own", "moved"), 25)
-    added.write(folder / "results", Added({}, (text,)))
+    additions.write(folder / "results", Added({}, (text,)))
     study = read(str(folder))
     again = [run.task for run in study.runs if run.task.scored_limit == 25]
     assert {(task.rest, task.scored_rest) for task in again} == {(20, 10)}

@@ -29,10 +29,10 @@ from lowbit.core.errors import RunError, UserError
 from lowbit.core.files import write_lines
 from lowbit.core.spec import RunSpec
 from lowbit.core.toml import check
-from lowbit.gaps import TRUSTED
 from lowbit.runs.record import ADAPTER, LOG, Record, finish, load
 from lowbit.sensitivity.predictors import Prediction
-from lowbit.study import Study
+from lowbit.study.predicted_vs_observed import TRUSTED
+from lowbit.study.study import Study
 
 
 def log(*lines: tuple[int, float, float]) -> list[Row]:

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowbit.claims import MOST_CLAIMS
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
 from lowbit.core.schedules import RankSchedule
@@ -21,7 +20,8 @@ from lowbit.core.toml import lay, override
 from lowbit.plan.file import plan_from
 from lowbit.plan.named import NAMED, named
 from lowbit.runs.request import single
-from lowbit.study import Study, read
+from lowbit.study.claims import MOST_CLAIMS
+from lowbit.study.study import Study, read
 
 HEAD = """title = "T"
 hypothesis = "H"

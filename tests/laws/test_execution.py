@@ -16,18 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from lowbit.cells import compare, settings
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
-from lowbit.figures import memory
-from lowbit.rows import rows
+from lowbit.report.figures import memory
+from lowbit.report.table import footnotes
 from lowbit.runs import allocator, device, isolated_cost
 from lowbit.runs.dry_run import probe
 from lowbit.runs.record import SCORES, Record, load
 from lowbit.runs.run import run
-from lowbit.table import footnotes
+from lowbit.study.cells import compare, settings
+from lowbit.study.summary_rows import rows
 from lowbit.tasks.base import Example
 from lowbit.train import compile
 from lowbit.train.loop import Setting, steps_per_epoch, window

@@ -14,13 +14,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from synthetic import PLANS, demo_runs, make_run
 
-from lowbit import drawing, figures
-from lowbit.cells import Setting, scores, settings
 from lowbit.core.errors import UserError
-from lowbit.figures import curves, frontier, pareto, sizes
-from lowbit.figures.look import RC, place_labels
+from lowbit.report import draw, figures
+from lowbit.report.figures import curves, frontier, pareto, sizes
+from lowbit.report.figures.style import RC, place_labels
 from lowbit.runs.record import SCORES
-from lowbit.studyfile import MAIN, Part
+from lowbit.study.cells import Setting, scores, settings
+from lowbit.study.schema import MAIN, Part
 
 PLACES = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=8)
 
@@ -141,8 +141,8 @@ def test_many_figures_are_drawn_on_all_cores_with_the_same_bytes(
     pairs = [(Part(MAIN, "t", tuple(PLANS)), demo)]
     drawn = {}
     for most in (1, 1000):
-        monkeypatch.setattr(drawing, "MANY", most)
-        paths = drawing.draw(pairs, tmp_path / str(most), only=("bytes", "curves"))
+        monkeypatch.setattr(draw, "MANY", most)
+        paths = draw.draw(pairs, tmp_path / str(most), only=("bytes", "curves"))
         drawn[most] = [(path.name, path.read_bytes()) for path in paths]
     assert len(drawn[1]) == 4
     assert drawn[1] == drawn[1000]

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowbit.claims import ENOUGH_SEEDS, least_p
 from lowbit.core import paired_tests
 from lowbit.core.paired_tests import (
     Paired,
@@ -22,6 +21,7 @@ from lowbit.core.paired_tests import (
     tost,
     wilcoxon,
 )
+from lowbit.study.claims import ENOUGH_SEEDS, least_p
 
 P = st.floats(0, 1)
 

@@ -13,14 +13,14 @@ from assemble import opened
 from scipy import stats
 
 from lowbit import commands
-from lowbit.cells import Setting, of_part, records, settings
 from lowbit.core.files import lines
 from lowbit.core.spec import BLOCK_ROLES
-from lowbit.figures import gradients, memory, pareto, ranks
 from lowbit.plan.rules import choose
+from lowbit.report.figures import gradients, memory, pareto, ranks
 from lowbit.runs import isolated_cost
-from lowbit.study import Study, read
-from lowbit.verdicts import Verdicts, judge
+from lowbit.study.cells import Setting, of_part, records, settings
+from lowbit.study.study import Study, read
+from lowbit.study.verdicts import Verdicts, judge
 
 ROOT = Path(__file__).parents[2] / "studies" / "joint"
 Folder = Callable[[str], Path]

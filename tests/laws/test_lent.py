@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from lowbit.cells import scores
 from lowbit.core.errors import RunError, UserError
 from lowbit.core.execution import Execution
 from lowbit.core.schedules import RankSchedule
@@ -29,6 +28,7 @@ from lowbit.runs.run import run
 from lowbit.sensitivity import curvature
 from lowbit.sensitivity.cached import merged_run, sequences, table_of
 from lowbit.sensitivity.table import Asked
+from lowbit.study.cells import scores
 
 Folder = Callable[[str], Path]
 CPU = Execution(device="cpu", threads=1)

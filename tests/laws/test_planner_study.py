@@ -8,8 +8,8 @@ from statistics import mean, stdev
 
 import pytest
 
-from lowbit.cells import records
-from lowbit.study import Study, read
+from lowbit.study.cells import records
+from lowbit.study.study import Study, read
 
 ROOT = Path(__file__).parents[2] / "studies" / "planner"
 CONTROLS = (

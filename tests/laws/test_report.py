@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from synthetic import PLANS, Run, demo_runs, elsewhere, make_run
 
-from lowbit import report
-from lowbit.cells import settings
-from lowbit.claims import Claim
 from lowbit.core.files import lines
 from lowbit.looking import wrapped
-from lowbit.studyfile import MAIN, Part
-from lowbit.verdicts import Finding, Verdicts
+from lowbit.report import page as report
+from lowbit.study.cells import settings
+from lowbit.study.claims import Claim
+from lowbit.study.schema import MAIN, Part
+from lowbit.study.verdicts import Finding, Verdicts
 
 EVIL = "</script><script>alert(1)</script>\u2028<!--"
 

@@ -18,17 +18,21 @@ from hypothesis import strategies as st
 from lab import lowbit
 from rich.console import Console
 
-from lowbit import ahead, figures, resolving
-from lowbit.added import origin
+from lowbit import ahead, resolving
 from lowbit.classic import collecting
 from lowbit.classic.foreseen import foreseen
 from lowbit.classic.summary import gaps as gaps_of
 from lowbit.classic.summary import read as read_rows
 from lowbit.core.errors import UserError
 from lowbit.core.files import lines
-from lowbit.figures import predicted
-from lowbit.forecasts import points, read
-from lowbit.gaps import (
+from lowbit.report import figures
+from lowbit.report.figures import predicted
+from lowbit.report.scorecard_table import cell_rows, score_rows, tables, to_markdown
+from lowbit.report.scorecard_table import unfinished as said_of
+from lowbit.runs.record import load as load_record
+from lowbit.study.additions import origin
+from lowbit.study.forecasts import points, read
+from lowbit.study.predicted_vs_observed import (
     BASELINES,
     PREDICTORS,
     TRUSTED,
@@ -38,12 +42,9 @@ from lowbit.gaps import (
     cells,
     refused,
 )
-from lowbit.runs.record import load as load_record
-from lowbit.scorecard import scores, short_of_text, unresolved, vaguely_foretold
-from lowbit.study import read as read_study
-from lowbit.studyfile import Part
-from lowbit.tally import cell_rows, score_rows, tables, to_markdown
-from lowbit.tally import unfinished as said_of
+from lowbit.study.schema import Part
+from lowbit.study.scorecard import scores, short_of_text, unresolved, vaguely_foretold
+from lowbit.study.study import read as read_study
 from lowbit.theory.documents import GUIDELINES
 
 BOUNDS = Path(__file__).parents[2] / "studies" / "bounds"
@@ -196,7 +197,7 @@ def test_a_study_gives_the_documents_files_and_what_it_had_predicted(
     (said,) = foreseen(rows, tmp_path, 60, pytest.fail).items()
     assert (said[0].bits, said[0].rank) == (3, 2)
     assert said[1] == adapted.foreseen[TRUSTED].gap
-    monkeypatch.setattr("lowbit.gaps.cells", lambda study: [])
+    monkeypatch.setattr("lowbit.study.predicted_vs_observed.cells", lambda study: [])
     collecting.collect(study, tmp_path, task)
     assert not (tmp_path / "foreseen.json").exists(), "nothing was predicted, so nothing is said"
     with pytest.raises(UserError, match="no finished run on elsewhere"):

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from synthetic import PLANS, Run, demo_runs, elsewhere, make_run
 
-from lowbit.table import Row, footnotes, render, rows, sheets, to_csv, to_markdown
+from lowbit.report.table import Row, footnotes, render, rows, sheets, to_csv, to_markdown
 
 
 def terminal(table: list[Row], width: int = 80) -> str:

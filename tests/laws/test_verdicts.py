@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 from synthetic import FACTS, PLANS, demo_runs, elsewhere, make_run
 
-from lowbit import drawing, sayings
-from lowbit.cells import settings
-from lowbit.claims import Claim, check_claims
 from lowbit.core.errors import BadValueError, UserError
 from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
-from lowbit.pairing import winner
-from lowbit.rows import rows
+from lowbit.report import draw, wording
 from lowbit.runs.record import Record
-from lowbit.study import Study
-from lowbit.studyfile import MAIN, Part
-from lowbit.verdicts import Finding, Verdicts, judge
+from lowbit.study.cells import settings
+from lowbit.study.claims import Claim, check_claims
+from lowbit.study.pairing import winner
+from lowbit.study.schema import MAIN, Part
+from lowbit.study.study import Study
+from lowbit.study.summary_rows import rows
+from lowbit.study.verdicts import Finding, Verdicts, judge
 
 SEEDS = tuple(range(6))
 TASK = "wikitext2"
@@ -91,7 +91,7 @@ def test_a_difference_of_differences_is_what_it_says(results: Path) -> None:
     assert two.beside is not None
     apart = [a - b for a, b in zip(one.beside.by_seed, two.beside.by_seed, strict=True)]
     assert found.beside.by_seed == pytest.approx(apart)
-    assert "more than bf16 than nf4@64+dq" in sayings.asked(found)
+    assert "more than bf16 than nf4@64+dq" in wording.asked(found)
     turned = claim("bf16", "nf4@64+dq", less=("mixed-8-4-3", "int2@64"))
     assert only(judge(study(results, turned))).state == "contradicted"
     assert found.state == "held"
@@ -107,9 +107,9 @@ def test_a_plan_against_the_mean_of_several_gains_the_mean_of_its_gains(results:
     assert found.gain.estimate == pytest.approx(sum(gains) / 3)
     seeds = zip(*(one.beside.by_seed for one in each if one.beside is not None), strict=True)
     assert found.beside.by_seed == pytest.approx([sum(three) / 3 for three in seeds])
-    assert "than the mean of int2@64, mixed-8-4-3 and nf4@64+dq, on" in sayings.asked(found)
+    assert "than the mean of int2@64, mixed-8-4-3 and nf4@64+dq, on" in wording.asked(found)
     many = claim("bf16", "int2@64", mean_with=("mixed-8-4-3", "nf4@64+dq", "int8@row"))
-    assert "than the mean of int2@64 and 3 more, on" in sayings.asked(replace(found, claim=many))
+    assert "than the mean of int2@64 and 3 more, on" in wording.asked(replace(found, claim=many))
     with pytest.raises(BadValueError, match="without less"):
         claim("bf16", "int2@64", mean_with=("int8@row",), less=("int8@row", "nf4@64+dq"))
     with pytest.raises(BadValueError, match="metric as the measure"):
@@ -218,7 +218,7 @@ def test_bytes_are_counted(results: Path) -> None:
     four, eight = verdicts.questions
     assert (four.state, eight.state) == ("held", "contradicted")
     assert four.p is None
-    assert "saves" in sayings.effect(four)
+    assert "saves" in wording.effect(four)
 
 
 def test_bytes_wait_for_all_seeds_and_for_the_same_machine(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_bytes_wait_for_all_seeds_and_for_the_same_machine(tmp_path: Path) -> No
     bytes_of, peak = judge(study(tmp_path, questions=asked)).questions
     assert (bytes_of.state, bytes_of.seeds, bytes_of.wanted) == ("unfinished", 5, 6)
     assert peak.state == "refused"
-    assert "recorded facts differ (cpu)" in sayings.effect(peak)
+    assert "recorded facts differ (cpu)" in wording.effect(peak)
 
 
 def test_memory_waits_for_the_passes_alone(tmp_path: Path) -> None:
@@ -241,13 +241,13 @@ def test_memory_waits_for_the_passes_alone(tmp_path: Path) -> None:
     peak = claim("nf4@64+dq", "bf16", measure="peak")
     (found,) = judge(study(tmp_path, questions=(peak,))).questions
     assert found.state == "unfinished"
-    assert "its passes alone are missing" in sayings.effect(found)
+    assert "its passes alone are missing" in wording.effect(found)
 
 
 def test_memory_closer_than_passes_are_to_each_other_is_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lowbit.verdicts.PASSES_DIFFER", 0.002)
+    monkeypatch.setattr("lowbit.study.verdicts.PASSES_DIFFER", 0.002)
     peaks = {}
     for plan in ("bf16", "nf4@64+dq"):
         for seed in SEEDS:
@@ -259,7 +259,7 @@ def test_memory_closer_than_passes_are_to_each_other_is_open(
     )
     found = judge(study(tmp_path, questions=asked)).questions
     assert [one.state for one in found] == ["held", "inconclusive", "inconclusive", "contradicted"]
-    assert "closer than one pass is to the next" in sayings.effect(found[1])
+    assert "closer than one pass is to the next" in wording.effect(found[1])
 
 
 def test_a_diverged_run_is_said_and_decides_nothing(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_a_diverged_run_is_said_and_decides_nothing(tmp_path: Path) -> None:
         make_run(tmp_path, "int2@64", seed, status="diverged" if seed == 4 else "done")
     found = only(judge(study(tmp_path, claim("bf16", "int2@64"))))
     assert found.state == "refused"
-    assert "int2@64 diverged with seed 4" in sayings.effect(found)
+    assert "int2@64 diverged with seed 4" in wording.effect(found)
 
 
 def test_one_seed_decides_no_question(tmp_path: Path) -> None:
@@ -280,8 +280,8 @@ def test_one_seed_decides_no_question(tmp_path: Path) -> None:
     assert found.gain is not None
     assert found.gain.low > 0
     assert found.state == "inconclusive"
-    assert "1 seed cannot decide: declare 6 seeds" in sayings.effect(found)
-    assert "; 1 seed, 24 documents" in sayings.effect(found)
+    assert "1 seed cannot decide: declare 6 seeds" in wording.effect(found)
+    assert "; 1 seed, 24 documents" in wording.effect(found)
 
 
 def test_documents_alone_decide_where_nothing_is_trained(tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_accuracy_has_mcnemar_beside_it(tmp_path: Path) -> None:
     assert found.beside is not None
     assert len(found.beside.mcnemar) == 6
     assert found.beside.pooled is not None
-    said = sayings.beside(found)
+    said = wording.beside(found)
     assert "McNemar pooled" in said
     assert "Wilcoxon" in said
 
@@ -326,8 +326,8 @@ def test_bold_is_for_a_winner_over_all_others(results: Path, tmp_path: Path) -> 
 
 def test_the_words_name_the_effect_first(results: Path) -> None:
     verdicts = judge(study(results, claim("bf16", "int2@64")))
-    text = sayings.to_markdown(verdicts)
-    effect = sayings.effect(only(verdicts))
+    text = wording.to_markdown(verdicts)
+    effect = wording.effect(only(verdicts))
     assert effect.startswith("gain +")
     assert effect.index("95 %") < effect.index(", p ")
     assert effect in text.replace("&lt;", "<")
@@ -392,19 +392,19 @@ def test_a_parts_figures_are_held_against_its_control(results: Path, tmp_path: P
     whole = study(results)
     part = Part("few", "Few bits", ("int2@64", "nf4@64+dq"), (TASK,), SEEDS, control="nf4@64+dq")
     parted = replace(whole, parts=(*whole.parts, part))
-    pairs = drawing.shown(parted)
+    pairs = draw.shown(parted)
     assert [p.name for p, _ in pairs] == [MAIN, "few"]
     assert [cell.plan for cell in pairs[1][1].cells] == ["int2@64", "nf4@64+dq"]
-    names = {path.name for path in drawing.draw(pairs, tmp_path, ["pareto", "forest"])}
+    names = {path.name for path in draw.draw(pairs, tmp_path, ["pareto", "forest"])}
     assert names == {f"{n}.{e}" for n in ("pareto", "pareto-few", "forest-few")
                      for e in ("pdf", "png")}  # fmt: skip
-    ((_, found),) = drawing.data_of(part, pairs[1][1], ["forest"])
+    ((_, found),) = draw.data_of(part, pairs[1][1], ["forest"])
     (effect,) = found.effects
     assert effect.plan == "int2@64"
     assert effect.gain < 0
     assert effect.low < effect.gain < effect.high
     with pytest.raises(UserError, match="Did you mean 'pareto'"):
-        drawing.draw(pairs, tmp_path, ["parteo"])
+        draw.draw(pairs, tmp_path, ["parteo"])
 
 
 def test_a_record_of_another_cut_is_another_setting(tmp_path: Path) -> None:

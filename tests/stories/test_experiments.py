@@ -19,7 +19,7 @@ from lowbit.classic.simulation import simulate
 from lowbit.classic.summary import read
 from lowbit.classic.tuning import format_of
 from lowbit.core.errors import UserError
-from lowbit.sayings import NOISY
+from lowbit.report.wording import NOISY
 
 pytestmark = pytest.mark.late
 SCRIPTS = Path(__file__).parents[2] / "experiments"

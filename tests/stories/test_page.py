@@ -9,12 +9,12 @@ from browser import Browser, binary
 from research import begun, machine, repository
 from synthetic import PLANS, demo_runs
 
-from lowbit import report
+from lowbit.report import page as report
 from lowbit.research import page as campaign_page
 from lowbit.research.edits import change
 from lowbit.research.ending import end
 from lowbit.research.proposers.base import Proposal
-from lowbit.studyfile import MAIN, Part
+from lowbit.study.schema import MAIN, Part
 
 pytestmark = [
     pytest.mark.browser,

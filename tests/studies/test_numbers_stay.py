@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lowbit import appendix, drawing, gaps, report
-from lowbit.figures import predicted
-from lowbit.rows import rows
-from lowbit.study import read
-from lowbit.verdicts import judge
+from lowbit.report import appendix, draw, page
+from lowbit.report.figures import predicted
+from lowbit.study import predicted_vs_observed
+from lowbit.study.study import read
+from lowbit.study.summary_rows import rows
+from lowbit.study.verdicts import judge
 
 ROOT = Path(__file__).parents[2] / "studies"
 STORE = Path(__file__).with_name("numbers.json")
@@ -67,8 +68,8 @@ def in_text(sheet: str) -> Iterator[float]:
 def of_study(name: str) -> dict[str, str]:
     """The digests of one committed study, by what they are of."""
     study = read(str(ROOT / name))
-    verdicts, cells = judge(study), gaps.cells(study)
-    contents = report.contents(study, "")
+    verdicts, cells = judge(study), predicted_vs_observed.cells(study)
+    contents = page.contents(study, "")
     found = {"missing": str(len(verdicts.missing))}
     for kind, findings in (("claim", verdicts.claims), ("question", verdicts.questions)):
         for index, finding in enumerate(findings):
@@ -77,8 +78,8 @@ def of_study(name: str) -> dict[str, str]:
     for cell in cells:
         key = f"cell {cell.kind} / {cell.part} / {cell.model} / {cell.task} / {cell.plan}"
         found[key] = digest(numbers(cell))
-    for part, setting in drawing.shown(study):
-        for figure, data in drawing.data_of(part, setting, drawing.ALL):
+    for part, setting in draw.shown(study):
+        for figure, data in draw.data_of(part, setting, draw.ALL):
             key = f"figure {figure} / {part.name} / {setting.model} / {setting.task}"
             found[key] = digest(numbers(data))
     if cells:

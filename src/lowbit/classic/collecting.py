@@ -6,8 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lowbit import gaps
-from lowbit.cells import records
 from lowbit.classic.foreseen import FORESEEN, entry
 from lowbit.classic.pairs import Row, cells
 from lowbit.classic.tuning import ALL_BITS, Asked, format_of, metrics, write
@@ -15,7 +13,9 @@ from lowbit.core.errors import UserError
 from lowbit.core.files import lines, to_json, write_atomic
 from lowbit.core.spec import BLOCK_ROLES
 from lowbit.runs.record import LOG, Record
-from lowbit.study import Study
+from lowbit.study import predicted_vs_observed
+from lowbit.study.cells import records
+from lowbit.study.study import Study
 
 
 def collect(study: Study, results: Path, task: str) -> list[Path]:
@@ -54,8 +54,8 @@ def _asked(record: Record, task: str) -> Asked | None:
 def _foreseen(study: Study, task: str, rows: Sequence[Row]) -> list[Row]:
     """What the study predicted of every cell; a cell of several plans has their runs' mean."""
     told = {
-        (cell.model, cell.plan): cell.foreseen[gaps.TRUSTED].gap
-        for cell in gaps.cells(study)
+        (cell.model, cell.plan): cell.foreseen[predicted_vs_observed.TRUSTED].gap
+        for cell in predicted_vs_observed.cells(study)
         if cell.kind == "adapted" and cell.task == task
     }
     found = []

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, SymmetricalLogLocato
 
 from lowbit.classic.pairs import Key, Row, gaps, series
 from lowbit.classic.run_panels import Panel, bits_axis, legend
-from lowbit.figures.look import GREY, INK, colour, dash
+from lowbit.report.figures.style import GREY, INK, colour, dash
 
 STRAIGHT = 1e-3
 """Nats, on both sides of zero, within which the axis is straight: less is seldom told from none."""

@@ -16,7 +16,7 @@ from lowbit.classic import gap_panels, run_panels
 from lowbit.classic.pairs import Key, Row
 from lowbit.classic.run_panels import Panel
 from lowbit.core.files import write_atomic
-from lowbit.figures.look import COLOURS, RC, WIDTH, dash, decades
+from lowbit.report.figures.style import COLOURS, RC, WIDTH, dash, decades
 
 
 def save(path: Path, panels: Sequence[Panel], columns: int) -> Path:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 
 from lowbit.classic.pairs import Row, cells, series
-from lowbit.figures.look import INK, colour, dash
+from lowbit.report.figures.style import INK, colour, dash
 
 Panel = Callable[[Axes], None]
 

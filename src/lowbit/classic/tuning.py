@@ -18,7 +18,7 @@ from lowbit.core.spec import RunSpec
 from lowbit.core.toml import check
 from lowbit.runs.record import LOG, Record, load
 from lowbit.runs.request import single
-from lowbit.study import Study
+from lowbit.study.study import Study
 
 BITS = {16: "bf16", 8: "int8@64", 4: "int4@64"}
 ALL_BITS = (16, 8, 6, 5, 4, 3, 2)

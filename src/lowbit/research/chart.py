@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from lowbit.figures.look import COLOURS, RC, WIDTH, dash, plain
+from lowbit.report.figures.style import COLOURS, RC, WIDTH, dash, plain
 
 Points = Sequence[tuple[int, float | None, str]]
 Steps = Sequence[tuple[int, float]]

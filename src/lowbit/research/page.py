@@ -51,12 +51,12 @@ def write(places: Places, state: State, others: Others, generated_by: str) -> li
 
 
 def page(places: Places, state: State, others: Others, picture: bytes, generated_by: str) -> str:
-    from lowbit.report import environment
+    from lowbit.report.page import environment
 
     tag = state.settings.tag
     apart = {name: _unlike(places, name, other, state) for name, other in others}
     shown = [one for one in facts(places, state, state.last, False) if one[0] != "edit here"]
-    template = environment().get_template("campaign.html.j2")
+    template = environment(("lowbit.research.report", ".")).get_template("campaign.html.j2")
     return template.render(
         tag=tag,
         generated_by=generated_by,

@@ -1,0 +1,68 @@
+"""What each change does: the gain of every plan of a part over the part's control.
+
+Points are gains averaged over seeds, bars their 95 % intervals over seeds and documents drawn
+together. To the right of the line is better than the control. No correction: exploratory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+
+from lowbit.report.figures.style import COLOURS, GREY, INK, plain
+from lowbit.study.cells import Setting
+from lowbit.study.pairing import gain_over
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One plan against the control, in nats or points."""
+
+    plan: str
+    gain: float
+    low: float
+    high: float
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Forest:
+    """All effects of one setting."""
+
+    control: str
+    unit: str
+    effects: tuple[Effect, ...]
+
+
+def data(setting: Setting, control: str) -> Forest:
+    """Every other plan of the setting that has a seed in common with the control."""
+    scale, unit = (1.0, "nats") if setting.metric == "loss" else (100.0, "points")
+    effects = []
+    for cell in setting.cells:
+        found = None if cell.plan == control else gain_over(setting, cell.plan, control)
+        if found is not None:
+            gain, low, high = (scale * v for v in (found.estimate, found.low, found.high))
+            effects.append(Effect(cell.plan, gain, low, high, found.seeds))
+    return Forest(control, unit, tuple(effects))
+
+
+def height(data: Forest) -> float:
+    return 0.9 + 0.26 * max(1, len(data.effects))
+
+
+def draw(ax: Axes, data: Forest) -> None:
+    """Named at the left, the interval's numbers at the right."""
+    ax.axvline(0, color=GREY, lw=0.8, zorder=1)
+    for i, effect in enumerate(data.effects):
+        sure = effect.low > 0 or effect.high < 0
+        ax.plot([effect.low, effect.high], [i, i], color=COLOURS[1] if sure else GREY, lw=1.6)
+        ax.plot([effect.gain], [i], "o", ms=5, mfc=COLOURS[1] if sure else "white", mec=COLOURS[1])
+        said = f"{effect.gain:+.3g} [{effect.low:+.3g}, {effect.high:+.3g}]"
+        ax.annotate(said, (1.01, i), xycoords=("axes fraction", "data"), va="center", fontsize=7.5,
+                    color=INK)  # fmt: skip
+    ax.set_yticks(range(len(data.effects)), [plain(e.plan) for e in data.effects])
+    ax.set_ylim(len(data.effects) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel(f"better than {plain(data.control)}, {data.unit}  →")

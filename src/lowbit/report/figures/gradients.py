@@ -1,0 +1,62 @@
+"""How large gradients are, layer by layer: one line a plan.
+
+The norm of the gradients of everything that is trained in a layer, before clipping: the geometric
+mean over the logged steps after the warm-up and over seeds. "Critical" layers should stand out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import fmean
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from lowbit.core.files import lines
+from lowbit.report.figures.style import colour, dash, plain
+from lowbit.runs.record import LOG
+from lowbit.study.cells import Cell, Setting
+
+
+@dataclass(frozen=True)
+class Norms:
+    """One plan: (layer, norm)."""
+
+    plan: str
+    points: tuple[tuple[int, float], ...]
+
+
+def data(setting: Setting) -> tuple[Norms, ...]:
+    """Plans whose logs hold norms by layer."""
+    found = (Norms(cell.plan, _points(cell)) for cell in setting.cells)
+    return tuple(norms for norms in found if norms.points)
+
+
+def _points(cell: Cell) -> tuple[tuple[int, float], ...]:
+    logs: dict[int, list[float]] = {}
+    for folder, record in cell.done.values():
+        path = folder / LOG
+        rows = [r for r in lines(path) if r.get("grad_norms")] if path.is_file() else []
+        warm = record.spec["train"]["warmup"] * max((r["step"] for r in rows), default=0)
+        for row in rows:
+            if row["step"] > warm:
+                for key, norm in row["grad_norms"].items():
+                    if key.isdecimal() and norm > 0:
+                        logs.setdefault(int(key), []).append(math.log(norm))
+    return tuple((layer, math.exp(fmean(logs[layer]))) for layer in sorted(logs))
+
+
+def draw(ax: Axes, data: tuple[Norms, ...]) -> None:
+    ax.set_xlabel("layer")
+    ax.set_ylabel("gradient norm")
+    if data:
+        ax.set_yscale("log")
+    for i, norms in enumerate(data):
+        xs, ys = zip(*norms.points, strict=True)
+        ax.plot(
+            xs, ys, color=colour(i), ls=dash(i), lw=1.4, marker="o", ms=3.5, label=plain(norms.plan)
+        )
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if data:
+        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)

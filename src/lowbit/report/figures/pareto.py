@@ -1,0 +1,154 @@
+"""What the bytes buy: stored bytes against loss (or accuracy), a point a plan.
+
+Small dots are the seeds, the marker their mean with its 95 % interval over seeds. A plan is on the
+front when no other is at least as good in both and better in one; the front is drawn as stairs,
+since between two plans nothing is known to exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
+
+from lowbit.core.paired_tests import mean_interval
+from lowbit.report.figures.style import COLOURS, GREY, INK, megabytes, place_labels, plain
+from lowbit.study.cells import Cell, Setting
+
+
+@dataclass(frozen=True)
+class Point:
+    """One plan: its bytes, its mean, its seeds, and whether it is on the front.
+
+    `interval`: 95 % of the mean over seeds, where there are several.
+    """
+
+    plan: str
+    bytes: float
+    mean: float
+    seeds: tuple[float, ...]
+    front: bool
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Pareto:
+    """The points of one setting; `diverged` are the plans without any score."""
+
+    metric: str
+    better: str
+    points: tuple[Point, ...]
+    diverged: tuple[str, ...]
+
+
+def data(setting: Setting) -> Pareto:
+    """One point for each plan that has a score."""
+    scored = [cell for cell in setting.cells if cell.done]
+    places = [_place(cell, setting.metric) for cell in scored]
+    flags = front(places, setting.better)
+    points = tuple(
+        Point(
+            cell.plan, size, mean, seeds := _seeds(cell, setting.metric), flag, mean_interval(seeds)
+        )
+        for cell, (size, mean), flag in zip(scored, places, flags, strict=True)
+    )
+    lost = tuple(cell.plan for cell in setting.cells if not cell.done)
+    return Pareto(setting.metric, setting.better, points, lost)
+
+
+def _seeds(cell: Cell, metric: str) -> tuple[float, ...]:
+    return tuple(record.metrics[metric] for _, record in cell.done.values())
+
+
+def _place(cell: Cell, metric: str) -> tuple[float, float]:
+    sizes = [record.bytes.stored for _, record in cell.done.values()]
+    values = _seeds(cell, metric)
+    return sum(sizes) / len(sizes), sum(values) / len(values)
+
+
+def front(places: Sequence[tuple[float, float]], better: str) -> list[bool]:
+    """Which (bytes, value) no other place dominates."""
+    sign = 1 if better == "lower" else -1
+    costs = [(size, sign * value) for size, value in places]
+    return [not any(_dominates(other, cost) for other in costs) for cost in costs]
+
+
+def _dominates(one: tuple[float, float], two: tuple[float, float]) -> bool:
+    return one != two and one[0] <= two[0] and one[1] <= two[1]
+
+
+def axis_title(metric: str) -> str:
+    return "loss, nats per token" if metric == "loss" else f"{metric}, %"
+
+
+def shown(metric: str, value: float) -> float:
+    """The value in the axis' unit."""
+    return value if metric == "loss" else 100 * value
+
+
+def draw(ax: Axes, data: Pareto) -> None:
+    """Front filled and dark, the rest hollow and grey: no legend needed."""
+    ax.set_xscale("log")
+    ax.set_xlabel("stored bytes")
+    ax.set_ylabel(axis_title(data.metric))
+    if data.diverged:
+        ax.set_title("diverged, no score: " + plain(", ".join(data.diverged), 70), color=GREY)
+    if not data.points:
+        ax.set_xlim(1e5, 1e7)
+        return
+    _scale(ax, data)
+    line = _stairs(ax, data)
+    dots = [(p.bytes, shown(data.metric, value)) for p in data.points for value in p.seeds]
+    xs, ys = zip(*dots, strict=True)
+    ax.scatter(xs, ys, s=9, color=INK, edgecolors="white", linewidths=0.5, zorder=3)
+    for point in data.points:
+        fill, edge = (COLOURS[1], COLOURS[1]) if point.front else ("white", GREY)
+        place = (point.bytes, shown(data.metric, point.mean))
+        if point.interval is not None:
+            ends = [shown(data.metric, value) for value in point.interval]
+            ax.plot([point.bytes] * 2, ends, color=edge, lw=1.1, zorder=1)
+        ax.scatter(*place, s=40, color=fill, edgecolors=edge, zorder=2)
+    ordered = sorted(data.points, key=lambda p: (not p.front, p.bytes, p.plan))
+    named = [(p.bytes, shown(data.metric, p.mean), plain(p.plan)) for p in ordered]
+    place_labels(ax, named, dots + line)
+
+
+def _scale(ax: Axes, data: Pareto) -> None:
+    """Room for labels on all sides, and ticks in bytes: 1, 2, 5 of each decade."""
+    sizes = [p.bytes for p in data.points]
+    values = [
+        shown(data.metric, value)
+        for p in data.points
+        for value in (p.mean, *p.seeds, *(p.interval or ()))
+    ]
+    stretch = max((max(sizes) / min(sizes)) ** 0.12, 1.15)
+    ax.set_xlim(min(sizes) / stretch, max(sizes) * stretch)
+    room = 0.1 * (max(values) - min(values)) or 0.01 * abs(values[0]) or 0.1
+    ax.set_ylim(min(values) - room, max(values) + room)
+    ax.xaxis.set_major_locator(_ticks(max(sizes) / min(sizes)))
+    ax.xaxis.set_major_formatter(FuncFormatter(megabytes))
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
+def _ticks(reach: float) -> Locator:
+    """Round sizes, about five of them, whether the plans span a tenth or three decades."""
+    if reach < 3:
+        return MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
+    return LogLocator(subs=(1, 3) if reach > 30 else (1, 1.5, 2, 3, 5, 7))
+
+
+def _stairs(ax: Axes, data: Pareto) -> list[tuple[float, float]]:
+    """Draw the front; returns the line as a row of points, for labels to keep off."""
+    steps = sorted((p.bytes, shown(data.metric, p.mean)) for p in data.points if p.front)
+    corners = [c for (x0, y0), (x1, y1) in pairwise(steps) for c in ((x0, y0), (x1, y0), (x1, y1))]
+    if corners:
+        ax.plot(*zip(*corners, strict=True), color=COLOURS[1], lw=0.9, zorder=1)
+    shares = [i / 60 for i in range(61)]
+    return [
+        (x0 * (x1 / x0) ** t, y0 + t * (y1 - y0))
+        for (x0, y0), (x1, y1) in pairwise(corners)
+        for t in shares
+    ]

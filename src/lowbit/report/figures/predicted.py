@@ -1,0 +1,89 @@
+"""Predicted against observed gaps, both in nats on logarithmic axes.
+
+By the closed form to trust, unless another predictor is asked for: running the model is no theory.
+On the line a prediction is right; the band is 10 % to either side. Filled marks are cells that the
+tokens can resolve. Bars are 95 % of both. A gap that is not positive has no place on such axes and
+is counted in the corner, and so are those with fewer seeds than declared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+
+from lowbit.report.figures.style import COLOURS, GREY, INK, decades
+from lowbit.sensitivity.predictors import NAMES, RUN
+from lowbit.study.predicted_vs_observed import TRUSTED, Cell
+
+MARKS = {"untrained": "o", "transplanted": "s", "adapted": "^"}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One cell by one predictor."""
+
+    kind: str
+    plan: str
+    observed: float
+    se: float
+    foreseen: float
+    spread: float
+    sharp: bool
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The marks of one predictor, how many gaps could not be drawn, and how many lack seeds."""
+
+    predictor: str
+    marks: tuple[Mark, ...]
+    left_out: int
+    unfinished: int = 0
+
+
+def data(cells: Sequence[Cell], predictor: str = TRUSTED) -> Predicted:
+    marks = []
+    for cell in cells:
+        one = cell.foreseen[predictor]
+        if cell.observed > 0 and one.gap > 0:
+            sharp = cell.resolvable(predictor)
+            marks.append(Mark(cell.kind, cell.plan, cell.observed, cell.se, one.gap,
+                              one.spread, sharp))  # fmt: skip
+    unfinished = sum(cell.unfinished for cell in cells)
+    return Predicted(predictor, tuple(marks), len(cells) - len(marks), unfinished)
+
+
+def draw(ax: Axes, data: Predicted) -> None:
+    values = [v for mark in data.marks for v in (mark.observed, mark.foreseen)]
+    if not values:
+        ax.set_axis_off()
+        ax.text(0.5, 0.5, "no positive gap to draw", ha="center", color=INK)
+        return
+    low, high = min(values) / 1.6, max(values) * 1.6
+    ax.fill_between([low, high], [0.9 * low, 0.9 * high], [1.1 * low, 1.1 * high],
+                    color=GREY, alpha=0.2, lw=0)  # fmt: skip
+    ax.plot([low, high], [low, high], color=GREY, lw=0.8)
+    for i, (kind, shape) in enumerate(MARKS.items()):
+        mine = [mark for mark in data.marks if mark.kind == kind]
+        for mark in mine:
+            wide, tall = min(1.96 * mark.se, 0.95 * mark.observed), 1.96 * mark.spread
+            ax.errorbar(mark.observed, mark.foreseen, xerr=wide,
+                        yerr=min(tall, 0.95 * mark.foreseen), fmt=shape, ms=5, lw=0.8,
+                        color=COLOURS[i], mfc=COLOURS[i] if mark.sharp else "white")  # fmt: skip
+        if mine:
+            ax.plot([], [], shape, color=COLOURS[i], label=kind)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlim(low, high)
+    ax.set_ylim(low, high)
+    decades(ax.xaxis)
+    decades(ax.yaxis)
+    ax.set_xlabel("observed gap, nats")
+    how = NAMES.get(data.predictor, data.predictor) + " (run)" * (data.predictor in RUN)
+    ax.set_ylabel(f"predicted gap, nats: {how}")
+    ax.legend(loc="upper left")
+    notes = [f"{data.left_out} gaps not positive"] * bool(data.left_out)
+    notes += [f"{data.unfinished} lack seeds: not final"] * bool(data.unfinished)
+    ax.text(0.98, 0.03, "\n".join(notes), transform=ax.transAxes, ha="right", fontsize=7, color=INK)

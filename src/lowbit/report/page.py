@@ -1,0 +1,245 @@
+"""The report: one HTML file that shows a study to someone who has neither the code nor a network.
+
+Everything is inside the file: the table, interactive charts with their runtime (once, about
+0.9 MB), where the bits went, and every run's details. A content-security policy forbids the page
+to fetch anything at all. What it shows comes from records, which may hold any text: the template
+escapes words, and `embed` escapes what stands inside a script. Beside the page lie the figures for
+a paper, and the table as Markdown and CSV. The same records give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import vl_convert
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from lowbit.core.files import write_atomic
+from lowbit.quant.formats import bits_of, parse
+from lowbit.report import draw, scorecard_table, wording
+from lowbit.report.appendix import appendices, costs, hyperparameters, logs, ranks
+from lowbit.report.charts.sections import charts_of
+from lowbit.report.figures.style import megabytes
+from lowbit.report.table import footnotes, sheets, to_csv, to_markdown
+from lowbit.runs.record import Record, SiteRecord
+from lowbit.study import predicted_vs_observed
+from lowbit.study.cells import Run, Setting, of_part, records, settings
+from lowbit.study.predicted_vs_observed import Cell
+from lowbit.study.schema import MAIN, Part
+from lowbit.study.scorecard import scores
+from lowbit.study.study import Study
+from lowbit.study.summary_rows import Row, rows
+from lowbit.study.verdicts import Verdicts, judge
+
+PAGE = "index.html"
+
+
+@dataclass(frozen=True)
+class Bitmap:
+    """Which site has how many bits under which plan; a site that a plan lacks is None."""
+
+    plans: tuple[str, ...]
+    sites: tuple[str, ...]
+    cells: tuple[tuple[SiteRecord | None, ...], ...]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a report is made of: parts with their finished runs, and what was decided."""
+
+    title: str
+    hypothesis: str
+    generated_by: str
+    parts: tuple[tuple[Part, tuple[Run, ...]], ...]
+    verdicts: Verdicts | None = None
+    predicted: tuple[Cell, ...] = ()
+    absent: tuple[str, ...] = ()
+    """The kind of every gap that was predicted and has no runs yet."""
+
+    @property
+    def runs(self) -> list[Run]:
+        """Every run once."""
+        found = {folder: (folder, record) for _, runs in self.parts for folder, record in runs}
+        return list(found.values())
+
+    @property
+    def shown(self) -> list[tuple[Part, Setting]]:
+        return [(part, setting) for part, runs in self.parts for setting in settings(runs)]
+
+
+def contents(study: Study, generated_by: str) -> Contents:
+    """Of a study, from its records."""
+    runs = records(study)
+    parts = tuple((part, tuple(of_part(study, part, runs))) for part in draw.parts_of(study))
+    judged = judge(study) if study.claims or study.questions else None
+    foreseen = tuple(predicted_vs_observed.cells(study))
+    absent = tuple(predicted_vs_observed.absent(study, foreseen))
+    return Contents(study.title, study.hypothesis, generated_by, parts, judged, foreseen, absent)
+
+
+def write(folder: Path, made: Contents) -> Path:
+    """Write the page, the figures and the tables into a folder; returns the page's path."""
+    draw.draw(made.shown, folder / "figures", predicted=made.predicted)
+    tables = [(part, rows(runs)) for part, runs in made.parts if runs]
+    several = len(tables) > 1
+    text = "\n".join(
+        (f"## {part.title}\n\n" if several else "") + to_markdown(table) for part, table in tables
+    )
+    write_atomic(folder / "table.md", text.encode())
+    if tables:
+        write_atomic(folder / "table1.md", to_markdown(tables[0][1]).encode())
+        write_atomic(folder / "table1.csv", to_csv(tables[0][1]).encode())
+    write_atomic(folder / "table.csv", to_csv([row for _, t in tables for row in t]).encode())
+    for name, (markdown, sheet) in appendices(made.shown).items():
+        write_atomic(folder / f"{name}.md", markdown.encode())
+        write_atomic(folder / f"{name}.csv", sheet.encode())
+    write_atomic(folder / "logs.csv", logs(made.runs).encode())
+    write_atomic(folder / PAGE, page(made).encode())
+    return folder / PAGE
+
+
+def page(made: Contents) -> str:
+    """The HTML file's text."""
+    found = [record for _, record in made.runs]
+    template = environment().get_template("report.html.j2")
+    return template.render(
+        title=made.title,
+        hypothesis=made.hypothesis,
+        generated_by=made.generated_by,
+        verdicts=made.verdicts,
+        predicted=_predicted(made.predicted, made.absent),
+        criterion=scorecard_table.CRITERION,
+        sections=[section for part, runs in made.parts for section in _sections(part, runs)],
+        records=found,
+        notes=list(dict.fromkeys(note for record in found for note in record.facts.notes)),
+        versions=versions(found),
+        runtime=Markup(runtime()),
+    )
+
+
+def _predicted(found: Sequence[Cell], absent: Sequence[str]) -> list[dict[str, Any]]:
+    """For every kind of gap: its cells, and how each predictor did."""
+    cells = {kind: [c for c in found if c.kind == kind] for kind in scorecard_table.kinds(found)}
+    done = {kind: [s for s in scores(found) if s.kind == kind] for kind in cells}
+    return [
+        {
+            "kind": kind,
+            "cells": (scorecard_table.HEADS, scorecard_table.cell_rows(mine)),
+            "scores": (scorecard_table.SCORED, scorecard_table.score_rows(done[kind])),
+            "unfinished": scorecard_table.unfinished(mine, absent.count(kind)),
+        }
+        for kind, mine in cells.items()
+    ]
+
+
+def _sections(part: Part, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One for each setting of a part."""
+    table, groups = rows(runs), settings(runs)
+    return [
+        {
+            "part": "" if part.name == MAIN else part.title,
+            "sheet": sheet,
+            "notes": notes,
+            "charts": charts_of(part, setting),
+            "bitmap": bitmap(setting),
+            "ranks": ranks(setting),
+            "settings": hyperparameters(setting),
+            "costs": costs(setting),
+        }
+        for setting, sheet, notes in zip(groups, sheets(table), _notes(table, groups), strict=True)
+    ]
+
+
+def _notes(table: Sequence[Row], groups: Sequence[Setting]) -> list[list[str]]:
+    """The footnotes of each setting."""
+    return [footnotes([r for r in table if (r.model, r.task) == (s.model, s.task)]) for s in groups]
+
+
+def bitmap(setting: Setting) -> Bitmap:
+    """Sites down, plans across, from the first seed of each plan."""
+    plans = [
+        (cell.plan, {site.name: site for site in cell.records[0].sites}) for cell in setting.cells
+    ]
+    names = list(dict.fromkeys(name for _, sites in plans for name in sites))
+    start = _shared_parts(names)
+    return Bitmap(
+        plans=tuple(plan for plan, _ in plans),
+        sites=tuple(".".join(name.split(".")[start:]) for name in names),
+        cells=tuple(tuple(sites.get(name) for _, sites in plans) for name in names),
+    )
+
+
+def _shared_parts(names: Sequence[str]) -> int:
+    """How many leading dotted parts all names have in common; each keeps its last."""
+    parts = [name.split(".")[:-1] for name in names]
+    columns = list(zip(*parts, strict=False))
+    same = [len(set(column)) == 1 for column in columns]
+    return same.index(False) if False in same else len(same)
+
+
+def versions(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """Every recorded fact but the notes, with all the values it took."""
+    facts = [{k: v for k, v in asdict(r.facts).items() if k != "notes"} for r in records]
+    keys = list(facts[0]) if facts else []
+    return [(key, ", ".join(sorted({_fact(key, fact[key]) for fact in facts}))) for key in keys]
+
+
+def _fact(key: str, value: object) -> str:
+    return megabytes(float(str(value))) if key == "memory" else str(value)
+
+
+def bits(site: SiteRecord) -> float:
+    return bits_of(parse(site.format))
+
+
+def shade(site: SiteRecord) -> str:
+    """The class of a bit map's cell: fewer bits, stronger."""
+    count = bits(site)
+    return next(f"b{limit}" for limit in (2, 3, 4, 6, 8, 32) if count <= limit)
+
+
+def embed(value: Any) -> Markup:
+    """JSON that may stand inside a script element: no character of it can end the element."""
+    text = json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+@cache
+def runtime() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script without imports."""
+    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    if "</script" in script.lower() or "<!--" in script:
+        raise AssertionError("the chart runtime cannot stand inside a script element")
+    return script
+
+
+@cache
+def environment(*folders: tuple[str, str]) -> Environment:
+    """Templates of the report, after those of other (package, folder) pairs."""
+    places = (*folders, ("lowbit.report", "templates"))
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(package, folder) for package, folder in places]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        embed=embed,
+        size=megabytes,
+        bits=bits,
+        shade=shade,
+        effect=wording.effect,
+        beside=wording.beside,
+        gathered=wording.gathered,
+    )
+    return environment

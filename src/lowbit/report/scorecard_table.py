@@ -1,0 +1,172 @@
+"""The scorecard in words: on the terminal and in Markdown, hits and misses alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from lowbit.sensitivity.predictors import NAMES, RUN
+from lowbit.study.predicted_vs_observed import RESOLVED, TRUSTED, Cell
+from lowbit.study.scorecard import CLOSE, COVERED, ENOUGH, FAR, Score, scores
+
+SHOWN = (TRUSTED, "kl")
+"""The predictors whose numbers stand beside each cell."""
+LEAST = 12
+"""Letters that a plan's name has room for before it is folded."""
+HEADS = ("plan", "n", "observed", "s.e.", "closed", "off", "KL (run)", "off", "judged")
+SCORED = ("predictor", "sharp", "≤ 10 %", "> 25 %", "covered", "r", "off by", "criterion")
+CRITERION = (
+    f"Fixed before any run: a cell is sharp where observed error and predicted spread are each at "
+    f"most {100 * RESOLVED:.0f} % of it; at least {100 * ENOUGH:.0f} % of these within "
+    f"{100 * CLOSE:.0f} %, none beyond {100 * FAR:.0f} %; of all others at least "
+    f"{100 * COVERED:.0f} % within their interval; and off by less than both baselines. "
+    "Judged: the closed form, where sharp by its 10 %, else by whether its interval holds. "
+    "n: seeds, and of how many declared. r: of logarithms, over so many cells with both gaps "
+    "positive. *: observed sharply, or not, other than declared. (run): no theory, but the stored "
+    "or a noisy model run on calibration text."
+)
+
+
+def kinds(found: Sequence[Cell]) -> list[str]:
+    return list(dict.fromkeys(cell.kind for cell in found))
+
+
+def cell_rows(found: Sequence[Cell]) -> list[list[str]]:
+    """A row a cell, with task and model where there are several."""
+    tasks, models = ({getattr(c, what) for c in found} for what in ("task", "model"))
+    rows = []
+    for cell in found:
+        more = [cell.task] * (len(tasks) > 1) + [cell.model] * (len(models) > 1)
+        rows.append(_cell(cell, " · ".join([cell.plan, *more])))
+    return rows
+
+
+def _cell(cell: Cell, label: str) -> list[str]:
+    seeds = f"{cell.seeds}/{cell.declared}" if cell.unfinished else f"{cell.seeds}"
+    row = [label, seeds, _nats(cell.observed), _nats(cell.se)]
+    for name in SHOWN:
+        row += [_nats(cell.foreseen[name].gap), f"{100 * cell.off(name):+.0f} %"]
+    return [*row, _judged(cell) + "*" * (cell.seen != cell.expected)]
+
+
+def _judged(cell: Cell) -> str:
+    if cell.resolvable(TRUSTED):
+        off = abs(cell.off(TRUSTED))
+        return "hit" if off <= CLOSE else "far" if off > FAR else "missed"
+    return "inside" if cell.within(TRUSTED) else "outside"
+
+
+def score_rows(found: Sequence[Score]) -> list[list[str]]:
+    return [_score(one) for one in found]
+
+
+def _score(one: Score) -> list[str]:
+    rest = one.cells - one.resolvable
+    met = {None: "intervals", True: "met", False: "missed"}[one.met]
+    return [
+        NAMES.get(one.predictor, one.predictor) + " (run)" * (one.predictor in RUN),
+        f"{one.resolvable}/{one.cells}",
+        f"{one.close}",
+        f"{one.far}",
+        f"{one.covered}/{rest}" if rest else "–",
+        "–" if one.correlation is None else f"{one.correlation:.2f} ({one.correlated})",
+        "–" if one.factor is None else f"× {one.factor:.2f}",
+        met,
+    ]
+
+
+def unfinished(found: Sequence[Cell], absent: int) -> str:
+    """What a scorecard owes its readers while seeds are missing; nothing where none is.
+
+    `absent`: cells that were foretold, and have no finished pair of runs.
+    """
+    fewer, alone = sum(cell.unfinished for cell in found), sum(cell.alone for cell in found)
+    counts = [f"{fewer} of {len(found)} cells have fewer seeds than declared"] * bool(fewer)
+    counts += [f"{absent} more have no runs yet"] * bool(absent)
+    said = [f"Unfinished, so no verdict above is final: {', '.join(counts)}."] * bool(counts)
+    if alone:
+        said.append(f"{alone} trained with one seed: their error holds no seeds' noise.")
+    return " ".join(said)
+
+
+def tables(found: Sequence[Cell], absent: Sequence[str], width: int) -> list[RenderableType]:
+    """Cells, a table a task, and scores of every kind of gap, for a terminal so wide.
+
+    `absent`: the kind of every cell that has no runs yet.
+    """
+    made: list[RenderableType] = []
+    for kind in kinds(found):
+        mine = [cell for cell in found if cell.kind == kind]
+        settings = list(dict.fromkeys((cell.model, cell.task) for cell in mine))
+        for setting in settings:
+            of = f"{kind}, {' · '.join(_telling(setting, settings))}" if settings[1:] else kind
+            rows = cell_rows([cell for cell in mine if (cell.model, cell.task) == setting])
+            made.append(_narrowed(f"{of}: gap to 16 bits in nats", rows, width))
+        of_kind = [one for one in scores(found) if one.kind == kind]
+        made.append(_page(f"{kind}: how predictors did", SCORED, score_rows(of_kind), width))
+        if said := unfinished(mine, absent.count(kind)):
+            made.append(Padding(Text(said), (0, 0, 0, 2), expand=False))
+    return made
+
+
+def _telling(setting: tuple[str, str], among: Sequence[tuple[str, str]]) -> list[str]:
+    """The task, and the model where there are several."""
+    model, task = setting
+    return [task] + [model] * (len({model for model, _ in among}) > 1)
+
+
+def _narrowed(title: str, rows: Sequence[Sequence[str]], width: int) -> Table:
+    """Without what running the model says where there is no room for it: `compare.md` has it."""
+    if _wide(HEADS, rows) > width:
+        heads, *rows = ([*row[:6], row[-1]] for row in (HEADS, *rows))
+        return _page(title, heads, rows, width)
+    return _page(title, HEADS, rows, width)
+
+
+def _columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+
+
+def _wide(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    return sum(_columns(heads, rows)) + len(heads) - 1
+
+
+def _page(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Table:
+    """As wide as its figures need: names are folded, and a figure is never cut off."""
+    first, *rest = _columns(heads, rows)
+    figures = sum(rest) + len(rest)
+    page = Table(box=None, padding=(0, 1), pad_edge=False, collapse_padding=True, title=Text(title))
+    page.width = figures + min(first, max(LEAST, width - figures))
+    for i, head in enumerate(heads):
+        page.add_column(head, justify="right" if i else "left", no_wrap=bool(i), overflow="fold")
+    for row in rows:
+        page.add_row(*map(Text, row))
+    return page
+
+
+def to_markdown(found: Sequence[Cell], absent: Sequence[str]) -> str:
+    """Nothing where nothing was predicted."""
+    if not found:
+        return ""
+    lines = ["", "## Predictions", "", CRITERION]
+    for kind in kinds(found):
+        mine = [cell for cell in found if cell.kind == kind]
+        lines += ["", f"### {kind}", "", *_markdown(HEADS, cell_rows(mine)), ""]
+        of_kind = [one for one in scores(found) if one.kind == kind]
+        lines += _markdown(SCORED, score_rows(of_kind))
+        said = unfinished(mine, absent.count(kind))
+        lines += ["", said] if said else []
+    return "\n".join(lines) + "\n"
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    rule = ["---", *["---:"] * (len(heads) - 1)]
+    return [f"| {' | '.join(row)} |" for row in (heads, rule, *rows)]
+
+
+def _nats(value: float) -> str:
+    return f"{value:.4f}" if abs(value) >= 0.001 else f"{value:.1e}"

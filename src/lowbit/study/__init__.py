@@ -1,0 +1,17 @@
+"""A study: its declaration, its claims, its records, and what they decide.
+
+additions              seeds and text that were added later
+cells                  runs grouped by plan and setting, paired seed by seed
+checks                 what a study may not declare
+claims                 one plan against another, and the tests that decide
+forecasts              predictions made before the runs, kept as files
+make_forecast          how such a prediction is made
+pairing                gains over paired runs
+predicted_vs_observed  every predicted gap next to the observed one
+schema                 the tables of study.toml
+scorecard              how well each predictor did
+shorthand              short forms in study.toml, written out
+study                  a study as it is run
+summary_rows           one row of numbers a plan
+verdicts               what the records decide
+"""
