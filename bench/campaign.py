@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from lowbit.research.ledger import Ledger
-from lowbit.research.outcomes import Ran
+from lowbit.research.campaign.ledger import Ledger
+from lowbit.research.campaign.run_result import Ran
 
 
 def main(path: Path) -> None:

@@ -9,13 +9,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from lowbit.research.branch import git
-from lowbit.research.campaign import Places, Settings
-from lowbit.research.edits import constants
-from lowbit.research.ledger import Ledger
+from lowbit.research.campaign.edits import constants
+from lowbit.research.campaign.git_branch import git
+from lowbit.research.campaign.ledger import Ledger
+from lowbit.research.campaign.run_result import Ran, Scores
+from lowbit.research.campaign.settings import Places, Settings
+from lowbit.research.candidate.sealed_run import PARTS, Job
 from lowbit.research.loop import Loop
-from lowbit.research.outcomes import Ran, Scores
-from lowbit.research.trials import PARTS, Job
 
 TRAIN = """import prepare
 

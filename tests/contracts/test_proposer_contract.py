@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from lowbit.core.plugins import plugins
-from lowbit.research.edits import DIALS, change, constants, neighbours
+from lowbit.research.campaign.edits import DIALS, change, constants, neighbours
 from lowbit.research.proposers import proposer
-from lowbit.research.views import Tried, View
+from lowbit.research.proposers.view import Tried, View
 
 PROPOSERS = plugins("lowbit.research.proposers", "PROPOSER")
 OURS = sorted(set(PROPOSERS) - {"command", "openai"})

@@ -22,8 +22,8 @@ from lowbit.layers.ternary.linear import Recovery, TernaryLinear
 from lowbit.layers.ternary.packing import store
 from lowbit.models.family import find_sites
 from lowbit.models.loading import open_checkpoint
-from lowbit.research.artefact import NAME, RefusedError, read
-from lowbit.research.evaluator import score
+from lowbit.research.candidate.artefact import NAME, RefusedError, read
+from lowbit.research.candidate.evaluator import score
 
 Folder = Callable[[str], Path]
 TEXT = ["the cat sat on the mat and looked at the dog", "a dog ran over the hill and far away"]
@@ -70,7 +70,7 @@ def said_by(base: Path, artefact: Path, text: Path) -> dict[str, Any]:
     """The line of the evaluator's own process."""
     texts = {"screening": str(text)}
     asked = {"model": str(base), "artefact": str(artefact), "texts": texts, "threads": 1}
-    command = [sys.executable, "-m", "lowbit.research.evaluator", json.dumps(asked)]
+    command = [sys.executable, "-m", "lowbit.research.candidate.evaluator", json.dumps(asked)]
     said = subprocess.run(
         command, input="go\n", capture_output=True, text=True, check=True, timeout=120
     )
@@ -81,7 +81,7 @@ def said_by(base: Path, artefact: Path, text: Path) -> dict[str, Any]:
 def test_an_evaluator_that_nobody_needs_ends_and_says_nothing(base: Path, text: Path) -> None:
     """The loop was killed, or the candidate failed: it must not wait for ever."""
     asked = {"model": str(base), "artefact": "nowhere", "texts": {"screening": str(text)}}
-    command = [sys.executable, "-m", "lowbit.research.evaluator", json.dumps(asked)]
+    command = [sys.executable, "-m", "lowbit.research.candidate.evaluator", json.dumps(asked)]
     said = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=True
     )

@@ -23,13 +23,13 @@ from research import repository
 from test_artefact import left
 
 from lowbit.models.loading import open_checkpoint, tokenizer_of
-from lowbit.research.branch import git
-from lowbit.research.campaign import FIXED, MUTABLE, Places, Settings
-from lowbit.research.evaluator import score
-from lowbit.research.outcomes import Ran
-from lowbit.research.sandbox import available
-from lowbit.research.texts import token_rows
-from lowbit.research.trials import Job, Sealed, claim_of
+from lowbit.research.campaign.git_branch import git
+from lowbit.research.campaign.run_result import Ran
+from lowbit.research.campaign.settings import FIXED, MUTABLE, Places, Settings
+from lowbit.research.candidate.evaluator import score
+from lowbit.research.candidate.sandbox import available
+from lowbit.research.candidate.sealed_run import Job, Sealed, claim_of
+from lowbit.research.candidate.text_split import token_rows
 from lowbit.tasks.base import Document
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what Linux can forbid")

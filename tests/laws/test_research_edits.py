@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowbit.core.errors import UserError
-from lowbit.research.edits import (
+from lowbit.research.campaign.edits import (
     DIALS,
     PRIORITIES,
     change,
@@ -20,7 +20,7 @@ from lowbit.research.edits import (
     neighbours,
     nothing_but_a_seed,
 )
-from lowbit.research.results import Row, from_tsv, ranked, to_tsv
+from lowbit.research.campaign.results_tsv import Row, from_tsv, ranked, to_tsv
 
 TRAIN = (Path(__file__).parents[2] / "studies" / "ternary" / "train.py").read_text(encoding="utf-8")
 

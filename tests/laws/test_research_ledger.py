@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowbit.core.errors import RunError, UserError
-from lowbit.research.branch import Branch, git
-from lowbit.research.judge import (
+from lowbit.research.campaign.git_branch import Branch, git
+from lowbit.research.campaign.ledger import Ledger
+from lowbit.research.campaign.significance import (
     SLACK,
     Noise,
     confirm,
@@ -24,7 +25,6 @@ from lowbit.research.judge import (
     spent,
     worth_confirming,
 )
-from lowbit.research.ledger import Ledger
 
 
 def ledger(path: Path) -> Ledger:

@@ -17,21 +17,21 @@ import pytest
 from research import SETTINGS, TRAIN, Arithmetic, begun, machine, quality, repository
 
 from lowbit.core.errors import RunError, UserError
-from lowbit.research import branch as branching
-from lowbit.research import ledger as ledgers
-from lowbit.research.branch import git
-from lowbit.research.campaign import Places
-from lowbit.research.edits import change
-from lowbit.research.judge import noise_of
-from lowbit.research.ledger import Ledger
+from lowbit.research.campaign import git_branch as branching
+from lowbit.research.campaign import ledger as ledgers
+from lowbit.research.campaign.edits import change
+from lowbit.research.campaign.git_branch import git
+from lowbit.research.campaign.ledger import Ledger
+from lowbit.research.campaign.replay import replay
+from lowbit.research.campaign.results_tsv import from_tsv
+from lowbit.research.campaign.run_result import Scores
+from lowbit.research.campaign.settings import Places
+from lowbit.research.campaign.significance import noise_of
+from lowbit.research.campaign.state import BY_THE_CLOCK, State
+from lowbit.research.candidate.sealed_run import Job
 from lowbit.research.loop import Loop
-from lowbit.research.outcomes import Scores
 from lowbit.research.proposers.base import Proposal
-from lowbit.research.replaying import replay
-from lowbit.research.results import from_tsv
-from lowbit.research.state import BY_THE_CLOCK, State
-from lowbit.research.trials import Job
-from lowbit.research.views import View
+from lowbit.research.proposers.view import View
 
 EDITS = [
     ("LR", 1e-3),  # a true gain of 0.3

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from research import repository
 
 from lowbit.core.errors import UserError
-from lowbit.research.campaign import Places, Settings
-from lowbit.research.texts import SHARES, first, prepare, split
+from lowbit.research.campaign.settings import Places, Settings
+from lowbit.research.candidate.text_split import SHARES, first, prepare, split
 
 WORDS = "a bee cat dog eel fox goat hen ibis jay kite lark mole newt owl pig"
 

@@ -24,21 +24,22 @@ from research import SETTINGS, TRAIN, Arithmetic, begun, machine, repository
 
 from lowbit.core.errors import RunError, UserError
 from lowbit.core.paired_tests import Difference
-from lowbit.research import chart, page, verbs
-from lowbit.research.branch import git
-from lowbit.research.campaign import Places, Settings
-from lowbit.research.driver import Campaign, is_running
-from lowbit.research.edits import change
-from lowbit.research.ending import end
-from lowbit.research.findings import Ending, between, ending, unlike, worth
-from lowbit.research.ledger import Ledger
+from lowbit.research import actions
+from lowbit.research.campaign.edits import change
+from lowbit.research.campaign.git_branch import git
+from lowbit.research.campaign.ledger import Ledger
+from lowbit.research.campaign.settings import Places, Settings
+from lowbit.research.campaign.state import State, rows
+from lowbit.research.candidate.sealed_run import Job
+from lowbit.research.final_evaluation import end
+from lowbit.research.mcp_server import server
 from lowbit.research.proposers import proposer
 from lowbit.research.proposers.base import Proposal
-from lowbit.research.server import server
-from lowbit.research.state import State, rows
-from lowbit.research.telling import ending_sentences
-from lowbit.research.trials import Job
-from lowbit.research.views import view
+from lowbit.research.proposers.view import view
+from lowbit.research.report import page, progress_chart
+from lowbit.research.report.findings import Ending, between, ending, unlike, worth
+from lowbit.research.report.wording import ending_sentences
+from lowbit.research.session import Campaign, is_running
 
 
 @pytest.fixture
@@ -63,11 +64,11 @@ def edit(places: Places, name: str, value: Any) -> None:
 
 def test_an_agent_edits_and_calls_trial(places: Places) -> None:
     edit(places, "LR", 1e-3)
-    made, state = verbs.trial(campaign(places), "a larger rate")
+    made, state = actions.trial(campaign(places), "a larger rate")
     assert (made.status, made.description, made.by) == ("keep", "a larger rate", "agent")
     assert "LR = 0.001" in (places.tree / "train.py").read_text()
     edit(places, "GROUP", 256)
-    made, state = verbs.trial(campaign(places), "larger groups")
+    made, state = actions.trial(campaign(places), "larger groups")
     assert made.status == "discard"
     assert "GROUP = 128" in (places.tree / "train.py").read_text(), "rolled back"
     assert len(state.baseline()) == len(SETTINGS.seeds), "the first program was run first"
@@ -77,7 +78,7 @@ def test_an_agent_may_commit_for_itself(places: Places) -> None:
     tree = places.branch.worktree
     edit(places, "LR", 1e-3)
     git(tree, "commit", "--quiet", "--all", "-m", "my own words")
-    made, state = verbs.trial(campaign(places), "")
+    made, state = actions.trial(campaign(places), "")
     assert (made.status, made.description) == ("keep", "my own words")
     assert places.branch.head() == state.incumbent == made.commit
 
@@ -86,35 +87,35 @@ def test_only_train_py_may_be_edited(places: Places) -> None:
     (places.tree / "prepare.py").write_text("# mine now\n")
     edit(places, "LR", 1e-3)
     with pytest.raises(UserError, match=r"prepare\.py: read-only"):
-        verbs.trial(campaign(places), "helpful")
-    verbs.rollback(campaign(places))
+        actions.trial(campaign(places), "helpful")
+    actions.rollback(campaign(places))
     assert (places.tree / "prepare.py").read_text() == "# fixed\n"
     (places.tree / "helper.py").write_text("x = 1\n")
     edit(places, "LR", 1e-3)
     with pytest.raises(UserError, match=r"helper\.py: no part of a trial"):
-        verbs.trial(campaign(places), "helpful")
+        actions.trial(campaign(places), "helpful")
     (places.tree / "helper.py").unlink()
     git(places.branch.worktree, "commit", "--quiet", "--all", "-m", "x")
     (places.tree / "prepare.py").write_text("# mine now\n")
     git(places.branch.worktree, "commit", "--quiet", "--all", "-m", "hidden in a commit")
     with pytest.raises(UserError, match="read-only"):
-        verbs.trial(campaign(places), "helpful")
+        actions.trial(campaign(places), "helpful")
     assert not Ledger(places.ledger).of("proposed")
 
 
 def test_a_trial_needs_a_change(places: Places) -> None:
     with pytest.raises(UserError, match="needs a change"):
-        verbs.trial(campaign(places), "nothing")
+        actions.trial(campaign(places), "nothing")
 
 
 def test_an_edit_that_nobody_tried_is_not_thrown_away(places: Places) -> None:
     edit(places, "LR", 1e-3)
     with pytest.raises(UserError, match="an edit that was not tried"):
-        verbs.run(campaign(places), "random", 1)
+        actions.run(campaign(places), "random", 1)
     assert "LR = 0.001" in (places.tree / "train.py").read_text()
-    assert "as the best so far" in verbs.rollback(campaign(places))
+    assert "as the best so far" in actions.rollback(campaign(places))
     assert (places.tree / "train.py").read_text() == TRAIN
-    assert verbs.run(campaign(places), "random", 1) == "all trials done"
+    assert actions.run(campaign(places), "random", 1) == "all trials done"
 
 
 def test_an_agents_edit_survives_a_kill_within_its_trial(places: Places) -> None:
@@ -130,25 +131,25 @@ def test_an_agents_edit_survives_a_kill_within_its_trial(places: Places) -> None
     edit(places, "LR", 1e-3)
     for Dying.early in (True, False):
         with pytest.raises(Killed):
-            verbs.trial(campaign(places, Dying()), "a larger rate")
+            actions.trial(campaign(places, Dying()), "a larger rate")
         assert "LR = 0.001" in (places.tree / "train.py").read_text()
         if Dying.early:
             with pytest.raises(UserError, match="an edit that was not tried"):
-                verbs.resume(campaign(places))
+                actions.resume(campaign(places))
     shutil.rmtree(places.branch.worktree)
-    assert "has been judged" in verbs.resume(campaign(places))
+    assert "has been judged" in actions.resume(campaign(places))
     state = campaign(places).state()
     assert [(t.status, t.description) for t in state.judged] == [("keep", "a larger rate")]
-    assert "nothing was being run" in verbs.resume(campaign(places))
+    assert "nothing was being run" in actions.resume(campaign(places))
 
 
 def test_what_running_train_py_left_there_is_in_nobodys_way(places: Places) -> None:
     edit(places, "LR", 1e-3)
     (places.tree / "__pycache__").mkdir()
     (places.tree / "__pycache__" / "train.pyc").write_bytes(b"x")
-    assert verbs.trial(campaign(places), "a larger rate")[0].status == "keep"
+    assert actions.trial(campaign(places), "a larger rate")[0].status == "keep"
     (places.tree / "helper.py").write_text("x = 1")
-    verbs.rollback(campaign(places))
+    actions.rollback(campaign(places))
     assert not (places.tree / "helper.py").exists()
     assert (places.tree / "results.tsv").exists()
 
@@ -165,16 +166,16 @@ def test_a_trial_that_was_killed_is_gone_on_with_and_not_begun_again(places: Pla
 
     edit(places, "LR", 1e-3)
     with pytest.raises(Killed):
-        verbs.trial(campaign(places, Dying()), "a larger rate")
-    made, state = verbs.trial(campaign(places), "the same again")
+        actions.trial(campaign(places, Dying()), "a larger rate")
+    made, state = actions.trial(campaign(places), "the same again")
     assert (made.number, made.status, len(state.trials)) == (1, "keep", 1)
 
 
 @pytest.mark.parametrize("kind", ["judged", "undone"])
 def test_killed_before_the_branch_has_moved_it_goes_on(places: Places, kind: str) -> None:
     edit(places, "LR", 1e-3)
-    verbs.trial(campaign(places), "a larger rate")
-    verbs.run(campaign(places), "random", 2)
+    actions.trial(campaign(places), "a larger rate")
+    actions.run(campaign(places), "random", 2)
     state = campaign(places).state()
     # As a kill leaves it: the ledger is ahead of the branch.
     places.branch.restore(state.base)
@@ -182,7 +183,7 @@ def test_killed_before_the_branch_has_moved_it_goes_on(places: Places, kind: str
         ledger = Ledger(places.ledger)
         places.branch.restore(state.trials[1].commit)
         ledger.append("undone", number=state.kept[-1], incumbent=state.base)
-    assert verbs.resume(campaign(places)) == "all trials done"
+    assert actions.resume(campaign(places)) == "all trials done"
     assert places.branch.head() == campaign(places).state().incumbent
 
 
@@ -191,24 +192,24 @@ def test_killed_before_the_branch_has_moved_it_goes_on(places: Places, kind: str
 
 def test_a_keep_can_be_taken_back_and_stays_reachable(places: Places) -> None:
     edit(places, "LR", 1e-3)
-    made, _ = verbs.trial(campaign(places), "a larger rate")
-    said = verbs.rollback(campaign(places), last=True)
+    made, _ = actions.trial(campaign(places), "a larger rate")
+    said = actions.rollback(campaign(places), last=True)
     assert places.branch.ref(1) in said
     state = campaign(places).state()
     assert state.incumbent == state.base
     assert (places.tree / "train.py").read_text() == TRAIN
     assert git(places.branch.repository, "rev-parse", places.branch.ref(1)) == made.commit
     with pytest.raises(UserError, match="nothing has been kept"):
-        verbs.rollback(campaign(places), last=True)
+        actions.rollback(campaign(places), last=True)
 
 
 def test_resume_goes_on_as_the_last_run_was_told(places: Places) -> None:
-    verbs.run(campaign(places), "random", 3, 2, 5)
+    actions.run(campaign(places), "random", 3, 2, 5)
     ledger = Ledger(places.ledger)
     cut = next(e.number for e in ledger.events if e.kind == "judged")
     lines = places.ledger.read_bytes().splitlines(keepends=True)
     places.ledger.write_bytes(b"".join(lines[:cut]))
-    assert verbs.resume(campaign(places)) == "all trials done"
+    assert actions.resume(campaign(places)) == "all trials done"
     state = campaign(places).state()
     assert (len(state.judged), state.stint) == (
         3, {"proposer": "random", "trials": 3, "jobs": 2, "seed": 5})  # fmt: skip
@@ -230,7 +231,7 @@ def test_two_never_drive_at_once(places: Places) -> None:
     assert held.wait(60)
     assert is_running(places)
     with pytest.raises(RunError, match="another process"):
-        verbs.run(campaign(places), "random", 1)
+        actions.run(campaign(places), "random", 1)
     release.set()
     other.join()
     assert not is_running(places)
@@ -245,7 +246,7 @@ def test_text_that_was_changed_is_noticed(places: Places) -> None:
     said = events[0]["body"] | {"texts": {"data.npy": body}}
     Ledger(places.ledger, lambda: 1.0).append("begun", **said)
     with pytest.raises(RunError, match="not what the campaign began with"):
-        verbs.run(campaign(places), "random", 1)
+        actions.run(campaign(places), "random", 1)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +287,7 @@ def test_a_folder_outside_git_or_uncommitted_says_what_to_do(tmp_path: Path) -> 
 
 def test_status_fits_eighty_columns(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    verbs.run(campaign(places), "random", 2)
+    actions.run(campaign(places), "random", 2)
     said = lowbit("research", "status", places.folder)
     assert said.code == 0, said.err
     for word in ("best so far", "noise", "alpha", "machine time", "isolation", "edit here"):
@@ -338,16 +339,16 @@ def test_each_keep_is_taken_out_alone(ended: Any) -> None:
 
 
 def test_an_ending_has_to_be_meant(places: Places) -> None:
-    verbs.run(campaign(places), "random", 2)
+    actions.run(campaign(places), "random", 2)
     ledger = Ledger(places.ledger, lambda: 9_000.0)
     ledger.append("stint", proposer="random", trials=9, jobs=1, seed=0)
     with pytest.raises(UserError, match="2 of 9 trials are judged, and none may follow"):
-        verbs.report(campaign(places), ending=True)
+        actions.report(campaign(places), ending=True)
     assert "sealed" not in [event.kind for event in Ledger(places.ledger).events]
     begun(places.folder, replace(SETTINGS, tag="two"))
     said = lowbit("research", "report", places.folder, "--ending")
     assert (said.code, "which of" in said.complaint) == (2, True), "the newest is a guess"
-    verbs.report(campaign(places), ending=True, early=True)
+    actions.report(campaign(places), ending=True, early=True)
     assert campaign(places).state().ended is not None
 
 
@@ -359,7 +360,7 @@ def test_a_bad_minute_of_the_machine_does_not_close_a_campaign(places: Places) -
             return replace(found, reason="timeout", scores={}) if late else found
 
     edit(places, "LR", 1e-3)
-    verbs.trial(campaign(places), "a larger rate")
+    actions.trial(campaign(places), "a larger rate")
     with pytest.raises(RunError, match=r"the winner did not run on fresh seed 19 \(timeout\)"):
         end(machine(places, Slow()))
     again = machine(places)
@@ -395,7 +396,7 @@ def test_a_report_is_made_again_from_a_clone(ended: Any, places: Places, tmp_pat
     git(places.branch.repository, "commit", "--quiet", "-m", "results")
     git(tmp_path, "clone", "--quiet", str(places.branch.repository), "clone")
     there = Campaign.at(str(tmp_path / "clone" / "studies" / "ternary"), "one")
-    assert there.places.results / "changes.bundle" in verbs.report(there)
+    assert there.places.results / "changes.bundle" in actions.report(there)
     made = (there.places.results / "report.html").read_text()
     cut = [text[text.index("<h2>") :] for text in (wanted, made)]
     assert cut[0] == cut[1]
@@ -404,14 +405,14 @@ def test_a_report_is_made_again_from_a_clone(ended: Any, places: Places, tmp_pat
 
 def test_a_campaign_goes_on_from_a_clone(places: Places, tmp_path: Path) -> None:
     edit(places, "LR", 1e-3)
-    verbs.trial(campaign(places), "a larger rate")
-    verbs.report(campaign(places))
+    actions.trial(campaign(places), "a larger rate")
+    actions.report(campaign(places))
     git(places.branch.repository, "add", "studies")
     git(places.branch.repository, "commit", "--quiet", "-m", "results so far")
     git(tmp_path, "clone", "--quiet", str(places.branch.repository), "clone")
     there = Places(tmp_path / "clone" / "studies" / "ternary", "one")
     shutil.rmtree(places.branch.repository)
-    assert verbs.run(campaign(there), "random", 3) == "all trials done"
+    assert actions.run(campaign(there), "random", 3) == "all trials done"
     state = campaign(there).state()
     assert [trial.number for trial in state.judged] == [1, 2, 3]
     assert state.trials[1].status == "keep"
@@ -420,14 +421,14 @@ def test_a_campaign_goes_on_from_a_clone(places: Places, tmp_path: Path) -> None
 
 def test_the_chart_keeps_what_is_far_worse_from_pressing_the_rest_together() -> None:
     points = [(0, 5.0, "keep"), (1, 7.0, "discard"), (2, 4.9, "keep"), (3, None, "crash")]
-    lines = chart.data({"one": (points, [(0, 5.1), (2, 5.0)]), "two": (points, [])})
+    lines = progress_chart.data({"one": (points, [(0, 5.1), (2, 5.0)]), "two": (points, [])})
     figure = Figure()
     ax = figure.add_subplot()
-    chart.draw(ax, lines)
+    progress_chart.draw(ax, lines)
     assert ax.get_ylim()[1] < 1.5 * math.exp(5.0), "a caret stands for it"
     for kind in ("png", "pdf"):
-        assert chart.image(lines, kind) == chart.image(lines, kind)
-    assert chart.image(chart.data({"none": ([], [])}), "png")
+        assert progress_chart.image(lines, kind) == progress_chart.image(lines, kind)
+    assert progress_chart.image(progress_chart.data({"none": ([], [])}), "png")
 
 
 def test_the_sealed_text_is_opened_once_and_after_it_no_trial_is_accepted(ended: Any) -> None:
@@ -455,7 +456,7 @@ def test_an_ending_that_is_killed_goes_on(places: Places) -> None:
             return super().__call__(job)
 
     edit(places, "LR", 1e-3)
-    verbs.trial(campaign(places), "a larger rate")
+    actions.trial(campaign(places), "a larger rate")
     made = machine(places, Dying())
     with pytest.raises(Killed):
         end(made)
@@ -532,7 +533,7 @@ def test_a_confirmation_trains_on_the_tokens_that_were_set(tmp_path: Path) -> No
     runner = Arithmetic()
     machine(places)
     edit(places, "LR", 1e-3)
-    verbs.trial(campaign(places, runner), "a larger rate")
+    actions.trial(campaign(places, runner), "a larger rate")
     asked = {(job.key[1], job.tokens) for job in runner.asked}
     assert asked == {("screen", 0), ("confirm", 7_000)}
     with pytest.raises(UserError, match="-1 tokens: 0 or more"):
@@ -549,7 +550,7 @@ def test_what_crashed_when_it_was_confirmed_has_no_score(places: Places) -> None
             return replace(found, reason="nan", scores={}) if bad else found
 
     edit(places, "LR", 1e-3)
-    made, state = verbs.trial(campaign(places, Breaking()), "a larger rate")
+    made, state = actions.trial(campaign(places, Breaking()), "a larger rate")
     assert (made.status, made.reason) == ("crash", "nan")
     assert state.screened(made.commit) is not None
     assert [row.val_ppl for row in rows(state)][1] is None
@@ -558,7 +559,7 @@ def test_what_crashed_when_it_was_confirmed_has_no_score(places: Places) -> None
 
 def test_random_search_does_not_go_back_to_what_a_keep_has_beaten(places: Places) -> None:
     edit(places, "LR", 1e-3)
-    verbs.trial(campaign(places), "LR 1e-3")
+    actions.trial(campaign(places), "LR 1e-3")
     seen = view(places, campaign(places).state())
     kept = replace(seen.tried[0], edit=("LR", 1e-3))
     known = replace(seen, tried=(kept,))
@@ -642,7 +643,7 @@ def test_a_command_edits_a_copy_and_only_train_py_is_read_back(places: Places) -
         "print('thinking'); print('a larger rate')"
     )
     line = f'command:{sys.executable} -c "{script}"'
-    verbs.run(campaign(places), line, 1)
+    actions.run(campaign(places), line, 1)
     state = campaign(places).state()
     assert (state.trials[1].status, state.trials[1].description) == ("keep", "a larger rate")
     assert (places.tree / "prepare.py").read_text() == "# fixed\n"
@@ -657,7 +658,7 @@ def test_a_command_that_fails_is_told_with_what_it_said(places: Places, tmp_path
     )
     line = f'command:{sys.executable} -c "{script}" {once}'
     with mock.patch("lowbit.research.loop.PAUSES", (0.0,)):
-        verbs.run(campaign(places), line, 1)
+        actions.run(campaign(places), line, 1)
     (failed,) = Ledger(places.ledger).of("unproposed")
     assert "no key" in failed.body["reason"]
     assert campaign(places).state().trials[1].status == "keep"
@@ -710,7 +711,7 @@ def test_an_endpoint_is_asked_until_it_answers_with_a_program(places: Places) ->
     with HTTPServer(("127.0.0.1", 0), Endpoint) as http:
         threading.Thread(target=http.serve_forever, daemon=True).start()
         with mock.patch.dict("os.environ", {"NO_PROXY": "127.0.0.1"}):
-            verbs.run(campaign(places), f"openai:http://127.0.0.1:{http.server_port}/v1", 1)
+            actions.run(campaign(places), f"openai:http://127.0.0.1:{http.server_port}/v1", 1)
         http.shutdown()
     trial = campaign(places).state().trials[1]
     assert (trial.status, trial.description, trial.by) == ("keep", "Raise the rate.", "openai")

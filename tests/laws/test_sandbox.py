@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lowbit.research import watching
-from lowbit.research.jail import seatbelt
-from lowbit.research.sandbox import Level, Outcome, run
-from lowbit.research.watching import Limits
+from lowbit.research.candidate import process_watch
+from lowbit.research.candidate.jail import seatbelt
+from lowbit.research.candidate.process_watch import Limits
+from lowbit.research.candidate.sandbox import Level, Outcome, run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what Linux can forbid")
 LIMITS = Limits(seconds=20, memory=600 * 2**20, processes=12, disk=30 * 2**20, output=20_000)
@@ -226,12 +226,12 @@ def test_a_descriptor_that_goes_meanwhile_hides_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = os.listdir
-    monkeypatch.setattr(watching.os, "listdir", lambda place: ["999999", *listed(place)])
+    monkeypatch.setattr(process_watch.os, "listdir", lambda place: ["999999", *listed(place)])
     with (tmp_path / "f").open("wb") as held:
         held.write(bytes(3 * 2**20))
         held.flush()
         (tmp_path / "f").unlink()
-        assert watching._nameless([psutil.Process()]) >= 3 * 2**20
+        assert process_watch._nameless([psutil.Process()]) >= 3 * 2**20
 
 
 def test_what_it_prints_is_kept_as_text_and_cut(tmp_path: Path) -> None:

@@ -23,11 +23,11 @@ from lowbit.layers.ternary.linear import Recovery, TernaryLinear
 from lowbit.models.loading import open_checkpoint
 from lowbit.quant.formats import FORMATS
 from lowbit.quant.packing import pack
-from lowbit.research.artefact import read
-from lowbit.research.campaign import GPUS
-from lowbit.research.evaluator import ready
-from lowbit.research.sandbox import run
-from lowbit.research.watching import Limits
+from lowbit.research.campaign.settings import GPUS
+from lowbit.research.candidate.artefact import read
+from lowbit.research.candidate.evaluator import ready
+from lowbit.research.candidate.process_watch import Limits
+from lowbit.research.candidate.sandbox import run
 
 PROGRAM = Path(__file__).parents[2] / "studies" / "ternary"
 WIDTH = 24

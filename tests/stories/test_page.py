@@ -10,10 +10,10 @@ from research import begun, machine, repository
 from synthetic import PLANS, demo_runs
 
 from lowbit.report import page as report
-from lowbit.research import page as campaign_page
-from lowbit.research.edits import change
-from lowbit.research.ending import end
+from lowbit.research.campaign.edits import change
+from lowbit.research.final_evaluation import end
 from lowbit.research.proposers.base import Proposal
+from lowbit.research.report import page as campaign_page
 from lowbit.study.schema import MAIN, Part
 
 pytestmark = [

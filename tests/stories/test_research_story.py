@@ -16,13 +16,13 @@ import pytest
 from lab import lowbit
 from research import SETTINGS, begun, machine, repository
 
-from lowbit.research.branch import git
-from lowbit.research.campaign import Places
-from lowbit.research.edits import change
-from lowbit.research.ledger import Ledger
+from lowbit.research.campaign.edits import change
+from lowbit.research.campaign.git_branch import git
+from lowbit.research.campaign.ledger import Ledger
+from lowbit.research.campaign.replay import replay
+from lowbit.research.campaign.results_tsv import from_tsv
+from lowbit.research.campaign.settings import Places
 from lowbit.research.proposers import proposer
-from lowbit.research.replaying import replay
-from lowbit.research.results import from_tsv
 
 pytestmark = pytest.mark.slow
 

@@ -1,10 +1,13 @@
-"""The autonomous loop: propose, try, judge, keep or roll back. A client of the other layers.
+"""The autonomous loop for ternary training: propose an edit, run it, judge it, keep it or roll back.
 
-    proposers -> loop -> running -> trials -> sandbox -> evaluator
-                  |         what a run is, in its jail, and our own figure of what it left
-                  +-> deciding -> judge      whether a change is better, over the whole campaign
-                  +-> book -> ledger         what happened, written ahead of every step
-                  +-> branch                 commits, worktree and refs, beside the person's work
-
-`verbs` is what can be done with a campaign, for the command line, agents and MCP alike.
+actions           what the command line and the MCP server can do with a campaign
+final_evaluation  the best candidate on text that nothing was judged on
+loop              propose, run, judge; again
+mcp_server        the actions as MCP tools
+session           one sitting of the loop, with its time and its stop
+campaign/         settings, ledger, state and git branch of a campaign
+candidate/        running a candidate's code, confined
+judging/          what becomes of a trial
+proposers/        who proposes the next edit
+report/           what a campaign did, for people
 """

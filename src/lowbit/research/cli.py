@@ -57,8 +57,8 @@ def init(
     from rich.markup import escape
 
     from lowbit.options import bytes_of
-    from lowbit.research import verbs
-    from lowbit.research.campaign import Places, Settings, campaign_folder
+    from lowbit.research import actions
+    from lowbit.research.campaign.settings import Places, Settings, campaign_folder
 
     settings = Settings(
         tag,
@@ -75,7 +75,7 @@ def init(
         memory=bytes_of(memory),
         device=device,
     )
-    made = verbs.init(folder, settings, dry_run)
+    made = actions.init(folder, settings, dry_run)
     say = Console(highlight=False).print
     places = Places(campaign_folder(folder), tag)
     say(f"{'would begin' if dry_run else 'begun'}: branch {escape(made['branch'])}")
@@ -102,15 +102,15 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
 ) -> None:
     """Propose, try, judge, keep or roll back, again and again."""
-    from lowbit.research import verbs
+    from lowbit.research import actions
 
     if dry_run:
         _foresee(_at(folder, tag), proposer, trials, jobs, seed)
         return
-    from lowbit.research.saying import Screen
+    from lowbit.research.report.console import Screen
 
     with Screen() as screen:
-        ended = verbs.run(_at(folder, tag, watch=screen), proposer, trials, jobs, seed)
+        ended = actions.run(_at(folder, tag, watch=screen), proposer, trials, jobs, seed)
     typer.echo(ended)
 
 
@@ -124,11 +124,11 @@ def resume(
     ] = False,
 ) -> None:
     """Go on exactly where a campaign was interrupted, as its last run was told to."""
-    from lowbit.research import verbs
-    from lowbit.research.saying import Screen
+    from lowbit.research import actions
+    from lowbit.research.report.console import Screen
 
     with Screen() as screen:
-        ended = verbs.resume(_at(folder, tag, watch=screen), looked)
+        ended = actions.resume(_at(folder, tag, watch=screen), looked)
     typer.echo(ended)
 
 
@@ -140,11 +140,11 @@ def trial(
     tag: TagOption = None,
 ) -> None:
     """Try the edit in the worktree's train.py; it is kept, or rolled back."""
-    from lowbit.research import verbs
-    from lowbit.research.saying import Screen, why
+    from lowbit.research import actions
+    from lowbit.research.report.console import Screen, why
 
     with Screen() as screen:
-        made, _ = verbs.trial(_at(folder, tag, watch=screen), message)
+        made, _ = actions.trial(_at(folder, tag, watch=screen), message)
     typer.echo(f"{made.status}: {why(made)}")
     if made.status == "crash":
         raise typer.Exit(1)
@@ -158,9 +158,9 @@ def rollback(
     last: Annotated[bool, typer.Option("--last", help="Take back the newest keep too.")] = False,
 ) -> None:
     """Drop the edit in the worktree. Nothing that was tried is ever lost."""
-    from lowbit.research import verbs
+    from lowbit.research import actions
 
-    typer.echo(verbs.rollback(_at(folder, tag), last))
+    typer.echo(actions.rollback(_at(folder, tag), last))
 
 
 @app.command()
@@ -184,12 +184,12 @@ def report(
 
     The ending opens the sealed text, once: no trial is accepted after it.
     """
-    from lowbit.research import verbs
-    from lowbit.research.saying import Screen
+    from lowbit.research import actions
+    from lowbit.research.report.console import Screen
 
     with Screen() as screen:
         campaign = _at(folder, tag, sure=ending, watch=screen)
-        paths = verbs.report(campaign, ending, jobs, against or (), early)
+        paths = actions.report(campaign, ending, jobs, against or (), early)
     for path in paths:
         typer.echo(path)
 
@@ -202,8 +202,8 @@ def status(folder: FolderArgument = ".", tag: TagOption = None) -> None:
 
     from rich.console import Console
 
-    from lowbit.research import saying
-    from lowbit.research.driver import is_running
+    from lowbit.research.report import console as saying
+    from lowbit.research.session import is_running
 
     campaign = _at(folder, tag)
     state = campaign.state()
@@ -215,20 +215,20 @@ def status(folder: FolderArgument = ".", tag: TagOption = None) -> None:
 @guarded
 def mcp(folder: FolderArgument = ".", tag: TagOption = None) -> None:
     """Offer these verbs as MCP tools on standard input and output, for this folder alone."""
-    from lowbit.research.server import server
+    from lowbit.research.mcp_server import server
 
     server(folder, tag).run("stdio")
 
 
 def _at(folder: str, tag: str | None, **more: Any) -> Any:
-    from lowbit.research.driver import Campaign
+    from lowbit.research.session import Campaign
 
     return Campaign.at(folder, tag, **more)
 
 
 def _foresee(campaign: Any, proposer: str, trials: int | None, jobs: int, seed: int) -> None:
     """What `run` would do, without doing any of it."""
-    from lowbit.research import verbs
+    from lowbit.research import actions
 
-    for line in verbs.foresee(campaign, proposer, trials, jobs, seed):
+    for line in actions.foresee(campaign, proposer, trials, jobs, seed):
         typer.echo(line)

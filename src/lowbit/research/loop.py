@@ -13,17 +13,17 @@ from itertools import chain, repeat
 
 from lowbit.core.errors import RunError, UserError
 from lowbit.core.files import to_json, write_atomic
-from lowbit.research.book import Book, Watcher, nobody
-from lowbit.research.campaign import MUTABLE, TOLD, Places
-from lowbit.research.deciding import Decider
-from lowbit.research.ledger import Ledger
+from lowbit.research.campaign.ledger import Ledger
+from lowbit.research.campaign.ledger_writer import Book, Watcher, nobody
+from lowbit.research.campaign.results_tsv import to_tsv
+from lowbit.research.campaign.settings import MUTABLE, TOLD, Places
+from lowbit.research.campaign.state import Key, State, Trial, rows
+from lowbit.research.candidate.sealed_run import Runner
+from lowbit.research.judging.decide import Decider
+from lowbit.research.judging.run_cache import Runs
 from lowbit.research.proposers import OURS
 from lowbit.research.proposers.base import Proposal, Proposer
-from lowbit.research.results import to_tsv
-from lowbit.research.running import Runs
-from lowbit.research.state import Key, State, Trial, rows
-from lowbit.research.trials import Runner
-from lowbit.research.views import view
+from lowbit.research.proposers.view import view
 
 LONGEST = 200
 PAUSES = (10.0, 60.0, 300.0, 900.0)

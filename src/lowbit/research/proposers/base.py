@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from lowbit.research.edits import Value
-from lowbit.research.views import View
+from lowbit.research.campaign.edits import Value
+from lowbit.research.proposers.view import View
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,6 @@ class Kind:
 
 def edited(text: str, name: str, value: Value, before: object) -> Proposal:
     """A typed edit, described by what it does."""
-    from lowbit.research.edits import change
+    from lowbit.research.campaign.edits import change
 
     return Proposal(change(text, name, value), f"{name} {before!r} -> {value!r}", (name, value))

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lowbit.core.errors import UserError
-from lowbit.research.edits import (
+from lowbit.research.campaign.edits import (
     DIALS,
     PRIORITIES,
     Value,
@@ -28,7 +28,7 @@ from lowbit.research.edits import (
     untried,
 )
 from lowbit.research.proposers.base import Kind, Proposal, Proposer, edited
-from lowbit.research.views import View, beaten
+from lowbit.research.proposers.view import View, beaten
 
 STARTUP = 2 * len(PRIORITIES)
 """Proposals before anything is learnt from."""

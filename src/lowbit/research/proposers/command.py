@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lowbit.core.errors import RunError, UserError
-from lowbit.research import sandbox
+from lowbit.research.candidate import sandbox
+from lowbit.research.candidate.process_watch import Limits
 from lowbit.research.proposers.base import Kind, Proposal, Proposer
-from lowbit.research.views import View
-from lowbit.research.watching import Limits
+from lowbit.research.proposers.view import View
 
 PROMPT = (
     "Read program.md, results.tsv and train.py in this folder. Make ONE focused change to train.py "

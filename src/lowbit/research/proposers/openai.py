@@ -14,7 +14,7 @@ from typing import Any
 
 from lowbit.core.errors import RunError, UserError
 from lowbit.research.proposers.base import Kind, Proposal, Proposer
-from lowbit.research.views import View
+from lowbit.research.proposers.view import View
 
 TRIES = 3
 SECONDS = 600.0

@@ -9,9 +9,9 @@ import random
 from dataclasses import dataclass
 
 from lowbit.core.errors import UserError
-from lowbit.research.edits import constants, constants_of_any, drawn
+from lowbit.research.campaign.edits import constants, constants_of_any, drawn
 from lowbit.research.proposers.base import Kind, Proposal, Proposer, edited
-from lowbit.research.views import View, beaten
+from lowbit.research.proposers.view import View, beaten
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 
-from lowbit.research.watching import Clock, End, Limits, kill, watch
+from lowbit.research.candidate.process_watch import Clock, End, Limits, kill, watch
 
 JAIL = Path(__file__).with_name("jail.py")
 # What an interpreter with torch needs to read; never a person's own folders.

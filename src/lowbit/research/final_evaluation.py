@@ -7,11 +7,11 @@ sealed text is opened after whatever else could still have decided something, an
 from __future__ import annotations
 
 from lowbit.core.errors import RunError, UserError
-from lowbit.research import edits
-from lowbit.research.campaign import MUTABLE, facts
+from lowbit.research.campaign import edits
+from lowbit.research.campaign.settings import MUTABLE, facts
+from lowbit.research.campaign.state import Key, State, Trial
+from lowbit.research.judging.run_cache import PASSING
 from lowbit.research.loop import Loop
-from lowbit.research.running import PASSING
-from lowbit.research.state import Key, State, Trial
 
 MOST_REPLAYS = 5
 

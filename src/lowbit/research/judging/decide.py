@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lowbit.core.errors import RunError, UserError
-from lowbit.research import edits, judge
-from lowbit.research.book import Book
-from lowbit.research.campaign import MUTABLE, Places
-from lowbit.research.outcomes import Ran
-from lowbit.research.running import Runs, matrix
-from lowbit.research.state import Key, State, Trial
+from lowbit.research.campaign import edits, significance
+from lowbit.research.campaign.ledger_writer import Book
+from lowbit.research.campaign.run_result import Ran
+from lowbit.research.campaign.settings import MUTABLE, Places
+from lowbit.research.campaign.state import Key, State, Trial
+from lowbit.research.judging.run_cache import Runs, matrix
 
 SAME_BITS = 1e-3
 FUTILITY = 2
@@ -55,7 +55,7 @@ class Decider:
         assert theirs is not None
         assert noise is not None
         ours, other = ran.scores["screening"].loss, self._other(trial, ran, theirs, jobs)
-        if not judge.worth_confirming(ours, other, noise):
+        if not significance.worth_confirming(ours, other, noise):
             self.book.end(trial, "discard", "no better on one seed")
         elif not self._bits_allow(state, ran, theirs, ours):
             self.book.end(trial, "discard", "another bit class, and not on the front")
@@ -66,12 +66,12 @@ class Decider:
         """The incumbent's loss by the clock of the machine that the trial had."""
         if trial.against is not None:
             return trial.against
-        if jobs > 1 or judge.alike(ours.evaluated, theirs.evaluated):
+        if jobs > 1 or significance.alike(ours.evaluated, theirs.evaluated):
             return theirs.scores["screening"].loss
         state = self.book.state
         key: Key = (state.incumbent, "again", state.settings.seeds[0])
         found = state.runs.get(key)
-        if found is None or found.reason or not judge.alike(ours.evaluated, found.evaluated):
+        if found is None or found.reason or not significance.alike(ours.evaluated, found.evaluated):
             found = self.runs.anew(key)
         if found.reason:
             raise RunError(f"the incumbent no longer runs ({found.reason}): {found.said}")
@@ -92,11 +92,11 @@ class Decider:
         assert first is not None
         assert first.bits is not None
         # The tolerance is the first program's, so that many small steps do not add up.
-        if ran.bits <= theirs.bits or judge.in_class(ran.bits, first.bits):
+        if ran.bits <= theirs.bits or significance.in_class(ran.bits, first.bits):
             return True
         kept = [state.screened(state.commit_of(number)) for number in (0, *state.kept)]
         points = [(one.bits, one.scores["screening"].loss) for one in kept if one and one.bits]
-        return judge.on_front(ran.bits, ours, points)
+        return significance.on_front(ran.bits, ours, points)
 
     def _confirm(self, trial: Trial, jobs: int) -> None:
         """On every seed, candidate and incumbent both; given up where two seeds show no gain."""
@@ -106,7 +106,7 @@ class Decider:
         state = self.book.state
         assert trial.confirmation is not None
         settings = state.settings
-        alpha = judge.share(settings.alpha, trial.confirmation, settings.horizon)
+        alpha = significance.share(settings.alpha, trial.confirmation, settings.horizon)
         for count in (FUTILITY, len(settings.confirming)):
             seeds = settings.confirming[:count]
             ours = self.runs.results([(trial.commit, "confirm", seed) for seed in seeds], jobs)
@@ -118,10 +118,10 @@ class Decider:
             if bad is not None:
                 raise RunError(f"the incumbent no longer runs ({bad.reason}): {bad.said}")
             pair = (matrix(ours, "confirmation"), matrix(theirs, "confirmation"))
-            if judge.hopeless(*pair):
+            if significance.hopeless(*pair):
                 self.book.end(trial, "discard", f"no better on {count} seeds", alpha=alpha)
                 return
-        verdict = judge.confirm(*pair, alpha)
+        verdict = significance.confirm(*pair, alpha)
         gain = verdict.gain.estimate if verdict.gain else None
         runs = [*ours, *theirs]
         self.book.end(

@@ -7,11 +7,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lowbit.research.branch import git
-from lowbit.research.campaign import FIXED, MUTABLE, Places
-from lowbit.research.edits import constants
-from lowbit.research.results import Status, to_tsv
-from lowbit.research.state import State, rows
+from lowbit.research.campaign.edits import constants
+from lowbit.research.campaign.git_branch import git
+from lowbit.research.campaign.results_tsv import Status, to_tsv
+from lowbit.research.campaign.settings import FIXED, MUTABLE, Places
+from lowbit.research.campaign.state import State, rows
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Where the number comes from: a process of ours, on text that no candidate has seen.
 
-    python -m lowbit.research.evaluator '{"model": ..., "artefact": ..., "texts": {NAME: FILE}}'
+    python -m lowbit.research.candidate.evaluator '{"model": ..., "artefact": ..., "texts": {NAME: FILE}}'
 
 It makes ready (libraries, tokeniser, texts) while the candidate does likewise, and waits for a line
 on its input that says that the candidate has ended; nothing there means that nobody needs it.
@@ -28,7 +28,7 @@ from lowbit.layers.install import Settings, install
 from lowbit.models.family import find_sites
 from lowbit.models.loading import Checkpoint, max_length, open_checkpoint, resolve, tokenizer_of
 from lowbit.plan.rules import choose
-from lowbit.research.artefact import Read, RefusedError, read
+from lowbit.research.candidate.artefact import Read, RefusedError, read
 from lowbit.tasks import examples
 from lowbit.tasks.base import Document, Example
 from lowbit.train.evaluate import evaluate

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lowbit.research.campaign import Settings
-from lowbit.research.judge import Noise, noise_of, spent
-from lowbit.research.outcomes import Ran
-from lowbit.research.results import Row, Status
+from lowbit.research.campaign.results_tsv import Row, Status
+from lowbit.research.campaign.run_result import Ran
+from lowbit.research.campaign.settings import Settings
+from lowbit.research.campaign.significance import Noise, noise_of, spent
 
 Role = Literal["screen", "again", "confirm", "replay", "fresh"]
 BY_THE_CLOCK: tuple[Role, ...] = ("screen", "again")

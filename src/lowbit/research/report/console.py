@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from lowbit.research.campaign import MUTABLE, Places
-from lowbit.research.outcomes import Ran
-from lowbit.research.state import Key, State, Trial
+from lowbit.research.campaign.run_result import Ran
+from lowbit.research.campaign.settings import MUTABLE, Places
+from lowbit.research.campaign.state import Key, State, Trial
 
 COLOURS = {"keep": "green", "discard": "dim", "crash": "red"}
 

@@ -12,9 +12,9 @@ from functools import wraps
 from typing import Any
 
 from lowbit.core.errors import LowbitError, UserError
-from lowbit.research import verbs
-from lowbit.research.driver import Campaign, MakeRunner, is_running
-from lowbit.research.saying import facts, why
+from lowbit.research import actions
+from lowbit.research.report.console import facts, why
+from lowbit.research.session import Campaign, MakeRunner, is_running
 
 INSTRUCTIONS = (
     "A campaign that trains a language model towards three values a weight. Read program.md in the "
@@ -47,7 +47,7 @@ def _acting(campaign: Callable[[], Campaign], folder: str) -> list[Callable[...,
         """Begin a campaign on the branch autoresearch/TAG, from the committed files."""
         import os
 
-        from lowbit.research.campaign import Settings
+        from lowbit.research.campaign.settings import Settings
 
         settings = Settings(
             tag,
@@ -59,24 +59,24 @@ def _acting(campaign: Callable[[], Campaign], folder: str) -> list[Callable[...,
             threads=os.cpu_count() or 1,
             device=device,
         )
-        return f"begun: branch {verbs.init(folder, settings)['branch']}"
+        return f"begun: branch {actions.init(folder, settings)['branch']}"
 
     def run(proposer: str = "builtin", trials: int = 1, jobs: int = 1) -> str:
         """Let a proposer drive until so many trials in all are judged."""
-        return verbs.run(campaign(), proposer, trials, jobs)
+        return actions.run(campaign(), proposer, trials, jobs)
 
     def trial(message: str) -> str:
         """Try the edit in the worktree's train.py: commit, run, judge, keep or roll back."""
-        made, _ = verbs.trial(campaign(), message)
+        made, _ = actions.trial(campaign(), message)
         return f"trial {made.number}: {made.status}: {why(made)}"
 
     def rollback(last: bool = False) -> str:
         """Drop the edit in the worktree; with last, take back the newest keep too."""
-        return verbs.rollback(campaign(), last)
+        return actions.rollback(campaign(), last)
 
     def resume(looked: bool = False) -> str:
         """Go on where the campaign was interrupted. looked: somebody saw what stopped it."""
-        return verbs.resume(campaign(), looked)
+        return actions.resume(campaign(), looked)
 
     return [init, run, trial, rollback, resume]
 
@@ -93,7 +93,7 @@ def _showing(campaign: Callable[..., Campaign]) -> list[Callable[..., str]]:
 
     def report(ending: bool = False) -> str:
         """Write chart, ledger and priorities as a page. ending: close the campaign, for good."""
-        return "\n".join(map(str, verbs.report(campaign(sure=ending), ending)))
+        return "\n".join(map(str, actions.report(campaign(sure=ending), ending)))
 
     return [status, report]
 

@@ -25,7 +25,7 @@ from lowbit.core.errors import UserError
 from lowbit.core.files import digest, write_atomic
 from lowbit.core.spec import TaskSpec
 from lowbit.models.loading import max_length, open_checkpoint, resolve, tokenizer_of
-from lowbit.research.campaign import CHECK, DATA, KEPT_CHECK, Places, Settings
+from lowbit.research.campaign.settings import CHECK, DATA, KEPT_CHECK, Places, Settings
 from lowbit.tasks.base import Document
 from lowbit.tasks.examples import end_of_text, language
 from lowbit.tasks.prepare import find

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lowbit.core.paired_tests import Difference
-from lowbit.research.edits import DIALS, PRIORITIES
-from lowbit.research.judge import compared
-from lowbit.research.outcomes import Ran
-from lowbit.research.running import matrix
-from lowbit.research.state import Role, State, Trial
+from lowbit.research.campaign.edits import DIALS, PRIORITIES
+from lowbit.research.campaign.run_result import Ran
+from lowbit.research.campaign.significance import compared
+from lowbit.research.campaign.state import Role, State, Trial
+from lowbit.research.judging.run_cache import matrix
 
 OTHER = "something else"
 PRIORITY_OF = {dial.name: dial.priority for dial in DIALS}

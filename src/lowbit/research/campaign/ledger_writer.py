@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from lowbit.core.errors import RunError
-from lowbit.research.ledger import Ledger
-from lowbit.research.replaying import advance, replay
-from lowbit.research.results import Status
-from lowbit.research.state import State, Trial
+from lowbit.research.campaign.ledger import Ledger
+from lowbit.research.campaign.replay import advance, replay
+from lowbit.research.campaign.results_tsv import Status
+from lowbit.research.campaign.state import State, Trial
 
 
 class Watcher(Protocol):

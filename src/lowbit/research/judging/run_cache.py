@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
-from lowbit.research.book import Book
-from lowbit.research.campaign import FIXED, MUTABLE, Places
-from lowbit.research.outcomes import Ran
-from lowbit.research.state import BY_THE_CLOCK, Key, Role, State
-from lowbit.research.trials import Job, Runner
+from lowbit.research.campaign.ledger_writer import Book
+from lowbit.research.campaign.run_result import Ran
+from lowbit.research.campaign.settings import FIXED, MUTABLE, Places
+from lowbit.research.campaign.state import BY_THE_CLOCK, Key, Role, State
+from lowbit.research.candidate.sealed_run import Job, Runner
 
 SLOWER = 2.0
 """How many times the time that its tokens need a confirmation may take: a slow minute passes."""

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.core.errors import RunError, UserError
-from lowbit.research.branch import git
-from lowbit.research.campaign import (
+from lowbit.research.campaign.git_branch import git
+from lowbit.research.campaign.ledger import Ledger
+from lowbit.research.campaign.settings import (
     FILES,
     FIXED,
     MUTABLE,
@@ -23,12 +24,11 @@ from lowbit.research.campaign import (
     root_of,
     the_tag,
 )
-from lowbit.research.driver import Campaign
-from lowbit.research.ledger import Ledger
+from lowbit.research.campaign.state import State, Trial
 from lowbit.research.loop import Loop
 from lowbit.research.proposers import OURS, proposer
 from lowbit.research.proposers.base import Proposal
-from lowbit.research.state import State, Trial
+from lowbit.research.session import Campaign
 
 
 def init(folder: str, settings: Settings, dry_run: bool = False) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def init(folder: str, settings: Settings, dry_run: bool = False) -> dict[str, An
     plan = {"base": base, "branch": places.branch.name, "settings": settings.to_json()}
     if dry_run:
         return plan
-    from lowbit.research.texts import prepare
+    from lowbit.research.candidate.text_split import prepare
 
     places.work.mkdir(parents=True, exist_ok=True)
     (places.work.parent / ".gitignore").write_text("*\n", encoding="utf-8")
@@ -91,8 +91,8 @@ def foresee(
     campaign: Campaign, proposer_text: str, trials: int | None, jobs: int, seed: int
 ) -> list[str]:
     """What `run` would do next, and what it would take; nothing is changed."""
-    from lowbit.research import sandbox
-    from lowbit.research.views import view
+    from lowbit.research.candidate import sandbox
+    from lowbit.research.proposers.view import view
 
     state = campaign.state()
     settings, seeds = state.settings, len(state.settings.confirming)
@@ -207,8 +207,8 @@ def report(
     """
     from importlib.metadata import version
 
-    from lowbit.research import page
-    from lowbit.research.ending import end
+    from lowbit.research.final_evaluation import end
+    from lowbit.research.report import page
 
     if ending:
         with campaign.loop() as loop:

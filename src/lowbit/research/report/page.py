@@ -15,15 +15,15 @@ from typing import Any
 
 from lowbit.core.files import write_atomic
 from lowbit.core.paired_tests import Difference
-from lowbit.research import chart, findings
-from lowbit.research.campaign import BUNDLE, FIXED, MUTABLE, Places
-from lowbit.research.edits import constants_of_any
-from lowbit.research.findings import Part
-from lowbit.research.outcomes import Ran
-from lowbit.research.results import to_tsv
-from lowbit.research.saying import facts, perplexity
-from lowbit.research.state import State, Trial, rows
-from lowbit.research.telling import ending_sentences, interval, notes, sentence
+from lowbit.research.campaign.edits import constants_of_any
+from lowbit.research.campaign.results_tsv import to_tsv
+from lowbit.research.campaign.run_result import Ran
+from lowbit.research.campaign.settings import BUNDLE, FIXED, MUTABLE, Places
+from lowbit.research.campaign.state import State, Trial, rows
+from lowbit.research.report import findings, progress_chart
+from lowbit.research.report.console import facts, perplexity
+from lowbit.research.report.findings import Part
+from lowbit.research.report.wording import ending_sentences, interval, notes, sentence
 
 Others = Sequence[tuple[str, State]]
 
@@ -33,12 +33,14 @@ def write(places: Places, state: State, others: Others, generated_by: str) -> li
     bundle = places.results / BUNDLE
     places.branch.unbundle(bundle)
     both = {state.settings.tag: state, **dict(others)}
-    lines = chart.data({n: (findings.losses(s), findings.steps(s)) for n, s in both.items()})
-    picture = chart.image(lines, "png")
+    lines = progress_chart.data(
+        {n: (findings.losses(s), findings.steps(s)) for n, s in both.items()}
+    )
+    picture = progress_chart.image(lines, "png")
     made = {
         "report.html": page(places, state, others, picture, generated_by).encode(),
         "progress.png": picture,
-        "progress.pdf": chart.image(lines, "pdf"),
+        "progress.pdf": progress_chart.image(lines, "pdf"),
         "results.tsv": to_tsv(rows(state)).encode(),
         "cost_log.md": cost_log(state).encode(),
         # What an ordinary push leaves behind with the campaign's refs.

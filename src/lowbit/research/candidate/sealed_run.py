@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.core.files import digest
-from lowbit.research import sandbox
-from lowbit.research.campaign import (
+from lowbit.research.campaign.run_result import Ran, Scores
+from lowbit.research.campaign.settings import (
     CHECK,
     DATA,
     FIXED,
@@ -32,9 +32,9 @@ from lowbit.research.campaign import (
     Places,
     Settings,
 )
-from lowbit.research.outcomes import Ran, Scores
-from lowbit.research.state import Key, Role
-from lowbit.research.watching import Limits
+from lowbit.research.campaign.state import Key, Role
+from lowbit.research.candidate import sandbox
+from lowbit.research.candidate.process_watch import Limits
 
 PARTS: dict[Role, tuple[str, ...]] = {
     "screen": ("screening",),
@@ -193,7 +193,13 @@ class Sealed:
             "device": self.settings.device,
         }
         # -P: what lies in the folder that somebody stands in is no module of ours.
-        command = [sys.executable, "-P", "-m", "lowbit.research.evaluator", json.dumps(asked)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "lowbit.research.candidate.evaluator",
+            json.dumps(asked),
+        ]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 

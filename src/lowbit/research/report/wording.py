@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lowbit.core.paired_tests import Difference
-from lowbit.research.deciding import SAME_BITS
-from lowbit.research.findings import OTHER, Ending, Part
-from lowbit.research.judge import noise_of
-from lowbit.research.state import State, Trial
+from lowbit.research.campaign.significance import noise_of
+from lowbit.research.campaign.state import State, Trial
+from lowbit.research.judging.decide import SAME_BITS
+from lowbit.research.report.findings import OTHER, Ending, Part
 
 
 def ending_sentences(state: State, found: Ending | None) -> list[str]:

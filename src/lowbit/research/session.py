@@ -10,13 +10,21 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lowbit.core.errors import RunError
-from lowbit.research.book import Watcher, nobody
-from lowbit.research.campaign import BUNDLE, CHECK, DATA, Places, Settings, campaign_folder, the_tag
-from lowbit.research.ledger import Ledger
+from lowbit.research.campaign.ledger import Ledger
+from lowbit.research.campaign.ledger_writer import Watcher, nobody
+from lowbit.research.campaign.replay import replay
+from lowbit.research.campaign.settings import (
+    BUNDLE,
+    CHECK,
+    DATA,
+    Places,
+    Settings,
+    campaign_folder,
+    the_tag,
+)
+from lowbit.research.campaign.state import State
+from lowbit.research.candidate.sealed_run import Runner
 from lowbit.research.loop import Loop
-from lowbit.research.replaying import replay
-from lowbit.research.state import State
-from lowbit.research.trials import Runner
 
 MakeRunner = Callable[[Settings, Places], Runner]
 
@@ -61,7 +69,7 @@ class Campaign:
 
 def sealed(settings: Settings, places: Places) -> Runner:
     from lowbit.models.loading import resolve
-    from lowbit.research.trials import Sealed
+    from lowbit.research.candidate.sealed_run import Sealed
 
     return Sealed(settings, places, resolve(settings.model).resolve())
 
@@ -69,7 +77,7 @@ def sealed(settings: Settings, places: Places) -> Runner:
 def check_texts(state: State, places: Places) -> None:
     """What candidates read and what scores them is what it was at the beginning."""
     from lowbit.core.files import digest
-    from lowbit.research.texts import prepare
+    from lowbit.research.candidate.text_split import prepare
 
     facts = state.begun["texts"]
     paths = {

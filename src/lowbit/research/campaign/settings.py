@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.core.errors import UserError, nearest
-from lowbit.research.branch import Branch, git
+from lowbit.research.campaign.git_branch import Branch, git
 
 FILES = ("program.md", "prepare.py", "train.py")
 MUTABLE, FIXED, TOLD = "train.py", "prepare.py", "trial.json"

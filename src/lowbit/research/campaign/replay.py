@@ -24,10 +24,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from lowbit.core.errors import RunError
-from lowbit.research.campaign import Settings
-from lowbit.research.ledger import Event
-from lowbit.research.outcomes import Ran
-from lowbit.research.state import Key, State, Trial
+from lowbit.research.campaign.ledger import Event
+from lowbit.research.campaign.run_result import Ran
+from lowbit.research.campaign.settings import Settings
+from lowbit.research.campaign.state import Key, State, Trial
 
 
 def replay(events: Sequence[Event]) -> State | None:
