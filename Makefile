@@ -35,7 +35,7 @@ check: $(VENV)/ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/laws/test_architecture.py
+	$(BIN)/python -m pytest tests/test_architecture.py
 	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md docs src tests bench experiments notebooks/quant_noise.py studies/*/study.toml studies/*/README.md
 
 # Runs what has no record yet. The studies' records are committed, so they are only decided and drawn, which needs no
@@ -64,7 +64,7 @@ format: $(VENV)/ready-dev
 # In an environment of its own: torchao, once installed, is imported by others, and not quietly.
 bench:
 	$(MAKE) VENV=.venv-bench .venv-bench/ready-bench
-	.venv-bench/bin/python bench/compare.py
+	.venv-bench/bin/python bench/peers/compare.py
 
 clean:
 	rm -rf $(VENV) .venv-bench .mypy_cache .ruff_cache .hypothesis build dist

@@ -5,9 +5,8 @@ validation.json: the gap predicted from calibration text (`--no-theory`: not) be
 by bits and rank. Runs without a 16-bit run of the same settings, rank and seed are named.
 """
 
-from _analysis import analysed
-
-from lowbit.classic.panels import loss_by_bits, noise_by_bits
+from original_plan.analysis import analysed
+from original_plan.panels import loss_by_bits, noise_by_bits
 
 if __name__ == "__main__":
     rows, _, results = analysed(__doc__)

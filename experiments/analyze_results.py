@@ -4,9 +4,8 @@ Writes summary_table.csv and comprehensive_analysis.png into results/, with ever
 analyze.py writes as tables.
 """
 
-from _analysis import analysed
-
-from lowbit.classic.panels import nine
+from original_plan.analysis import analysed
+from original_plan.panels import nine
 
 if __name__ == "__main__":
     rows, predicted, results = analysed(__doc__)

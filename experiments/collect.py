@@ -7,10 +7,10 @@ study's own predictions, so that analyze.py and analyze_results.py train and pre
 import sys
 from pathlib import Path
 
-from _arguments import parser
+from original_plan.arguments import parser
+from original_plan.fine_tune import TASK
+from original_plan.from_records import collect
 
-from lowbit.classic.collecting import collect
-from lowbit.classic.tuning import TASK
 from lowbit.core.errors import LowbitError
 from lowbit.study.study import read
 

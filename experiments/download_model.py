@@ -5,9 +5,9 @@ Weights as safetensors only. Without a network, `--model FOLDER` of the other sc
 
 import sys
 
-from _arguments import parser
+from original_plan.arguments import parser
+from original_plan.fine_tune import HUB
 
-from lowbit.classic.tuning import HUB
 from lowbit.core.errors import LowbitError
 from lowbit.models.loading import open_checkpoint
 from lowbit.runs.demo_model import model_folder

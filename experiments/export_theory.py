@@ -9,12 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from _arguments import parser
+from original_plan.arguments import parser
+from original_plan.latex import document
+from original_plan.notebook import cells
 
-from lowbit.classic.notebook import cells
 from lowbit.core.files import write_atomic
 from lowbit.sensitivity.theory.equations import EQUATIONS, snippet
-from lowbit.theory.prose import document
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "quant_noise.py"
 

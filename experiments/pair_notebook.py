@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from lowbit.classic.notebook import to_notebook
+from original_plan.notebook import to_notebook
+
 from lowbit.core.files import write_atomic
 
 if __name__ == "__main__":

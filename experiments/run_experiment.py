@@ -4,7 +4,7 @@ Writes results/metrics_{bits}_r{rank}_{seed}.json. `--set KEY=VALUE` as for `low
 Runs of other settings are kept beside it, with a fingerprint at the end of their file's name.
 """
 
-from _arguments import arguments, carry_out
+from original_plan.arguments import arguments, carry_out
 
 if __name__ == "__main__":
     asked, results = arguments(__doc__, rank=True)

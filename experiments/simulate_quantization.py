@@ -3,10 +3,10 @@
 Writes results/simulation_results.json and results/theoretical_validation.png.
 """
 
-from _arguments import parser
+from original_plan.arguments import parser
+from original_plan.panels import theory
+from original_plan.simulation import simulate
 
-from lowbit.classic.panels import theory
-from lowbit.classic.simulation import simulate
 from lowbit.core.files import to_json, write_atomic
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 import sympy as sp
 
-from lowbit.classic.simulation import rounded
+from lowbit.sensitivity.theory.rounding import rounded
 from lowbit.quant.formats import parse
 from lowbit.sensitivity.theory import damage, distortion, rounding
 from lowbit.theory import documents

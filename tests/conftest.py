@@ -20,9 +20,9 @@ install_import_hook(["lowbit.quant", "lowbit.layers.linear"], CHECKER)
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
-import tiny  # noqa: E402
 import torch  # noqa: E402
 from filelock import FileLock  # noqa: E402
+from helpers import tiny_models as tiny  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 # One thread: sums come out alike everywhere, and two threads that wait for each other on a shared

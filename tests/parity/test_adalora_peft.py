@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from assemble import Made, batch_of, installed, opened, some_ids
+from helpers.models import Made, batch_of, installed, opened, some_ids
 from torch import Tensor, nn
 
 from lowbit.core.schedules import RankSchedule

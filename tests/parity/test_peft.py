@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from assemble import (
+from helpers.models import (
     LABELS,
     PAD,
     Made,

@@ -6,7 +6,7 @@
 W is asked for anew in the backward pass, because keeping the decoded matrix is what packing was
 meant to save. The low-rank half is 1 % of the arithmetic and was 20 % of the time: BLAS walks
 badly through products with one side of 8. Each of the four here is written in the order that was
-measured to be fast (`bench/thin.py`), up to seven times faster than the order of the formula.
+measured to be fast (`bench/kernels/adapter_products.py`), up to seven times faster than the order of the formula.
 
 What it gives up: second derivatives, which nobody here takes.
 """

@@ -1,1 +1,11 @@
-"""Model families: each file says where its sites are."""
+"""Model families, and how a model is loaded.
+
+bert              BERT and MiniLM
+dropout           dropout with cheap random numbers
+family            what a family is, and how its sites are found
+gpt2              GPT-2 and DialoGPT
+llama             Llama, SmolLM, Qwen, Mistral
+loading           from a name to a model on disk
+packed_attention  attention over examples without padding
+weights           weights read one tensor at a time
+"""

@@ -1,8 +1,6 @@
-"""Training towards three values.
+"""Layers that are trained towards three values.
 
-`grid`      what to quantise to: group, scale rule, threshold
-`schedule`  how hard, as training goes on
-`linear`    the layer that blends the two, with gradients straight through
-`teacher`   what a full-precision teacher said, kept small, and losses against it
-`store`     packed for good: the bits that were trained, and how many a weight
+grid     groups of weights become {-1, 0, +1} times a scale
+linear   the layer that blends full precision and grid, with straight-through gradients
+packing  the codes and scales that were trained, packed
 """

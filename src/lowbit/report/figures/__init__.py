@@ -1,8 +1,19 @@
-"""Figures: each module is one figure, `data(setting)` and `draw(ax, data)`.
+"""Figures for a paper: a file a figure, `data(setting)` and `draw(ax, data)`.
 
-What is drawn is plain data first, so it is tested without pixels and shared by the two drawers:
-matplotlib for paper (here) and the report's interactive charts (`lowbit.report.charts.base`). `save` writes a
-vector PDF and a PNG without dates, so the same records give the same bytes.
+bars       stacked bars, one a plan
+curves     loss over steps
+forest     every plan's gain over a control
+frontier   predicted damage over stored bytes
+gradients  gradient norms by layer
+memory     memory of a run, by what it is used for
+pareto     loss over stored bytes
+predicted  predicted over observed gaps
+ranks      ranks and bits by matrix and layer
+sizes      stored bytes by role
+style      colours, sizes and number formats
+
+The data is plain, so it is tested without pixels and shared with the page's interactive charts.
+`save` writes a vector PDF and a PNG without dates, so the same records give the same bytes.
 """
 
 from __future__ import annotations

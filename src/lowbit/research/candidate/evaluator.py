@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -139,10 +140,16 @@ def main() -> None:
     try:
         found = scored(Path(asked["artefact"]), check)
     except RefusedError as error:
-        print(to_json({"refused": str(error)}))
+        _answer({"refused": str(error)})
         return
     checked = found.check if found.check is None or math.isfinite(found.check) else None
-    print(to_json({**vars(found), "check": checked}))
+    _answer({**vars(found), "check": checked})
+
+
+def _answer(body: dict[str, Any]) -> None:
+    """One line to the process that asked."""
+    sys.stdout.write(to_json(body) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

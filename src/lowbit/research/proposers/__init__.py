@@ -1,4 +1,12 @@
-"""Who proposes the next change: one file here each, with a PROPOSER."""
+"""Who proposes the next edit: one file a proposer, with a PROPOSER.
+
+base     what a proposer is
+builtin  typed edits of the program's dials, chosen by optuna's TPE
+command  any command line
+openai   an OpenAI-compatible endpoint
+random   random search, the baseline
+view     what a proposer sees of a campaign
+"""
 
 from __future__ import annotations
 

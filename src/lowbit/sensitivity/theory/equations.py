@@ -1,6 +1,6 @@
 """The equations as LaTeX, by the numbers that the functions bear: for papers and notebooks.
 
-`tests/laws/test_theory.py` holds that every numbered function has one and the other way round.
+`tests/sensitivity/theory/test_theory.py` holds that every numbered function has one and the other way round.
 """
 
 from __future__ import annotations

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from math import exp, pi
 
+import numpy as np
+
+from lowbit.quant.formats import levels_of, parse
+
 TERMS = 200
 """Of a series whose terms fall like exp(-k^2): far more than any D needs."""
 
@@ -44,3 +48,15 @@ def midtread_covariance(width: float, sigma: float) -> float:
 
 def _decay(k: int, width: float, sigma: float) -> float:
     return exp(-2 * (pi * k * sigma / width) ** 2)
+
+
+def rounded(weights: np.ndarray, text: str) -> np.ndarray:
+    """Each row as one group; the scale kept exactly."""
+    spec = parse(text)
+    levels = np.array(levels_of(spec))
+    if spec.scale == "absmean":
+        scale = np.abs(weights).mean(1, keepdims=True)
+    else:
+        scale = np.abs(weights).max(1, keepdims=True) / np.abs(levels).max()
+    middles = (levels[1:] + levels[:-1]) / 2
+    return np.asarray(levels[np.searchsorted(middles, weights / scale)] * scale)

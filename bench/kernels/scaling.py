@@ -1,0 +1,96 @@
+"""How a step's cost grows with tokens, layers and width:  python bench/kernels/scaling.py
+
+Random Llama models without a large vocabulary's head in the way; each of the three is doubled
+twice, the others stay. The exponent is the slope of log time over log size: 1 means that nothing
+gets slower per token as tokens or layers are added; width tends to 2, products growing so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+BASE = {"tokens": 256, "layers": 2, "width": 256}
+TIMES = (1, 2, 4)
+STEPS, WARM = 8, 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(seconds(**options.one)))
+        return
+    print(f"from {BASE}, ms a step, nf4@64, rank 8")
+    for name in BASE:
+        sizes = [{**BASE, name: times * BASE[name]} for times in TIMES]
+        found = [process(size) for size in sizes]
+        said = "  ".join(f"x{t} {1e3 * s:7.1f}" for t, s in zip(TIMES, found, strict=True))
+        print(f"{name:8} {said}   exponent {exponent(found):.2f}")
+
+
+def process(size: dict[str, int]) -> float:
+    words = [sys.executable, __file__, "--one", json.dumps(size)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+def exponent(found: list[float]) -> float:
+    """Least squares through (log times, log seconds)."""
+    x, y = [math.log(t) for t in TIMES], [math.log(s) for s in found]
+    mx, my = sum(x) / len(x), sum(y) / len(y)
+    above = sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True))
+    return above / sum((a - mx) ** 2 for a in x)
+
+
+def seconds(tokens: int, layers: int, width: int) -> float:
+    """The median step, through the product's loading and loop."""
+    import numpy as np
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from lowbit.core.execution import Execution
+    from lowbit.core.spec import Plan, TrainSpec
+    from lowbit.layers.install import Settings, install
+    from lowbit.models.family import find_sites
+    from lowbit.models.loading import open_checkpoint, skeleton
+    from lowbit.models.weights import blank
+    from lowbit.plan.rules import choose
+    from lowbit.runs.device import set_up
+    from lowbit.tasks.base import Example
+    from lowbit.train.loop import Setting, adapt
+
+    device, _ = set_up(Execution(device="cpu"), "fp32")
+    with tempfile.TemporaryDirectory() as folder:
+        config = LlamaConfig(
+            vocab_size=512, hidden_size=width, intermediate_size=4 * width,
+            num_hidden_layers=layers, num_attention_heads=width // 64,
+            num_key_value_heads=width // 64, tie_word_embeddings=True,
+        )  # fmt: skip
+        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+        checkpoint = open_checkpoint(Path(folder))
+        plan = Plan("scaling", "nf4@64", embedding="bf16", rank=8)
+        sites = find_sites(skeleton(checkpoint, "language"), checkpoint.matrices)
+        model, weights = blank(checkpoint, "language", 0, None, device)
+        install(model, sites, choose(plan, sites), Settings(plan, torch.float32, 0), weights)
+    rows = np.random.default_rng(0).integers(0, 512, (STEPS * tokens // 128, 129))
+    part = [Example(row[:-1], row[1:], i, 1) for i, row in enumerate(rows)]
+    marks: list[float] = []
+    train = TrainSpec(batch=tokens // 128, epochs=STEPS, steps=STEPS, keep="last")
+    setting = Setting(
+        "language", train, 0, device, watcher=lambda *_: marks.append(time.perf_counter())
+    )
+    adapt(model, {"train": part, "selection": part[:1]}, setting)
+    return median(b - a for a, b in zip(marks[WARM - 1 :], marks[WARM:], strict=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Our side, through the product's own loading, its one training loop and its engine."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from request import RANK, WORKS, Job, data_of, folder_of, summary
+
+FORMATS = ("nf4@64", "nf4@64+dq")
+"""The two plans of the mini-matrix."""
+
+
+def one(job: Job) -> dict[str, float]:
+    """Through the product's own loading and its one training loop."""
+    import torch
+    import transformers.models.bert.modeling_bert
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    from lowbit.core.execution import Execution
+    from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
+    from lowbit.models.loading import open_checkpoint, tokenizer_of
+    from lowbit.runs import device as machine
+    from lowbit.runs.build import install_run
+    from lowbit.runs.prepare import Prepared
+    from lowbit.tasks.base import Data
+    from lowbit.tasks.prepare import find
+    from lowbit.train.evaluate import evaluate, ratio
+    from lowbit.train.loop import Setting, adapt
+
+    folder, reads = folder_of(job.model)
+    execution = Execution(
+        device="cpu",
+        residency="decoded" if job.side == "ours-decoded" else "packed",
+        checkpointing=job.side in ("ours-checkpointing", "ours-least"),
+        sparing=job.side == "ours-least",
+    )
+    device, compute = machine.set_up(execution, "auto")
+    checkpoint = open_checkpoint(folder)
+    tokenizer = tokenizer_of(folder) if reads else None
+    train, scored = data_of(job, tokenizer, checkpoint.config.vocab_size)
+    memory = machine.PeakMemory(device)
+    memory.start()
+    name = "sst2" if job.work == "sst2" else "wikitext2"
+    plan = Plan("bench", "nf4@64+dq" if job.dq else "nf4@64", embedding="bf16", rank=RANK)
+    settings = TrainSpec(
+        batch=WORKS[job.work], lr=1e-3, warmup=0, epochs=100, steps=job.steps, keep="last"
+    )
+    spec = RunSpec(job.model, TaskSpec(name), plan, settings, job.seed)
+    task, parts = find(name), {"train": train, "selection": scored[:1], "scored": scored}
+    data = Data(task.kind, parts, ("0", "1") if job.work == "sst2" else (), (), "bench")
+    made_run = install_run(spec, Prepared(checkpoint, task, data, 0), execution, device, compute)
+    marks: list[tuple[float, int]] = []
+    setting = Setting(
+        kind=task.kind,
+        train=settings,
+        seed=job.seed,
+        device=device,
+        watcher=lambda _, __, tokens, ___: marks.append((time.perf_counter(), tokens)),
+    )
+    if job.profile:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            adapt(made_run.model, parts, setting)
+        averages = seen.key_averages(group_by_input_shape=True)
+        sys.stderr.write(averages.table(sort_by="self_cpu_time_total", row_limit=40))
+    else:
+        adapt(made_run.model, parts, setting)
+    peak = memory.peak() - memory.idle
+    found, _ = evaluate(made_run.model, scored, task.kind, 32, device)
+    return {**summary(marks, peak, ratio(found)), "threads": torch.get_num_threads()}
+
+
+def six(job: Job) -> list[float]:
+    """Through the engine, two at a time with a thread each, records written."""
+    import tempfile
+
+    from lowbit.core.execution import Execution
+    from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
+    from lowbit.runs.workers.pool import Job, Order, run_jobs
+
+    train = TrainSpec(batch=WORKS["sst2"], lr=1e-3, epochs=1, keep="last")
+    task = TaskSpec("sst2", limit=job.sentences)
+    plans = [Plan(f"p{i}", f, embedding="bf16", rank=RANK) for i, f in enumerate(FORMATS)]
+    runs = [RunSpec(job.model, task, plan, train, seed) for plan in plans for seed in range(3)]
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = [Job(run, Path(folder) / run.name) for run in runs]
+        residency: Any = "decoded" if job.side == "ours-decoded" else "packed"
+        order = Order(Execution(device="cpu", residency=residency), jobs=2)
+        endings = run_jobs(jobs, order, lambda _: None)
+        return [e.record.metrics["accuracy"] for e in endings if e.record is not None]

@@ -1,0 +1,34 @@
+"""What a campaign's runs took beside their training: python bench/system/campaign.py LEDGER
+
+Median, least and most of every role's runs that came to an end, in seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from statistics import median
+
+from lowbit.research.campaign.ledger import Ledger
+from lowbit.research.campaign.run_result import Ran
+
+
+def main(path: Path) -> None:
+    found: dict[str, list[Ran]] = {}
+    for event in Ledger(path).events:
+        if event.kind == "ran":
+            ran = Ran.from_json(event.body["ran"])
+            if not ran.reason:
+                found.setdefault(event.body["role"], []).append(ran)
+    for role, runs in found.items():
+        for what, values in (
+            ("training", [ran.trained for ran in runs]),
+            ("beside it", [ran.overhead for ran in runs]),
+            ("evaluating", [ran.evaluated for ran in runs]),
+        ):
+            spread = f"{min(values):.1f} to {max(values):.1f}"
+            print(f"{role:<8} {what:<11} {median(values):6.1f} s  ({spread}, {len(runs)} runs)")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,138 @@
+"""More text or more seeds where theory and data differ and the data cannot say so yet. No torch.
+
+A cell that is off by more than 10 % while its own error is above 5 % decides nothing. Where more
+scored text alone could make it sharp, its adapters are scored on more, which trains nothing (ADR
+21); where it takes seeds, the part it is in gets one more, so that what is finished stays balanced.
+What was added stands beside the records, and every command reads it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from lowbit.cli import predict_study
+from lowbit.cli.console import say, wrapped
+from lowbit.core.spec import RunSpec
+from lowbit.study import additions, schema
+from lowbit.study.additions import Added, Text
+from lowbit.study.forecasts import partner, points, predicted_runs
+from lowbit.study.predicted_vs_observed import Cell, cells
+from lowbit.study.scorecard import short_of_text, unresolved, vaguely_foretold
+from lowbit.study.study import Study
+
+MOST_TEXT, SPARE = 8.0, 1.2
+"""So many times the text at most; a fifth more than is expected to be enough."""
+
+
+def until_resolved(
+    reread: Callable[[], Study], carry_out: Callable[[Study], None], most: int
+) -> None:
+    """Run, predict, and add text and seeds to what is unresolved, up to `most` seeds a part."""
+    while True:
+        study = reread()
+        # What is predicted from first; the predictions are written before what they are of is run.
+        first = {point.at for point in points(study) if point.at is not None}
+        if first:
+            carry_out(replace(study, runs=tuple(run for run in study.runs if run in first)))
+        predict_study.predict(study)
+        carry_out(study)
+        known, found = additions.read(study.results), cells(study)
+        short = short_of_text(found, MOST_TEXT)
+        text = _texts(study, short, known)
+        given = [c for c in short if (c.part, c.task) in {(one.part, one.task) for one in text}]
+        vague = [c for c in unresolved(found) if c not in given]
+        if not vague and not text:
+            say("no cell is off by more than 10 % that more text or seeds could decide")
+            if rest := vaguely_foretold(found):
+                wrapped(
+                    f"observed sharply, but foretold to more than 5 %: {_named(rest)}; calibration "
+                    "text would tell, by more `tokens` of their forecasts"
+                )
+            return
+        wrapped(f"unresolved: {_named([*given, *vague])}")
+        more = _seeds(study, vague, most)
+        if not more and not text:
+            say(f"and their parts have {most} seeds already: nothing is added")
+            return
+        for one in text:
+            wrapped(f"part '{one.part}': {', '.join(one.plans)} on {one.scored_limit:,} examples")
+        for name, seed in more.items():
+            say(f"part '{name}' gets seed {seed}")
+        seeds = {name: (*known.seeds.get(name, ()), seed) for name, seed in more.items()}
+        additions.write(study.results, Added({**known.seeds, **seeds}, (*known.text, *text)))
+
+
+def _named(found: Iterable[Cell]) -> str:
+    return ", ".join(f"{cell.plan} ({cell.kind})" for cell in found)
+
+
+def _texts(study: Study, found: Iterable[Cell], known: Added) -> list[Text]:
+    """More text for these cells, one a part and task, where there is any that is not scored yet.
+
+    What was given more once has all that was thought to be enough, or all there is.
+    """
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in found:
+        if additions.origin(cell.part) == cell.part:
+            groups.setdefault((cell.part, cell.task), []).append(cell)
+    made: list[Text] = []
+    for (part, task), mine in groups.items():
+        runs = [run for run in _foretold(study, part, mine) if run.task.called == task]
+        limits = {run.task.scored_limit for run in runs}
+        if not runs or 0 in limits or (part, task) in {(t.part, t.task) for t in known.text}:
+            continue
+        times = SPARE * max(cell.by_text for cell in mine)
+        names = {run.plan.name: None for run in runs}
+        made.append(Text(part, task, tuple(names), math.ceil(max(limits) * times)))
+    most = {one.task: max(o.scored_limit for o in made if o.task == one.task) for one in made}
+    return [replace(one, scored_limit=most[one.task]) for one in made]
+
+
+def _foretold(study: Study, part: str, found: Sequence[Cell]) -> list[RunSpec]:
+    """The runs of these cells, and those in 16 bits that they are held against."""
+    mine = {(cell.model, cell.task, cell.plan) for cell in found}
+    runs = []
+    for forecast in (f for f in study.forecasts if f.part == part):
+        for run in predicted_runs(study, forecast):
+            if (run.model, run.task.called, run.plan.name) in mine:
+                other = partner(study, forecast, run)
+                runs += [run] if other is None else [other, run]
+    return runs
+
+
+def _seeds(study: Study, vague: Sequence[Cell], most: int) -> dict[str, int]:
+    """A seed more for the parts of these cells, while they have fewer than so many."""
+    mine = [replace(cell, part=additions.origin(cell.part)) for cell in vague]
+    return {
+        part.name: seed for part in _parts(study, mine) if (seed := _next(study, part, mine)) < most
+    }
+
+
+def _parts(study: Study, vague: Sequence[Cell]) -> list[schema.Part]:
+    """The parts of these cells, and those that run what they borrow from."""
+    names = {cell.part for cell in vague}
+    lenders = {
+        run.plan.adapter
+        for p in study.parts
+        if p.name in names
+        for run in study.part(p)
+        if run.lender
+    }
+    for adapter in lenders:
+        if not any(adapter in p.plans for p in study.parts if p.name in names):
+            names.add(next(p.name for p in study.parts if adapter in p.plans))
+    return [part for part in study.parts if part.name in names]
+
+
+def _next(study: Study, part: schema.Part, vague: Sequence[Cell]) -> int:
+    """The first seed that one of the part's unresolved plans has nowhere; a lender's own next."""
+    each = [
+        max(
+            s for p in study.parts if cell.plan in p.plans and cell.task in p.tasks for s in p.seeds
+        )
+        for cell in vague
+        if cell.part == part.name
+    ]
+    return 1 + min(each, default=max(part.seeds))

@@ -1,0 +1,332 @@
+"""Whole trials that cheat: each a real program in a real jail, our own figure beside its claim.
+
+What one program may read, write, take and leave running is in `test_sandbox`; what an artefact may
+hold is in `test_artefact`; edits of `prepare.py` and of nothing but a seed are in
+`test_research_verbs` and `test_research_loop`. Here is what a campaign makes of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.artefacts import write_artefact
+from helpers.campaigns import repository
+
+from lowbit.models.loading import open_checkpoint, tokenizer_of
+from lowbit.research.campaign.git_branch import git
+from lowbit.research.campaign.run_result import Ran
+from lowbit.research.campaign.settings import FIXED, MUTABLE, Places, Settings
+from lowbit.research.candidate.evaluator import score
+from lowbit.research.candidate.sandbox import available
+from lowbit.research.candidate.sealed_run import Job, Sealed, claim_of
+from lowbit.research.candidate.text_split import token_rows
+from lowbit.tasks.base import Document
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what Linux can forbid")
+
+PROGRAM = Path(__file__).parents[3] / "studies" / "ternary"
+WORDS = "the cat sat on the mat and the dog ran over the hill far away from the small town"
+HONEST = """
+import json, shutil
+trial = json.load(open("trial.json"))
+def leave():
+    shutil.copy({artefact!r}, "model.safetensors")
+def claim(value):
+    print("---")
+    for key, said in (("val_ppl", value), ("training_seconds", 1.0), ("total_tokens_M", 0.001)):
+        print(f"{{key + ':':<18}}{{said}}")
+"""
+
+
+@pytest.fixture(scope="module")
+def base(tiny_model: Callable[[str], Path]) -> Path:
+    return tiny_model("llama")
+
+
+@pytest.fixture(scope="module")
+def true_ppl(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """An honest artefact, and the perplexity of the check rows that it really has."""
+    folder = tmp_path_factory.mktemp("honest")
+    write_artefact(base, folder)
+    rows = _rows(base)
+    (folder / "check.json").write_text(json.dumps(rows[:8].tolist()))
+    (folder / "text.json").write_text(json.dumps([WORDS, WORDS[::-1]]))
+    found = score(str(base), folder, {"screening": folder / "text.json"}, folder / "check.json", 1)
+    assert found.check is not None
+    return folder, found.check
+
+
+def _rows(base: Path) -> np.ndarray:
+    return token_rows([Document(WORDS)] * 40, tokenizer_of(open_checkpoint(base).folder), 16)
+
+
+@pytest.fixture
+def places(tmp_path: Path, true_ppl: tuple[Path, float], base: Path) -> Places:
+    """A campaign's folders, with text of few words."""
+    (tmp_path / "home").mkdir()
+    made = Places(repository(tmp_path / "home"), "one")
+    for folder in (made.given, made.kept, made.runs):
+        folder.mkdir(parents=True)
+    rows = _rows(base)
+    np.save(made.given / "data.npy", rows)
+    np.save(made.given / "check.npy", rows[:8])
+    for name in ("check.json", "text.json"):
+        target = "screening.json" if name == "text.json" else name
+        shutil.copy(true_ppl[0] / name, made.kept / target)
+    shutil.copy(true_ppl[0] / "model.safetensors", made.given / "honest.safetensors")
+    return made
+
+
+SETTINGS = Settings("one", "none", budget=2.0, window=16, threads=1)
+
+
+def tried(places: Places, base: Path, code: str, limit: float = 60.0, fixed: str = "") -> Ran:
+    """A screening run of a program that has an honest artefact at hand."""
+    lead = HONEST.format(artefact=str(places.given / "honest.safetensors"))
+    job = Job(
+        ("c" * 40, "screen", 0), lead + textwrap.dedent(code), fixed or "# fixed\n", 2.0, 0, limit
+    )
+    return Sealed(SETTINGS, places, base)(job)
+
+
+# --- the honest one -------------------------------------------------------------------------------
+
+
+def test_an_honest_trial_has_our_own_figure_and_leaves_nothing(
+    places: Places, base: Path, true_ppl: tuple[Path, float]
+) -> None:
+    ran = tried(places, base, f"leave(); claim({true_ppl[1]})")
+    assert ran.reason == ""
+    assert ran.said == ""
+    assert math.isfinite(ran.scores["screening"].loss)
+    assert ran.bits is not None
+    assert ran.tokens == 1_000
+    assert ran.trained <= ran.seconds, "it cannot have trained for longer than it ran"
+    assert ran.sealed == available().sealed
+    assert not list(places.runs.iterdir())
+    kept = Ran.from_json(json.loads(json.dumps(ran.to_json())))
+    assert kept.scores["screening"].loss == pytest.approx(ran.scores["screening"].loss)
+    assert replace(kept, scores={}) == replace(ran, scores={})
+
+
+# --- the figure -----------------------------------------------------------------------------------
+
+
+def test_a_false_metric_is_found_out(
+    places: Places, base: Path, true_ppl: tuple[Path, float]
+) -> None:
+    """So is one that looked at what follows: nothing that it could export would do so too."""
+    ran = tried(places, base, f"leave(); claim({0.9 * true_ppl[1]})")
+    assert (ran.reason, ran.scores) == ("claim", {})
+    assert "where we find" in ran.said
+
+
+@pytest.mark.usefixtures("sealed_files")  # unsealed, it would break this very environment
+def test_the_evaluator_is_out_of_its_reach(
+    places: Places, base: Path, true_ppl: tuple[Path, float]
+) -> None:
+    """It plants a package of our name, a sitecustomize, and patches what it can import."""
+    code = f"""
+    import os, pathlib, sys
+    for name in ("lowbit/research/evaluator.py", "lowbit/__init__.py", "sitecustomize.py"):
+        path = pathlib.Path(name); path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("print('{{\\"texts\\": {{\\"screening\\": [[0.0], [1]]}}}}')")
+    for folder in sys.path:
+        try:
+            (pathlib.Path(folder) / "sitecustomize.py").write_text("raise SystemExit")
+        except OSError:
+            pass
+    leave(); claim({true_ppl[1]})
+    """
+    ran = tried(places, base, code)
+    honest = tried(places, base, f"leave(); claim({true_ppl[1]})")
+    assert ran.reason == honest.reason == ""
+    assert ran.scores == honest.scores
+
+
+@pytest.mark.late
+def test_the_folder_that_somebody_stands_in_scores_nothing(
+    places: Places, base: Path, true_ppl: tuple[Path, float], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """A package of our name there is not the one that scores."""
+    honest = tried(places, base, f"leave(); claim({true_ppl[1]})")
+    forged = tmp_path / "here" / "lowbit" / "research"
+    forged.mkdir(parents=True)
+    for name in (forged / "evaluator.py", forged / "__init__.py", forged.parent / "__init__.py"):
+        name.write_text("raise SystemExit('forged')")
+    monkeypatch.chdir(tmp_path / "here")
+    ran = tried(places, base, f"leave(); claim({true_ppl[1]})")
+    assert (ran.reason, ran.scores) == ("", honest.scores)
+
+
+@pytest.mark.late
+def test_a_schedule_that_stops_short_claims_what_is_not_exported(
+    places: Places, base: Path
+) -> None:
+    """The real program, whose lambda ends at a tenth: its claim is of nearly full precision."""
+    text = (PROGRAM / "train.py").read_text().replace("LR = 1e-4", "LR = 0.03")
+    short = text.replace("layer.lam = 1.0", "layer.lam = 0.1")
+    assert short != text
+    fixed = (PROGRAM / "prepare.py").read_text()
+    runner = Sealed(SETTINGS, places, base)
+    for program, reason in ((text, ""), (short, "claim")):
+        ran = runner(Job(("d" * 40, "screen", 0), program, fixed, 2.0, 16 * 8 * 30, 120.0))
+        assert ran.reason == reason, ran.said
+
+
+@pytest.mark.late
+def test_a_model_that_sees_what_follows_claims_what_no_export_can(
+    places: Places, base: Path
+) -> None:
+    """The real program with its attention open to both sides, trained and claimed so."""
+    text = (PROGRAM / "train.py").read_text().replace("LR = 1e-4", "LR = 0.03")
+    ahead = text.replace(
+        "    layers = made_ternary(model)\n",
+        "    layers = made_ternary(model)\n"
+        "    for module in model.modules():\n"
+        "        if hasattr(module, 'is_causal'):\n"
+        "            module.is_causal = False\n",
+    )
+    assert ahead != text
+    fixed = (PROGRAM / "prepare.py").read_text()
+    ran = Sealed(SETTINGS, places, base)(
+        Job(("e" * 40, "screen", 0), ahead, fixed, 2.0, 16 * 8 * 30, 120.0)
+    )
+    assert ran.reason == "claim", ran.said
+    claimed, found = (float(word.rstrip(".,")) for word in re.findall(r"\d+\.\d+", ran.said))
+    assert claimed < found, "it knew what it was asked"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("leave(); claim(float('nan'))", "nan"),
+        ("leave(); claim(float('inf'))", "nan"),
+        ("leave()", "no claim"),
+        ("leave(); print('---\\nval_ppl: low')", "no claim"),
+        ("claim(3.0)", "refused"),
+        ("open('model.safetensors', 'wb').write(b'x' * 100); claim(3.0)", "refused"),
+        ("raise MemoryError", "crash"),
+    ],
+)
+def test_what_is_no_result_is_none(places: Places, base: Path, code: str, reason: str) -> None:
+    ran = tried(places, base, code)
+    assert (ran.reason, ran.scores) == (reason, {})
+
+
+# --- the boundaries -------------------------------------------------------------------------------
+
+
+def test_editing_prepare_is_tampering(places: Places, base: Path) -> None:
+    code = "open('prepare.py', 'a').write('x = 1'); leave(); claim(3.0)"
+    assert tried(places, base, code).reason == "tamper"
+    for name in (FIXED, "trial.json"):
+        swap = f"os.unlink({name!r}); os.symlink({MUTABLE!r}, {name!r})"
+        assert tried(places, base, f"import os; {swap}; leave(); claim(3.0)").reason == "tamper"
+
+
+@pytest.fixture
+def sealed_files() -> None:
+    if available().files == "none":
+        pytest.skip("no file isolation here")
+
+
+@pytest.mark.usefixtures("sealed_files")
+def test_evaluation_text_ledger_and_history_are_out_of_reach(places: Places, base: Path) -> None:
+    places.results.mkdir(parents=True)
+    for name in ("results.tsv", "ledger.jsonl"):
+        (places.results / name).write_text("ours")
+    home = places.branch.repository
+    seen = {path: path.read_bytes() for path in (places.kept / "screening.json",
+                                                 places.results / "results.tsv",
+                                                 places.results / "ledger.jsonl",
+                                                 home / ".git" / "HEAD")}  # fmt: skip
+    code = f"""
+    import shutil
+    for path in {[str(path) for path in seen]!r}:
+        for mode in ("r", "a"):
+            try:
+                open(path, mode)
+            except OSError:
+                continue
+            print("reached", path, mode)
+    shutil.rmtree({str(home / ".git")!r}, ignore_errors=True)
+    raise SystemExit(1)
+    """
+    ran = tried(places, base, code)
+    assert ran.reason == "crash"
+    assert "reached" not in ran.said
+    for path, content in seen.items():
+        assert path.read_bytes() == content
+    assert git(home, "rev-list", "--count", "HEAD") == "1"
+
+
+@pytest.mark.usefixtures("sealed_files")
+def test_given_data_cannot_be_changed(places: Places, base: Path) -> None:
+    data = places.given / "data.npy"
+    before = data.read_bytes()
+    ran = tried(places, base, f"open({str(data)!r}, 'ab').write(b'x')")
+    assert ran.reason == "crash"
+    assert data.read_bytes() == before
+
+
+def test_where_nothing_can_be_forbidden_a_change_is_still_found_and_nothing_is_sealed(
+    places: Places, base: Path
+) -> None:
+    lead = HONEST.format(artefact=str(places.given / "honest.safetensors"))
+    data = str(places.given / "data.npy")
+    code = f"{lead}\nopen({data!r}, 'ab').write(b'x'); leave(); claim(3.0)"
+    job = Job(("e" * 40, "screen", 0), code, "# fixed\n", 2.0, 0, 60.0)
+    ran = Sealed(SETTINGS, places, base, isolate=False)(job)
+    assert ran.reason == "tamper"
+    assert not ran.sealed
+    assert ran.level.startswith("files none")
+
+
+def test_past_its_time_it_is_killed_and_says_what_it_said(places: Places, base: Path) -> None:
+    code = """
+    import signal, time
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("still training", flush=True)
+    while True:
+        time.sleep(1)
+    """
+    ran = tried(places, base, code, limit=2.0)
+    assert ran.reason == "timeout"
+    assert ran.seconds < 20
+    assert ran.said == "still training"
+
+
+# --- what is read of a claim ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("output", "found"),
+    [
+        ("---\nval_ppl: 3.5\ntraining_seconds: 2\ntotal_tokens_M: 0.1\n", 3.5),
+        (
+            "x\n---\nval_ppl:    3.5\ntraining_seconds: 2\ntotal_tokens_M: 0.1\nmore: 1\n",
+            3.5,
+        ),
+        ("val_ppl: 3.5\ntraining_seconds: 2\ntotal_tokens_M: 0.1\n", None),
+        ("---\nval_ppl: 3.5\n", None),
+        ("---\nval_ppl: 3.5\ntraining_seconds: 2\ntotal_tokens_M: 1e303\n", None),
+        ("---\nval_ppl: 3.5\ntraining_seconds: -2\ntotal_tokens_M: 0.1\n", None),
+        ("---\nval_ppl: 3.5\ntraining_seconds: nan\ntotal_tokens_M: 0.1\n", None),
+        ("", None),
+    ],
+)
+def test_a_claim_is_what_follows_the_line(output: str, found: float | None) -> None:
+    claim = claim_of(output)
+    assert (claim and claim["val_ppl"]) == found

@@ -1,0 +1,567 @@
+"""The campaign's machine on runs that are arithmetic: what it decides, and what it survives."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any, ClassVar
+from unittest import mock
+
+import numpy as np
+import pytest
+from helpers.campaigns import SETTINGS, TRAIN, Arithmetic, begun, machine, quality, repository
+
+from lowbit.core.errors import RunError, UserError
+from lowbit.research.campaign import git_branch as branching
+from lowbit.research.campaign import ledger as ledgers
+from lowbit.research.campaign.edits import change
+from lowbit.research.campaign.git_branch import git
+from lowbit.research.campaign.ledger import Ledger
+from lowbit.research.campaign.replay import replay
+from lowbit.research.campaign.results_tsv import from_tsv
+from lowbit.research.campaign.run_result import Scores
+from lowbit.research.campaign.settings import Places
+from lowbit.research.campaign.significance import noise_of
+from lowbit.research.campaign.state import BY_THE_CLOCK, State
+from lowbit.research.candidate.sealed_run import Job
+from lowbit.research.loop import Loop
+from lowbit.research.proposers.base import Proposal
+from lowbit.research.proposers.view import View
+
+EDITS = [
+    ("LR", 1e-3),  # a true gain of 0.3
+    ("GROUP", 256),  # a true loss
+    ("BIAS", True),  # nothing at all
+    ("WARMUP_SHAPE", "cosine"),  # a true gain of 0.03
+    ("SCALE", "lsq"),  # nothing at all
+]
+
+
+@dataclass
+class Listed:
+    """Proposes the edits of a list, by the number of the trial."""
+
+    edits: list[tuple[str, Any]]
+    name: str = "listed"
+
+    def propose(self, view: View) -> Proposal | None:
+        if view.trial > len(self.edits):
+            return None
+        name, value = self.edits[view.trial - 1]
+        return Proposal(change(view.text, name, value), f"{name} {value}", (name, value))
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    (tmp_path / "home").mkdir()
+    return begun(repository(tmp_path / "home"))
+
+
+def ran(places: Places, edits: list[tuple[str, Any]] = EDITS, jobs: int = 1, **more: Any) -> Loop:
+    made = machine(places, **more)
+    made.run(Listed(edits), len(edits), jobs)
+    return made
+
+
+def outcome(state: State) -> list[tuple[Any, ...]]:
+    """What a campaign decided, without clocks and hashes."""
+    return [
+        (t.number, t.edit, t.status, t.reason, t.gain, t.p, t.alpha, t.confirmation)
+        for t in state.trials.values()
+    ]
+
+
+# --- what it decides ------------------------------------------------------------------------------
+
+
+def test_true_gains_are_kept_and_changes_of_nothing_are_not(places: Places) -> None:
+    state = ran(places).state
+    assert [t.status for t in state.judged] == ["keep", "discard", "discard", "keep", "discard"]
+    assert state.trials[1].gain == pytest.approx(0.3, abs=0.01)
+    assert state.trials[4].gain == pytest.approx(0.03, abs=0.01)
+    for trial in state.judged:
+        assert trial.status != "keep" or (trial.p or 0) < (trial.alpha or 0)
+
+
+def test_the_first_runs_are_the_program_as_it_is_on_every_seed(places: Places) -> None:
+    runner = Arithmetic()
+    made = ran(places, runner=runner)
+    first = runner.asked[: len(SETTINGS.seeds)]
+    assert [job.key for job in first] == [(made.state.base, "screen", s) for s in SETTINGS.seeds]
+    assert all(job.text == TRAIN for job in first)
+    noise = made.state.noise()
+    assert noise is not None
+    assert 0 < noise.sd < 0.3
+
+
+def test_screening_has_the_clock_and_confirming_a_number_of_tokens(places: Places) -> None:
+    runner = Arithmetic()
+    made = ran(places, runner=runner)
+    for job in runner.asked:
+        assert job.tokens == (0 if job.key[1] in BY_THE_CLOCK else made.state.tokens())
+        assert job.limit > SETTINGS.budget
+    assert made.state.tokens() == 5_000
+
+
+def after(first: int, pace: float) -> Callable[[Job], float]:
+    """A machine whose speed changes after so many runs, and stays."""
+    runs = count(1)
+    return lambda job: 1.0 if next(runs) <= first else pace
+
+
+@pytest.mark.parametrize("pace", [2.0, 0.5])
+def test_where_the_machine_has_changed_the_incumbent_is_screened_again(
+    places: Places, pace: float
+) -> None:
+    """Nothing, then a true gain: on a faster machine nothing would look like a gain, and on a
+    slower one the gain like a loss."""
+    runner = Arithmetic(pace=after(len(SETTINGS.seeds), pace))
+    made = ran(places, [("BIAS", True), ("WARMUP_SHAPE", "cosine")], runner=runner)
+    state = made.state
+    asked = [job.key for job in runner.asked if job.key[1] == "again"]
+    assert asked == [(state.base, "again", SETTINGS.seeds[0])], "once, and not for every trial"
+    assert state.trials[2].status == "keep"
+    for trial in state.judged:
+        deserved = quality(TRAIN) - quality(made.runs.text(trial.commit))
+        assert state.fall(trial) == pytest.approx(deserved, abs=0.01)
+    first = state.screened(state.base)
+    assert first is not None
+    assert first.tokens == 5_000, "the first screening stays what it was"
+    assert all(ran.tokens == 5_000 for ran in state.baseline())
+
+
+def test_the_incumbent_is_not_screened_again_for_a_machine_that_is_as_it_was(
+    places: Places,
+) -> None:
+    shaken = random.Random(0)
+    runner = Arithmetic(pace=lambda job: shaken.uniform(0.95, 1.05))
+    ran(places, runner=runner)
+    assert not [job for job in runner.asked if job.key[1] == "again"]
+
+
+def test_side_by_side_no_run_says_how_fast_the_machine_was(places: Places) -> None:
+    runner = Arithmetic(pace=after(len(SETTINGS.seeds), 2.0))
+    ran(places, jobs=2, runner=runner)
+    assert not [job for job in runner.asked if job.key[1] == "again"]
+
+
+def test_what_was_run_again_is_paid_for_too(places: Places) -> None:
+    paces = iter([1.0] * len(SETTINGS.seeds) + [2.0, 2.0, 0.5, 0.5])
+    runner = Arithmetic(pace=lambda job: next(paces))
+    made = ran(places, [("GROUP", 256)], runner=runner)
+    made.run(Listed([("GROUP", 256), ("LR", 1e-5)]), 2)
+    whole = [12.0 + 2 / pace for pace in [1.0] * len(SETTINGS.seeds) + [2.0, 2.0, 0.5, 0.5]]
+    assert made.state.seconds == pytest.approx(sum(whole))
+    assert len(made.state.all_runs) == len(whole)
+
+
+def test_the_branch_holds_the_keeps_and_every_trial_has_a_ref(places: Places) -> None:
+    made = ran(places)
+    home, state = places.branch.repository, made.state
+    said = git(home, "log", "--format=%s", f"{state.base}..{places.branch.name}").splitlines()
+    assert said == ["4: WARMUP_SHAPE cosine", "1: LR 0.001"]
+    for number, trial in state.trials.items():
+        assert git(home, "rev-parse", places.branch.ref(number)) == trial.commit
+        path = places.path("train.py")
+        assert git(home, "diff", "--name-only", trial.base, trial.commit) == path
+    text = (places.tree / "train.py").read_text()
+    assert "'cosine'" in text
+    assert "LR = 0.001" in text
+
+
+def test_the_persons_work_and_branch_are_never_touched(places: Places) -> None:
+    home = places.branch.repository
+
+    def seen() -> list[str]:
+        lines = git(home, "status", "--porcelain=v2", "--branch").splitlines()
+        return [line for line in lines if "results/" not in line]
+
+    before = seen()
+    ran(places)
+    assert seen() == before
+    assert (home / "other.txt").read_text() == "the person's uncommitted work\n"
+
+
+def test_the_table_is_a_view_that_can_be_rebuilt(places: Places) -> None:
+    made = ran(places)
+    for where in (places.results, places.tree):
+        table = where / "results.tsv"
+        whole = table.read_text()
+        assert [row.status for row in from_tsv(whole)] == [
+            "keep", "keep", "discard", "discard", "keep", "discard"]  # fmt: skip
+        table.write_text("written by a candidate")
+        made.settle()
+        assert table.read_text() == whole
+
+
+def test_a_change_of_nothing_but_a_seed_is_not_even_run(places: Places) -> None:
+    runner = Arithmetic()
+    made = machine(places, runner)
+    made.baseline()
+    made.open_trial(Proposal(f"import torch\ntorch.manual_seed(7)\n{TRAIN}", "lucky seed"), "agent")
+    made.open_trial(Proposal(f"{TRAIN}# a comment\n", "nothing"), "agent")
+    made.open_trial(Proposal("def (", "does not parse"), "agent")
+    count = len(runner.asked)
+    made.judge_all(made.state.open, 1)
+    assert [t.status for t in made.state.judged] == ["discard", "discard", "crash"]
+    assert made.state.trials[1].reason == "nothing but a seed, or nothing, was changed"
+    assert "does not parse" in made.state.trials[3].reason
+    assert len(runner.asked) == count
+
+
+def test_a_crash_has_no_score_and_is_never_kept(places: Places) -> None:
+    made = ran(places, runner=Arithmetic(broken={"LR = 0.001": "timeout"}))
+    trial = made.state.trials[1]
+    assert (trial.status, trial.reason) == ("crash", "timeout")
+    row = from_tsv((places.results / "results.tsv").read_text())[1]
+    assert (row.status, row.val_ppl, row.reason) == ("crash", None, "timeout")
+    assert 1 not in made.state.kept
+
+
+def test_a_program_that_fails_as_it_is_says_so(places: Places) -> None:
+    with pytest.raises(RunError, match=r"unmodified program fails \(memory\)"):
+        ran(places, runner=Arithmetic(broken={"LR": "memory"}))
+
+
+def test_a_claim_that_disagrees_stops_the_loop_until_somebody_looked(places: Places) -> None:
+    made = ran(places, runner=Arithmetic(broken={"LR = 0.001": "claim"}))
+    state = made.state
+    assert state.stopped.startswith("trial 1: because of claim")
+    assert len(state.judged) == 1, "nothing is tried after it"
+    last = made.book.ledger.events[-1]
+    assert (last.kind, last.body["status"]) == ("judged", "crash"), "one line says both"
+    with pytest.raises(UserError, match="--looked"):
+        made.run(Listed(EDITS), 5)
+    made.book.tell("looked", reason=state.stopped)
+    made.run(Listed(EDITS), 5)
+    assert [t.status for t in made.state.judged][:2] == ["crash", "discard"]
+
+
+def test_more_bits_are_kept_only_on_the_front(places: Places) -> None:
+    """Group 32 costs 0.375 bits more here and changes no loss."""
+    made = ran(places, [("GROUP", 32)], runner=Arithmetic(noise=1e-9))
+    trial = made.state.trials[1]
+    assert trial.status == "discard"
+    lower = Arithmetic(noise=1e-9)
+    made = machine(places, lower)
+    text = change(change(made.runs.text(made.state.incumbent), "GROUP", 32), "LR", 1e-3)
+    made.open_trial(Proposal(text, "heavier and much better"), "agent")
+    made.judge_all(made.state.open, 1)
+    assert made.state.trials[2].status == "keep", "no kept recipe is as good with as few"
+
+
+def test_a_confirmation_without_hope_is_given_up_early(places: Places) -> None:
+    runner = Arithmetic(noise=0.2)
+    made = ran(places, [("BIAS", True), ("SCALE", "lsq"), ("SCALE", "absmax")], runner=runner)
+    given_up = [t for t in made.state.judged if t.reason == "no better on 2 seeds"]
+    for trial in given_up:
+        own = [job for job in runner.asked if job.key[:2] == (trial.commit, "confirm")]
+        assert len(own) == 2
+        assert trial.confirmation is not None, "its share of alpha is spent all the same"
+
+
+def test_a_keep_without_isolation_is_marked(places: Places) -> None:
+    class Open(Arithmetic):
+        def __call__(self, job: Any) -> Any:
+            return replace(super().__call__(job), sealed=False)
+
+    assert ran(places, EDITS[:1], runner=Open()).state.trials[1].unsealed
+    # and one with it is not
+    assert (
+        not ran(begun(places.folder, replace(SETTINGS, tag="two")), EDITS[:1])
+        .state.trials[1]
+        .unsealed
+    )
+
+
+@pytest.mark.parametrize("jobs", [2, 3, 8])
+def test_trials_side_by_side_decide_the_same_whatever_finishes_first(
+    places: Places, jobs: int
+) -> None:
+    class Late(Arithmetic):
+        """Later jobs end first, as far as threads go."""
+
+        def __call__(self, job: Any) -> Any:
+            import time
+
+            time.sleep(0.02 if "LR = 0.001" in job.text else 0.0)
+            return super().__call__(job)
+
+    one = ran(places, jobs=jobs, runner=Late()).state
+    two = ran(begun(places.folder, replace(SETTINGS, tag="two")), jobs=jobs).state
+    assert outcome(one) == outcome(two)
+    assert [t.number for t in one.judged if t.status == "keep"] == [1, 4]
+    text = git(places.branch.repository, "show", f"{one.incumbent}:{places.path('train.py')}")
+    assert "LR = 0.001" in text
+    assert "'cosine'" in text, "what was proposed from the older incumbent is merged onto the newer"
+
+
+def test_of_two_changes_of_the_same_line_the_later_is_superseded(places: Places) -> None:
+    made = ran(places, [("LR", 1e-3), ("LR", 2e-3)], jobs=2)
+    assert [(t.status, t.reason) for t in made.state.judged] == [
+        ("keep", "better"), ("discard", "superseded by an earlier keep")]  # fmt: skip
+
+
+def test_a_proposer_that_knows_nothing_more_ends_the_loop(places: Places) -> None:
+    made = machine(places)
+    assert made.run(Listed(EDITS[:2]), None) == "the proposer knows nothing more to try"
+    assert len(made.state.judged) == 2
+
+
+def test_a_proposer_that_is_away_for_a_while_is_asked_again(places: Places) -> None:
+    class Away(Listed):
+        failed = 0
+
+        def propose(self, view: View) -> Proposal | None:
+            if self.failed < 3:
+                self.failed += 1
+                raise RunError("no answer")
+            return super().propose(view)
+
+    waited: list[float] = []
+    made = machine(places, wait=waited.append)
+    made.run(Away(EDITS[:1]), 1)
+    assert waited == [10.0, 60.0, 300.0]
+    assert made.state.failures == 3
+    assert len(made.state.judged) == 1
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [RunError("x"), OSError("x"), TypeError("null"), UnicodeDecodeError("u", b"", 0, 1, "")],
+)
+def test_a_proposer_that_never_answers_is_asked_for_ever(
+    places: Places, failure: Exception
+) -> None:
+    class Gone(Listed):
+        def propose(self, view: View) -> Proposal | None:
+            raise failure
+
+    waited: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        machine(places, wait=wait).run(Gone([]), 1)
+    assert waited[3:] == [900.0] * 6
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [("x = 1\n" + "(" * 5_000 + "1" + ")" * 5_000, "crash"), ("X = {[1]: 2}\n" + TRAIN, "discard")],
+)
+def test_a_program_that_python_chokes_on_ends_its_trial_and_no_other(
+    places: Places, text: str, status: str
+) -> None:
+    made = machine(places)
+    made.baseline()
+    made.open_trial(Proposal(text, "odd\0\ud800 words"), "agent")
+    made.judge_all(made.state.open, 1)
+    assert made.state.trials[1].status == status
+    assert "odd" in made.state.trials[1].description
+
+
+def test_a_text_that_no_file_could_hold_is_asked_for_again(places: Places) -> None:
+    class Odd(Listed):
+        answers: ClassVar[list[str]] = ["\ud800", "a\0b", TRAIN.replace("1e-4", "1e-3")]
+
+        def propose(self, view: View) -> Proposal | None:
+            return Proposal(self.answers.pop(0), "odd")
+
+    made = machine(places)
+    made.run(Odd([]), 1)
+    assert made.state.failures == 2
+    assert made.state.trials[1].status == "keep"
+
+
+def test_a_bad_day_of_the_machine_is_not_remembered_against_the_program(places: Places) -> None:
+    with pytest.raises(RunError, match="unmodified program fails"):
+        ran(places, runner=Arithmetic(broken={"LR": "timeout"}))
+    assert ran(places, EDITS[:1]).state.trials[1].status == "keep"
+
+
+def test_one_bad_minute_of_the_incumbent_does_not_end_the_night(places: Places) -> None:
+    """It has run before: what fails once in its confirmation is tried again, in the same call."""
+    failed: list[Any] = []
+
+    class Stumbling(Arithmetic):
+        def __call__(self, job: Any) -> Any:
+            found = super().__call__(job)
+            if job.key[1] == "confirm" and "LR = 1e-4" in job.text and len(failed) < 2:
+                failed.append(job.key)
+                return replace(found, reason="timeout", scores={})
+            return found
+
+    trial = ran(places, EDITS[:1], runner=Stumbling()).state.trials[1]
+    assert len(failed) == 2
+    assert trial.status == "keep"
+
+
+def test_a_program_that_fails_as_it_is_is_not_tried_on_every_seed(places: Places) -> None:
+    runner = Arithmetic(broken={"LR": "crash"})
+    with pytest.raises(RunError, match="unmodified program fails"):
+        ran(places, runner=runner)
+    assert {job.key[2] for job in runner.asked} == {SETTINGS.seeds[0]}
+
+
+def test_noise_is_that_of_what_is_kept_where_it_scatters_more(places: Places) -> None:
+    """A program that learns faster may scatter more than the one that the campaign began with."""
+    state = ran(places, EDITS[:1]).state
+    assert state.kept == [1]
+    first = noise_of([run.scores["screening"].loss for run in state.baseline()])
+    for seed in SETTINGS.confirming:
+        wild = {"confirmation": Scores((1_000.0 * (4 + seed),), (1_000,))}
+        key = (state.incumbent, "confirm", seed)
+        state.runs[key] = replace(state.runs[key], scores=wild)
+    found = state.noise()
+    assert found is not None
+    assert found.sd == pytest.approx(np.std(SETTINGS.confirming, ddof=1))
+    assert found.sd > first.sd
+
+
+def test_locks_that_a_killed_git_has_left_are_in_nobodys_way(places: Places) -> None:
+    git_folder = places.branch.repository / ".git"
+    ran(places, [])
+    locks = [
+        git_folder / "refs" / "heads" / f"{places.branch.name}.lock",
+        git_folder / f"{places.branch.ref(1)}.lock",
+    ]
+    for lock in locks:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    persons = git_folder / "refs" / "heads" / "main.lock"
+    persons.touch()
+    assert ran(places, EDITS[:1]).state.trials[1].status == "keep"
+    assert persons.exists(), "somebody else's lock is somebody else's"
+    persons.unlink()
+
+
+def test_other_bits_when_confirmed_are_no_keep(places: Places) -> None:
+    class Heavier(Arithmetic):
+        def __call__(self, job: Any) -> Any:
+            found = super().__call__(job)
+            light = job.key[1] == "screen" or "LR = 0.0001" in job.text or "1e-4" in job.text
+            return found if light else replace(found, bits=9.0)
+
+    trial = ran(places, EDITS[:1], runner=Heavier()).state.trials[1]
+    assert (trial.status, trial.reason) == ("crash", "1.725 bits screened, 9 confirmed")
+
+
+def test_nothing_is_confirmed_on_the_seed_that_chose_it(places: Places) -> None:
+    made = ran(places)
+    seeds = {seed for _, role, seed in made.state.runs if role == "confirm"}
+    assert seeds == set(SETTINGS.confirming)
+    assert SETTINGS.seeds[0] not in seeds
+
+
+def test_the_state_that_is_led_on_is_the_state_that_is_replayed(places: Places) -> None:
+    made = ran(places)
+    assert made.state == replay(Ledger(places.ledger).events)
+
+
+# --- what it survives -----------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches a signal 9."""
+
+
+@contextmanager
+def killing(at: int) -> Iterator[list[int]]:
+    """Dies at the n-th point of: before and after a git command, before, within and after a line
+    of the ledger. What was half written stays."""
+    seen = [0]
+
+    def point() -> bool:
+        seen[0] += 1
+        return seen[0] == at
+
+    true_git, true_append = branching.git, Ledger.append
+
+    def a_git(*words: Any, **more: Any) -> str:
+        if point():
+            raise Killed
+        found = true_git(*words, **more)
+        if point():
+            raise Killed
+        return found
+
+    def an_append(self: Ledger, kind: str, **body: Any) -> Any:
+        if point():
+            raise Killed
+        if point():
+            with self.path.open("ab") as file:
+                file.write(b'{"n": 7, "at": 1.0, "ki')
+            raise Killed
+        event = true_append(self, kind, **body)
+        if point():
+            raise Killed
+        return event
+
+    with mock.patch.object(branching, "git", a_git), mock.patch.object(Ledger, "append", an_append):
+        yield seen
+
+
+def grown_faster(job: Job) -> float:
+    """Twice as fast since the first program was screened."""
+    return 1.0 if job.key[1] == "screen" and job.text == TRAIN else 2.0
+
+
+def undisturbed(folder: Path, pace: Any) -> tuple[list[tuple[Any, ...]], int]:
+    places = begun(folder, replace(SETTINGS, tag="calm"))
+    with killing(-1) as seen:
+        made = ran(places, runner=Arithmetic(pace=pace))
+    return outcome(made.state), seen[0]
+
+
+@pytest.mark.parametrize("pace", [None, grown_faster])
+def test_killed_anywhere_it_goes_on_and_nothing_is_lost_or_doubled(
+    tmp_path: Path, pace: Any
+) -> None:
+    (tmp_path / "home").mkdir()
+    folder = repository(tmp_path / "home")
+    calm, points = undisturbed(folder, pace)
+    assert points > 150
+    source = random.Random(0)
+    for number in range(12 if pace is None else 6):
+        places = begun(folder, replace(SETTINGS, tag=f"killed{number}"))
+        while True:
+            with killing(source.randrange(1, points)), suppress(Killed):
+                made = ran(places, runner=Arithmetic(pace=pace))
+                break
+        events = Ledger(places.ledger).events
+        state = replay(events)
+        assert state is not None
+        assert outcome(state) == calm
+        once = [str(e.body["number"]) for e in events if e.kind == "judged"]
+        once += [f"{e.body['commit']} {e.body['role']} {e.body['seed']}" for e in events
+                 if e.kind == "ran"]  # fmt: skip
+        assert len(once) == len(set(once)), "nothing is done twice"
+        assert made.branch.head() == state.incumbent
+        kept = git(places.branch.repository, "log", "--format=%s", f"main..{made.branch.name}")
+        assert kept.splitlines() == ["4: WARMUP_SHAPE cosine", "1: LR 0.001"]
+
+
+def test_a_ledger_that_was_edited_is_refused(places: Places) -> None:
+    ran(places, EDITS[:1])
+    path = places.ledger
+    path.write_bytes(path.read_bytes().replace(b'"keep"', b'"crash"', 1))
+    with pytest.raises(RunError, match="does not follow"):
+        machine(places)
+
+
+def test_the_ledger_has_no_number_that_is_none(places: Places) -> None:
+    made = ran(places)
+    for event in made.book.ledger.events:
+        assert "NaN" not in str(event.body)
+    for one in made.state.runs.values():
+        assert all(math.isfinite(scores.loss) for scores in one.scores.values())
+    assert ledgers.FIRST == "0" * 16
