@@ -1,0 +1,24 @@
+"""One RunSpec becomes one Record.
+
+allocator       the C allocator's two policies
+build           a plan carried out on a model
+cached_scores   scores of models that were not trained, kept
+check           every run of a study against its model and data, before any begins
+demo_model      the tiny model that is pretrained here
+device          devices, compute types, and the facts of this machine
+dry_run         what a run costs, from ten steps of it
+encoding_cache  encoded matrices, kept
+finished_run    a finished run's folder as a plain model
+freeze          the plan that a run ended with
+isolated_cost   what a configuration costs alone on the machine
+memory_check    refuses what does not fit, before it starts
+prepare         what a run starts from: model and data
+record          what one run leaves
+record_fields   bytes, sites and cost of a record
+request         one run from a command's words
+run             the whole run: prepare, build, train, score, record
+scoring         scores of the scored split
+untrained       runs that train nothing
+export/         a finished run in the formats of others
+workers/        runs in processes of their own
+"""
