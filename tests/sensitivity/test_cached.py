@@ -1,0 +1,75 @@
+"""Which text a table is measured on, and when a cached table is reused."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from helpers.models import batch_of, opened, some_ids
+from helpers.sensitivity import Folder
+
+from lowbit.core.errors import UserError
+from lowbit.sensitivity.calibration import calibration_text, check_memory, evenly_spaced, subset_indices
+from lowbit.sensitivity.measure import _architecture
+from lowbit.tasks.base import Example
+
+
+def test_fewer_sequences_are_spread_over_all() -> None:
+    ids = some_ids(10, 9)
+    batches = [batch_of(row[None, :-1], row[None, 1:]) for row in ids]
+    assert subset_indices(batches, 0) == subset_indices(batches, 10_000) == ()
+    assert subset_indices(batches, 40) == (0, 2, 4, 6, 8)
+    assert subset_indices(batches, 1) == (0,)
+    assert evenly_spaced([1] * 10, 7) == (0, 1, 2, 4, 5, 7, 8)
+    assert evenly_spaced([9, 1], 10) == evenly_spaced([9, 1], 99) == (0, 1)
+
+
+def test_what_is_measured_on_is_composed_as_what_is_scored() -> None:
+    """Sequences of all text, evenly: a document speaks as often as it is long."""
+    rows = [(document, k) for document, long in enumerate((6, 1, 3)) for k in range(long)]
+    part = tuple(Example(np.arange(9), np.arange(9), document, 9) for document, _ in rows)
+    start = SimpleNamespace(
+        data=SimpleNamespace(parts={"calibration": part, "train": part[:1]}),
+        task=SimpleNamespace(name="t"),
+    )
+    _, documents = calibration_text(start, 9 * 5)  # type: ignore[arg-type]
+    assert documents == [0, 0, 0, 1, 2]
+    _, documents = calibration_text(start, 9 * 10)  # type: ignore[arg-type]
+    assert documents == [0, 0, 0, 0, 0, 0, 1, 2, 2, 2]
+    _, documents = calibration_text(start, 9 * 11, ("calibration", "train"))  # type: ignore[arg-type]
+    assert documents[-2:] == [2, 3], "the other part's documents are others"
+
+
+def test_too_little_text_to_calibrate_on_says_how_little_it_would_tell() -> None:
+    part = tuple(Example(np.arange(9), np.arange(9), i, 9) for i in range(9))
+    for kind, known in (("language", r"0\.031"), ("classification", r"0\.092")):
+        start = SimpleNamespace(
+            data=SimpleNamespace(parts={"calibration": part}),
+            task=SimpleNamespace(name="t", kind=kind),
+        )
+        with pytest.raises(UserError, match=rf"81 tokens to calibrate on; 512 .* ± {known}"):
+            calibration_text(start, 4096)  # type: ignore[arg-type]
+
+
+def test_outputs_that_memory_cannot_hold_are_refused_before_anything_is_read() -> None:
+    part = tuple(Example(np.arange(9), np.arange(9), i, 9) for i in range(9))
+    start = SimpleNamespace(
+        data=SimpleNamespace(parts={"calibration": part}),
+        task=SimpleNamespace(name="t", kind="language"),
+        checkpoint=SimpleNamespace(config=SimpleNamespace(vocab_size=1000)),
+    )
+    text = calibration_text(start, 81, least=1)  # type: ignore[arg-type]
+    scored = sum(sum(batch.labels) for batch in text[0])
+    check_memory(start, text, 4000 * scored)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=rf"of {scored} tokens, over a vocabulary of 1,000, .* 40 for inst"):
+        check_memory(start, text, 4000 * 80)  # type: ignore[arg-type]
+
+
+def test_the_same_weights_otherwise_put_together_are_another_model(tiny_model: Folder) -> None:
+    config = opened(tiny_model("llama")).checkpoint.config
+    before = _architecture(config)
+    config._name_or_path = "elsewhere"
+    assert _architecture(config) == before
+    config.rms_norm_eps *= 10
+    assert _architecture(config) != before

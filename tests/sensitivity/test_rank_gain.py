@@ -1,0 +1,56 @@
+"""The gain of rank: what one step of each rank wins on a tiny model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from helpers.sensitivity import ASKED, Folder, lab_of
+
+from lowbit.sensitivity import curvature
+from lowbit.sensitivity.build_table import build_table
+from lowbit.sensitivity.measured_model import shifted
+from lowbit.sensitivity.rank_correction import GradientSteps, metric
+from lowbit.sensitivity.rank_gain import MANY_STEPS, LENGTH_RATIO, peak_gain
+
+
+def test_ranks_are_worth_what_a_step_of_each_really_wins(tiny_model: Folder) -> None:
+    lab = lab_of(tiny_model("llama"))
+    asked = replace(ASKED, walk=False, uniform=False, exact=False, samples=0, costed=True)
+    table = build_table(lab, asked, ("tiny", "text"))
+    reaches = [site.reach for site in table.sites if site.reach is not None]
+    for reach in reaches:
+        assert list(reach.gains) == sorted(reach.gains)
+        assert reach.gains[0] >= 0
+    found = curvature.measure_curvature(lab.module, lab.sites, lab.batches, 0, kind=lab.kind)
+    half = lab.batches[1::2]
+    base, won = lab.loss_on(half), []
+    for rank in (1, 16):
+        steps = {
+            s.name: GradientSteps.of(
+                metric(found.factors[s.name]), found.half[s.name], found.other_half(s.name)
+            ).step(rank)
+            for s in lab.blocks
+        }
+        tried, length = [0.0], 1e-4
+        while tried[-1] >= tried[-2:][0]:
+            with shifted(lab, {name: length * step for name, step in steps.items()}):
+                tried.append(base - lab.loss_on(half))
+            length *= 1.1
+        won.append(max(tried))
+    total = sum(reach.gains[-1] - reach.gains[0] for reach in reaches)
+    assert total == pytest.approx(MANY_STEPS * max(0.0, won[1] - won[0]), rel=0.2, abs=1e-5)
+
+
+@pytest.mark.parametrize("win", [3.0, 0.5, 0.02, 1e-3])
+def test_a_step_wins_what_the_hill_is_high_however_short_it_must_be(win: float) -> None:
+    """A quadratic hill beside a loss of 4: its top is where first order wins twice its height."""
+
+    def won(place: int) -> float:
+        length = LENGTH_RATIO**place
+        return 4 / 2 * length - (4 / 2 * length) ** 2 / (4 * win)
+
+    assert peak_gain(won) == pytest.approx(win, rel=0.1)
+    assert peak_gain(lambda place: -1.0) == 0.0
+    assert peak_gain(lambda place: math.nan) == 0.0

@@ -1,0 +1,35 @@
+"""A table's text form, and what its facts say."""
+
+from __future__ import annotations
+
+from lowbit.cli.measure import worked
+from lowbit.sensitivity.build_table import build_table
+from lowbit.sensitivity.measured_model import MeasuredModel
+from lowbit.sensitivity.table import MeasureRequest, Basis, SensitivityTable, from_text, to_text
+
+
+def test_a_table_reads_back_as_it_was_written(table: SensitivityTable) -> None:
+    assert from_text(to_text(table)) == table
+
+
+def test_spreads_are_over_documents(lab: MeasuredModel) -> None:
+    one = build_table(lab, MeasureRequest(("int2@16",), (4,), 2), ("tiny", "text")).whole["int2@16"]
+    lab.documents = [0, 0, 1]
+    two = build_table(lab, MeasureRequest(("int2@16",), (4,), 2), ("tiny", "text")).whole["int2@16"]
+    lab.documents = [7, 7, 7]
+    table = build_table(lab, MeasureRequest(("int2@16",), (4,), 2), ("tiny", "text"))
+    lab.documents = ()
+    assert one.loss == two.loss
+    assert one.loss_spread != two.loss_spread
+    assert table.whole["int2@16"].loss_spread == one.loss_spread, "of one document: its stretches"
+    assert table.documents == 1
+    assert "one document" in worked(table.basis, 1)
+
+
+def test_what_a_table_rests_on_is_said_beside_what_was_asked_for() -> None:
+    assert worked(Basis("token", 8100, 20, 14.2), 8192) == (
+        "8,100 tokens of calibration text; work of 14 forward passes over it"
+    )
+    assert "600 tokens of calibration text, all there are of the 4,096 asked for" in worked(
+        Basis("token", 600, 20, 9), 4096
+    )
