@@ -17,10 +17,11 @@ from lowbit.core.errors import LowbitError, UserError
 from lowbit.core.execution import Execution
 from lowbit.core.spec import RunSpec
 from lowbit.core.toml import check
-from lowbit.runs.record import ADAPTER, load
+from lowbit.runs.record import ADAPTER
+from lowbit.runs.store import find_run
 from lowbit.runs.workers.process import call
-from lowbit.sensitivity.predictors import left, predictions, trusted
-from lowbit.sensitivity.table import Asked, SensitivityTable
+from lowbit.sensitivity.predictors import best_formula, predictions, remaining_share
+from lowbit.sensitivity.table import MeasureRequest, SensitivityTable
 from original_plan.fine_tune import format_of
 from original_plan.pairs import Key, Row, cells, partner
 
@@ -54,19 +55,20 @@ def _at(folder: Path, keys: Sequence[Key], tokens: int) -> dict[Key, float]:
 
     `keys`: of its rank and settings.
     """
-    record = load(folder)
+    finished = find_run(folder)
+    record = None if finished is None else finished.record
     if record is None or not (folder / ADAPTER).is_dir():
         what = "finished run" if record is None else "adapter"
         raise UserError(f"{folder} holds no {what}: do it again in 16 bits, or give --no-theory")
     spec = check(RunSpec, record.spec, None)
     formats, rank = tuple(format_of(key.bits) for key in keys), keys[0].rank
-    asked = Asked(formats, ranks=(rank,))
+    asked = MeasureRequest(formats, ranks=(rank,))
     table: SensitivityTable = call(measured, spec, Execution(), asked, tokens, folder, shown())
     blocks = [site.name for site in table.sites if site.reach is not None]
     found = {}
     for key, text in zip(keys, formats, strict=True):
-        share = left(table, dict.fromkeys(blocks, text), dict.fromkeys(blocks, rank))
-        found[key] = predictions(table.whole[text], share)[trusted(text)].gap
+        share = remaining_share(table, dict.fromkeys(blocks, text), dict.fromkeys(blocks, rank))
+        found[key] = predictions(table.whole[text], share)[best_formula(text)].gap
     return found
 
 

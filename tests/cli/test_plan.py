@@ -12,7 +12,7 @@ from lowbit.cli.predict import _afterwards, _called, _prediction, _unsure
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.planner.knapsack import Option, Solution
 from lowbit.sensitivity.predictors import Prediction
-from lowbit.sensitivity.table import Damage, Reach, SensitivityTable, SiteTable, Whole
+from lowbit.sensitivity.table import Damage, JointDamage, RankEffect, SensitivityTable, SiteTable
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Tried:
 
     plan: Plan
     solution: Solution
-    there: There
-    left: float
+    change: There
+    remaining: float
 
 
 def tried(name: str, cost: float, kl: float, left: float) -> Tried:
@@ -93,7 +93,7 @@ def test_plans_of_one_name_are_told_apart_by_what_was_asked_for() -> None:
 def test_a_gap_that_the_text_cannot_tell_from_none_says_how_much_text_could(
     gap: float, said: str | None
 ) -> None:
-    whole = Whole(0.0, 0.0, 0.1, 0.1, gap, 0.1, None, 0.0, 0.1, 0.01, 0.01, 0.0, None, 0.0)
+    whole = JointDamage(0.0, 0.0, 0.1, 0.1, gap, 0.1, None, 0.0, 0.1, 0.01, 0.01, 0.0, None, 0.0)
     whole = replace(whole, kl=gap, kl_spread=0.01, loss_spread=0.01)
     table = SensitivityTable("m", "t", "token", 1000, 3.0, 9.0, (), {"p": whole}, 9)
     words = _unsure(table, "p")
@@ -102,7 +102,9 @@ def test_a_gap_that_the_text_cannot_tell_from_none_says_how_much_text_could(
 
 def test_a_gap_is_told_in_perplexity_too() -> None:
     """At a loss of log 20 a gap of log 1.1 raises perplexity by 2."""
-    whole = Whole(1.0, 0.0, 0.1, 0.1, log(1.1), 0.1, None, 0.0, 0.1, 0.01, 0.1, 0.0, None, 0.0)
+    whole = JointDamage(
+        1.0, 0.0, 0.1, 0.1, log(1.1), 0.1, None, 0.0, 0.1, 0.01, 0.1, 0.0, None, 0.0
+    )
     table = SensitivityTable("m", "t", "token", 1000, log(20), 9.0, (), {"p": whole}, 9)
     page = _prediction(table, "p", {"a": "int4@64"})
     names, risen = (list(page.columns[i].cells) for i in (0, 3))
@@ -125,9 +127,9 @@ def test_a_gap_is_told_in_perplexity_too() -> None:
 def test_what_training_is_to_leave_has_the_range_that_was_seen(
     text: str, absorbed: float, said: str
 ) -> None:
-    damage, reach = Damage(1.0, 0.0, 1.0, 1.0, None), Reach((8,), {text: (absorbed,)})
+    damage, reach = Damage(1.0, 0.0, 1.0, 1.0, None), RankEffect((8,), {text: (absorbed,)})
     site = SiteTable("a", "ffn", 0, (8, 8), {text: damage}, reach)
-    whole = Whole(1.0, 0.0, 0.1, 0.1, 1.0, 0.1, None, 0.0, 1.0, 0.01, 0.1, 0.0, None, 0.0)
+    whole = JointDamage(1.0, 0.0, 0.1, 0.1, 1.0, 0.1, None, 0.0, 1.0, 0.01, 0.1, 0.0, None, 0.0)
     table = SensitivityTable("m", "t", "token", 1000, 3.0, 9.0, (site,), {"p": whole}, 9)
     assert said in _afterwards(table, "p", {"a": text}, {"a": 8})
     assert _afterwards(table, "p", {"a": text}, {"a": 0}) == ""

@@ -17,20 +17,20 @@ from lowbit.planner.knapsack import Option, Solution
 from lowbit.planner.options import (
     TRAINED_AFTER,
     UNTRAINED,
-    Belief,
-    as_plan,
-    expected,
-    limit_of,
+    CostModel,
+    converse_bound,
+    expected_damage,
+    kfac_damage,
     options,
-    second_order,
-    uniform,
+    to_plan,
+    uniform_solution,
 )
-from lowbit.planner.other_quantizers import maps
+from lowbit.planner.other_quantizers import quantizer_configs
 from lowbit.planner.search import solve, undominated
 from lowbit.quant.byte_counts import ledger, stored
 from lowbit.quant.formats import bits_of, parse, spell
 from lowbit.sensitivity.guide import advice
-from lowbit.sensitivity.table import Damage, Reach, SensitivityTable, SiteTable
+from lowbit.sensitivity.table import Damage, RankEffect, SensitivityTable, SiteTable
 from lowbit.sensitivity.theory.damage import adapter_parameters
 
 FORMATS, RANKS = ("int8@64", "int4@64", "int3@64"), (4, 8)
@@ -49,7 +49,7 @@ def table(weights: list[float]) -> SensitivityTable:
             for text, d in zip(FORMATS, (0.001, 0.01, 0.1), strict=True)
         }
         block = site.role == "ffn"
-        reach = Reach(RANKS, dict.fromkeys(FORMATS, (0.2, 0.4)), (0.01, 0.015))
+        reach = RankEffect(RANKS, dict.fromkeys(FORMATS, (0.2, 0.4)), (0.01, 0.015))
         rows.append(SiteTable(site.name, site.role, site.depth, site.shape, damages,
                               reach if block else None))  # fmt: skip
     return SensitivityTable("m", "t", "token", 1000, 4.0, 1.0, tuple(rows), {})
@@ -68,7 +68,7 @@ def test_a_plan_has_the_choices_and_the_bytes_of_its_solution(
     most = sum(max(o.stored for o in found) for found in choices.values())
     budget = round(least + share * (most - least))
     found = solve(choices, budget)
-    plan = as_plan(found, "planned")
+    plan = to_plan(found, "planned")
     chosen = choose(plan, SITES)
     for option in found.options:
         choice = chosen[option.site]
@@ -77,8 +77,8 @@ def test_a_plan_has_the_choices_and_the_bytes_of_its_solution(
     assert count.stored == found.stored <= budget
 
 
-def cost_of(text: str, rank: int, belief: Belief = TRAINED_AFTER) -> Option:
-    found = options(table([1.0] * len(SITES)), FORMATS, RANKS, belief)["model.layers.0.up"]
+def cost_of(text: str, rank: int, costs: CostModel = TRAINED_AFTER) -> Option:
+    found = options(table([1.0] * len(SITES)), FORMATS, RANKS, costs)["model.layers.0.up"]
     (option,) = [o for o in found if (o.format, o.rank) == (text, rank)]
     return option
 
@@ -88,20 +88,20 @@ def test_a_cost_is_what_is_left_of_the_damage_and_what_a_larger_rank_would_win()
     damage = 0.1
     assert option.cost == pytest.approx(damage * 0.6), "8 is the largest rank that was measured"
     assert option.training - option.stored == 12 * 8 * 128
-    assert cost_of("int3@64", 8, Belief(taken=0.5)).cost == pytest.approx(damage * 0.8)
+    assert cost_of("int3@64", 8, CostModel(recovered=0.5)).cost == pytest.approx(damage * 0.8)
     less = cost_of("int3@64", 4)
     assert less.cost == pytest.approx(damage * 0.8 + 0.005)
-    assert (less.damage, less.lack) == pytest.approx((damage, 0.005))
+    assert (less.damage, less.missed_gain) == pytest.approx((damage, 0.005))
     assert cost_of("int3@64", 4, UNTRAINED).cost == pytest.approx(damage)
 
 
 def test_a_quarter_of_the_damage_is_left_whatever_a_rank_is_said_to_take_back() -> None:
-    reach = Reach(RANKS, dict.fromkeys(FORMATS, (0.5, 0.99998)), (0.01, 0.015))
-    assert reach.left("int3@64", 4) == pytest.approx(0.5)
-    assert reach.left("int3@64", 8) == pytest.approx(0.25)
-    assert reach.left("int3@64", 8, trust=0.5) == pytest.approx(0.50001)
-    assert reach.left("int3@64", 8, trust=0.0) == 1.0
-    assert reach.left("int3@64", 0) == 1.0, "nothing takes back what no adapter corrects"
+    reach = RankEffect(RANKS, dict.fromkeys(FORMATS, (0.5, 0.99998)), (0.01, 0.015))
+    assert reach.remaining_share("int3@64", 4) == pytest.approx(0.5)
+    assert reach.remaining_share("int3@64", 8) == pytest.approx(0.25)
+    assert reach.remaining_share("int3@64", 8, trust=0.5) == pytest.approx(0.50001)
+    assert reach.remaining_share("int3@64", 8, trust=0.0) == 1.0
+    assert reach.remaining_share("int3@64", 0) == 1.0, "nothing takes back what no adapter corrects"
 
 
 @given(WEIGHTS, st.lists(st.floats(0, 1), min_size=2, max_size=2))
@@ -111,7 +111,7 @@ def test_no_cost_is_negative_and_no_larger_rank_costs_more(
 ) -> None:
     """Taylor's term here is negative at every site: no cost may come from it."""
     known = table(weights)
-    reach = Reach(RANKS, dict.fromkeys(FORMATS, tuple(sorted(shares))), (0.01, 0.015))
+    reach = RankEffect(RANKS, dict.fromkeys(FORMATS, tuple(sorted(shares))), (0.01, 0.015))
     sites = tuple(replace(s, reach=reach if s.reach else None) for s in known.sites)
     for found in options(replace(known, sites=sites), FORMATS, RANKS).values():
         assert all(option.cost >= 0 for option in found)
@@ -128,20 +128,20 @@ def test_what_is_expected_of_the_predicted_damage_is_the_predicted_cost(
     choices = options(table(weights), FORMATS, RANKS)
     chosen = Solution(tuple(each[0] for each in choices.values()), 0.0)
     damage = sum(option.damage for option in chosen.options)
-    assert expected(chosen, damage) == pytest.approx(chosen.cost)
-    lack = sum(option.lack for option in chosen.options)
+    assert expected_damage(chosen, damage) == pytest.approx(chosen.cost)
+    lack = sum(option.missed_gain for option in chosen.options)
     assert lack == pytest.approx(6 * 0.005)
-    assert expected(chosen, 0.0) == pytest.approx(lack)
+    assert expected_damage(chosen, 0.0) == pytest.approx(lack)
 
 
 def test_uniform_plans_are_among_the_options() -> None:
     choices = options(table([1.0] * len(SITES)), FORMATS, RANKS)
     adapted = {site.name: site.role == "ffn" for site in SITES}
-    found = uniform(choices, adapted, "int4@64", 8)
+    found = uniform_solution(choices, adapted, "int4@64", 8)
     assert found is not None
-    expected = {s.name: Choice(parse("int4@64"), 8 * adapted[s.name]) for s in SITES}
-    assert found.stored == ledger(SITES, expected, 0, 0).stored
-    assert uniform(choices, adapted, "int4@64", 5) is None
+    expected_damage = {s.name: Choice(parse("int4@64"), 8 * adapted[s.name]) for s in SITES}
+    assert found.stored == ledger(SITES, expected_damage, 0, 0).stored
+    assert uniform_solution(choices, adapted, "int4@64", 5) is None
     best = solve(choices, found.stored)
     assert best.cost <= found.cost + 1e-9
 
@@ -179,23 +179,27 @@ def test_no_plan_is_below_the_converse() -> None:
     ]
     found = replace(table([1.0] * len(SITES)), sites=tuple(rows))
     choices = options(found, FORMATS, RANKS)
-    sizes = [uniform(choices, {s.name: bool(s.reach) for s in rows}, f, 8) for f in FORMATS]
-    limits = [limit_of(found, solution) for solution in sizes if solution is not None]
+    sizes = [
+        uniform_solution(choices, {s.name: bool(s.reach) for s in rows}, f, 8) for f in FORMATS
+    ]
+    limits = [converse_bound(found, solution) for solution in sizes if solution is not None]
     assert limits == sorted(limits)
     few = replace(rows[1], spectra=(tuple(1.0 for _ in range(4)), (0.25, 1.0)))
     site = replace(found, sites=(few,))
     option = next(o for o in choices[few.name] if (o.format, o.rank) == ("int3@64", 8))
     bits = 8 * stored(parse("int3@64"), few.shape).total / (few.shape[0] * few.shape[1])
     # Two eigenvalues a quarter and one: above the water both, so their geometric mean counts.
-    expected = 0.5 * few.shape[0] * few.shape[1] * 0.5 * 4.0**-bits
-    assert limit_of(site, Solution((option,), 0.0)) == pytest.approx(expected, rel=1e-6)
+    expected_damage = 0.5 * few.shape[0] * few.shape[1] * 0.5 * 4.0**-bits
+    assert converse_bound(site, Solution((option,), 0.0)) == pytest.approx(
+        expected_damage, rel=1e-6
+    )
     few = next(s for s in sizes if s is not None)
-    assert second_order(found, few) == pytest.approx(6 * 0.001)
+    assert kfac_damage(found, few) == pytest.approx(6 * 0.001)
 
 
 def test_other_quantisers_are_told_what_they_can_say() -> None:
     block = "model.layers.{}.mlp.{}"
-    told = maps(
+    told = quantizer_configs(
         {
             block.format(0, "up_proj"): "int8@row",
             block.format(1, "up_proj"): "int4@64",
@@ -203,43 +207,45 @@ def test_other_quantisers_are_told_what_they_can_say() -> None:
             block.format(1, "down_proj"): "bf16",
         }
     )
-    dynamic = told.bodies["gptqmodel"]
+    dynamic = told.configs["gptqmodel"]
     matched = [body for key, body in dynamic.items()
                if re.match(key.removeprefix("+:"), block.format(1, "up_proj"))]  # fmt: skip
     assert matched == [{"bits": 4, "group_size": 64, "sym": True}]
     skipped = [key[2:] for key in dynamic if key.startswith("-:")]
     assert any(re.match(key, block.format(1, "down_proj")) for key in skipped)
-    assert told.bodies["autoround"][block.format(1, "down_proj")] == {"bits": 16}
-    assert told.bodies["autoround"][block.format(0, "up_proj")]["group_size"] == -1
-    assert told.bodies["hqq"] == {"mlp.up_proj": {"nbits": 8, "group_size": None}}
+    assert told.configs["autoround"][block.format(1, "down_proj")] == {"bits": 16}
+    assert told.configs["autoround"][block.format(0, "up_proj")]["group_size"] == -1
+    assert told.configs["hqq"] == {"mlp.up_proj": {"nbits": 8, "group_size": None}}
     left = f"{block.format(0, 'down_proj')}: nf4@64+dq, left in 16 bits"
-    assert told.unsaid["gptqmodel"] == (left,)
+    assert told.skipped["gptqmodel"] == (left,)
     assert f"-:^{re.escape(block.format(0, 'down_proj'))}$" in dynamic
-    six = maps({block.format(0, "up_proj"): "int6@64"})
-    assert six.bodies["autoround"] == {block.format(0, "up_proj"): {"bits": 16}}
-    assert six.bodies["hqq"] == {"mlp.up_proj": {"nbits": 6, "group_size": 64}}
-    assert any("8 bits in rows instead of 4 bits" in line for line in told.unsaid["hqq"])
+    six = quantizer_configs({block.format(0, "up_proj"): "int6@64"})
+    assert six.configs["autoround"] == {block.format(0, "up_proj"): {"bits": 16}}
+    assert six.configs["hqq"] == {"mlp.up_proj": {"nbits": 6, "group_size": 64}}
+    assert any("8 bits in rows instead of 4 bits" in line for line in told.skipped["hqq"])
 
 
 def test_of_a_kind_the_finest_groups_are_told_and_a_row_is_the_coarsest() -> None:
     name = "model.layers.{}.mlp.up_proj"
-    told = maps({name.format(0): "int8@row", name.format(1): "int8@64", name.format(2): "int8@32"})
-    assert told.bodies["hqq"] == {"mlp.up_proj": {"nbits": 8, "group_size": 32}}
-    assert len(told.unsaid["hqq"]) == 2
-    assert "8 bits in groups of 32 instead of 8 bits in rows" in told.unsaid["hqq"][0]
+    told = quantizer_configs(
+        {name.format(0): "int8@row", name.format(1): "int8@64", name.format(2): "int8@32"}
+    )
+    assert told.configs["hqq"] == {"mlp.up_proj": {"nbits": 8, "group_size": 32}}
+    assert len(told.skipped["hqq"]) == 2
+    assert "8 bits in groups of 32 instead of 8 bits in rows" in told.skipped["hqq"][0]
 
 
 def test_what_no_quantiser_stores_is_said_and_left_in_16_bits() -> None:
     block = "model.layers.0.mlp.up_proj"
-    told = maps(
+    told = quantizer_configs(
         {"model.embed_tokens": "int4@64", "lm_head": "int8@64", block: "int4@tensor"},
         ("model.embed_tokens", "lm_head"),
     )
     for name in ("gptqmodel", "autoround", "hqq"):
-        assert len(told.unsaid[name]) == 3, name
+        assert len(told.skipped[name]) == 3, name
         assert not any(("bits" in body and body["bits"] < 16) or "nbits" in body
-                       for body in told.bodies[name].values())  # fmt: skip
-    assert maps({block: "int7@64"}).bodies["hqq"] == {}, "HQQ has no 7 bits"
+                       for body in told.configs[name].values())  # fmt: skip
+    assert quantizer_configs({block: "int7@64"}).configs["hqq"] == {}, "HQQ has no 7 bits"
 
 
 # --- controls -------------------------------------------------------------------------------------
@@ -260,7 +266,7 @@ def test_controls_spend_the_same_bytes_and_none_is_predicted_better(
         f"{text} r{rank}": one
         for text in FORMATS
         for rank in RANKS
-        if (one := uniform(choices, adapted, text, rank)) is not None
+        if (one := uniform_solution(choices, adapted, text, rank)) is not None
     }
     best = solve(choices, *limits)
     fitting = [one for one in even.values() if one.fits(*limits)]
@@ -271,7 +277,7 @@ def test_controls_spend_the_same_bytes_and_none_is_predicted_better(
         assert one.stored <= limits[0], name
         assert [o.site for o in one.options] == [o.site for o in best.options], name
         assert one.cost >= best.cost - 1e-9, name
-        as_plan(one, name)
+        to_plan(one, name)
     assert made["shuffled"].stored == best.stored
     dealt = sorted((o.format, o.rank) for o in made["shuffled"].options)
     assert dealt == sorted((o.format, o.rank) for o in best.options)
@@ -297,7 +303,7 @@ def test_ranks_alone_keep_the_embeddings_of_the_uniform_plan() -> None:
     found = table([1.0] * len(SITES))
     choices = options(found, FORMATS, RANKS)
     adapted = {site.name: site.reach is not None for site in found.sites}
-    mixed = uniform(choices, adapted, FORMATS[-1], RANKS[0], FORMATS[0])
+    mixed = uniform_solution(choices, adapted, FORMATS[-1], RANKS[0], FORMATS[0])
     assert mixed is not None
     assert len({o.format for o in mixed.options}) == 2
     limits = (mixed.stored + 1, None)

@@ -16,22 +16,31 @@ from lowbit.core.errors import RunError, UserError
 from lowbit.core.execution import Execution
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import BLOCK_ROLES, Plan, RunSpec, TaskSpec, TrainSpec
-from lowbit.planner.budget import check_ahead, room_for
-from lowbit.planner.options import uniform
-from lowbit.planner.planner import planned
-from lowbit.planner.request import Wanted
+from lowbit.planner.budget import check_smallest_plan, headroom
+from lowbit.planner.options import uniform_solution
+from lowbit.planner.planner import make_plan
+from lowbit.planner.request import PlanRequest
 from lowbit.runs.build import choices_of, needs, plan_sites
 from lowbit.runs.cached_scores import evaluated
 from lowbit.runs.prepare import prepare_run
 from lowbit.runs.record import ADAPTER
 from lowbit.runs.run import run
+from lowbit.runs.store import Scores, find_run
 from lowbit.sensitivity import curvature
-from lowbit.sensitivity.cached import merged_run, sequences, table_of
-from lowbit.sensitivity.table import Asked
-from lowbit.study.cells import scores
+from lowbit.sensitivity.calibration import calibration_text
+from lowbit.sensitivity.measure import measure
+from lowbit.sensitivity.open_model import merged_run
+from lowbit.sensitivity.table import Calibration, MeasureRequest, SensitivityTable
 
 Folder = Callable[[str], Path]
 CPU = Execution(device="cpu", threads=1)
+
+
+def table_of(
+    spec: RunSpec, request: MeasureRequest, tokens: int, at: Path | None = None
+) -> SensitivityTable:
+    """Measured, or read from the cache."""
+    return measure(spec, prepare_run(spec), request, Calibration(tokens, at), lambda *a: None)
 
 
 @pytest.fixture
@@ -44,6 +53,12 @@ def spec(
     return RunSpec(str(tiny_model("llama")), task, Plan("own", "bf16", rank=2), train, 0)
 
 
+def scores_in(folder: Path) -> Scores:
+    run = find_run(folder)
+    assert run is not None
+    return run.scores
+
+
 def moved(spec: RunSpec, adapter: str, text: str = "int3@16") -> RunSpec:
     return replace(spec, plan=Plan("moved", text, embedding="bf16", adapter=adapter))
 
@@ -52,7 +67,7 @@ def test_a_bare_base_scores_what_evaluate_says(spec: RunSpec, tmp_path: Path) ->
     bare = moved(spec, "none")
     record = run(bare, tmp_path / "a", CPU)
     found = evaluated(bare, CPU)
-    assert np.allclose(scores(tmp_path / "a").sum, found.sums, rtol=1e-5)
+    assert np.allclose(scores_in(tmp_path / "a").sum, found.sums, rtol=1e-5)
     assert (record.trainable, record.bytes.adapters) == (0, 0)
     assert record.bytes.stored == found.stored
     assert not (tmp_path / "a" / ADAPTER).exists()
@@ -62,7 +77,7 @@ def test_a_lent_adapter_does_what_it_does_at_home(spec: RunSpec, tmp_path: Path)
     home = run(spec, tmp_path / spec.name, CPU)
     guest = moved(spec, "own", "bf16")
     record = run(guest, tmp_path / guest.name, CPU)
-    own, lent = scores(tmp_path / spec.name), scores(tmp_path / guest.name)
+    own, lent = scores_in(tmp_path / spec.name), scores_in(tmp_path / guest.name)
     assert np.allclose(own.sum, lent.sum, rtol=1e-5)
     assert record.bytes == home.bytes
     coarse = moved(spec, "own", "int2@16")
@@ -100,9 +115,9 @@ def test_the_transplanted_gap_is_foreseen_where_the_adapter_stands(
         for one in (moved(spec, "own", "bf16"), guest)
     )
     _, formats, _ = choices_of(guest)
-    asked = Asked(("int3@16",), (1, 2), 2, joint=(("moved", tuple(formats.items())),))
-    table = table_of(guest, CPU, asked, 132, lambda *a: None, tmp_path / spec.name)
-    own = table_of(guest, CPU, asked, 132, lambda *a: None)
+    asked = MeasureRequest(("int3@16",), (1, 2), 2, joint=(("moved", tuple(formats.items())),))
+    table = table_of(guest, asked, 132, tmp_path / spec.name)
+    own = table_of(guest, asked, 132)
     assert table.whole["moved"].loss == pytest.approx(away.value - home.value, rel=0.02, abs=1e-5)
     assert table.loss == pytest.approx(home.value, rel=1e-4)
     assert table.loss < own.loss, "the adapter is in the weights"
@@ -117,8 +132,8 @@ def test_a_classifier_is_measured_where_a_run_gave_it_a_head(
 ) -> None:
     there = replace(spec, model=str(tiny_model("bert")), task=TaskSpec(str(tiny_jsonl)))
     run(there, tmp_path / "bert", CPU)
-    asked = Asked(("int4@16", "int8@16"), (1, 2), 2, walk=True)
-    table = table_of(there, CPU, asked, 60, lambda *a: None, tmp_path / "bert")
+    asked = MeasureRequest(("int4@16", "int8@16"), (1, 2), 2, walk=True)
+    table = table_of(there, asked, 60, tmp_path / "bert")
     assert table.unit == "sentence"
     assert not [site for site in table.sites if site.name.startswith("classifier")]
     whole = table.whole["int4@16"]
@@ -126,11 +141,11 @@ def test_a_classifier_is_measured_where_a_run_gave_it_a_head(
     assert 0 < whole.gauss_newton < 10 * whole.kl
     run(replace(there, plan=Plan("few", "int4@16", rank=2)), tmp_path / "few", CPU)
     with pytest.raises(UserError, match="trained in few bits already"):
-        table_of(there, CPU, asked, 60, lambda *a: None, tmp_path / "few")
+        table_of(there, asked, 60, tmp_path / "few")
     with pytest.raises(UserError, match="no finished run"):
-        table_of(there, CPU, asked, 60, lambda *a: None, tmp_path / "none")
-    with pytest.raises(UserError, match="not of what is measured"):
-        table_of(spec, CPU, asked, 60, lambda *a: None, tmp_path / "bert")
+        table_of(there, asked, 60, tmp_path / "none")
+    with pytest.raises(UserError, match=r"not of .*, which is to be measured"):
+        table_of(spec, asked, 60, tmp_path / "bert")
 
 
 def test_a_classifiers_plan_keeps_to_its_budget_head_included(
@@ -140,25 +155,25 @@ def test_a_classifiers_plan_keeps_to_its_budget_head_included(
     run(there, tmp_path / "bert", CPU)
     formats, at = ("int8@16", "int3@16"), tmp_path / "bert"
     with pytest.raises(UserError, match="a budget of 1,000 bytes: the smallest plan has") as said:
-        planned(there, CPU, Wanted(1000, 0, formats, (2, 4), 60, at), lambda *a: None)
+        make_plan(there, CPU, PlanRequest(1000, 0, formats, (2, 4), 60, at), lambda *a: None)
     least = int(re.search(r"has ([\d,]+)", str(said.value))[1].replace(",", ""))  # type: ignore[index]
     budget = round(1.3 * least)
-    found = planned(there, CPU, Wanted(budget, 0, formats, (2, 4), 60, at), lambda *a: None)
+    found = make_plan(there, CPU, PlanRequest(budget, 0, formats, (2, 4), 60, at), lambda *a: None)
     best = found.candidates[0]
-    even = [c.left for c in found.candidates if c.plan.name.startswith("uniform")]
-    assert best.left <= min(even), "by what was seen on text that nothing was costed on"
-    assert best.there.kl >= 0.0
+    even = [c.remaining for c in found.candidates if c.plan.name.startswith("uniform")]
+    assert best.remaining <= min(even), "by what was seen on text that nothing was costed on"
+    assert best.change.kl >= 0.0
     record = run(replace(there, plan=best.plan), tmp_path / "best", CPU)
     assert record.bytes.stored == best.solution.stored + found.other <= budget
-    whole = planned(there, CPU, Wanted(10**9, 0, formats, (2, 4), 60, at), lambda *a: None)
+    whole = make_plan(there, CPU, PlanRequest(10**9, 0, formats, (2, 4), 60, at), lambda *a: None)
     (only,) = whole.candidates
-    assert (whole.whole, only.plan.format, only.plan.rank) == (True, "bf16", 4)
-    assert (only.there.kl, only.there.loss) == (0.0, 0.0)
+    assert (whole.fits_in_full, only.plan.format, only.plan.rank) == (True, "bf16", 4)
+    assert (only.change.kl, only.change.loss) == (0.0, 0.0)
     # What is said before anything is measured is what is found when everything is.
-    exact = planned(there, CPU, Wanted(least, 0, formats, (2, 4), 60, at), lambda *a: None)
+    exact = make_plan(there, CPU, PlanRequest(least, 0, formats, (2, 4), 60, at), lambda *a: None)
     assert exact.candidates[0].solution.stored + exact.other == least
     with pytest.raises(UserError, match=r"of which .* are activations"):
-        planned(there, CPU, Wanted(10**9, 1000, formats, (2, 4), 60, at), lambda *a: None)
+        make_plan(there, CPU, PlanRequest(10**9, 1000, formats, (2, 4), 60, at), lambda *a: None)
 
 
 @pytest.mark.parametrize("residency", ["packed", "decoded"])
@@ -170,20 +185,20 @@ def test_a_plans_training_memory_is_the_ledgers(
     here = replace(CPU, residency=residency)
     there = replace(spec, train=replace(spec.train, compute=compute, batch=10**6))
     formats, ranks = ("int8@16", "int3@16"), (2, 4)
-    asked = Asked(formats, ranks, 0, uniform=False, exact=False, costed=True)
-    table = table_of(spec, here, asked, 60, lambda *a: None)
+    asked = MeasureRequest(formats, ranks, 0, uniform=False, exact=False, costed=True)
+    table = table_of(spec, asked, 60)
     strange = replace(there, plan=replace(there.plan, rank=10**6))
-    wanted = Wanted(10**9, 0, formats, ranks, 60)
-    check_ahead(strange, wanted)
-    found = room_for(strange, here, wanted, table)
+    wanted = PlanRequest(10**9, 0, formats, ranks, 60)
+    check_smallest_plan(strange, prepare_run(strange), wanted)
+    found = headroom(strange, prepare_run(strange), here, wanted, table)
     adapted = {site.name: site.reach is not None for site in table.sites}
-    chosen = uniform(found.choices, adapted, "int3@16", 4)
+    chosen = uniform_solution(found.choices, adapted, "int3@16", 4)
     assert chosen is not None
     start, plan = prepare_run(there), Plan("u", "int3@16", embedding="int3@16", rank=4)
     count = plan_sites(plan, start.checkpoint, start.task.kind, 0).count
     need = needs(there, start, count, here, compute)
     assert chosen.training + found.overhead == need.estimate().total
-    assert chosen.stored + found.beside == count.stored
+    assert chosen.stored + found.other == count.stored
 
 
 def test_a_plan_that_cuts_its_ranks_is_predicted_at_what_it_cuts_to(spec: RunSpec) -> None:
@@ -202,8 +217,8 @@ def test_kfac_agrees_with_fisher_where_a_layer_sees_few_of_the_tokens(
     run(there, tmp_path / "bert", CPU)
     start = prepare_run(there)
     merged, sites, _ = merged_run(there, start, tmp_path / "bert")
-    batches, _ = sequences(start, 62)
-    found = curvature.measure(merged, sites, batches, 0, kind="classification")
+    batches, _ = calibration_text(start, 62)
+    found = curvature.measure_curvature(merged, sites, batches, 0, kind="classification")
     for site in sites:
         factors = found.factors[site.name]
         if site.role in BLOCK_ROLES and factors.inputs is not None and factors.outputs is not None:

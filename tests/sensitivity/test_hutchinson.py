@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 from helpers.sensitivity import ASKED
 
+from lowbit.sensitivity.build_table import build_table
 from lowbit.sensitivity.hessian import products
 from lowbit.sensitivity.hutchinson import hutchinson
-from lowbit.sensitivity.build_table import build_table
 from lowbit.sensitivity.measured_model import MeasuredModel
 from lowbit.sensitivity.predictors import predictions
 from lowbit.sensitivity.table import SensitivityTable
 
 
-def test_a_walk_has_every_predictor_of_every_site(lab: MeasuredModel, table: SensitivityTable) -> None:
+def test_a_walk_has_every_predictor_of_every_site(
+    lab: MeasuredModel, table: SensitivityTable
+) -> None:
     for site in table.sites:
         for damage in site.damages.values():
             assert damage.hutchinson_spread is not None

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from lowbit.sensitivity.predictors import remaining_share, predictions, best_formula
+from lowbit.sensitivity.predictors import best_formula, predictions, remaining_share
 from lowbit.sensitivity.table import SensitivityTable
 
 
@@ -23,7 +23,9 @@ def test_predictions_hold_the_first_order_and_their_errors(table: SensitivityTab
 
 def test_ranks_leave_what_they_do_not_take_back(table: SensitivityTable) -> None:
     blocks = {s.name: "int2@16" for s in table.sites if s.reach is not None}
-    shares = [remaining_share(table, blocks, dict.fromkeys(blocks, rank)) for rank in (0, 1, 2, 4, 16)]
+    shares = [
+        remaining_share(table, blocks, dict.fromkeys(blocks, rank)) for rank in (0, 1, 2, 4, 16)
+    ]
     assert shares[0] == 1.0
     assert shares == sorted(shares, reverse=True)
     reach = next(s.reach for s in table.sites if s.reach is not None)

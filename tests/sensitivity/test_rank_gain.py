@@ -12,7 +12,7 @@ from lowbit.sensitivity import curvature
 from lowbit.sensitivity.build_table import build_table
 from lowbit.sensitivity.measured_model import shifted
 from lowbit.sensitivity.rank_correction import GradientSteps, metric
-from lowbit.sensitivity.rank_gain import MANY_STEPS, LENGTH_RATIO, peak_gain
+from lowbit.sensitivity.rank_gain import LENGTH_RATIO, MANY_STEPS, peak_gain
 
 
 def test_ranks_are_worth_what_a_step_of_each_really_wins(tiny_model: Folder) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lowbit.cli.measure import worked
 from lowbit.sensitivity.build_table import build_table
 from lowbit.sensitivity.measured_model import MeasuredModel
-from lowbit.sensitivity.table import MeasureRequest, Basis, SensitivityTable, from_text, to_text
+from lowbit.sensitivity.table import Basis, MeasureRequest, SensitivityTable, from_text, to_text
 
 
 def test_a_table_reads_back_as_it_was_written(table: SensitivityTable) -> None:

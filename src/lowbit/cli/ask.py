@@ -206,7 +206,7 @@ def plan(
     from lowbit.cli import measure as surveying
     from lowbit.cli import plan as budgeting
     from lowbit.cli.options import bytes_of
-    from lowbit.planner.request import Wanted
+    from lowbit.planner.request import PlanRequest
     from lowbit.quant.formats import parse
     from lowbit.runs.request import single
 
@@ -218,7 +218,7 @@ def plan(
     among = tuple(sorted(set(ranks or surveying.RANKS)))
     for text in chosen:
         parse(text)
-    wanted = Wanted(
+    wanted = PlanRequest(
         *limits, chosen, among, tokens, at, (draws or 3) if controls else 0, untrained=untrained
     )
     budgeting.plan(spec, execution, wanted, to, maps, controls)

@@ -18,8 +18,15 @@ from lowbit.core.progress import phases
 from lowbit.core.spec import RunSpec
 from lowbit.quant.formats import bits_of, parse
 from lowbit.runs.workers.process import call, orphaned
-from lowbit.sensitivity.predictors import trusted
-from lowbit.sensitivity.table import Asked, Basis, SensitivityTable, Whole, to_text
+from lowbit.sensitivity.predictors import best_formula
+from lowbit.sensitivity.table import (
+    Basis,
+    Calibration,
+    JointDamage,
+    MeasureRequest,
+    SensitivityTable,
+    to_text,
+)
 
 FORMATS = ("int8@64", "int6@64", "int5@64", "int4@64", "nf4@64", "int3@64", "int2@64", "ternary@64")
 PLANNED = ("int8@row", *FORMATS, "int4@32", "int3@32")
@@ -40,7 +47,7 @@ def measure(
     """Measure, or recall; then show what each predictor says of every format."""
     for text in formats:
         parse(text)
-    asked = Asked(tuple(formats), walk=walk, costed=True)
+    asked = MeasureRequest(tuple(formats), walk=walk, costed=True)
     table: SensitivityTable = call(measured, spec, execution, asked, tokens, at, shown())
     out().print(_predictors(table))
     wrapped(
@@ -82,12 +89,22 @@ def worked(basis: Basis, tokens: int) -> str:
 
 
 def measured(
-    spec: RunSpec, execution: Execution, asked: Asked, tokens: int, at: Path | None, tell: bool
-) -> Any:
-    """In a process of its own."""
-    from lowbit.sensitivity.cached import table_of
+    spec: RunSpec,
+    execution: Execution,
+    asked: MeasureRequest,
+    tokens: int,
+    at: Path | None,
+    tell: bool,
+) -> SensitivityTable:
+    """Measure; runs in a process of its own."""
+    from lowbit.runs import device
+    from lowbit.runs.prepare import prepare_run
+    from lowbit.sensitivity import measure
 
-    return table_of(spec, execution, asked, tokens, phases(tell, stop=orphaned), at)
+    device.set_up(execution, "fp32")
+    calibration = Calibration(tokens, at)
+    on_progress = phases(tell, stop=orphaned)
+    return measure.measure(spec, prepare_run(spec), asked, calibration, on_progress)
 
 
 def shown() -> bool:
@@ -110,7 +127,7 @@ def _predictors(table: SensitivityTable) -> Table:
     return page
 
 
-def _row(whole: Whole) -> tuple[float, ...]:
+def _row(whole: JointDamage) -> tuple[float, ...]:
     first = whole.first_order
     return (
         first,
@@ -128,7 +145,7 @@ def _row(whole: Whole) -> tuple[float, ...]:
 def _sites(table: SensitivityTable) -> Table:
     """The sites that four bits, or the nearest to it that was measured, would hurt most."""
     text = min(table.formats, key=lambda f: abs(bits_of(parse(f)) - 4.25))
-    predictor = trusted(text)
+    predictor = best_formula(text)
     ranked = sorted(
         table.sites, key=lambda s: -getattr(s.damages[text], predictor) / (s.shape[0] * s.shape[1])
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
@@ -15,14 +15,15 @@ from lowbit.core.files import to_json, write_atomic
 from lowbit.core.progress import phases
 from lowbit.core.spec import RunSpec
 from lowbit.plan.file import to_toml
+from lowbit.planner.budget_plan import BudgetPlan, Candidate
 from lowbit.planner.knapsack import Solution
-from lowbit.planner.other_quantizers import maps
-from lowbit.planner.request import Wanted
+from lowbit.planner.other_quantizers import quantizer_configs
+from lowbit.planner.request import PlanRequest
 from lowbit.quant.formats import bits_of, parse
 from lowbit.report import figures
 from lowbit.report.figures.frontier import Frontier
 from lowbit.runs.workers.process import call, orphaned
-from lowbit.sensitivity.predictors import NAMES, trusted_at
+from lowbit.sensitivity.predictors import NAMES, Prediction, best_formula_at
 
 NAMED = 9
 """Uniform plans that have a name in the figure."""
@@ -31,7 +32,7 @@ NAMED = 9
 def plan(
     spec: RunSpec,
     execution: Execution,
-    wanted: Wanted,
+    wanted: PlanRequest,
     to: Path,
     maps_to: Path | None,
     controls_to: Path | None,
@@ -39,7 +40,7 @@ def plan(
     """Solve for a budget, show what came out, and write it as a plan's file."""
     if to.suffix != ".toml":
         raise UserError(f"{to}: a plan's file ends in .toml")
-    found = call(solved, spec, execution, wanted, shown())
+    found: BudgetPlan = call(solved, spec, execution, wanted, shown())
     best, budget = found.candidates[0], wanted.stored
     out().print(_candidates(found))
     left = (
@@ -61,7 +62,7 @@ def plan(
     write_atomic(to, to_toml(best.plan, f"{best.plan.name}: {size:,} {about}").encode())
     say(f"written  {to}: lowbit adapt {spec.model} --task {spec.task.name} --plan {to}")
     frontier = Frontier(
-        found.corners, _best_uniform(found.uniform),
+        found.frontier, _best_uniform(found.uniform),
         (best.solution.stored + found.other, best.solution.cost), budget,
     )  # fmt: skip
     for path in figures.save("frontier", frontier, to.parent, f"{to.stem}-frontier"):
@@ -74,7 +75,7 @@ def plan(
         _write_controls(found, controls_to, about)
 
 
-def _said(found: Any, best: Any, wanted: Wanted) -> list[str]:
+def _said(found: BudgetPlan, best: Candidate, wanted: PlanRequest) -> list[str]:
     """What is known of the plan, a sentence or two each."""
     budget, training, untrained = wanted.stored, wanted.training, wanted.untrained
     size = best.solution.stored + found.other
@@ -82,7 +83,7 @@ def _said(found: Any, best: Any, wanted: Wanted) -> list[str]:
     limit = f" of {training:,}" if training else ""
     step = f"A training step takes {peak:,}{limit}, as the ledger counts."
     lines = [f"{size:,} of {budget:,} bytes. {step}"]
-    if found.whole:
+    if found.fits_in_full:
         return [*lines, "The budget holds the whole model in 16 bits at the largest rank."]
     lines += _how_good(found.candidates, best, untrained)
     if best.plan.name.startswith("uniform"):
@@ -90,17 +91,19 @@ def _said(found: Any, best: Any, wanted: Wanted) -> list[str]:
             "NO PLANNED CHOICE CAME OUT BETTER THERE THAN A UNIFORM ONE: that is what is written."
         )
     lines += _foretold(found.predictions, best.solution)
-    if found.least > 0 and found.closed > 0:
+    if found.converse > 0 and found.kfac_damage > 0:
         lines.append(
             "By K-FAC, damped by a thousandth, no code of these bytes could do with less than "
-            f"{nats(found.least)} nats, of the block matrices that are not in 16 bits, before "
-            f"training; rounding pays {nats(found.closed)}, "
-            f"{found.closed / found.least:,.0f} times as much."
+            f"{nats(found.converse)} nats, of the block matrices that are not in 16 bits, before "
+            f"training; rounding pays {nats(found.kfac_damage)}, "
+            f"{found.kfac_damage / found.converse:,.0f} times as much."
         )
     return lines
 
 
-def _how_good(candidates: Any, best: Any, untrained: bool = False) -> list[str]:
+def _how_good(
+    candidates: Sequence[Candidate], best: Candidate, untrained: bool = False
+) -> list[str]:
     """How far from the best it is; where it is to be trained, what that should leave, and what
     speaks against it."""
     lines = []
@@ -115,22 +118,22 @@ def _how_good(candidates: Any, best: Any, untrained: bool = False) -> list[str]:
     if untrained:
         return lines
     lines.append(
-        f"After training about {nats(best.left)} nats above 16 bits at the largest rank, anything "
-        f"from {nats(best.left / 2)} to {nats(2 * best.left)}: what ranks take back and what they "
-        "win are known to a factor of two."
+        f"After training about {nats(best.remaining)} nats above 16 bits at the largest rank, "
+        f"anything from {nats(best.remaining / 2)} to {nats(2 * best.remaining)}: what ranks take "
+        "back and what they win are known to a factor of two."
     )
     nearer = [c for c in candidates if c.plan.name.startswith("uniform")]
-    nearest = min(nearer, key=lambda c: c.there.kl, default=best)
-    if nearest.there.kl < best.there.kl:
+    nearest = min(nearer, key=lambda c: c.change.kl, default=best)
+    if nearest.change.kl < best.change.kl:
         lines.append(
             f"Before training, {nearest.plan.name} is nearer to 16 bits there (KL "
-            f"{nats(nearest.there.kl)} for {nats(best.there.kl)}): what is written is worth more "
+            f"{nats(nearest.change.kl)} for {nats(best.change.kl)}): what is written is worth more "
             "by its ranks. --untrained plans for what is not trained."
         )
     return lines
 
 
-def _foretold(predictions: Any, solution: Solution) -> list[str]:
+def _foretold(predictions: Mapping[str, Prediction], solution: Solution) -> list[str]:
     """The gap before training: what running the stored model says, then the closed forms."""
     if not predictions:
         return []
@@ -139,7 +142,7 @@ def _foretold(predictions: Any, solution: Solution) -> list[str]:
         for name, one in predictions.items()
     }
     few = min(bits_of(parse(option.format)) for option in solution.options)
-    trust = f"Of the closed forms {NAMES[trusted_at(few)]} is the one to trust at these bits"
+    trust = f"Of the closed forms {NAMES[best_formula_at(few)]} is the one to trust at these bits"
     trust += ", though below 3 none was near: " if few < 3 else ": "
     return [
         f"Predicted gap before training: {shown['kl']}, by running the stored model on "
@@ -149,7 +152,9 @@ def _foretold(predictions: Any, solution: Solution) -> list[str]:
     ]
 
 
-def _best_uniform(uniform: tuple[tuple[str, int, float], ...]) -> tuple[Any, ...]:
+def _best_uniform(
+    uniform: tuple[tuple[str, int, float], ...],
+) -> tuple[tuple[str, int, float], ...]:
     """Those that no smaller one is predicted to beat; of many, some have their blocks' name."""
     best: list[tuple[str, int, float]] = []
     for name, size, cost in sorted(uniform, key=lambda each: each[1:]):
@@ -168,7 +173,7 @@ def _blocks(name: str) -> str:
     return f"{words[0]} {words[-1]}"
 
 
-def _write_controls(found: Any, folder: Path, about: str) -> None:
+def _write_controls(found: BudgetPlan, folder: Path, about: str) -> None:
     """A file a plan, for studies that hold the exact one against them."""
     if not found.controls:
         wrapped("no controls: everything fits in 16 bits")
@@ -181,30 +186,30 @@ def _write_controls(found: Any, folder: Path, about: str) -> None:
 
 def _write_maps(solution: Solution, folder: Path) -> None:
     outside = [option.site for option in solution.options if not option.rank]
-    made = maps({option.site: option.format for option in solution.options}, outside)
-    for name, body in made.bodies.items():
+    made = quantizer_configs({option.site: option.format for option in solution.options}, outside)
+    for name, body in made.configs.items():
         write_atomic(folder / f"{name}.json", (to_json(body) + "\n").encode())
         say(f"map      {folder / f'{name}.json'}")
-        for line in made.unsaid[name]:
+        for line in made.skipped[name]:
             wrapped(f"not said: {line}")
 
 
-def solved(spec: RunSpec, execution: Execution, wanted: Wanted, tell: bool) -> Any:
+def solved(spec: RunSpec, execution: Execution, wanted: PlanRequest, tell: bool) -> BudgetPlan:
     """In a process of its own."""
-    from lowbit.planner.planner import planned
+    from lowbit.planner.planner import make_plan
 
-    return planned(spec, execution, wanted, phases(tell, stop=orphaned))
+    return make_plan(spec, execution, wanted, phases(tell, stop=orphaned))
 
 
-def _candidates(found: Any) -> Table:
+def _candidates(found: BudgetPlan) -> Table:
     page = Table(box=None, padding=(0, 1))
     for name in ("plan", "bytes", "predicted", "left", "KL", "gap", "±"):
         words = name == "plan"
         page.add_column(name, justify="left" if words else "right", no_wrap=not words)
     for one in found.candidates:
-        size, there = f"{one.solution.stored + found.other:,}", one.there
+        size, there = f"{one.solution.stored + found.other:,}", one.change
         page.add_row(
-            one.plan.name, size, nats(one.solution.cost), nats(one.left), nats(there.kl),
+            one.plan.name, size, nats(one.solution.cost), nats(one.remaining), nats(there.kl),
             f"{there.loss:+.4f}", nats(2 * there.loss_spread),
         )  # fmt: skip
     return page

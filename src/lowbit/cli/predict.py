@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -19,8 +18,20 @@ from lowbit.core.spec import RunSpec
 from lowbit.quant.formats import bits_of, parse
 from lowbit.runs.workers.process import call, orphaned
 from lowbit.sensitivity.guide import Advice, advice
-from lowbit.sensitivity.predictors import NAMES, left, predictions, trusted_at
-from lowbit.sensitivity.table import LEAST_LEFT, Asked, SensitivityTable
+from lowbit.sensitivity.predictors import (
+    NAMES,
+    PlanPredictions,
+    PredictedPlan,
+    best_formula_at,
+    predictions,
+    remaining_share,
+)
+from lowbit.sensitivity.table import (
+    MIN_REMAINING,
+    Calibration,
+    MeasureRequest,
+    SensitivityTable,
+)
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 
@@ -32,9 +43,10 @@ def predict(
 
     `specs` by the words that their plans were asked for in.
     """
-    found = call(predicted, _called(specs), execution, tokens, at, shown())
-    table: SensitivityTable = found[0]
-    for name, formats, ranks in found[1]:
+    forecast: PlanPredictions = call(predicted, _called(specs), execution, tokens, at, shown())
+    table = forecast.table
+    for plan in forecast.plans:
+        name, formats, ranks = plan.name, plan.formats, plan.ranks
         out().print(_prediction(table, name, formats))
         if unsure := _unsure(table, name):
             wrapped(unsure)
@@ -56,17 +68,23 @@ def _called(specs: Mapping[str, RunSpec]) -> dict[str, RunSpec]:
 
 def predicted(
     specs: dict[str, RunSpec], execution: Execution, tokens: int, at: Path | None, tell: bool
-) -> Any:
-    """In a process: the table with the plans as its joint choices; their formats and ranks."""
+) -> PlanPredictions:
+    """Predict the plans; runs in a process of its own."""
+    from lowbit.runs import device
     from lowbit.runs.build import choices_of
-    from lowbit.sensitivity.cached import table_of
+    from lowbit.runs.prepare import prepare_run
+    from lowbit.sensitivity.measure import measure
 
     choices = [(name, *choices_of(spec)[1:]) for name, spec in specs.items()]
     first = next(iter(specs.values()))
     formats = tuple(dict.fromkeys(text for _, chosen, _ in choices for text in chosen.values()))
     joint = tuple((name, tuple(chosen.items())) for name, chosen, _ in choices)
-    asked = Asked(formats, joint=joint, uniform=False, exact=False)
-    return table_of(first, execution, asked, tokens, phases(tell, stop=orphaned), at), choices
+    asked = MeasureRequest(formats, joint=joint, uniform=False, exact=False)
+    device.set_up(execution, "fp32")
+    on_progress = phases(tell, stop=orphaned)
+    table = measure(first, prepare_run(first), asked, Calibration(tokens, at), on_progress)
+    plans = tuple(PredictedPlan(*choice) for choice in choices)
+    return PlanPredictions(table, plans)
 
 
 def _prediction(table: SensitivityTable, name: str, formats: dict[str, str]) -> Table:
@@ -75,7 +93,7 @@ def _prediction(table: SensitivityTable, name: str, formats: dict[str, str]) -> 
         page.add_column(head, justify="left" if head in ("predictor", "") else "right",
                         no_wrap=head != "predictor")  # fmt: skip
     few = min((bits_of(parse(text)) for text in formats.values()), default=16.0)
-    believed = trusted_at(few)
+    believed = best_formula_at(few)
     for key, one in predictions(table.whole[name]).items():
         now = math.exp(min(50.0, table.loss))
         low, risen, high = (now * math.expm1(min(50.0, g)) for g in (one.low, one.gap, one.high))
@@ -105,7 +123,7 @@ def _afterwards(
     table: SensitivityTable, name: str, formats: Mapping[str, str], ranks: Mapping[str, int]
 ) -> str:
     """What training at the plan's ranks is expected to leave."""
-    whole, share = table.whole[name], left(table, formats, ranks, LEAST_LEFT)
+    whole, share = table.whole[name], remaining_share(table, formats, ranks, MIN_REMAINING)
     if not any(ranks.values()) or not formats:
         return ""
     least = share * whole.kl
@@ -120,7 +138,7 @@ def _afterwards(
     return (
         f"After training at its ranks about {nats(least)} nats of it are expected to be left "
         f"({100 * share:.0f} % of the second order by K-FAC and Eckart-Young, never less than "
-        f"{100 * LEAST_LEFT:.0f} % of a matrix's), anything from {nats(low)} to {nats(high)}"
+        f"{100 * MIN_REMAINING:.0f} % of a matrix's), anything from {nats(low)} to {nats(high)}"
         f"{worse}: that share has been {seen}."
     )
 
@@ -137,7 +155,7 @@ def guide(
     at: Path | None,
 ) -> None:
     """Rank x data size -> precision, from this model's own measurements."""
-    asked = Asked(FORMATS, RANKS, samples=0, uniform=False, exact=False, costed=True)
+    asked = MeasureRequest(FORMATS, RANKS, samples=0, uniform=False, exact=False, costed=True)
     table: SensitivityTable = call(measured, spec, execution, asked, tokens, at, shown())
     found = [[advice(table, rank, size, share, FORMATS) for size in sizes] for rank in RANKS]
     page = Table(box=None, padding=(0, 1), title=Text(f"{table.model} on {table.task}"))
@@ -152,8 +170,8 @@ def guide(
         "what estimating the adapter from so much data costs (p / 2N nats for p free numbers); "
         f"and how much it is expected to raise {_raised(table)}: the KL that storing all blocks so "
         "has on calibration text, times the share that the rank leaves by K-FAC and Eckart-Young, "
-        f"never less than {100 * LEAST_LEFT:.0f} % of a matrix's, which has been off by a factor "
-        "of two. More rank costs more to estimate and takes more damage back: it allows "
+        f"never less than {100 * MIN_REMAINING:.0f} % of a matrix's, which has been off by a "
+        "factor of two. More rank costs more to estimate and takes more damage back: it allows "
         "fewer bits. More data allows fewer mistakes: it asks for more bits."
     )
     say(worked(table.basis, tokens))

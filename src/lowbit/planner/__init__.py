@@ -1,11 +1,12 @@
-"""Which format and rank every site should get under a byte budget.
+"""Chooses a format and a rank for every site under a byte budget.
 
-budget            bytes that are left under the stored and the training budget
-controls          plans to compare the chosen one with
-knapsack          the exact solver
-options           what a site may get, with predicted damage and bytes
-other_quantizers  a plan's bits as other quantisers' configuration
+budget            the bytes that are left for sites under the stored and the training budget
+budget_plan       the chosen plan, its competitors and its predictions
+controls          simpler plans of the same size, for comparison
+knapsack          the integer program: one option per site within the byte limits
+options           the options of every site, with predicted cost and bytes
+other_quantizers  a plan's bits as config files for GPTQModel, AutoRound and HQQ
 planner           from a request to a solved plan
-request           what is asked of the planner
-search            candidate plans that are run and compared
+request           what the user asks the planner for
+search            the exact plan under a budget, and the frontier of all budgets
 """

@@ -1,14 +1,12 @@
-"""What an exact plan is to be held against at the same bytes: simpler ways to spend them.
+"""Simpler plans of the same size, to compare the exact plan with. No torch.
 
-uniform          the uniform plan that came out best of those that fit
-bits only        that plan's rank everywhere, bits chosen exactly
+uniform          the best uniform plan that fits
+bits only        that plan's rank everywhere, formats chosen exactly
 rank only        that plan's formats, ranks chosen exactly
-bits then rank   bits chosen exactly at the least rank, then ranks with what is left
-random N         blocks drawn matrix by matrix, then moved up or down at random until the bytes are
-                 spent; embeddings and heads as in the uniform plan, if there is one
-shuffled         the exact plan, its choices dealt anew among sites of the same shape
-
-No torch.
+bits then rank   formats chosen exactly at the smallest rank, then ranks from the remaining bytes
+random N         each block matrix drawn at random, then moved up or down at random until the bytes
+                 are spent; embeddings and heads as in the uniform plan, if there is one
+shuffled         the exact plan's choices, permuted among sites of the same shape
 """
 
 from __future__ import annotations
@@ -31,20 +29,20 @@ def controls(
     draws: int,
     seed: int,
 ) -> Controls:
-    """Every control that can be made within the limits, by its name."""
-    found: Controls = {}
-    drawn = {site: undominated(options) for site, options in choices.items()}
+    """Every control plan within the limits, by its name."""
+    plans: Controls = {}
+    drawable = {site: undominated(options) for site, options in choices.items()}
     if uniform is not None:
-        found["uniform"] = uniform
-        found["bits only"] = solve(_of_rank(choices, _usual_rank(uniform)), *limits)
-        found["rank only"] = solve(_in_formats_of(choices, uniform), *limits)
-        drawn |= {o.site: (o,) for o in uniform.options if not o.rank}
-    found["bits then rank"] = _in_turn(choices, limits)
+        plans["uniform"] = uniform
+        plans["bits only"] = solve(_of_rank(choices, _usual_rank(uniform)), *limits)
+        plans["rank only"] = solve(_in_formats_of(choices, uniform), *limits)
+        drawable |= {o.site: (o,) for o in uniform.options if not o.rank}
+    plans["bits then rank"] = _bits_then_rank(choices, limits)
     source = random.Random(seed)
     for i in range(draws):
-        found[f"random {i}"] = _random(drawn, limits, source)
-    found["shuffled"] = _shuffled(choices, planned, source)
-    return found
+        plans[f"random {i}"] = _random(drawable, limits, source)
+    plans["shuffled"] = _shuffled(choices, planned, source)
+    return plans
 
 
 def _usual_rank(solution: Solution) -> int:
@@ -52,7 +50,7 @@ def _usual_rank(solution: Solution) -> int:
 
 
 def _of_rank(choices: Choices, rank: int) -> dict[str, list[Option]]:
-    """Only options of a rank; a site that has none keeps all it has."""
+    """Only the options of one rank; a site without such an option keeps all of its options."""
     return {
         site: [o for o in options if not o.rank or o.rank == rank] or list(options)
         for site, options in choices.items()
@@ -60,14 +58,14 @@ def _of_rank(choices: Choices, rank: int) -> dict[str, list[Option]]:
 
 
 def _in_formats_of(choices: Choices, solution: Solution) -> dict[str, list[Option]]:
-    """Every site in the format that a solution gives it: embeddings may have one of their own."""
+    """Only the options in the format that a solution gives each site."""
     formats = {o.site: o.format for o in solution.options}
     return {
         site: [o for o in options if o.format == formats[site]] for site, options in choices.items()
     }
 
 
-def _in_turn(choices: Choices, limits: tuple[int, int | None]) -> Solution:
+def _bits_then_rank(choices: Choices, limits: tuple[int, int | None]) -> Solution:
     least = {site: min(o.rank for o in options) for site, options in choices.items()}
     first = solve(
         {site: [o for o in options if o.rank == least[site]] for site, options in choices.items()},
@@ -77,7 +75,7 @@ def _in_turn(choices: Choices, limits: tuple[int, int | None]) -> Solution:
 
 
 def _random(choices: Choices, limits: tuple[int, int | None], source: random.Random) -> Solution:
-    """No bytes are left that any single step up could still use."""
+    """A random plan that no single step up would still let fit."""
     chosen = {site: source.choice(list(options)) for site, options in choices.items()}
     ladders = {site: sorted(options, key=lambda o: o.stored) for site, options in choices.items()}
     sites = list(choices)
@@ -98,20 +96,19 @@ def _solution(chosen: Mapping[str, Option]) -> Solution:
 
 
 def _shuffled(choices: Choices, planned: Solution, source: random.Random) -> Solution:
-    """Sites that have the same options by bytes trade what they were given."""
+    """The planned options, permuted among sites whose options have the same sizes."""
     groups: dict[tuple[int, ...], list[Option]] = {}
     for option in planned.options:
         sizes = tuple(sorted(o.stored for o in choices[option.site]))
         groups.setdefault(sizes, []).append(option)
-    dealt: dict[str, Option] = {}
-    for mine in groups.values():
-        given = source.sample(mine, len(mine))
-        for option, other in zip(mine, given, strict=True):
-            dealt[option.site] = _same(choices[option.site], other)
-    return _solution({option.site: dealt[option.site] for option in planned.options})
+    permuted: dict[str, Option] = {}
+    for group in groups.values():
+        for option, other in zip(group, source.sample(group, len(group)), strict=True):
+            permuted[option.site] = _same(choices[option.site], other)
+    return _solution({option.site: permuted[option.site] for option in planned.options})
 
 
 def _same(options: Sequence[Option], like: Option) -> Option:
-    """The option of a site that has another's format and rank."""
-    found = next((o for o in options if (o.format, o.rank) == (like.format, like.rank)), None)
-    return found if found is not None else replace(like, site=options[0].site)
+    """The option of a site with the format and rank of another site's option."""
+    match = next((o for o in options if (o.format, o.rank) == (like.format, like.rank)), None)
+    return match if match is not None else replace(like, site=options[0].site)

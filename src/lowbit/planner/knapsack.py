@@ -1,8 +1,8 @@
-"""The knapsack as a mixed-integer program: one option a site, least cost, bytes within limits.
+"""The knapsack as a mixed-integer program: one option per site, least cost, bytes within limits.
 
-The solver (HiGHS) stops once it is within an absolute tolerance of the best and then calls what it
-has the bound, whatever costs are counted in. So costs are given from every site's least upwards and
-scaled by the largest that is left, and as much as the answer may be off is taken from its bound.
+The solver (HiGHS) stops when it is within an absolute tolerance of the optimum, and then reports
+its own solution as the bound, whatever the unit of cost. We therefore subtract each site's smallest
+cost, scale costs to a fixed range, and lower the reported bound by the solver's tolerance.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from scipy.sparse import csr_array
 
 from lowbit.core.errors import UserError
 
-SLACK = 1e-6
-"""How far from the best the solver may stop, whatever it is asked for."""
+TOLERANCE = 1e-6
+"""How far from the optimum the solver may stop, whatever precision is requested."""
 RANGE = 4.0
-"""The largest cost that it is given."""
+"""The largest cost that the solver gets, after scaling."""
 SECONDS = 60.0
 TIMED_OUT = 1
-"""What scipy calls it when its time is over."""
+"""The status that scipy reports when the time limit is reached."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """One way to store and adapt a site: cost in nats, bytes at rest and in training.
+    """One way to store and adapt a site: cost in nats, bytes stored and bytes in training.
 
-    Of the cost: `damage` before training, and `lack`, what a larger rank would win.
+    The cost has two parts: what remains of `damage` (the damage before training), and
+    `missed_gain`, which the largest measured rank would gain in addition.
     """
 
     site: str
@@ -42,12 +43,12 @@ class Option:
     stored: int
     training: int = 0
     damage: float = 0.0
-    lack: float = 0.0
+    missed_gain: float = 0.0
 
 
 @dataclass(frozen=True)
 class Solution:
-    """One option a site, in the order of the sites. `bound`: no plan can cost less."""
+    """One option per site, in the order of the sites. `bound`: no plan can cost less."""
 
     options: tuple[Option, ...]
     bound: float
@@ -65,59 +66,62 @@ class Solution:
         return sum(option.training for option in self.options)
 
     def fits(self, stored: int, training: int | None = None) -> bool:
-        """Whether its bytes keep to both limits."""
+        """Whether the plan is within both limits (None: no limit)."""
         return self.stored <= stored and (training is None or self.training <= training)
 
     @property
     def gap(self) -> float:
-        """How far from the best this may still be, in nats."""
+        """An upper bound on the distance to the optimum, in nats."""
         return max(0.0, self.cost - self.bound)
 
 
 Choices = Mapping[str, Sequence[Option]]
+"""The options of every site, by its name."""
 
 
-def lowest(sites: Choices) -> float:
-    """What every site's cheapest option costs, whatever its bytes."""
+def least_cost(sites: Choices) -> float:
+    """The sum of every site's smallest cost, ignoring bytes."""
     return sum(min(o.cost for o in options) for options in sites.values())
 
 
-def solved(sites: Choices, stored: int, training: int | None, share: float) -> Solution:
-    """To within a share of what its options cost above the least of every site. The solver keeps to
-    the limits within its tolerance."""
+def solve_program(sites: Choices, stored: int, training: int | None, share: float) -> Solution:
+    """The best plan, up to `share` of its cost above `least_cost`.
+
+    The solver keeps the limits only within its own tolerance.
+    """
     flat = [option for options in sites.values() for option in options]
     above = np.concatenate(
         [np.array([o.cost for o in each]) - min(o.cost for o in each) for each in sites.values()]
     )
     unit = float(above.max()) / RANGE or 1.0
-    limits = [_row([o.stored for o in flat], stored)]
-    limits += [] if training is None else [_row([o.training for o in flat], training)]
-    with _quietly():
-        found = milp(
+    limits = [_limit([o.stored for o in flat], stored)]
+    limits += [] if training is None else [_limit([o.training for o in flat], training)]
+    with _silenced():
+        outcome = milp(
             above / unit,
-            constraints=[_one_each(sites), *limits],
+            constraints=[_one_per_site(sites), *limits],
             integrality=np.ones(len(flat)),
             bounds=Bounds(0, 1),
             options={"mip_rel_gap": share, "time_limit": SECONDS},
         )
-    if found.x is None and found.status == TIMED_OUT:
+    if outcome.x is None and outcome.status == TIMED_OUT:
         raise UserError(
-            f"no plan was found in {SECONDS:.0f} seconds; fewer formats or ranks, or a budget a "
-            "little larger, are easier"
+            f"the solver found no plan in {SECONDS:.0f} seconds; allow fewer formats or ranks, or "
+            "a slightly larger budget"
         )
-    if found.x is None:
-        raise UserError("no plan fits both budgets: the bytes in training and at rest exclude it")
-    chosen = tuple(option for option, x in zip(flat, found.x, strict=True) if x > 0.5)
-    off = max(SLACK, share * float(found.fun))
-    return Solution(chosen, (float(found.mip_dual_bound) - off) * unit + lowest(sites))
+    if outcome.x is None:
+        raise UserError("no plan fits both budgets, the bytes stored and the bytes in training")
+    chosen = tuple(option for option, x in zip(flat, outcome.x, strict=True) if x > 0.5)
+    off = max(TOLERANCE, share * float(outcome.fun))
+    return Solution(chosen, (float(outcome.mip_dual_bound) - off) * unit + least_cost(sites))
 
 
-def _row(values: Sequence[int], limit: int) -> LinearConstraint:
+def _limit(values: Sequence[int], limit: int) -> LinearConstraint:
     scale = max(1, limit)
     return LinearConstraint(np.array(values, float)[None] / scale, -np.inf, limit / scale)
 
 
-def _one_each(sites: Choices) -> LinearConstraint:
+def _one_per_site(sites: Choices) -> LinearConstraint:
     counts = [len(options) for options in sites.values()]
     rows = np.repeat(np.arange(len(counts)), counts)
     matrix = csr_array((np.ones(sum(counts)), (rows, np.arange(sum(counts)))))
@@ -125,12 +129,12 @@ def _one_each(sites: Choices) -> LinearConstraint:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """HiGHS prints a line of its own where it mends a plan, whatever it is told."""
-    with suppress(OSError, ValueError):  # a closed output needs no silence
+def _silenced() -> Iterator[None]:
+    """HiGHS prints a line when it repairs a solution, even with its output switched off."""
+    with suppress(OSError, ValueError):  # a closed output needs no silencing
         sys.stdout.flush()
     try:
-        kept = os.dup(1)
+        saved = os.dup(1)
     except OSError:
         yield
         return
@@ -139,6 +143,6 @@ def _quietly() -> Iterator[None]:
     try:
         yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(saved, 1)
+        os.close(saved)
         os.close(nowhere)

@@ -1,9 +1,10 @@
-"""A plan's bits in the words of other quantisers, so that they can make what was planned.
+"""A plan's bits as config files for GPTQModel, AutoRound and HQQ, so that they can carry it out.
 
-Each knows uniform integers in groups alone: what is no such format (nf4, ternary, a cast) is named
-among what could not be said. Formats and keys as of GPTQModel's `dynamic` (regular expressions,
-`-:` leaves a module out), AutoRound's `layer_config` (by module name, 16 bits leave it out) and
-HQQ's `dynamic_config` (by kind of matrix, the same at every depth). No torch.
+These tools store integers with one scale per group or row, and nothing else. Sites in any other
+format (nf4, ternary, a cast) stay in 16 bits there, and are listed as skipped. The formats are
+GPTQModel's `dynamic` (regular expressions; `-:` skips a module), AutoRound's `layer_config` (by
+module name; 16 bits skip a module) and HQQ's `dynamic_config` (by kind of matrix, the same at every
+depth). No torch.
 """
 
 from __future__ import annotations
@@ -21,45 +22,53 @@ PACKED = (2, 3, 4, 8)
 """Bits that GPTQModel and AutoRound can pack."""
 HQQ = (2, 3, 4, 5, 6, 8)
 
+Config = dict[str, Any]
+"""The JSON body of one tool's config file."""
+
 
 @dataclass(frozen=True)
-class Maps:
-    """By quantiser, what it is to be told; and what it could not be told, in words."""
+class QuantizerConfigs:
+    """By tool: its config, and one sentence for every site that it cannot store as planned."""
 
-    bodies: dict[str, dict[str, Any]]
-    unsaid: dict[str, tuple[str, ...]]
+    configs: dict[str, Config]
+    skipped: dict[str, tuple[str, ...]]
 
 
-def maps(formats: Mapping[str, str], outside: Collection[str] = ()) -> Maps:
-    """Of the sites that these formats name, in full module names.
+def quantizer_configs(
+    formats: Mapping[str, str], outside: Collection[str] = ()
+) -> QuantizerConfigs:
+    """The configs for sites with these formats, by full module name.
 
-    `outside`: embeddings and heads, which these quantisers leave alone or refuse.
+    `outside`: embeddings and heads, which these tools skip or reject.
     """
     specs = {name: parse(text) for name, text in formats.items()}
-    known = {n: spec for n, spec in specs.items() if _integer(spec) and n not in outside}
-    packed = {name: spec for name, spec in known.items() if _bits(spec) in PACKED}
-    kinds = {name: spec for name, spec in known.items() if _bits(spec) in HQQ}
+    integers = {n: spec for n, spec in specs.items() if _is_integer(spec) and n not in outside}
+    packed = {name: spec for name, spec in integers.items() if _bits(spec) in PACKED}
+    for_hqq = {name: spec for name, spec in integers.items() if _bits(spec) in HQQ}
     casts = [name for name, spec in specs.items() if is_cast(spec)]
-    left = [name for name in specs if name not in packed]
-    spared = [name for name in specs if name not in kinds]
-    hqq, widened = _by_kind(kinds, [name for name in spared if name not in outside])
-    return Maps(
-        {"gptqmodel": _gptqmodel(packed, left), "autoround": _autoround(packed, left), "hqq": hqq},
-        {
-            "gptqmodel": _left(formats, left, casts),
-            "autoround": _left(formats, left, casts),
-            "hqq": _left(formats, spared, casts) + widened,
-        },
-    )
+    unpacked = [name for name in specs if name not in packed]
+    not_hqq = [name for name in specs if name not in for_hqq]
+    hqq, widened = _by_kind(for_hqq, [name for name in not_hqq if name not in outside])
+    configs = {
+        "gptqmodel": _gptqmodel(packed, unpacked),
+        "autoround": _autoround(packed, unpacked),
+        "hqq": hqq,
+    }
+    skipped = {
+        "gptqmodel": _skipped(formats, unpacked, casts),
+        "autoround": _skipped(formats, unpacked, casts),
+        "hqq": _skipped(formats, not_hqq, casts) + widened,
+    }
+    return QuantizerConfigs(configs, skipped)
 
 
-def _left(formats: Mapping[str, str], left: list[str], casts: list[str]) -> tuple[str, ...]:
-    """What is left in 16 bits because it could not be said."""
-    return tuple(f"{n}: {formats[n]}, left in 16 bits" for n in left if n not in casts)
+def _skipped(formats: Mapping[str, str], names: list[str], casts: list[str]) -> tuple[str, ...]:
+    """The sites that stay in 16 bits although the plan stores them in fewer."""
+    return tuple(f"{n}: {formats[n]}, left in 16 bits" for n in names if n not in casts)
 
 
-def _integer(spec: QuantSpec) -> bool:
-    # One scale for a whole matrix is in the words of none of them.
+def _is_integer(spec: QuantSpec) -> bool:
+    # None of the tools can express one scale for a whole matrix.
     return re.fullmatch(r"int\d+", spec.format) is not None and spec.group != "tensor"
 
 
@@ -68,61 +77,59 @@ def _bits(spec: QuantSpec) -> int:
 
 
 def _group(spec: QuantSpec) -> int:
-    """-1: one scale a row, in the words of all three."""
+    """The group size; -1 means one scale per row in all three tools."""
     return spec.group if isinstance(spec.group, int) else -1
 
 
 def _span(spec: QuantSpec) -> float:
-    """Weights under one scale: a row is longer than any group."""
+    """Weights that share a scale; a row counts as longer than any group."""
     return spec.group if isinstance(spec.group, int) else math.inf
 
 
-def _words(spec: QuantSpec) -> str:
-    """Bits and group."""
+def _described(spec: QuantSpec) -> str:
+    """`4 bits in groups of 64`."""
     return f"{_bits(spec)} bits in {'rows' if _group(spec) < 0 else f'groups of {spec.group}'}"
 
 
-def _gptqmodel(known: Mapping[str, QuantSpec], casts: list[str]) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        f"+:^{re.escape(name)}$": {
-            "bits": _bits(spec), "group_size": _group(spec), "sym": spec.offset == "none",
-        }
-        for name, spec in known.items()
-    }  # fmt: skip
-    return body | {f"-:^{re.escape(name)}$": {} for name in casts}
+def _layer(spec: QuantSpec) -> Config:
+    return {"bits": _bits(spec), "group_size": _group(spec), "sym": spec.offset == "none"}
 
 
-def _autoround(known: Mapping[str, QuantSpec], casts: list[str]) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        name: {"bits": _bits(spec), "group_size": _group(spec), "sym": spec.offset == "none"}
-        for name, spec in known.items()
-    }
-    return body | {name: {"bits": 16} for name in casts}
+def _gptqmodel(packed: Mapping[str, QuantSpec], unpacked: list[str]) -> Config:
+    body: Config = {f"+:^{re.escape(name)}$": _layer(spec) for name, spec in packed.items()}
+    return body | {f"-:^{re.escape(name)}$": {} for name in unpacked}
 
 
-def _by_kind(
-    known: Mapping[str, QuantSpec], casts: list[str]
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """HQQ tells kinds of matrices apart, not depths: each kind gets the most that any depth has."""
+def _autoround(packed: Mapping[str, QuantSpec], unpacked: list[str]) -> Config:
+    body: Config = {name: _layer(spec) for name, spec in packed.items()}
+    return body | {name: {"bits": 16} for name in unpacked}
+
+
+def _by_kind(integers: Mapping[str, QuantSpec], rest: list[str]) -> tuple[Config, tuple[str, ...]]:
+    """HQQ configures kinds of matrices, not depths: each kind gets the most bits of any depth.
+
+    `rest`: matrices that stay in 16 bits, and with them every matrix of their kind.
+    """
     kinds: dict[str, dict[str, QuantSpec]] = {}
-    for name, spec in known.items():
+    for name, spec in integers.items():
         kinds.setdefault(_kind(name), {})[name] = spec
-    spared = {_kind(name) for name in casts}
-    body, widened = {}, []
-    for kind, found in kinds.items():
-        if kind in spared:
-            widened += [f"{name}: left in 16 bits, as {kind} is elsewhere" for name in found]
+    in_16_bits = {_kind(name) for name in rest}
+    body: Config = {}
+    widened: list[str] = []
+    for kind, specs in kinds.items():
+        if kind in in_16_bits:
+            widened += [f"{name}: left in 16 bits, as {kind} is elsewhere" for name in specs]
             continue
-        most = max(found.values(), key=lambda spec: (_bits(spec), -_span(spec)))
+        most = max(specs.values(), key=lambda spec: (_bits(spec), -_span(spec)))
         body[kind] = {"nbits": _bits(most), "group_size": None if _group(most) < 0 else most.group}
         widened += [
-            f"{name}: {_words(most)} instead of {_words(spec)}, as {kind} has elsewhere"
-            for name, spec in found.items()
+            f"{name}: {_described(most)} instead of {_described(spec)}, as {kind} has elsewhere"
+            for name, spec in specs.items()
             if spec != most
         ]
     return body, tuple(widened)
 
 
 def _kind(name: str) -> str:
-    """What follows the depth: `self_attn.q_proj` of `model.layers.0.self_attn.q_proj`."""
+    """The part after the depth: `self_attn.q_proj` of `model.layers.0.self_attn.q_proj`."""
     return re.split(r"\.\d+\.", name, maxsplit=1)[-1]

@@ -1,195 +1,181 @@
-"""A plan under a budget: solved on calibration text, then held against uniform plans on other text.
+"""The best plan for a budget: solved on calibration text, then compared on other text.
 
-Predicted costs were chosen for being low, so the plan that is best by them is a little worse than
-they say. A few solutions (with different trust in what ranks do) are therefore run, untrained, on
-the selection part, which nothing was costed on, and the best uniform plans of the budget with them.
-What counts is what training should leave of the damage seen there: what is returned is by this
-never worse than the best of the uniform plans.
+Predicted costs were selected for being low, so the plan with the lowest is a little worse than
+predicted. Therefore a few solutions, with different assumptions about what ranks do, and the best
+uniform plans are run untrained on the selection part, which no cost was predicted from. They are
+ranked by the damage measured there, less what training is expected to recover. So the returned plan
+is never worse, by this measure, than the best uniform plan.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan, RunSpec
-from lowbit.planner.budget import Room, check, check_ahead, room_for
+from lowbit.planner.budget import Headroom, check_headroom, check_smallest_plan, headroom
+from lowbit.planner.budget_plan import BudgetPlan, Candidate
 from lowbit.planner.controls import controls
 from lowbit.planner.knapsack import Choices, Solution
 from lowbit.planner.options import (
-    FULL,
-    Belief,
-    as_plan,
-    expected,
-    limit_of,
+    FULL_PRECISION,
+    CostModel,
+    converse_bound,
+    expected_damage,
+    kfac_damage,
     options,
-    second_order,
-    uniform,
+    to_plan,
+    uniform_solution,
 )
-from lowbit.planner.request import Wanted
+from lowbit.planner.request import PlanRequest
 from lowbit.planner.search import frontier, solve
 from lowbit.quant.formats import bits_of, parse
-from lowbit.sensitivity.cached import Apart, apart, table_of
-from lowbit.sensitivity.measured_model import Told
+from lowbit.runs import device
+from lowbit.runs.prepare import Prepared, prepare_run
+from lowbit.sensitivity.measure import measure, output_changes
+from lowbit.sensitivity.measured_model import OnProgress
 from lowbit.sensitivity.predictors import Prediction, predictions
-from lowbit.sensitivity.table import Asked, Basis, SensitivityTable
+from lowbit.sensitivity.table import Calibration, MeasureRequest, SensitivityTable
 
 UNIFORM = 8
-"""Uniform plans that are run, the best by prediction first."""
+"""How many uniform plans are run, best predicted first."""
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A plan, what it was predicted to cost, and what it did on text that nothing was costed on.
+def make_plan(
+    spec: RunSpec, execution: Execution, request: PlanRequest, on_progress: OnProgress
+) -> BudgetPlan:
+    """Solve for the budget, then choose among the best plans by running them on the selection part.
 
-    `left`: nats above 16 bits at the largest rank that training should leave, by what was seen
-    there and what its ranks are predicted to do.
+    The spec's own plan does not matter. The model and its data are prepared once.
     """
-
-    plan: Plan
-    solution: Solution
-    there: Apart
-    left: float
-
-
-@dataclass(frozen=True)
-class Planned:
-    """The candidates, the best first.
-
-    `other`: bytes of what is no site; `overhead`: in training, of what no choice changes.
-    `whole`: whether even 16 bits and the largest ranks fit.
-    `predictions`: of the best one, all sites stored at once. `least`: second-order damage that no
-    code of the best one's bytes could avoid, and `closed` what rounding pays by the same measure.
-    """
-
-    candidates: tuple[Candidate, ...]
-    other: int
-    whole: bool
-    predictions: Mapping[str, Prediction]
-    least: float
-    closed: float
-    corners: tuple[tuple[int, float], ...]
-    uniform: tuple[tuple[str, int, float], ...]
-    basis: Basis
-    controls: tuple[tuple[Plan, Solution], ...] = ()
-    overhead: int = 0
-
-
-def planned(spec: RunSpec, execution: Execution, wanted: Wanted, told: Told) -> Planned:
-    """Solve, then choose among the best few by what they do on the selection part."""
-    check_ahead(spec, wanted)
-    ranks = _measured(wanted.ranks)
-    asked = Asked(wanted.formats, ranks, samples=0, uniform=False, exact=False, costed=True)
-    table = table_of(spec, execution, asked, wanted.tokens, told, wanted.at)
-    room = room_for(spec, execution, wanted, table)
-    even = _uniform(room.choices, table, wanted)
-    if room.whole:
-        tried = _tried(spec, {"16 bits": room.most}, wanted, told)
-        held = tried
+    device.set_up(execution, "fp32")
+    prepared = prepare_run(spec)
+    check_smallest_plan(spec, prepared, request)
+    ranks = tuple(sorted({*MeasureRequest.ranks, *request.ranks}))  # one table serves many requests
+    question = MeasureRequest(
+        request.formats, ranks, samples=0, uniform=False, exact=False, costed=True
+    )
+    calibration = Calibration(request.tokens, request.at)
+    table = measure(spec, prepared, question, calibration, on_progress)
+    left = headroom(spec, prepared, execution, request, table)
+    uniform = _uniform(left.choices, table, request)
+    if left.fits_in_full:
+        solutions = {"16 bits": left.largest}
     else:
-        check(room, wanted)
-        found = _solved(table, room, wanted)
-        tried = _tried(spec, {**found, **_best_of(even, room)}, wanted, told)
-        held = [one for one in tried if one.plan.name.startswith("uniform")]
-    best = tried[0]
-    return Planned(
-        candidates=tuple(tried),
-        other=room.beside,
-        whole=room.whole,
-        predictions=_foretold(spec, execution, wanted, best.solution, told),
-        least=limit_of(table, best.solution),
-        closed=second_order(table, best.solution),
-        corners=tuple((s.stored + room.beside, s.cost) for s in frontier(room.choices)),
-        uniform=tuple((n, s.stored + room.beside, s.cost) for n, s in even.items()),
+        check_headroom(left, request)
+        solutions = {**_solutions(table, left, request), **_best_of(uniform, left)}
+    candidates = _candidates(spec, prepared, solutions, request, on_progress)
+    best = candidates[0].solution
+    return BudgetPlan(
+        candidates=tuple(candidates),
+        other=left.other,
+        fits_in_full=left.fits_in_full,
+        predictions=_predictions(spec, prepared, calibration, best, on_progress),
+        converse=converse_bound(table, best),
+        kfac_damage=kfac_damage(table, best),
+        frontier=tuple((s.stored + left.other, s.cost) for s in frontier(left.choices)),
+        uniform=tuple((n, s.stored + left.other, s.cost) for n, s in uniform.items()),
         basis=table.basis,
-        controls=() if room.whole else _controls(room, found["planned"], held, wanted),
-        overhead=room.overhead,
+        controls=_controls(left, solutions, candidates, request),
+        overhead=left.overhead,
     )
 
 
-def _measured(ranks: tuple[int, ...]) -> tuple[int, ...]:
-    """What is measured, whatever is chosen from: one table serves many questions."""
-    return tuple(sorted({*Asked.ranks, *ranks}))
-
-
 def _controls(
-    room: Room, best: Solution, held: Sequence[Candidate], wanted: Wanted
+    left: Headroom,
+    solutions: Mapping[str, Solution],
+    candidates: Sequence[Candidate],
+    request: PlanRequest,
 ) -> tuple[tuple[Plan, Solution], ...]:
-    """The plan that was solved for first, then what it is to be held against."""
-    if not wanted.controls:
+    """The plan that was solved for, then the controls to compare it with."""
+    if left.fits_in_full or not request.controls:
         return ()
-    even = held[0].solution if held else None
-    made = controls(room.choices, best, even, room.limits, wanted.controls, wanted.seed)
-    return tuple((as_plan(s, n), s) for n, s in {"planned": best, **made}.items())
+    best = solutions["planned"]
+    uniform = next((c.solution for c in candidates if c.plan.name.startswith("uniform")), None)
+    others = controls(left.choices, best, uniform, left.limits, request.controls, request.seed)
+    return tuple((to_plan(s, n), s) for n, s in {"planned": best, **others}.items())
 
 
-def _solved(table: SensitivityTable, room: Room, wanted: Wanted) -> dict[str, Solution]:
-    """The exact plan, and those that a doubter of its costs would have made."""
-    found = {"planned": solve(room.choices, *room.limits)}
-    if wanted.untrained:
-        doubts = {"planned, by Fisher": Belief("fisher", 0.0, 0.0)}
+def _solutions(
+    table: SensitivityTable, left: Headroom, request: PlanRequest
+) -> dict[str, Solution]:
+    """The exact plan, and the exact plans under other assumptions about damage and ranks."""
+    solutions = {"planned": solve(left.choices, *left.limits)}
+    if request.untrained:
+        assumptions = {"planned, by Fisher": CostModel("fisher", 0.0, 0.0)}
     else:
-        doubts = {
-            "planned, ranks take back half": Belief(taken=0.5),
-            "planned, ranks win half": Belief(worth=0.5),
-            "planned, as if untrained": Belief(taken=0.0, worth=0.0),
+        assumptions = {
+            "planned, ranks take back half": CostModel(recovered=0.5),
+            "planned, ranks win half": CostModel(gained=0.5),
+            "planned, as if untrained": CostModel(recovered=0.0, gained=0.0),
         }
-    same = {(o.site, o.format, o.rank): o for each in room.choices.values() for o in each}
-    for name, belief in doubts.items():
-        costed = options(table, (*wanted.formats, FULL), wanted.ranks, belief)
-        solution = solve(costed, *room.limits)
+    same = {(o.site, o.format, o.rank): o for each in left.choices.values() for o in each}
+    for name, costs in assumptions.items():
+        choices = options(table, (*request.formats, FULL_PRECISION), request.ranks, costs)
+        solution = solve(choices, *left.limits)
         recosted = tuple(same[o.site, o.format, o.rank] for o in solution.options)
-        if recosted not in [s.options for s in found.values()]:
-            found[name] = Solution(recosted, found["planned"].bound)
-    return found
+        if recosted not in [s.options for s in solutions.values()]:
+            solutions[name] = Solution(recosted, solutions["planned"].bound)
+    return solutions
 
 
-def _uniform(choices: Choices, table: SensitivityTable, wanted: Wanted) -> dict[str, Solution]:
+def _uniform(
+    choices: Choices, table: SensitivityTable, request: PlanRequest
+) -> dict[str, Solution]:
     """Every format and rank for all block matrices, with every format for the embeddings."""
     adapted = {site.name: site.reach is not None for site in table.sites}
-    found = {}
-    for text in (*wanted.formats, FULL):
-        for rank in wanted.ranks:
-            for embedding in dict.fromkeys((text, *wanted.formats, FULL)):
-                solution = uniform(choices, adapted, text, rank, embedding)
-                beside = "" if embedding == text else f" and {embedding}"
+    solutions = {}
+    for text in (*request.formats, FULL_PRECISION):
+        for rank in request.ranks:
+            for embedding in dict.fromkeys((text, *request.formats, FULL_PRECISION)):
+                solution = uniform_solution(choices, adapted, text, rank, embedding)
+                suffix = "" if embedding == text else f" and {embedding}"
                 if solution is not None:
-                    found[f"uniform {text}{beside} r{rank}"] = solution
-    return found
+                    solutions[f"uniform {text}{suffix} r{rank}"] = solution
+    return solutions
 
 
-def _best_of(even: Mapping[str, Solution], room: Room) -> dict[str, Solution]:
-    """The uniform plans that fit and are predicted to cost least, in one or two formats."""
-    fitting = {name: s for name, s in even.items() if s.fits(*room.limits)}
+def _best_of(uniform: Mapping[str, Solution], left: Headroom) -> dict[str, Solution]:
+    """The uniform plans that fit, with the lowest predicted cost."""
+    fitting = {name: s for name, s in uniform.items() if s.fits(*left.limits)}
     return dict(sorted(fitting.items(), key=lambda item: item[1].cost)[:UNIFORM])
 
 
-def _tried(
-    spec: RunSpec, found: Mapping[str, Solution], wanted: Wanted, told: Told
+def _candidates(
+    spec: RunSpec,
+    prepared: Prepared,
+    solutions: Mapping[str, Solution],
+    request: PlanRequest,
+    on_progress: OnProgress,
 ) -> list[Candidate]:
-    """The best first. Ties go to the plan that was solved for, which is the first."""
+    """The plans, best first by what was measured. Ties go to the plan that was solved for."""
     formats = {
         name: {o.site: o.format for o in s.options if bits_of(parse(o.format)) < 16}
-        for name, s in found.items()
+        for name, s in solutions.items()
     }
-    there = apart(spec, formats, wanted.tokens, told, wanted.at)
-    tried = [
-        Candidate(as_plan(s, name), s, there[name], expected(s, there[name].kl))
-        for name, s in found.items()
+    selection = Calibration(request.tokens, request.at, ("selection",))
+    changes = output_changes(spec, prepared, formats, selection, on_progress)
+    candidates = [
+        Candidate(to_plan(s, name), s, changes[name], expected_damage(s, changes[name].kl))
+        for name, s in solutions.items()
     ]
-    return sorted(tried, key=lambda one: one.left)
+    return sorted(candidates, key=lambda candidate: candidate.remaining)
 
 
-def _foretold(
-    spec: RunSpec, execution: Execution, wanted: Wanted, solution: Solution, told: Told
+def _predictions(
+    spec: RunSpec,
+    prepared: Prepared,
+    calibration: Calibration,
+    solution: Solution,
+    on_progress: OnProgress,
 ) -> dict[str, Prediction]:
-    """The best plan's gap by every predictor, all its sites stored at once."""
+    """The plan's gap by every predictor, with all its sites stored at once."""
     chosen = tuple((o.site, o.format) for o in solution.options if bits_of(parse(o.format)) < 16)
     if not chosen:
         return {}
     formats = tuple(dict.fromkeys(text for _, text in chosen))
-    joint = (("planned", chosen),)
-    asked = Asked(formats, (1,), samples=0, joint=joint, uniform=False, exact=False)
-    table = table_of(spec, execution, asked, wanted.tokens, told, wanted.at)
+    question = MeasureRequest(
+        formats, (1,), samples=0, joint=(("planned", chosen),), uniform=False, exact=False
+    )
+    table = measure(spec, prepared, question, calibration, on_progress)
     return predictions(table.whole["planned"])

@@ -1,16 +1,20 @@
-"""What is asked of a planner."""
+"""What the user asks the planner for."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from lowbit.planner.options import TRAINED_AFTER, UNTRAINED, Belief
+from lowbit.planner.options import TRAINED_AFTER, UNTRAINED, CostModel
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is asked for: bytes at rest, peak bytes in training (0: any), what to choose from."""
+class PlanRequest:
+    """A budget, and the formats and ranks to choose from.
+
+    `stored`: bytes at rest. `training`: peak bytes in training; 0 means no limit. `tokens`: tokens
+    of calibration text. `at`: the folder of a finished 16-bit run, whose adapter is merged first.
+    """
 
     stored: int
     training: int
@@ -19,11 +23,11 @@ class Wanted:
     tokens: int
     at: Path | None = None
     controls: int = 0
-    """Random plans among the controls that are made too; 0: no controls."""
+    """How many random control plans to make, besides the other controls; 0: no controls at all."""
     seed: int = 0
     untrained: bool = False
-    """The plan is for what is stored and not trained: ranks take nothing back and win nothing."""
+    """The plan is for a model that is stored and not trained: ranks recover and gain nothing."""
 
     @property
-    def belief(self) -> Belief:
+    def costs(self) -> CostModel:
         return UNTRAINED if self.untrained else TRAINED_AFTER

@@ -1,16 +1,18 @@
-"""What few bits do to a model, measured once and predicted for every plan.
+"""Measures once what low precision does to a model, to predict the cost of any plan.
 
-cached           a model measured, and the measurements kept
-curvature        second-order statistics of every site from a few passes
-guide            formats and ranks that the predictions recommend
-hessian          Hessian-vector products
-hutchinson       Hutchinson's estimate of a trace
-joint_damage     damage of a whole plan at once
-measure          damage of every site in every format
-measured_model   a model opened for measuring, its sites exchanged in place
-predictors       the predictors by name
+build_table      damage of every site in every format, from a model and calibration text
+calibration      calibration text, spread evenly over a task's data
+curvature        gradient, Fisher's diagonal and K-FAC factors of every site
+guide            recommended formats by rank and data size
+hessian          Hessian and Gauss-Newton products
+hutchinson       Hutchinson's estimate of the damage of noise
+joint_damage     damage of many sites stored at once
+measure          the table of a model and task, cached on disk
+measured_model   a model with calibration text, whose weights can be changed and restored
+open_model       opens the base model or a finished run for measuring
+predictors       predicted gaps by every predictor, and which one to trust
 rank_correction  how much of an error a rank can correct
-rank_gain        what a larger rank gains
-table            the sensitivity table: site, format, predicted damage
-theory/          the formulas behind it
+rank_gain        how much a larger rank gains on the task
+table            the sensitivity table and what is asked for it; no torch
+theory/          the formulas behind it, for the planner, papers and notebooks
 """

@@ -1,13 +1,13 @@
-"""What the loss does when weights move: gradients, Fisher, K-FAC, Hessian products of a model.
+"""Curvature of a model's loss: the gradient, Fisher's diagonal and K-FAC's factors of every site.
 
-One model in full precision, calibration batches, and the sites to look at. Everything is per
-token, so that 1/2 sum F e^2 is in nats a token. Labels of Fisher and K-FAC are drawn from the model
-itself: with the data's labels the square of a gradient is no curvature (Kunstner et al. 2019). A
-sequence's gradient is summed before it is squared, since its tokens are not independent.
+One model in full precision, and calibration batches. Everything is per token, so 1/2 sum F e^2 is
+in nats per token. Fisher and K-FAC use labels drawn from the model itself: with the data's labels,
+the squared gradient is not a curvature (Kunstner et al. 2019). A sequence's gradient is summed
+before it is squared, because its tokens are not independent.
 
-A tied matrix is one site with two uses. As an embedding it is a linear layer of one-hot inputs,
-whose input factor is diagonal; as a head its output factor is kept diagonal; their cross term is
-left out.
+A tied matrix is one site with two uses. As an embedding it is a linear layer with one-hot inputs,
+so its input factor is diagonal; as a head, only the diagonal of its output factor is stored. The
+cross term of the two uses is left out.
 """
 
 from __future__ import annotations
@@ -23,19 +23,21 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lowbit.core.errors import RunError
 from lowbit.core.spec import Site
-from lowbit.layers.matmul import Quick, linear
+from lowbit.layers.matmul import FastProducts, linear
+from lowbit.models.family import is_transposed
 from lowbit.tasks.base import Batch
 from lowbit.train.losses import IGNORED, Kind, class_logits, hidden_of
 
 Matrices = dict[str, Tensor]
+"""A matrix (out, in) for every site, by its name."""
 
 
 @dataclass
 class Factors:
-    """K-FAC factors of a site, sums over tokens: E[a a'] and E[g g'] with their counts.
+    """K-FAC factors of a site: E[a a'] of its inputs and E[g g'] of its output gradients.
 
-    `rows`: as an embedding, how often each row was looked up, and E[g g'] of what it gave.
-    `out_diagonal`: as a head, only the diagonal of E[g g'] is kept.
+    `rows`: how often each row of an embedding was looked up, with `row_outputs` its E[g g'].
+    `out_diagonal`: only the diagonal of E[g g'] is stored, as for a head.
     """
 
     inputs: Tensor | None = None
@@ -44,84 +46,82 @@ class Factors:
     row_outputs: Tensor | None = None
     out_diagonal: bool = False
     rows_in: int = 0
-    """Rows that the layer was given: tokens, or fewer where it sees only some of them."""
+    """Input rows of the layer: tokens, or fewer if it sees only some of them."""
     looked_up: int = 0
 
 
 @dataclass
 class Curvature:
-    """Of every site: gradient, Fisher's diagonal, K-FAC's factors; a token, or a sentence where
-    sentences have one loss each. `units`: how many of these."""
+    """Gradient, Fisher's diagonal and K-FAC factors of every site, averaged over `units`: tokens,
+    or sentences where a sentence has one loss."""
 
     units: int
     gradient: Matrices
     fisher: Matrices
     factors: dict[str, Factors] = field(default_factory=dict)
     half: Matrices = field(default_factory=dict)
-    """The gradient of every other sequence, from the first on."""
+    """The gradient of every second sequence, starting with the first."""
     half_units: int = 0
 
     def other_half(self, name: str) -> Tensor:
         """The gradient of the sequences that are not in `half`."""
         rest = self.units - self.half_units
-        both, mine = self.units * self.gradient[name], self.half_units * self.half[name]
-        return (both - mine) / max(1, rest)
+        total, half = self.units * self.gradient[name], self.half_units * self.half[name]
+        return (total - half) / max(1, rest)
 
 
 def weights_of(model: nn.Module, sites: Sequence[Site]) -> dict[str, nn.Parameter]:
-    """The parameter of every site, as the model keeps it."""
+    """The parameter of every site, in the model's own layout."""
     return {site.name: model.get_submodule(site.name).weight for site in sites}  # type: ignore
 
 
-def turned(model: nn.Module, name: str) -> bool:
-    """GPT-2's Conv1D keeps (in, out)."""
-    return type(model.get_submodule(name)).__name__ == "Conv1D"
-
-
 def as_site(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
-    """(out, in), whatever the module's own habit."""
-    return tensor.t() if turned(model, name) else tensor
+    """A tensor in the module's layout as (out, in), or the reverse: GPT-2's Conv1D is (in, out)."""
+    transposed = is_transposed(model.get_submodule(name))
+    return tensor.t() if transposed else tensor
 
 
 def summed_loss(model: nn.Module, batch: Batch, kind: Kind = "language") -> Tensor:
-    """The data's loss of a batch, summed over what is scored; fit for second derivatives."""
+    """The loss of a batch, summed over its targets; can be differentiated twice."""
     return F.cross_entropy(logits_of(model, batch, kind), target_of(batch), reduction="sum")
 
 
 def logits_of(model: nn.Module, batch: Batch, kind: Kind = "language") -> Tensor:
-    """(scored tokens, vocabulary) or (sentences, classes), fp32 at least, through attention that
-    can be differentiated twice."""
-    with sdpa_kernel(SDPBackend.MATH), Quick():
+    """(scored tokens, vocabulary) or (sentences, classes), at least fp32.
+
+    Uses an attention kernel that can be differentiated twice.
+    """
+    with sdpa_kernel(SDPBackend.MATH), FastProducts():
         if kind == "classification":
             return class_logits(model, batch)
         head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
         hidden = hidden_of(model, batch)[0]
-        counted = batch.target != IGNORED
-        found: Tensor = head(hidden if bool(counted.all()) else hidden[counted])
-        return found if found.dtype == torch.float64 else found.float()
+        scored = batch.target != IGNORED
+        logits: Tensor = head(hidden if bool(scored.all()) else hidden[scored])
+        return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def target_of(batch: Batch) -> Tensor:
-    """What counts of a batch's targets."""
+    """The targets of a batch that count."""
     return batch.target[batch.target != IGNORED]
 
 
-def measure(
+def measure_curvature(
     model: nn.Module,
     sites: Sequence[Site],
     batches: Sequence[Batch],
     seed: int,
-    told: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
     kind: Kind = "language",
 ) -> Curvature:
-    """One backward pass a sequence for the gradient, one more for Fisher and K-FAC together."""
+    """One backward pass per sequence for the gradient, and one for Fisher and K-FAC together."""
     weights = weights_of(model, sites)
     names, parameters = list(weights), list(weights.values())
     gradient = {n: torch.zeros_like(p) for n, p in weights.items()}
     fisher = {n: torch.zeros_like(p) for n, p in weights.items()}
     half = {n: torch.zeros_like(p) for n, p in weights.items()}
     source, units, half_units = torch.Generator().manual_seed(seed), 0, 0
-    with watched(model, sites) as factors:
+    with _watched(model, sites) as watch:
         for i, batch in enumerate(batches):
             logits = logits_of(model, batch, kind)
             if not bool(torch.isfinite(logits).all()):
@@ -129,7 +129,7 @@ def measure(
             drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=source)[:, 0]
             own = F.cross_entropy(logits, target_of(batch), reduction="sum")
             sampled = F.cross_entropy(logits, drawn, reduction="sum")
-            with unwatched(factors):
+            with _paused(watch):
                 slopes = torch.autograd.grad(own, parameters, retain_graph=True)
             for name, slope in zip(names, slopes, strict=True):
                 gradient[name] += slope
@@ -139,41 +139,43 @@ def measure(
             for name, slope in zip(names, torch.autograd.grad(sampled, parameters), strict=True):
                 fisher[name].addcmul_(slope, slope)
             units += len(logits)
-            told(i + 1, len(batches))
+            on_progress(i + 1, len(batches))
     return Curvature(
         units,
         {n: as_site(model, n, g) / units for n, g in gradient.items()},
         {n: as_site(model, n, f) / units for n, f in fisher.items()},
-        {n: _mean(f, units) for n, f in factors.found.items()},
+        {n: _mean(f, units) for n, f in watch.factors.items()},
         {n: as_site(model, n, g) / half_units for n, g in half.items()},
         half_units,
     )
 
 
-def _mean(found: Factors, units: int) -> Factors:
-    """E[a a'] over the rows that the site was given, and the sum of g g' over what is scored: where
-    a sentence of many tokens has one loss, its Fisher is theirs together."""
+def _mean(sums: Factors, units: int) -> Factors:
+    """E[a a'] over the rows that the site was given, E[g g'] over what is scored.
+
+    Where a sentence of many tokens has one loss, its Fisher is the sum over its tokens.
+    """
 
     def over(tensor: Tensor | None, count: int) -> Tensor | None:
         return None if tensor is None else tensor / count
 
     return Factors(
-        over(found.inputs, found.rows_in), over(found.outputs, units),
-        over(found.rows, found.looked_up), over(found.row_outputs, units),
-        found.out_diagonal, found.rows_in, found.looked_up,
+        over(sums.inputs, sums.rows_in), over(sums.outputs, units),
+        over(sums.rows, sums.looked_up), over(sums.row_outputs, units),
+        sums.out_diagonal, sums.rows_in, sums.looked_up,
     )  # fmt: skip
 
 
-class Watch:
-    """Gathers factors in the backward passes that it is switched on for."""
+class _Watch:
+    """Sums up factors in the backward passes during which it is on."""
 
     def __init__(self) -> None:
         self.on = True
-        self.found: dict[str, Factors] = {}
+        self.factors: dict[str, Factors] = {}
 
 
 @contextmanager
-def unwatched(watch: Watch) -> Iterator[None]:
+def _paused(watch: _Watch) -> Iterator[None]:
     watch.on = False
     try:
         yield
@@ -182,49 +184,49 @@ def unwatched(watch: Watch) -> Iterator[None]:
 
 
 @contextmanager
-def watched(model: nn.Module, sites: Sequence[Site]) -> Iterator[Watch]:
+def _watched(model: nn.Module, sites: Sequence[Site]) -> Iterator[_Watch]:
     """Hooks on every use of every site."""
-    watch = Watch()
+    watch = _Watch()
     with ExitStack() as stack:
         for site in sites:
-            watch.found[site.name] = Factors(out_diagonal=site.shape[0] > _LARGE)
+            watch.factors[site.name] = Factors(out_diagonal=site.shape[0] > _LARGE)
             for name in (site.name, *site.aliases):
                 module = model.get_submodule(name)
                 hook = _embedding_hook if isinstance(module, nn.Embedding) else _linear_hook
                 handle = module.register_forward_hook(
-                    lambda m, x, y, f=watch.found[site.name], h=hook: h(watch, f, x[0], y)
+                    lambda m, x, y, f=watch.factors[site.name], h=hook: h(watch, f, x[0], y)
                 )
                 stack.callback(handle.remove)
         yield watch
 
 
 _LARGE = 4096
-"""Outputs beyond which only the diagonal of E[g g'] is kept."""
+"""With more outputs than this, only the diagonal of E[g g'] is stored."""
 
 
-def _linear_hook(watch: Watch, found: Factors, x: Tensor, y: Tensor) -> None:
+def _linear_hook(watch: _Watch, sums: Factors, x: Tensor, y: Tensor) -> None:
     inputs = x.detach().reshape(-1, x.shape[-1])
 
     def backward(slope: Tensor) -> None:
         if not watch.on:
             return
         g = slope.detach().reshape(-1, slope.shape[-1])
-        found.rows_in += len(inputs)
-        found.inputs = _add(found.inputs, _outer(inputs))
-        found.outputs = _add(found.outputs, g.square().sum(0) if found.out_diagonal else _outer(g))
+        sums.rows_in += len(inputs)
+        sums.inputs = _add(sums.inputs, _outer(inputs))
+        sums.outputs = _add(sums.outputs, g.square().sum(0) if sums.out_diagonal else _outer(g))
 
     y.register_hook(backward)
 
 
-def _embedding_hook(watch: Watch, found: Factors, ids: Tensor, y: Tensor) -> None:
+def _embedding_hook(watch: _Watch, sums: Factors, ids: Tensor, y: Tensor) -> None:
     def backward(slope: Tensor) -> None:
         if not watch.on:
             return
         g = slope.detach().reshape(-1, slope.shape[-1])
-        found.looked_up += ids.numel()
+        sums.looked_up += ids.numel()
         count = torch.bincount(ids.reshape(-1), minlength=int(ids.max()) + 1).float()
-        found.rows = _add(found.rows, count)
-        found.row_outputs = _add(found.row_outputs, _outer(g))
+        sums.rows = _add(sums.rows, count)
+        sums.row_outputs = _add(sums.row_outputs, _outer(g))
 
     y.register_hook(backward)
 
@@ -262,6 +264,6 @@ def kfac_cost(factors: Factors, error: Tensor) -> float:
         else:
             total += float(((factors.outputs @ error) * through).sum())
     if factors.rows is not None and factors.row_outputs is not None:
-        seen = error[: len(factors.rows)]
-        total += float((factors.rows * ((seen @ factors.row_outputs) * seen).sum(1)).sum())
+        rows = error[: len(factors.rows)]
+        total += float((factors.rows * ((rows @ factors.row_outputs) * rows).sum(1)).sum())
     return 0.5 * total

@@ -1,8 +1,8 @@
-"""Which precision a rank and so much data ask for, from a model's own measurements. No torch.
+"""The fewest bits that are enough for a rank and a data size, from a model's own measurements.
 
-An adapter of p free numbers costs p / 2N nats to estimate from N tokens; damage far below that is
-not seen. So the fewest bits are enough whose damage, after what the rank takes back, is at most a
-share of it: rule (17) with measured damage in the place of a constant.
+An adapter with p free parameters costs p / 2N nats to estimate from N tokens. Damage far below that
+has no visible effect. So the recommendation is the fewest bits whose damage, after what the rank
+recovers, is at most a share of the estimation cost: rule (17) with measured damage. No torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lowbit.sensitivity.theory.damage import adapter_parameters
 
 @dataclass(frozen=True)
 class Advice:
-    """A format (None: 16 bits), the damage expected to be left, and what estimation costs."""
+    """The recommended format (None: 16 bits), its damage after training, the estimation cost."""
 
     rank: int
     size: int
@@ -29,20 +29,20 @@ class Advice:
 def advice(
     table: SensitivityTable, rank: int, size: int, share: float, formats: Sequence[str]
 ) -> Advice:
-    """The fewest bits that are enough at this rank with so much data."""
+    """The fewest bits that are enough at this rank with `size` tokens or sentences of data."""
     shapes = [site.shape for site in table.sites if site.reach is not None]
     statistical = adapter_parameters(shapes, rank) / (2 * size)
     for text in sorted(formats, key=lambda f: bits_of(parse(f))):
-        damage = expected(table, text, rank)
+        damage = damage_after_training(table, text, rank)
         if damage <= share * statistical:
             return Advice(rank, size, text, damage, statistical)
     return Advice(rank, size, None, 0.0, statistical)
 
 
-def expected(table: SensitivityTable, text: str, rank: int) -> float:
-    """Nats that a format is expected to cost after training at a rank, all blocks in it."""
+def damage_after_training(table: SensitivityTable, text: str, rank: int) -> float:
+    """Nats that remain after training at a rank, with all block matrices in one format."""
     return sum(
-        (site.damages[text].anchored or 0.0) * site.reach.left(text, rank)
+        (site.damages[text].anchored or 0.0) * site.reach.remaining_share(text, rank)
         for site in table.sites
         if site.reach is not None
     )

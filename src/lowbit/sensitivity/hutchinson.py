@@ -1,4 +1,4 @@
-"""Hutchinson's estimate for all sites at once, and what is known before any error is looked at."""
+"""Hutchinson's estimate of the damage of random noise, for all sites at once."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 from lowbit.sensitivity import hessian
 from lowbit.sensitivity.curvature import Curvature
-from lowbit.sensitivity.measured_model import HESSIAN, Lab, Told
-from lowbit.sensitivity.table import Asked
+from lowbit.sensitivity.measured_model import HESSIAN_WORK, MeasuredModel, OnProgress
+from lowbit.sensitivity.table import MeasureRequest
 
 
 @dataclass(frozen=True)
-class Known:
-    """Gradients and curvatures of all sites, and the outputs, where the model stands."""
+class Reference:
+    """The unchanged model: its curvature, Hutchinson's draws, and its outputs."""
 
     curvature: Curvature
     traces: Traces
@@ -27,47 +27,50 @@ class Known:
 
 @dataclass(frozen=True)
 class Traces:
-    """v'Hv of every site for noise with each weight's group variance, a value a sample."""
+    """v'Hv of every site, one value per draw, for noise v with each group's variance of weights.
+
+    `power`: the noise's expected sum of squares at every site.
+    """
 
     values: dict[str, tuple[float, ...]]
     power: dict[str, float]
 
     def cost(self, name: str, error: Tensor) -> float | None:
-        """1/2 v'Hv brought to the size of the error that a format really makes; None: no sample."""
+        """1/2 v'Hv, scaled to the size of a format's actual error; None without draws."""
         costs = self.costs(name, error)
         return mean(costs) if costs else None
 
     def costs(self, name: str, error: Tensor) -> list[float]:
-        """The same by every sample."""
-        power = self.power[name]  # none where the matrix is all zeros: formats change nothing then
+        """The same for every draw."""
+        power = self.power[name]  # 0 for a matrix of zeros, which no format changes
         scale = 0.5 * float(error.square().sum()) / power if power > 0 else 0.0
         return [scale * value for value in self.values[name]]
 
     def spread(self, name: str, error: Tensor) -> float | None:
-        """Standard error over samples; None where there is one."""
+        """The standard error over draws; None with fewer than two."""
         if len(self.values[name]) < 2:
             return None
         return standard_error(self.costs(name, error))
 
 
-def hutchinson(lab: Lab, asked: Asked, told: Told) -> Traces:
-    """Noise over all sites at once: other sites' share of v'(Hv) has mean zero."""
-    source = torch.Generator().manual_seed(asked.seed + 1)
-    values: dict[str, list[float]] = {site.name: [] for site in lab.sites}
-    scales = {site.name: _noise_scale(lab.weight(site.name)) for site in lab.sites}
-    for i in range(asked.samples):
-        told("curvature", i, asked.samples)
+def hutchinson(model: MeasuredModel, request: MeasureRequest, on_progress: OnProgress) -> Traces:
+    """Adds noise to all sites at once; the cross terms with other sites have mean zero."""
+    source = torch.Generator().manual_seed(request.seed + 1)
+    values: dict[str, list[float]] = {site.name: [] for site in model.sites}
+    scales = {site.name: _noise_scale(model.weight(site.name)) for site in model.sites}
+    for i in range(request.samples):
+        on_progress("curvature", i, request.samples)
         v = {n: s * torch.randn(s.shape, generator=source) for n, s in scales.items()}
-        product = hessian.products(lab.model, lab.sites, lab.few, v, lab.kind)
+        product = hessian.products(model.module, model.sites, model.subset, v, model.kind)
         for name in values:
             values[name].append(float((v[name] * product.matrices[name]).sum()))
-        lab.worked(HESSIAN, few=True)
+        model.count_work(HESSIAN_WORK, on_subset=True)
     power = {name: float(scale.square().sum()) for name, scale in scales.items()}
     return Traces({n: tuple(v) for n, v in values.items()}, power)
 
 
 def _noise_scale(weight: Tensor, group: int = 64) -> Tensor:
-    """The largest weight of each group, spread over it: what a grid's step is proportional to."""
+    """The largest weight of each group, for all of its weights: a grid's step is proportional."""
     rows, columns = weight.shape
     padded = F.pad(weight.abs(), (0, -columns % group)).view(rows, -1, group)
     largest = padded.amax(-1, keepdim=True).expand_as(padded).reshape(rows, -1)
@@ -79,7 +82,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Of the mean."""
+    """The standard error of the mean; infinite for fewer than two values."""
     if len(values) < 2:
         return math.inf
     middle = mean(values)

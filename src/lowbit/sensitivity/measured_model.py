@@ -1,8 +1,8 @@
-"""A model to be looked at, the text for it, and its weights moved and put back.
+"""A model with calibration text, whose weights can be changed in place and restored.
 
-Errors are what a format gives less what 16 bits give, since gaps are counted from the 16-bit model.
-Where the model stands elsewhere than its base (an adapter merged into it), the errors are still
-those of the base: that is what is stored in few bits.
+A format's error is the decoded weight minus the same weight in 16 bits, because gaps are counted
+from the 16-bit model. If an adapter is merged into the model, the errors are still those of the
+base weights, which are what a format stores.
 """
 
 from __future__ import annotations
@@ -26,24 +26,26 @@ from lowbit.tasks.batching import joined
 from lowbit.train.losses import Kind
 
 Errors = dict[str, Tensor]
-Told = Callable[[str, int, int], None]
-# What each step costs, in forward passes.
-HESSIAN, NEWTON = 6.0, 3.0
-TOKENS, OUTPUTS = 2048, 2**23
-"""Most tokens, and most of their logits, that a pass without gradients takes at once."""
+"""The error of every site's weights, (out, in), by its name."""
+OnProgress = Callable[[str, int, int], None]
+"""Called with the phase, how many steps are done, and how many there are."""
+HESSIAN_WORK, GAUSS_NEWTON_WORK = 6.0, 3.0
+"""The work of a Hessian product and of a Gauss-Newton product, in forward passes."""
+MAX_TOKENS, MAX_LOGITS = 2048, 2**23
+"""The most tokens, and the most logits, in one pass without gradients."""
 
 
 @dataclass
-class Lab:
-    """A model, and sequences to measure it on.
+class MeasuredModel:
+    """A model, and the sequences to measure it on.
 
-    `base`: the exact weights that formats store, (out, in) a site; None: the model's own, and
-    errors are counted from them. `documents`: which document every sequence is of (none: one each).
-    `curved`: places of the sequences that second derivatives and noise are taken on (none: all).
-    `passes`: work so far, in forward passes over the sequences.
+    `base`: the exact weights that formats store, (out, in) per site; None: the module's own.
+    `documents`: the document of every sequence (empty: a document each). `curved`: indices of the
+    sequences used for second derivatives and noise (empty: all). `passes`: work so far, in forward
+    passes over all sequences.
     """
 
-    model: nn.Module
+    module: nn.Module
     sites: tuple[Site, ...]
     batches: Sequence[Batch]
     kind: Kind = "language"
@@ -57,139 +59,144 @@ class Lab:
         return tuple(site for site in self.sites if site.role in BLOCK_ROLES)
 
     def weight(self, name: str) -> Tensor:
-        """What is stored of a site."""
+        """The exact weight that a format stores for a site."""
         if self.base is not None:
             return self.base[name]
-        weight: Tensor = self.model.get_submodule(name).weight.detach()  # type: ignore
-        return as_site(self.model, name, weight).float()
+        weight: Tensor = self.module.get_submodule(name).weight.detach()  # type: ignore
+        return as_site(self.module, name, weight).float()
 
     def error(self, name: str, text: str) -> Tensor:
-        """What a format does to a site, beyond what 16 bits do."""
+        """The error that a format makes at a site, beyond that of 16 bits."""
         weight = self.weight(name)
         with about(f"{name} in {text}"):
-            found = decode(encode(weight, parse(text)))
-        return found - (weight if self.base is None else rounded(weight))
+            decoded = decode(encode(weight, parse(text)))
+        return decoded - (weight if self.base is None else in_bf16(weight))
 
     @property
-    def few(self) -> list[Batch]:
-        """The sequences that second derivatives and noise are taken on."""
+    def subset(self) -> list[Batch]:
+        """The sequences for second derivatives and noise."""
         return [self.batches[i] for i in self.curved] if self.curved else list(self.batches)
 
-    def worked(self, passes: float, few: bool = False) -> None:
-        """Counts work; over the few, for their share of the whole."""
-        part = sum(sum(batch.labels) for batch in self.few) / sum(self.counts) if few else 1.0
-        self.passes += passes * part
+    def count_work(self, passes: float, on_subset: bool = False) -> None:
+        """Add to `passes`; work on the subset counts by its share of all tokens."""
+        share = 1.0
+        if on_subset:
+            share = sum(sum(batch.labels) for batch in self.subset) / sum(self.counts)
+        self.passes += passes * share
 
     @torch.no_grad()
-    def seen(self, batches: Sequence[Batch]) -> Iterator[Tensor]:
-        """Log-probabilities of sequence after sequence, as the model stands; several in a pass."""
-        for some in self._together(batches):
-            found = logits_of(self.model, joined(some), self.kind).log_softmax(-1)
-            yield from found.split([sum(batch.labels) for batch in some])
+    def log_probs(self, batches: Sequence[Batch]) -> Iterator[Tensor]:
+        """The log-probabilities of each sequence at the current weights, several in one pass."""
+        for group in self._groups(batches):
+            values = logits_of(self.module, joined(group), self.kind).log_softmax(-1)
+            yield from values.split([sum(batch.labels) for batch in group])
 
-    def _together(self, batches: Sequence[Batch]) -> Iterator[list[Batch]]:
-        """Sequences in turn, as many at once as make no more than so many tokens and outputs."""
-        wide = getattr(self.model.config, "vocab_size", 1) if self.kind == "language" else 1
-        most, some, held = min(TOKENS, OUTPUTS // wide), list[Batch](), 0
+    def _groups(self, batches: Sequence[Batch]) -> Iterator[list[Batch]]:
+        """The sequences in order, grouped within `MAX_TOKENS` and `MAX_LOGITS`."""
+        vocabulary = getattr(self.module.config, "vocab_size", 1) if self.kind == "language" else 1
+        most, group, tokens = min(MAX_TOKENS, MAX_LOGITS // vocabulary), list[Batch](), 0
         for batch in batches:
-            if some and held + len(batch.ids) > most:
-                yield some
-                some, held = [], 0
-            some.append(batch)
-            held += len(batch.ids)
-        if some:
-            yield some
+            if group and tokens + len(batch.ids) > most:
+                yield group
+                group, tokens = [], 0
+            group.append(batch)
+            tokens += len(batch.ids)
+        if group:
+            yield group
 
     def outputs(self) -> list[Tensor]:
-        """Log-probabilities of every sequence, to be kept: in one piece of memory, since thousands
-        of pieces among what comes and goes are slow to find room between."""
-        self.worked(1)
-        kept, rows = torch.empty(0), 0
-        for found in self.seen(self.batches):
-            if not rows:
-                kept = found.new_empty(sum(self.counts), found.shape[-1])
-            kept[rows : rows + len(found)] = found
-            rows += len(found)
-        return list(kept.split(self.counts))
+        """The log-probabilities of every sequence, to compare changed models with.
 
-    def beside(self, before: Sequence[Tensor]) -> tuple[list[float], list[float]]:
-        """As the model stands: every sequence's loss, and its outputs' KL from those before."""
-        self.worked(1)
-        losses, apart = [], []
-        for batch, old, new in zip(self.batches, before, self.seen(self.batches), strict=True):
+        All are views of one tensor: allocating thousands of small ones in between is slow.
+        """
+        self.count_work(1)
+        buffer, rows = torch.empty(0), 0
+        for values in self.log_probs(self.batches):
+            if not rows:
+                buffer = values.new_empty(sum(self.counts), values.shape[-1])
+            buffer[rows : rows + len(values)] = values
+            rows += len(values)
+        return list(buffer.split(self.counts))
+
+    def losses_and_kl(self, reference: Sequence[Tensor]) -> tuple[list[float], list[float]]:
+        """The loss of every sequence at the current weights, and its KL from reference outputs."""
+        self.count_work(1)
+        losses, kl = [], []
+        pairs = zip(self.batches, reference, self.log_probs(self.batches), strict=True)
+        for batch, old, new in pairs:
             losses.append(_loss(new, batch))
-            apart.append(divergence(old, new))
-        if not all(map(math.isfinite, (*losses, *apart))):
+            kl.append(kl_divergence(old, new))
+        if not all(map(math.isfinite, (*losses, *kl))):
             raise RunError("the outputs of the stored model are not finite: leave this format out")
-        return losses, apart
+        return losses, kl
 
     def losses(self, outputs: Iterable[Tensor]) -> list[float]:
-        """Of every sequence, summed over what is scored in it."""
+        """The loss of every sequence from its outputs, summed over its targets."""
         return [_loss(x, b) for x, b in zip(outputs, self.batches, strict=True)]
 
-    def losses_now(self) -> list[float]:
-        """The same as the model stands."""
-        self.worked(1)
-        return self.losses(self.seen(self.batches))
+    def current_losses(self) -> list[float]:
+        """The loss of every sequence at the current weights."""
+        self.count_work(1)
+        return self.losses(self.log_probs(self.batches))
 
-    def loss_of_few(self) -> float:
-        """As the model stands, a token, over the few."""
-        self.worked(1, few=True)
-        return self.loss_on(self.few)
+    def subset_loss(self) -> float:
+        """The loss per token at the current weights, over the subset."""
+        self.count_work(1, on_subset=True)
+        return self.loss_on(self.subset)
 
     def loss_on(self, batches: Sequence[Batch]) -> float:
-        """As the model stands, a token; whoever asks counts the work."""
-        sums = [_loss(x, batch) for x, batch in zip(self.seen(batches), batches, strict=True)]
+        """The loss per token at the current weights; the caller counts the work."""
+        sums = [_loss(x, batch) for x, batch in zip(self.log_probs(batches), batches, strict=True)]
         return sum(sums) / sum(sum(batch.labels) for batch in batches)
 
     @property
     def counts(self) -> list[int]:
-        """What is scored in every sequence: its tokens, or one sentence."""
+        """How many targets every sequence has: its tokens, or one sentence."""
         return [sum(batch.labels) for batch in self.batches]
 
     def spread(self, sums: Sequence[float]) -> float:
-        """Standard error of a mean over what is scored, from sums of every sequence."""
+        """The standard error of a mean per target, from the sums of every sequence."""
         return clustered_error(sums, self.counts, self.clusters)
 
     @property
     def clusters(self) -> Sequence[int]:
-        """What is drawn where errors are asked for: documents, or of a single one its stretches."""
-        whole = len(set(self.documents)) > 1
-        return self.documents if whole else range(len(self.batches))
+        """The independent units of standard errors: documents, or the sequences of a single one."""
+        several = len(set(self.documents)) > 1
+        return self.documents if several else range(len(self.batches))
 
-    def spread_of_few(self, sums: Sequence[float]) -> float:
-        """The same from sums of the few sequences."""
-        places = self.curved or range(len(self.batches))
-        drawn = [self.clusters[i] for i in places]
-        return clustered_error(sums, [self.counts[i] for i in places], drawn)
+    def subset_spread(self, sums: Sequence[float]) -> float:
+        """The same standard error, from the sums of the subset's sequences."""
+        indices = self.curved or range(len(self.batches))
+        clusters = [self.clusters[i] for i in indices]
+        return clustered_error(sums, [self.counts[i] for i in indices], clusters)
 
 
 def _loss(outputs: Tensor, batch: Batch) -> float:
-    # Summed in double precision: second differences are of the last digits.
+    # Summed in double precision, because second differences depend on the last digits.
     return -float(outputs.gather(1, target_of(batch)[:, None]).double().sum())
 
 
-def rounded(weight: Tensor) -> Tensor:
-    """As 16 bits store it."""
+def in_bf16(weight: Tensor) -> Tensor:
+    """A weight as 16 bits store it."""
     return decode(encode(weight, parse("bf16")))
 
 
-def divergence(p: Tensor, q: Tensor) -> float:
+def kl_divergence(p: Tensor, q: Tensor) -> float:
     """KL(p || q) from log-probabilities, summed over rows."""
     return float((p.exp() * (p - q)).sum())
 
 
 @contextmanager
-def moved(lab: Lab, by: Mapping[str, Tensor]) -> Iterator[None]:
-    """The model with some weights moved, and exactly as it was afterwards."""
-    weights = weights_of(lab.model, [site for site in lab.sites if site.name in by])
-    kept = {name: weight.detach().clone() for name, weight in weights.items()}
+def shifted(model: MeasuredModel, by: Mapping[str, Tensor]) -> Iterator[None]:
+    """The model with tensors added to some weights; afterwards the weights are restored exactly."""
+    weights = weights_of(model.module, [site for site in model.sites if site.name in by])
+    originals = {name: weight.detach().clone() for name, weight in weights.items()}
     with torch.no_grad():
         for name, weight in weights.items():
-            weight.add_(as_site(lab.model, name, by[name]))
+            weight.add_(as_site(model.module, name, by[name]))
     try:
         yield
     finally:
         with torch.no_grad():
             for name, weight in weights.items():
-                weight.copy_(kept[name])
+                weight.copy_(originals[name])

@@ -1,4 +1,4 @@
-"""What a table of sensitivities says of a gap: by every predictor, with errors, and whom to trust.
+"""Predicted gaps from a sensitivity table: every predictor with its error, and which one to trust.
 
 No torch.
 """
@@ -10,18 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lowbit.quant.formats import bits_of, parse
-from lowbit.sensitivity.table import Predictor, SensitivityTable, Whole
+from lowbit.sensitivity.table import JointDamage, Predictor, SensitivityTable
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A gap to 16 bit in nats, first order included, with its standard error over documents."""
+    """A gap to 16 bits in nats, first order included, and its standard error over documents."""
 
     predictor: str
     gap: float
     spread: float
     runs_model: bool
-    """Measured by running the stored or a noisy model on calibration text: no closed form."""
+    """True if it runs the stored model or a noisy one on calibration text; false for formulas."""
 
     @property
     def low(self) -> float:
@@ -30,6 +30,23 @@ class Prediction:
     @property
     def high(self) -> float:
         return self.gap + 1.96 * self.spread
+
+
+@dataclass(frozen=True)
+class PredictedPlan:
+    """A plan that was predicted: the formats of its sites below 16 bits, and its ranks."""
+
+    name: str
+    formats: dict[str, str]
+    ranks: dict[str, int]
+
+
+@dataclass(frozen=True)
+class PlanPredictions:
+    """A table with one entry in `whole` for each plan."""
+
+    table: SensitivityTable
+    plans: tuple[PredictedPlan, ...]
 
 
 NAMES = {
@@ -43,62 +60,67 @@ NAMES = {
     "loss": "the loss itself",
 }
 RUN = ("monte_carlo", "kl", "loss")
-"""What runs the stored or a noisy model."""
-ON_FEW = ("gauss_newton", "hutchinson", "monte_carlo")
-"""What is taken on few sequences, where few are asked for."""
+"""The predictors that run the stored model or a noisy one."""
+ON_SUBSET = ("gauss_newton", "hutchinson", "monte_carlo")
+"""The predictors that use a subset of the sequences, where a subset was requested."""
 
 
-def predictions(whole: Whole, share: float = 1.0) -> dict[str, Prediction]:
-    """By every predictor, where training leaves a share of the second order: the first stays.
+def predictions(damage: JointDamage, share: float = 1.0) -> dict[str, Prediction]:
+    """The gap by every predictor, where training leaves `share` of the second order.
 
-    Errors of draws are added to those of documents, and those of the few documents that second
-    derivatives and noise were taken on. The first order's over documents is what the KL's leaves of
-    the loss's; what is of second order shrinks with it.
+    The first order stays. The standard error adds up three sources: documents, draws (Hutchinson,
+    Monte Carlo), and the subset of documents used for second derivatives and noise. The first
+    order's error over documents is the part of the loss's error that the KL's does not explain; the
+    errors of second order shrink with `share`.
     """
-    found = {}
-    first = math.sqrt(max(0.0, whole.loss_spread**2 - whole.kl_spread**2))
+    by_name = {}
+    first = math.sqrt(max(0.0, damage.loss_spread**2 - damage.kl_spread**2))
     for name in NAMES:
-        if getattr(whole, name) is None:
+        if getattr(damage, name) is None:
             continue
-        second = getattr(whole, name) - (whole.first_order if name == "loss" else 0.0)
-        drawn = (
-            getattr(whole, f"{name}_spread", 0.0) if name in ("hutchinson", "monte_carlo") else 0
+        second = getattr(damage, name) - (damage.first_order if name == "loss" else 0.0)
+        over_draws = (
+            getattr(damage, f"{name}_spread", 0.0) if name in ("hutchinson", "monte_carlo") else 0
         )
-        curved = whole.curved_spread if name in ON_FEW else 0.0
-        over = min(whole.loss_spread, whole.kl_spread)
-        spread = math.hypot(first, share * over, share * drawn, share * curved)
-        gap = whole.first_order + share * second
-        found[name] = Prediction(name, gap, spread, name in RUN)
-    return found
+        over_subset = damage.curved_spread if name in ON_SUBSET else 0.0
+        over = min(damage.loss_spread, damage.kl_spread)
+        spread = math.hypot(first, share * over, share * over_draws, share * over_subset)
+        gap = damage.first_order + share * second
+        by_name[name] = Prediction(name, gap, spread, name in RUN)
+    return by_name
 
 
-def left(
+def remaining_share(
     table: SensitivityTable,
     formats: Mapping[str, str],
     ranks: Mapping[str, int],
     least: float = 0.0,
 ) -> float:
-    """The share of the damage that the best corrections of these ranks leave, by K-FAC; of an
-    adapted site's no less than `least`."""
+    """The share of a plan's damage that the best corrections of these ranks leave, by K-FAC.
+
+    `least`: the least share that remains at a site with an adapter.
+    """
     total = remaining = 0.0
     for site in table.sites:
         if site.name in formats and formats[site.name] in site.damages:
             text = formats[site.name]
             damage, share = max(0.0, site.damages[text].kfac), 0.0
             if site.reach is not None and ranks.get(site.name):
-                share = site.reach.share(text, ranks[site.name])
+                share = site.reach.absorbed_share(text, ranks[site.name])
             total += damage
             remaining += damage * (max(1 - share, least) if share else 1.0)
     return remaining / total if total else 1.0
 
 
-def trusted(text: str) -> Predictor:
-    """Which predictor to believe for a format, by its bits: as measured on small models."""
-    return trusted_at(bits_of(parse(text)))
+def best_formula(text: str) -> Predictor:
+    """The formula to trust for a format, by its bits: as measured on small models."""
+    return best_formula_at(bits_of(parse(text)))
 
 
-def trusted_at(bits: float) -> Predictor:
-    """Second order holds from three bits on. Below, coherent errors go beyond it, and K-FAC, which
-    sees whole matrices, is off the least of the closed forms, which is far enough.
+def best_formula_at(bits: float) -> Predictor:
+    """Taylor from three bits on, where second order holds; K-FAC below.
+
+    Below three bits, errors in one direction go beyond second order. K-FAC, which sees whole
+    matrices, is then the least wrong of the formulas, but still far off.
     """
     return "taylor" if bits >= 3 else "kfac"

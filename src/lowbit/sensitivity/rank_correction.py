@@ -1,8 +1,8 @@
-"""What an adapter of some rank can do at a site, in the metric of its K-FAC factors.
+"""What an adapter of a given rank can correct at a site, in the metric of its K-FAC factors.
 
-Eckart and Young: the best rank-r correction of an error e leaves the singular values of
-G^1/2 e A^1/2 beyond the r-th. A task's gradient, whitened by the same factors, says likewise what a
-step of rank r could win. Both are of second order, and factors are damped before they are inverted.
+By Eckart and Young, the best rank-r correction of an error e leaves the singular values of
+G^1/2 e A^1/2 after the r-th. The task's gradient, whitened by the same factors, likewise says what
+a step of rank r could gain. Both are of second order. Factors are damped before they are inverted.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from torch import Tensor
 from lowbit.sensitivity.curvature import Factors
 
 DAMPING = 1e-3
-"""Of the mean eigenvalue, added to every one before a power is taken."""
+"""Added to every eigenvalue before taking a power, as a share of the mean eigenvalue."""
 STEP_DAMPING = 0.3
-"""The same for steps of a gradient: what few tokens did not show is no flat direction."""
+"""The same for gradient steps: directions that little text did not show are not flat."""
 
 
 @dataclass(frozen=True)
 class Axes:
-    """A factor's eigenvalues, ascending, and its eigenvectors: none of a diagonal one, whose values
-    stay in their places.
+    """A factor's eigenvalues, ascending, and eigenvectors (None for a diagonal factor).
 
-    Finding them costs more than all that is asked of them, so it is done once a site.
+    Computing them costs more than everything else here, so it is done once per site.
     """
 
     values: Tensor
@@ -39,10 +38,10 @@ class Axes:
         return cls(*torch.linalg.eigh(factor.double()))
 
     def power(self, exponent: float, damping: float = DAMPING) -> Tensor:
-        """The factor to a power, damped; a diagonal stays one."""
+        """The damped factor to a power; a diagonal factor stays diagonal."""
         positive = self.values.clamp(min=0)
         damped = positive + damping * positive.mean()
-        # A matrix that nothing reaches, or that nothing depends on, has no direction to go in.
+        # A matrix with no inputs or no influence on the loss has no direction at all.
         raised = torch.where(damped > 0, damped.pow(exponent), 0.0)
         if self.vectors is None:
             return raised
@@ -50,7 +49,7 @@ class Axes:
 
 
 Metric = tuple[Axes, Axes]
-"""Of a site's outputs and of its inputs."""
+"""The axes of a site's output factor and of its input factor."""
 
 
 def metric(factors: Factors) -> Metric:
@@ -62,54 +61,56 @@ def metric(factors: Factors) -> Metric:
 def absorbed_shares(
     sides: Metric, errors: Iterable[Tensor], ranks: Sequence[int]
 ) -> list[tuple[float, ...]]:
-    """Of 1/2 sum sigma_i^2 (G^1/2 e A^1/2), what the best correction of each rank takes back, for
-    each of some errors."""
+    """For every error, the share of 1/2 sum sigma_i^2 that the best correction of each rank
+    recovers, with sigma the singular values of G^1/2 e A^1/2."""
     left, right = (side.power(0.5) for side in sides)
-    found = []
+    shares = []
     for error in errors:
         squares = torch.linalg.svdvals(_times(left, error) @ right).square()
         total = float(squares.sum())
-        found.append(tuple(float(squares[:r].sum()) / total if total > 0 else 0.0 for r in ranks))
-    return found
+        shares.append(tuple(float(squares[:r].sum()) / total if total > 0 else 0.0 for r in ranks))
+    return shares
 
 
 @dataclass(frozen=True)
-class Ascent:
-    """A site's gradient on one half of the text, whitened, as singular directions; `met`: what the
-    other half's gradient has along each. Noise has no two halves alike.
+class GradientSteps:
+    """The steps of every rank down a site's gradient, from one half of the text.
+
+    The whitened gradient of that half as singular directions; `shared`: the component of the other
+    half's gradient along each. Noise differs between the halves, so it gains nothing.
     """
 
     sides: tuple[Tensor, Tensor]
     outer: Tensor
     values: Tensor
     inner: Tensor
-    met: Tensor
+    shared: Tensor
 
     @classmethod
-    def of(cls, sides: Metric, one: Tensor, two: Tensor) -> Ascent:
+    def of(cls, sides: Metric, half: Tensor, other: Tensor) -> GradientSteps:
         left, right = (side.power(-0.5, STEP_DAMPING) for side in sides)
-        outer, values, inner = torch.linalg.svd(_times(left, one) @ right, full_matrices=False)
-        met = ((outer.t() @ (_times(left, two) @ right)) * inner).sum(1)
-        return cls((left, right), outer, values, inner, met)
+        outer, values, inner = torch.linalg.svd(_times(left, half) @ right, full_matrices=False)
+        shared = ((outer.t() @ (_times(left, other) @ right)) * inner).sum(1)
+        return cls((left, right), outer, values, inner, shared)
 
     def step(self, rank: int) -> Tensor:
-        """Down the half's own gradient, by the best step of this rank."""
+        """The best step of this rank down the half's own gradient."""
         left, right = self.sides
         low = (self.outer[:, :rank] * self.values[:rank]) @ self.inner[:rank]
         return -_times(left, low) @ right
 
     def gains(self, ranks: Sequence[int]) -> tuple[float, ...]:
-        """What steps of these ranks win on the other half, to first order."""
-        won = 0.5 * (self.values * self.met).cumsum(0).cummax(0).values.clamp(min=0)
-        return tuple(float(won[min(rank, len(won)) - 1]) for rank in ranks)
+        """What steps of these ranks gain on the other half, to first order."""
+        total = 0.5 * (self.values * self.shared).cumsum(0).cummax(0).values.clamp(min=0)
+        return tuple(float(total[min(rank, len(total)) - 1]) for rank in ranks)
 
 
 def spectrum(side: Axes, parts: int = 32) -> tuple[float, ...]:
-    """Eigenvalues, ascending, as the geometric means of so many equal stretches.
+    """The damped eigenvalues, ascending, as geometric means of equally long stretches.
 
-    What is above the water in (23) counts by its logarithm, and what is below by less than it is:
-    a limit from these is never above that of all eigenvalues. They are damped, since few tokens
-    leave directions that none of them happened to take.
+    The bound (23) computed from these is never above that of all eigenvalues: eigenvalues above the
+    water level count by their logarithm, and those below it count for less. They are damped because
+    some directions do not occur in little text.
     """
     values = side.values.clamp(min=0).sort().values
     pieces = (values + DAMPING * values.mean()).tensor_split(min(parts, len(values)))

@@ -1,9 +1,10 @@
-"""What ranks are worth to the task: one step of each along the gradient, really taken.
+"""The gain of a rank on the task, in nats: measured with one actual step of each rank.
 
-The whitened gradient says how a site's gain grows with rank, but not in nats: a step so long that
-it wins anything leaves what second order knows far behind. So the steps of the least and of the
-largest rank are taken at all sites at once, each as long as is best on text that they do not come
-from, and one factor for all sites makes the difference of their predicted gains what it was there.
+The whitened gradient says how a site's gain grows with rank, but not in nats, because a step that
+gains anything is too long for second order. So the steps of the smallest and of the largest rank
+are actually taken, at all sites at once, on text that they do not come from, each at its best
+length. One scale for all sites then makes the difference of the predicted gains equal to the
+measured difference.
 """
 
 from __future__ import annotations
@@ -14,88 +15,91 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from lowbit.sensitivity.measured_model import Lab, moved
+from lowbit.sensitivity.measured_model import MeasuredModel, shifted
 
-KEPT = 0.4
-"""Of what a single step of the largest rank wins more than one of the least: in many steps small
-ranks catch up. On dialogues 0.067 nats of 0.16 were left after training (studies/bounds, 16 bits).
+MANY_STEPS = 0.4
+"""The share of a single step's gain that remains over many steps.
+
+With many steps, small ranks catch up with large ones. On dialogues, 0.067 of 0.16 nats remained
+after training (studies/bounds, 16 bits).
 """
-PACE = 1.6
-"""From one length of a step to the next that is tried."""
-SHORTEST, SHORT, LONG = -21, -7, 7
-"""The least, the first and the greatest length tried, in paces from where no loss would be left."""
+LENGTH_RATIO = 1.6
+"""The ratio between a step length that is tried and the next."""
+SHORTEST, FIRST, LONGEST = -21, -7, 7
+"""Exponents of `LENGTH_RATIO`: the shortest, first and longest length tried, relative to the length
+at which the first order would leave no loss."""
 
 
 @dataclass
-class Steps:
-    """All sites' steps of the least and of the largest rank, and what each is predicted to win."""
+class RankSteps:
+    """Every site's step of the smallest and of the largest rank, and their predicted gains."""
 
-    least: dict[str, Tensor] = field(default_factory=dict)
+    smallest: dict[str, Tensor] = field(default_factory=dict)
     largest: dict[str, Tensor] = field(default_factory=dict)
     predicted: tuple[float, float] = (0.0, 0.0)
 
     def add(self, name: str, steps: tuple[Tensor, Tensor], gains: tuple[float, float]) -> None:
-        self.least[name], self.largest[name] = steps
+        self.smallest[name], self.largest[name] = steps
         self.predicted = (self.predicted[0] + gains[0], self.predicted[1] + gains[1])
 
 
-def factor(lab: Lab, steps: Steps) -> float:
-    """Nats that a predicted unit of gain comes to; 0 where more rank was not seen to win more."""
-    least, largest = steps.predicted
-    if largest <= least or len(lab.batches) < 2:
+def gain_scale(model: MeasuredModel, steps: RankSteps) -> float:
+    """Nats per predicted unit of gain; 0 where the larger rank gained nothing more."""
+    small, large = steps.predicted
+    if large <= small or len(model.batches) < 2:
         return 0.0
-    won = [
-        _won(lab, step, predicted)
-        for step, predicted in ((steps.least, least), (steps.largest, largest))
+    gains = [
+        _best_gain(model, step, predicted)
+        for step, predicted in ((steps.smallest, small), (steps.largest, large))
     ]
-    return KEPT * max(0.0, won[1] - won[0]) / (largest - least)
+    return MANY_STEPS * max(0.0, gains[1] - gains[0]) / (large - small)
 
 
-def _won(lab: Lab, step: Mapping[str, Tensor], predicted: float) -> float:
-    """How much the loss of the other half falls by a step as long as is best for it."""
+def _best_gain(model: MeasuredModel, step: Mapping[str, Tensor], predicted: float) -> float:
+    """How much a step of the best length lowers the loss on the other half of the text."""
     if predicted <= 0:
         return 0.0
-    half = lab.batches[1::2]
-    base = lab.loss_on(half)
-    first = base / (2 * predicted)  # where the first order alone would leave no loss at all
-    tried = 0
+    half = model.batches[1::2]
+    base = model.loss_on(half)
+    unit = base / (2 * predicted)  # where the first order alone would leave no loss
+    evaluations = 0
 
-    def won(place: int) -> float:
-        nonlocal tried
-        tried += 1
-        length = first * PACE**place
-        with moved(lab, {name: length * each for name, each in step.items()}):
-            return base - lab.loss_on(half)
+    def gain(exponent: int) -> float:
+        nonlocal evaluations
+        evaluations += 1
+        length = unit * LENGTH_RATIO**exponent
+        with shifted(model, {name: length * each for name, each in step.items()}):
+            return base - model.loss_on(half)
 
-    top = highest(won)
-    lab.worked(0.5 * (1 + tried))
+    top = peak_gain(gain)
+    model.count_work(0.5 * (1 + evaluations))
     return top
 
 
-def highest(won: Callable[[int], float]) -> float:
-    """The height of a hill that begins at no length and no win, from its heights at places.
+def peak_gain(gain: Callable[[int], float]) -> float:
+    """The peak of a gain that is 0 at step length 0, from its values at exponents of the length.
 
-    From the first place longer and longer, to the first height: what lies beyond a valley is
-    chance. Where the first place lies beyond the hill already, shorter and shorter.
+    Climbs from `FIRST` to longer steps up to the first peak, and ignores what comes after a valley.
+    If `FIRST` is already past the peak, tries shorter steps.
     """
-    seen: dict[int, float] = {}
+    values: dict[int, float] = {}
 
-    def at(place: int) -> float:
-        if place not in seen:
-            height = won(place)
-            seen[place] = height if math.isfinite(height) else -math.inf
-        return seen[place]
+    def at(exponent: int) -> float:
+        if exponent not in values:
+            value = gain(exponent)
+            values[exponent] = value if math.isfinite(value) else -math.inf
+        return values[exponent]
 
-    place = SHORT
-    while place < LONG and at(place) > 0 and at(place + 1) > at(place):
-        place += 1
-    while place > SHORTEST and (at(place) <= 0 or at(place - 1) > at(place)):
-        place -= 1
-    return max(0.0, _top(at(place - 1), at(place), at(place + 1)))
+    exponent = FIRST
+    while exponent < LONGEST and at(exponent) > 0 and at(exponent + 1) > at(exponent):
+        exponent += 1
+    while exponent > SHORTEST and (at(exponent) <= 0 or at(exponent - 1) > at(exponent)):
+        exponent -= 1
+    return max(0.0, _parabola_peak(at(exponent - 1), at(exponent), at(exponent + 1)))
 
 
-def _top(left: float, middle: float, right: float) -> float:
-    """The height of a parabola through three points evenly apart, the middle one the highest."""
+def _parabola_peak(left: float, middle: float, right: float) -> float:
+    """The peak of a parabola through three equidistant points, the middle one the highest."""
     bend = left - 2 * middle + right
     if not math.isfinite(bend) or bend >= 0:
         return middle

@@ -1,8 +1,6 @@
-"""What is known of a model before a run: the damage of every format at every site, what ranks do.
+"""The sensitivity table: the damage of every format at every site, and what ranks can do about it.
 
-Plain numbers in nats a token, from `measure`; predictions and plans read them. Which predictor to
-believe depends on the bits: closed forms leave out what is beyond second order, which matters at
-three bits and fewer, where only running the stored model on calibration data tells ("measured").
+Plain numbers in nats per token, measured once per model and task; predictions and plans read them.
 No torch.
 """
 
@@ -11,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,24 +19,26 @@ Predictor = Literal[
 ]
 Unit = Literal["token", "sentence"]
 UNITS: dict[str, Unit] = {"language": "token", "classification": "sentence"}
-LEAST_LEFT = 0.25
-"""Of a site's damage, whatever a rank is said to take back. Of what 3 bits were foretold to do
-untrained, training left a quarter at rank 32 by the three seeds that this was set from, and a fifth
-by six (studies/bounds), where K-FAC promises a tenth. Ternary, which loses nearly all of it, is
-costed too high by this."""
+MIN_REMAINING = 0.25
+"""The least share of a site's damage that is expected to remain after training, at any rank.
+
+For 3-bit formats at rank 32, training left a quarter of the predicted untrained damage over the
+three seeds that this was set from, and a fifth over six seeds (studies/bounds); K-FAC predicts a
+tenth. For ternary, training recovers nearly all of it, so ternary's predicted cost is too high.
+"""
 
 
-Joint = tuple[str, tuple[tuple[str, str], ...]]
-"""A name, and the format of every site that is not left in 16 bits."""
+JointChoice = tuple[str, tuple[tuple[str, str], ...]]
+"""A name, and the format of every site that does not stay in 16 bits."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is to be measured. `joint`: choices for many sites at once (`uniformly` makes some).
+class MeasureRequest:
+    """What to measure. `joint`: formats for many sites at once (`uniform_choices` makes some).
 
-    `curved`: tokens that second derivatives and noise are taken on (0: all that there are). They
-    cost most and vary least; gradients, KL and losses take all. `samples`: of Hutchinson's noise
-    and of Monte Carlo's; 0: neither is asked for.
+    `samples`: draws for Hutchinson and for Monte Carlo; 0 leaves both out. `walk`: also measure
+    every site alone. `curved`: tokens for second derivatives and noise, which cost the most and
+    vary the least (0: all tokens); gradients, KL and losses always use all tokens.
     """
 
     formats: tuple[str, ...]
@@ -45,26 +46,41 @@ class Asked:
     samples: int = 4
     seed: int = 0
     walk: bool = False
-    joint: tuple[Joint, ...] = ()
+    joint: tuple[JointChoice, ...] = ()
     uniform: bool = True
     """Also every format in all block matrices at once."""
     curved: int = 0
     exact: bool = True
-    """Also Taylor's term of every site by itself: what is said of whole plans does without."""
+    """Also Taylor's term of every site by itself, which predictions of whole plans do not need."""
     costed: bool = False
-    """Also what plans are costed on: damage as running the stored model scales it, ranks' worth."""
+    """Also what the planner needs: damage scaled to measured KL, and the gain of each rank."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Where to measure: how much text, at which weights.
+
+    `tokens`: tokens of calibration text. `at`: the folder of a finished 16-bit run, whose adapter
+    is merged into the weights first. `parts`: the parts of the task's data to take text from; the
+    training part is allowed only where nothing is trained.
+    """
+
+    tokens: int
+    at: Path | None = None
+    parts: tuple[str, ...] = ("calibration",)
 
 
 @dataclass(frozen=True)
 class Damage:
-    """What storing one site in one format does, all else in full precision.
+    """What storing one site in one format costs, all other sites in full precision.
 
-    `weight_error` is |e|^2, the rest nats a token: `first_order` g'e; `fisher`, `kfac`,
-    `hutchinson` (with the standard error of its draws) and `taylor` (None: not asked for) are of
-    second order, and `taylor` holds half of a site's cross terms with others. By a walk alone, else
-    None: `measured` is the KL of the outputs plus the first order; `taylor_alone`, without cross
-    terms, `gauss_newton` and `monte_carlo` are of second order. `anchored` is K-FAC's, scaled so
-    that block matrices together come to the KL that was measured of all in this format.
+    `weight_error` is |e|^2; the rest is in nats per token. `first_order` is g'e. `fisher`, `kfac`,
+    `hutchinson` (`hutchinson_spread`: standard error over its draws) and `taylor` are of second
+    order; None means not requested. `taylor` holds half of a site's cross terms with other sites.
+    Only a walk fills the next four: `measured` is the KL of the outputs plus the first order;
+    `taylor_alone` (without cross terms), `gauss_newton` and `monte_carlo` are of second order.
+    `anchored` is K-FAC's damage, scaled so that all block matrices together come to the KL that was
+    measured with all of them in this format.
     """
 
     weight_error: float
@@ -82,31 +98,38 @@ class Damage:
 
 
 @dataclass(frozen=True)
-class Reach:
-    """What rank does at a site: `absorbed[format][i]` of the damage at rank `ranks[i]` is taken
-    back by the best correction of that rank, and `gains[i]` nats are won for the task (none where
-    that was not asked)."""
+class RankEffect:
+    """What an adapter's rank does at a site.
+
+    `absorbed[format][i]`: the share of the damage that the best correction of rank `ranks[i]`
+    recovers. `gains[i]`: the nats that this rank gains on the task (empty if not requested).
+    """
 
     ranks: tuple[int, ...]
     absorbed: dict[str, tuple[float, ...]]
     gains: tuple[float, ...] = ()
 
-    def share(self, text: str, rank: int) -> float:
-        """What this rank takes back, between measured ranks by straight lines from (0, 0)."""
+    def absorbed_share(self, text: str, rank: int) -> float:
+        """The recovered share at any rank, interpolated linearly between measured ranks."""
         values = self.absorbed[text]
         return float(np.interp(rank, (0, *self.ranks), (0.0, *values)))
 
-    def left(self, text: str, rank: int, trust: float = 1.0) -> float:
-        """What is expected to stay of the damage, at least a quarter of it."""
-        return max(1 - trust * self.share(text, rank), LEAST_LEFT) if trust and rank else 1.0
+    def remaining_share(self, text: str, rank: int, trust: float = 1.0) -> float:
+        """The share of the damage expected to remain, at least `MIN_REMAINING`.
+
+        `trust`: how much of the predicted recovery is counted.
+        """
+        if not (trust and rank):
+            return 1.0
+        return max(1 - trust * self.absorbed_share(text, rank), MIN_REMAINING)
 
 
 @dataclass(frozen=True)
 class SiteTable:
-    """One site: its damages by format, and its reach where it is adapted.
+    """One site: its damage by format, and the effect of ranks where it has an adapter.
 
-    `variance`: of its weights. `spectra`: eigenvalues of its two K-FAC factors, geometric means of
-    equal stretches of them; None where it has no two.
+    `variance`: of its weights. `spectra`: eigenvalues of its two K-FAC factors, as geometric means
+    of equally many neighbours; None for a site without two factors.
     """
 
     name: str
@@ -114,17 +137,19 @@ class SiteTable:
     depth: int | None
     shape: tuple[int, int]
     damages: dict[str, Damage]
-    reach: Reach | None
+    reach: RankEffect | None
     variance: float = 0.0
     spectra: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 @dataclass(frozen=True)
-class Whole:
-    """Several sites stored at once: where cross terms show. `loss` is what was really lost.
+class JointDamage:
+    """The damage of several sites stored at once, with all cross terms.
 
-    `spread`: standard errors, over draws (Hutchinson, Monte Carlo) or over documents;
-    `curved_spread` over those documents that second derivatives were taken on, where not all were.
+    `loss` is the measured increase in loss.
+
+    Fields in `_spread` are standard errors: over draws for Hutchinson and Monte Carlo, else over
+    documents. `curved_spread` is over the documents used for second derivatives, if not all were.
     """
 
     weight_error: float
@@ -145,8 +170,19 @@ class Whole:
 
 
 @dataclass(frozen=True)
+class OutputChange:
+    """Nats per token between a stored model and the 16-bit one: the KL of their outputs, the
+    increase in loss, and the standard errors of both."""
+
+    kl: float
+    kl_spread: float
+    loss: float
+    loss_spread: float
+
+
+@dataclass(frozen=True)
 class Basis:
-    """What a table rests on, and what it cost."""
+    """How much text a table was measured on, and what that cost in forward passes."""
 
     unit: Unit
     units: int
@@ -156,9 +192,11 @@ class Basis:
 
 @dataclass(frozen=True)
 class SensitivityTable:
-    """A model on a task's calibration text. `passes`: what it cost, in forward passes over it.
+    """The sensitivities of a model on a task's calibration text.
 
-    `unit`: what a loss is counted by, tokens or sentences, and `units` how many there were.
+    `unit`: what the loss is averaged over, tokens or sentences; `units`: how many there were.
+    `passes`: what measuring cost, in forward passes over the text. `documents`: how many documents
+    the text comes from; with one, standard errors are over its sequences.
     """
 
     model: str
@@ -168,9 +206,8 @@ class SensitivityTable:
     loss: float
     passes: float
     sites: tuple[SiteTable, ...]
-    whole: dict[str, Whole]
+    whole: dict[str, JointDamage]
     documents: int = 0
-    """That the text is of; of one, errors are over its stretches."""
 
     @property
     def basis(self) -> Basis:
@@ -180,14 +217,14 @@ class SensitivityTable:
     def formats(self) -> list[str]:
         return list(self.sites[0].damages) if self.sites else []
 
-    def damage(self, choices: Mapping[str, str], predictor: Predictor) -> float:
-        """The sum over sites of what their formats do; a site without one is in full precision."""
+    def damage(self, formats: Mapping[str, str], predictor: Predictor) -> float:
+        """The sum of all sites' damage in these formats; a site without one has none."""
         total = 0.0
         for site in self.sites:
-            if site.name in choices:
-                value = getattr(site.damages[choices[site.name]], predictor)
+            if site.name in formats:
+                value = getattr(site.damages[formats[site.name]], predictor)
                 if value is None:
-                    raise ValueError(f"{site.name} was not measured in {choices[site.name]}")
+                    raise ValueError(f"{site.name} was not measured in {formats[site.name]}")
                 total += value
         return total
 
@@ -198,25 +235,24 @@ def to_text(table: SensitivityTable) -> str:
 
 def from_text(text: str) -> SensitivityTable:
     body: dict[str, Any] = json.loads(text)
-    sites = tuple(_site(each) for each in body.pop("sites"))
-    whole = {name: Whole(**each) for name, each in body.pop("whole").items()}
+    sites = tuple(_site(row) for row in body.pop("sites"))
+    whole = {name: JointDamage(**row) for name, row in body.pop("whole").items()}
     return SensitivityTable(**body, sites=sites, whole=whole)
 
 
 def _site(body: dict[str, Any]) -> SiteTable:
-    reach = body.pop("reach")
-    damages = {name: Damage(**each) for name, each in body.pop("damages").items()}
+    reach, spectra = body.pop("reach"), body.pop("spectra")
     shape = tuple(body.pop("shape"))
-    found = (
-        None
-        if reach is None
-        else Reach(
-            tuple(reach["ranks"]),
-            {name: tuple(values) for name, values in reach["absorbed"].items()},
-            tuple(reach["gains"]),
-        )
+    damages = {name: Damage(**row) for name, row in body.pop("damages").items()}
+    return SiteTable(
+        **body,
+        shape=shape,
+        damages=damages,
+        reach=None if reach is None else _rank_effect(reach),
+        spectra=None if spectra is None else tuple(tuple(values) for values in spectra),  # type: ignore[arg-type]
     )
-    spectra = body.pop("spectra")
-    if spectra is not None:
-        body["spectra"] = tuple(tuple(values) for values in spectra)
-    return SiteTable(**body, shape=shape, damages=damages, reach=found)  # type: ignore[arg-type]
+
+
+def _rank_effect(body: dict[str, Any]) -> RankEffect:
+    absorbed = {name: tuple(values) for name, values in body["absorbed"].items()}
+    return RankEffect(tuple(body["ranks"]), absorbed, tuple(body["gains"]))

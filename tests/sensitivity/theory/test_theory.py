@@ -509,9 +509,9 @@ def test_the_documents_law_is_a_factor_of_four_a_bit() -> None:
 
 def test_every_numbered_function_has_its_equation_and_the_other_way_round() -> None:
     folder = Path(equations.__file__).parent
-    said = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py")
-                   if path.name != "equations.py")  # fmt: skip
-    numbered = set(re.findall(r'"""\((D?\d+\'?)\)', said))
+    paths = [path for path in folder.glob("*.py") if path.name != "equations.py"]
+    source = "".join(p.read_text(encoding="utf-8") for p in (*paths, Path(documents.__file__)))
+    numbered = set(re.findall(r'"""\((D?\d+\'?)\)', source))
     assert numbered | {"D5"} == {one.tag for one in equations.EQUATIONS}
 
 

@@ -1,6 +1,7 @@
-"""The equations as LaTeX, by the numbers that the functions bear: for papers and notebooks.
+"""The equations as LaTeX, by number, for papers and notebooks.
 
-`tests/sensitivity/theory/test_theory.py` holds that every numbered function has one and the other way round.
+`tests/sensitivity/theory/test_theory.py` checks that every numbered function has an equation here,
+and every equation a function.
 """
 
 from __future__ import annotations

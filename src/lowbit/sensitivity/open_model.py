@@ -1,0 +1,92 @@
+"""Opens a model for measuring: the base in 16 bits, or a finished run with its adapter merged.
+
+Both run on the CPU in fp32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lowbit.core.errors import UserError
+from lowbit.core.execution import Execution
+from lowbit.core.spec import RunSpec, Site
+from lowbit.core.toml import check
+from lowbit.models.family import find_sites
+from lowbit.models.loading import load
+from lowbit.quant.formats import is_cast, parse
+from lowbit.runs.build import install_run
+from lowbit.runs.export import merge, peft
+from lowbit.runs.prepare import Prepared
+from lowbit.runs.record import ADAPTER
+from lowbit.runs.record import load as load_record
+from lowbit.sensitivity.calibration import CalibrationText
+from lowbit.sensitivity.curvature import as_site
+from lowbit.sensitivity.measured_model import MeasuredModel, in_bf16
+
+
+def open_model(prepared: Prepared, text: CalibrationText) -> MeasuredModel:
+    """The base model with the weights that 16 bits store."""
+    kind = prepared.task.kind
+    model = load(prepared.checkpoint, kind, 0, prepared.pad).float().eval()
+    sites = find_sites(model, prepared.checkpoint.matrices)
+    base = _weights(model, sites)
+    with torch.no_grad():
+        for site in sites:
+            parameter: nn.Parameter = model.get_submodule(site.name).weight  # type: ignore
+            parameter.copy_(as_site(model, site.name, in_bf16(base[site.name])))
+    batches, documents = text
+    return MeasuredModel(model, sites, batches, kind, base, documents)
+
+
+def open_finished_run(
+    run: RunSpec, prepared: Prepared, folder: Path, text: CalibrationText
+) -> MeasuredModel:
+    """The model of a finished run, with its adapter merged into the weights."""
+    merged, sites, base = merged_run(run, prepared, folder)
+    batches, documents = text
+    return MeasuredModel(merged, sites, batches, prepared.task.kind, base, documents)
+
+
+def finished_run(spec: RunSpec, folder: Path) -> RunSpec:
+    """The run in a folder, after a check that this model can be measured there."""
+    record = load_record(folder)
+    if record is None or record.status != "done":
+        raise UserError(f"{folder} holds no finished run to measure at")
+    run = check(RunSpec, record.spec, None)
+    if (run.model, run.task.name) != (spec.model, spec.task.name):
+        raise UserError(
+            f"{folder} is a run of {run.model} on {run.task.name}, not of {spec.model} on "
+            f"{spec.task.name}, which is to be measured"
+        )
+    if not all(is_cast(parse(site.format)) for site in record.sites):
+        raise UserError(
+            f"{folder} was trained in few bits already; errors are counted from a 16-bit run"
+        )
+    if not (folder / ADAPTER).is_dir():
+        raise UserError(f"{folder} has a record but no adapter any more: do the run again")
+    return run
+
+
+def merged_run(
+    run: RunSpec, prepared: Prepared, folder: Path
+) -> tuple[nn.Module, tuple[Site, ...], dict[str, Tensor]]:
+    """A run's model with its adapter merged, its stored sites, and their exact weights."""
+    installed = install_run(run, prepared, Execution(), torch.device("cpu"), "fp32")
+    peft.attach(installed.model, peft.read(folder / ADAPTER))
+    kind, labels = prepared.task.kind, len(prepared.data.labels)
+    at = (installed.model, installed.sites, prepared.checkpoint, kind, labels, prepared.pad)
+    merged = merge.plain(*at, merge=True).eval()
+    sites = tuple(site for site in installed.sites if not site.fresh)
+    exact = load(prepared.checkpoint, kind, labels, prepared.pad).float()
+    return merged, sites, _weights(exact, sites)
+
+
+def _weights(model: nn.Module, sites: Sequence[Site]) -> dict[str, Tensor]:
+    return {
+        site.name: as_site(model, site.name, model.get_submodule(site.name).weight.detach().clone())  # type: ignore
+        for site in sites
+    }
