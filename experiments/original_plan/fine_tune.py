@@ -15,8 +15,9 @@ from lowbit.core.errors import RunError, UserError
 from lowbit.core.files import lines, to_json, write_atomic
 from lowbit.core.spec import RunSpec
 from lowbit.core.toml import check
-from lowbit.runs.record import LOG, Record, load
+from lowbit.runs.record import LOG, Record
 from lowbit.runs.request import single
+from lowbit.runs.store import find_run
 from lowbit.study.study import Study
 from original_plan.pairs import Row, identity
 
@@ -58,7 +59,8 @@ def fine_tune(asked: Asked, results: Path, stem: str) -> Path:
     one = _apart(Study(results / "runs", spec.name, "", (), (spec,), execution, results / "runs"))
     adapt_one(one, None, rerun=False, instead="--model FOLDER")
     folder = one.place(spec)
-    record = load(folder)
+    finished = find_run(folder)
+    record = None if finished is None else finished.record
     if record is None or record.status != "done":
         raise RunError(f"{folder} has no score: {record.message if record else 'not finished'}")
     where = folder.relative_to(results).as_posix()
@@ -68,7 +70,8 @@ def fine_tune(asked: Asked, results: Path, stem: str) -> Path:
 def _apart(one: Study) -> Study:
     """The same run in a folder of its own where its place holds a run of other settings."""
     spec = one.runs[0]
-    record = load(one.place(spec))
+    finished = find_run(one.place(spec))
+    record = None if finished is None else finished.record
     if record is None or record.fingerprint == spec.fingerprint:
         return one
     return replace(one, results=one.results / spec.fingerprint)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lowbit.core.errors import UserError
-from lowbit.core.files import lines, to_json, write_atomic
+from lowbit.core.files import to_json, write_atomic
 from lowbit.core.spec import BLOCK_ROLES
-from lowbit.runs.record import LOG, Record
+from lowbit.runs.record import Record
 from lowbit.study import predicted_vs_observed
-from lowbit.study.cells import records
+from lowbit.study.results import Results, read_results
 from lowbit.study.study import Study
 from original_plan.fine_tune import ALL_BITS, Asked, format_of, metrics, write
 from original_plan.pairs import Row, cells
@@ -23,20 +23,23 @@ def collect(study: Study, results: Path, task: str) -> list[Path]:
 
     What the study had predicted of them is written too: the analysis then predicts nothing anew.
     """
-    found = [(run, asked) for run in records(study) if (asked := _asked(run[1], task)) is not None]
-    if not found:
+    results_of = read_results(study)
+    runs = [
+        (run, kind) for run in results_of.runs if (kind := _asked(run.record, task)) is not None
+    ]
+    if not runs:
         raise UserError(f"{study.results} has no finished run on {task} in one format and rank")
-    made, rows = [], []
-    for (folder, record), asked in found:
-        where = Path(os.path.relpath(folder, results)).as_posix()
-        rows.append(metrics(asked, record, list(lines(folder / LOG)), where))
-        made.append(write(rows[-1], results, f"metrics_{asked.bits}_r{asked.rank}_{asked.seed}"))
-    foreseen = _foreseen(study, task, rows)
+    written, rows = [], []
+    for run, kind in runs:
+        where = Path(os.path.relpath(run.folder, results)).as_posix()
+        rows.append(metrics(kind, run.record, list(run.log), where))
+        written.append(write(rows[-1], results, f"metrics_{kind.bits}_r{kind.rank}_{kind.seed}"))
+    foreseen = _foreseen(results_of, task, rows)
     if foreseen:
         write_atomic(results / FORESEEN, (to_json(foreseen) + "\n").encode())
     else:  # What another study had predicted is not said of this one.
         (results / FORESEEN).unlink(missing_ok=True)
-    return made
+    return written
 
 
 def _asked(record: Record, task: str) -> Asked | None:
@@ -51,11 +54,11 @@ def _asked(record: Record, task: str) -> Asked | None:
     return Asked(bits, ranks.pop(), record.seed, record.model, record.task)
 
 
-def _foreseen(study: Study, task: str, rows: Sequence[Row]) -> list[Row]:
+def _foreseen(results: Results, task: str, rows: Sequence[Row]) -> list[Row]:
     """What the study predicted of every cell; a cell of several plans has their runs' mean."""
     told = {
-        (cell.model, cell.plan): cell.foreseen[predicted_vs_observed.TRUSTED].gap
-        for cell in predicted_vs_observed.cells(study)
+        (cell.model, cell.plan): cell.predictions[predicted_vs_observed.TRUSTED].gap
+        for cell in predicted_vs_observed.predicted_gaps(results)
         if cell.kind == "adapted" and cell.task == task
     }
     found = []

@@ -26,11 +26,12 @@ from lowbit.runs import allocator, device, isolated_cost
 from lowbit.runs.dry_run import probe
 from lowbit.runs.record import SCORES, Record, load
 from lowbit.runs.run import run
-from lowbit.study.cells import compare, settings
+from lowbit.runs.store import FinishedRun, find_run
+from lowbit.study.cells import gap_between, settings
 from lowbit.study.summary_rows import rows
 from lowbit.tasks.base import Example
 from lowbit.train import compile
-from lowbit.train.loop import Setting, steps_per_epoch, window
+from lowbit.train.loop import LoopSettings, steps_per_epoch, window
 
 CPU = torch.device("cpu")
 Folder = Callable[[str], Path]
@@ -84,7 +85,9 @@ def test_checkpointing_keeps_less_for_the_backward_pass(spec: RunSpec) -> None:
     for checkpointing in (False, True):
         execution = Execution(checkpointing=checkpointing)
         model = install_run(spec, start, execution, CPU, "fp32").model.train()
-        batch = window(start.data.parts["train"], 0, Setting("language", spec.train, 0, CPU))[0]
+        batch = window(start.data.parts["train"], 0, LoopSettings("language", spec.train, 0, CPU))[
+            0
+        ]
         held: dict[int, int] = {}
 
         def pack(tensor: torch.Tensor, held: dict[int, int] = held) -> torch.Tensor:
@@ -189,7 +192,7 @@ def test_a_token_budget_visits_every_example_once_in_steps_of_about_its_size(
             for i, n in enumerate(lengths)]  # fmt: skip
     train = TrainSpec(token_budget=budget, accumulate=accumulate)
     steps = steps_per_epoch(part, train)
-    setting = Setting("language", train, 0, CPU)
+    setting = LoopSettings("language", train, 0, CPU)
     windows = [window(part, epoch * steps + i, setting) for i in range(steps)]
     assert sorted(i for w in windows for b in w for i in b.index) == list(range(len(part)))
     a_step = sum(lengths) / steps
@@ -211,12 +214,23 @@ def test_runs_with_a_token_budget_are_never_compared(spec: RunSpec, tmp_path: Pa
         record = load(folder)
         assert record is not None
         assert record.spec["train"]["token_budget"] == 60
-        runs.append((folder, record))
+        runs.append(finished(folder))
     first, second = settings(runs)[0].cells
-    found = compare(second, first)
+    found = gap_between(second, first)
     assert found.gap is None
     assert "token_budget" in found.refused[0]
     assert "token_budget" not in spec.declared()["train"]
+
+
+def finished(folder: Path) -> FinishedRun:
+    run = find_run(folder)
+    assert run is not None
+    return run
+
+
+def lacks_cost(folder: Path) -> bool:
+    one = finished(folder)
+    return isolated_cost.missing(one.record, one.isolated_cost)
 
 
 # --- timed alone ----------------------------------------------------------------------------------
@@ -226,11 +240,11 @@ def test_shared_times_are_replaced_by_those_of_a_pass_alone(spec: RunSpec, tmp_p
     folder = tmp_path / spec.name
     record = run(spec, folder, Execution(threads=1), memory=2**33)
     assert record.cost.timed == "shared"
-    assert rows([(folder, record)])[0].shared
+    assert rows([finished(folder)])[0].shared
     isolated_cost.write(folder, spec, a_pass(spec, peak_bytes=123, tokens_per_s=4.5))
-    (row,) = rows([(folder, record)])
+    (row,) = rows([finished(folder)])
     assert (row.peak, row.tokens_per_s, row.shared) == (123, 4.5, False)
-    known = isolated_cost.alone(folder, record)
+    known = finished(folder).cost
     assert (known.wall_s, known.cpu_s, known.timed) == (7.0, 8.0, "alone")
 
 
@@ -240,25 +254,25 @@ def test_memory_is_that_of_packed_weights_whatever_the_runs_kept(
     """Decoded copies are kept for speed: they say nothing of what a plan needs."""
     folder = tmp_path / spec.name
     record = run(spec, folder, Execution(threads=1, residency="decoded"))
-    assert isolated_cost.wanted(folder, record)
+    assert lacks_cost(folder)
     known = isolated_cost.measure(probe, spec, Execution(threads=1, residency="decoded"))
     isolated_cost.write(folder, spec, known)
-    assert not isolated_cost.wanted(folder, record)
+    assert not lacks_cost(folder)
     assert known.decoded_peak_bytes > 0
     assert known.weights_bytes == record.bytes.base + record.bytes.other
     assert known.trained_bytes == 16 * record.trainable
-    (row,) = rows([(folder, record)])
+    (row,) = rows([finished(folder)])
     assert (row.peak, row.decoded_peak) == (known.peak_bytes, known.decoded_peak_bytes)
     assert row.tokens_per_s == record.cost.tokens_per_s  # it had the machine to itself
     assert "with packed weights" in " ".join(footnotes([row]))
-    (bar,) = memory.data(settings([(folder, record)])[0])
+    (bar,) = memory.data(settings([finished(folder)])[0])
     assert bar.parts[1:3] == (known.weights_bytes, known.trained_bytes)
     assert sum(bar.parts[1:4]) == pytest.approx(max(known.peak_bytes, sum(bar.parts[1:3])))
 
 
 def test_a_packed_run_alone_needs_no_pass(spec: RunSpec, tmp_path: Path) -> None:
-    record = run(spec, tmp_path / spec.name, Execution(threads=1))
-    assert not isolated_cost.wanted(tmp_path / spec.name, record)
+    run(spec, tmp_path / spec.name, Execution(threads=1))
+    assert not lacks_cost(tmp_path / spec.name)
 
 
 def a_pass(spec: RunSpec, **more: Any) -> isolated_cost.Solo:
@@ -279,8 +293,8 @@ def test_a_pass_of_other_settings_counts_for_nothing(
     other = replace(spec, train=replace(spec.train, lr=0.5)) if changed == "lr" else spec
     compute = "bf16" if changed == "compute" else "fp32"
     isolated_cost.write(folder, other, a_pass(other, compute=compute))
-    assert isolated_cost.read(folder, record) is None
-    assert rows([(folder, record)])[0].shared
+    assert finished(folder).isolated_cost is None
+    assert rows([finished(folder)])[0].shared
 
 
 # --- the learning rate of adaptive ranks ----------------------------------------------------------

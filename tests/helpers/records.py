@@ -16,8 +16,8 @@ from lowbit.core.spec import Plan, RunSpec, Site, TaskSpec, TrainSpec
 from lowbit.quant.byte_counts import adapter_numbers, stored
 from lowbit.quant.formats import bits_of, parse
 from lowbit.runs.record import LOG, SCORES, Bytes, Cost, Facts, Record, SiteRecord, finish
+from lowbit.runs.store import FinishedRun, ResultsFolder
 
-Run = tuple[Path, Record]
 WIDTH, INNER, VOCABULARY, DEPTH = 192, 512, 4096, 4
 FACTS = Facts(
     device="cpu", compute="bf16", threads=2, residency="packed", python="3.11.2",
@@ -79,7 +79,7 @@ def make_run(
     documents: int = 24,
     message: str = "",
     adapter: str = "",
-) -> Run:
+) -> FinishedRun:
     """Write one run folder through `record.finish`."""
     layers = site_records(formats or PLANS[plan])
     spec = RunSpec(model, TaskSpec(task), Plan(plan, adapter=adapter), TrainSpec(), seed)
@@ -108,7 +108,7 @@ def make_run(
                   8300.0 - 100 * seed, timed),
         message=message,
     )  # fmt: skip
-    return folder, finish(folder, record)
+    return FinishedRun(folder.name, finish(folder, record), ResultsFolder(root))
 
 
 def _scores(
@@ -157,7 +157,7 @@ def _log(loss: float, rng: np.random.Generator, status: str) -> list[dict[str, A
     return rows
 
 
-def demo_runs(root: Path, seeds: int = 2) -> list[Run]:
+def demo_runs(root: Path, seeds: int = 2) -> list[FinishedRun]:
     """The demo study's shape: five plans, two seeds."""
     return [make_run(root, plan, seed) for plan in PLANS for seed in range(seeds)]
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.records import PLANS, Run, demo_runs, elsewhere, make_run
+from helpers.records import PLANS, demo_runs, elsewhere, make_run
 
 from lowbit.cli.console import wrapped
 from lowbit.core.files import lines
 from lowbit.report import page as report
+from lowbit.runs.store import FinishedRun
 from lowbit.study.cells import settings
 from lowbit.study.claims import Claim
 from lowbit.study.schema import MAIN, Part
@@ -54,24 +55,24 @@ def parsed(page: str) -> Elements:
     return elements
 
 
-def contents(runs: list[Run], title: str = "Demo", **more: Any) -> report.Contents:
+def contents(runs: list[FinishedRun], title: str = "Demo", **more: Any) -> report.Contents:
     part = Part(MAIN, title, tuple(PLANS))
     parts = ((part, tuple(runs)),)
     return report.Contents(title, "Four bits are enough.", "lowbit 0.1.0", parts, **more)
 
 
-def write(folder: Path, runs: list[Run], title: str = "Demo") -> Path:
+def write(folder: Path, runs: list[FinishedRun], title: str = "Demo") -> Path:
     return report.write(folder / "report", contents(runs, title))
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Run]]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[FinishedRun]]:
     folder = tmp_path_factory.mktemp("study")
     runs = demo_runs(folder / "results")
     return write(folder, runs), runs
 
 
-def test_the_page_lies_beside_its_table_and_figures(demo: tuple[Path, list[Run]]) -> None:
+def test_the_page_lies_beside_its_table_and_figures(demo: tuple[Path, list[FinishedRun]]) -> None:
     page = demo[0]
     assert page.parts[-2:] == ("report", "index.html")
     names = {path.relative_to(page.parent).as_posix() for path in page.parent.rglob("*.*")}
@@ -82,13 +83,13 @@ def test_the_page_lies_beside_its_table_and_figures(demo: tuple[Path, list[Run]]
     assert names == {"index.html", "logs.csv", *tables, *figures}
 
 
-def test_the_appendices_hold_what_the_records_say(demo: tuple[Path, list[Run]]) -> None:
+def test_the_appendices_hold_what_the_records_say(demo: tuple[Path, list[FinishedRun]]) -> None:
     folder, runs = demo[0].parent, demo[1]
     sheets = {
         name: list(csv.DictReader((folder / f"{name}.csv").read_text().splitlines()))
         for name in ("appendix-a-ranks", "appendix-b-bits", "settings", "costs", "logs")
     }
-    _, record = next(run for run in runs if run[1].plan == "mixed-8-4-3")
+    record = next(run.record for run in runs if run.plan == "mixed-8-4-3")
     for site in record.sites:
         found = {
             name: row["value"]
@@ -103,7 +104,7 @@ def test_the_appendices_hold_what_the_records_say(demo: tuple[Path, list[Run]]) 
         r for r in sheets["settings"] if r["what"] == "train.lr" and plans.items() <= r.items()
     )
     assert float(rate["value"]) == record.spec["train"]["lr"]
-    walls = [r.cost.wall_s for _, r in runs if r.plan == record.plan and r.status == "done"]
+    walls = [r.record.cost.wall_s for r in runs if r.plan == record.plan]
     wall = next(
         r for r in sheets["costs"] if r["what"] == "wall clock, s" and plans.items() <= r.items()
     )
@@ -114,14 +115,16 @@ def test_the_appendices_hold_what_the_records_say(demo: tuple[Path, list[Run]]) 
     assert float(first["loss"]) == logged["loss"]
 
 
-def test_the_page_has_ranks_costs_and_settings(demo: tuple[Path, list[Run]]) -> None:
+def test_the_page_has_ranks_costs_and_settings(demo: tuple[Path, list[FinishedRun]]) -> None:
     text = demo[0].read_text(encoding="utf-8")
     for heading in ("Ranks that were left", "What a run costs", "Settings"):
         assert f"<summary>{heading}</summary>" in text
     assert "wall clock, s" in text
 
 
-def test_the_same_records_give_the_same_bytes(demo: tuple[Path, list[Run]], tmp_path: Path) -> None:
+def test_the_same_records_give_the_same_bytes(
+    demo: tuple[Path, list[FinishedRun]], tmp_path: Path
+) -> None:
     page, runs = demo
     again = write(tmp_path, runs)
     for path in page.parent.rglob("*.*"):
@@ -129,7 +132,7 @@ def test_the_same_records_give_the_same_bytes(demo: tuple[Path, list[Run]], tmp_
         assert twin.read_bytes() == path.read_bytes(), path.name
 
 
-def test_the_page_refers_to_nothing_outside_itself(demo: tuple[Path, list[Run]]) -> None:
+def test_the_page_refers_to_nothing_outside_itself(demo: tuple[Path, list[FinishedRun]]) -> None:
     elements = parsed(demo[0].read_text(encoding="utf-8"))
     attributes = [(tag, key) for tag, attrs in elements.found for key in attrs]
     assert not [a for a in attributes if a[1] in ("src", "href", "srcset", "action", "data")]
@@ -143,13 +146,13 @@ def test_the_page_refers_to_nothing_outside_itself(demo: tuple[Path, list[Run]])
     assert "@import" not in style
 
 
-def test_the_chart_runtime_is_inside_once(demo: tuple[Path, list[Run]]) -> None:
+def test_the_chart_runtime_is_inside_once(demo: tuple[Path, list[FinishedRun]]) -> None:
     text = demo[0].read_text(encoding="utf-8")
     assert text.count("window.vegaEmbed") == 1
     assert len(text) < 1_500_000
 
 
-def test_every_chart_has_its_spec_and_its_place(demo: tuple[Path, list[Run]]) -> None:
+def test_every_chart_has_its_spec_and_its_place(demo: tuple[Path, list[FinishedRun]]) -> None:
     elements = parsed(demo[0].read_text(encoding="utf-8"))
     wanted = [a["data-for"] for tag, a in elements.found if tag == "script" and "data-for" in a]
     assert len(wanted) == 5
@@ -161,7 +164,7 @@ def test_every_chart_has_its_spec_and_its_place(demo: tuple[Path, list[Run]]) ->
         assert "url" not in spec.get("data", {})
 
 
-def test_tables_say_what_their_heads_are(demo: tuple[Path, list[Run]]) -> None:
+def test_tables_say_what_their_heads_are(demo: tuple[Path, list[FinishedRun]]) -> None:
     elements = parsed(demo[0].read_text(encoding="utf-8"))
     assert all(a.get("scope") in ("col", "row") for tag, a in elements.found if tag == "th")
     regions = [a for _, a in elements.found if a.get("role") == "region"]
@@ -169,7 +172,7 @@ def test_tables_say_what_their_heads_are(demo: tuple[Path, list[Run]]) -> None:
     assert all(a.get("aria-label") and a.get("tabindex") == "0" for a in regions)
 
 
-def test_no_text_of_a_record_can_act(demo: tuple[Path, list[Run]], tmp_path: Path) -> None:
+def test_no_text_of_a_record_can_act(demo: tuple[Path, list[FinishedRun]], tmp_path: Path) -> None:
     facts = elsewhere(notes=(EVIL,), cpu=EVIL)
     runs = [
         make_run(tmp_path / "a", "bf16", model=EVIL, task=EVIL, facts=facts),
@@ -222,11 +225,11 @@ def test_a_study_without_runs_has_a_page_that_says_so(tmp_path: Path) -> None:
     assert "vegaEmbed" not in text
 
 
-def test_the_bit_map_has_every_site_of_every_plan(demo: tuple[Path, list[Run]]) -> None:
+def test_the_bit_map_has_every_site_of_every_plan(demo: tuple[Path, list[FinishedRun]]) -> None:
     setting = settings(demo[1])[0]
     found = report.bitmap(setting)
     assert found.plans == tuple(PLANS)
-    assert len(found.cells) == len(found.sites) == len(demo[1][0][1].sites)
+    assert len(found.cells) == len(found.sites) == len(demo[1][0].record.sites)
     assert found.sites[:2] == ("embed_tokens", "layers.0.self_attn.q_proj")
     three = [s for s in (line[3] for line in found.cells) if s and report.bits(s) == 3]
     assert {site.depth for site in three} == {2, 3}

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.records import PLANS, Run, demo_runs, elsewhere, make_run
+from helpers.records import PLANS, demo_runs, elsewhere, make_run
 from rich.console import Console
 
 from lowbit.report.table import Row, footnotes, render, rows, sheets, to_csv, to_markdown
+from lowbit.runs.store import FinishedRun
 
 
 def terminal(table: list[Row], width: int = 80) -> str:
@@ -36,7 +37,7 @@ def test_the_gap_is_the_mean_difference_to_the_16_bit_runs_of_the_same_seeds(
     tmp_path: Path,
 ) -> None:
     runs = demo_runs(tmp_path)
-    loss = {(r.plan, r.seed): r.metrics["loss"] for _, r in runs}
+    loss = {(r.plan, r.seed): r.record.metrics["loss"] for r in runs}
     table = rows(runs)
     expected = sum(loss["int2@64", seed] - loss["bf16", seed] for seed in (0, 1)) / 2
     found = row_of(table, "int2@64").gap
@@ -110,7 +111,7 @@ def every_number(table: list[Row]) -> set[str]:
     return {cell for sheet in sheets(table) for line in sheet.body for cell in line[1:]}
 
 
-def awkward(root: Path) -> list[Run]:
+def awkward(root: Path) -> list[FinishedRun]:
     """Long names, refusals, shared timings, two tasks: as wide as the table gets."""
     long = "a-plan-with-quite-a-long-name-and-[red]markup[/red]"
     runs = demo_runs(root)
@@ -161,7 +162,8 @@ def test_no_runs_no_rows() -> None:
 
 def test_a_table_and_a_report_need_no_torch() -> None:
     code = (
-        "import sys; from lowbit import cells, charts, figures, report, rows, stats, table; "
+        "import sys; from lowbit.report import draw, page, table; "
+        "from lowbit.study import cells, results, summary_rows; "
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.records import FACTS, make_run
 from hypothesis import given
 from hypothesis import strategies as st
-from helpers.records import FACTS, Run, make_run
 
 from lowbit.core.errors import RunError, UserError
 from lowbit.core.execution import ONEDNN, Execution
@@ -35,14 +35,16 @@ from lowbit.runs.record import (
     load,
     resumable,
 )
+from lowbit.runs.store import FinishedRun
 
 SPEC = RunSpec("m", TaskSpec("t"), Plan("p", rule=(Rule(role="ffn"),)), TrainSpec(), 0)
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run(tmp_path: Path) -> FinishedRun:
     """A finished run with an adapter."""
-    folder, record = make_run(tmp_path, "bf16")
+    finished = make_run(tmp_path, "bf16")
+    folder, record = finished.folder, finished.record
     write_atomic(folder / ADAPTER / "adapter_model.safetensors", b"weights")
     write_atomic(folder / ADAPTER / "adapter_config.json", b"{}")
     return folder, finish(folder, record)
@@ -92,7 +94,7 @@ def test_lines_come_back_as_they_were_written(
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_no_number_that_is_none_gets_into_a_record(bad: float, run: Run) -> None:
+def test_no_number_that_is_none_gets_into_a_record(bad: float, run: FinishedRun) -> None:
     folder, record = run
     before = (folder / RECORD).read_bytes()
     with pytest.raises(ValueError, match="not JSON compliant"):
@@ -104,12 +106,13 @@ def test_no_number_that_is_none_gets_into_a_record(bad: float, run: Run) -> None
     assert (folder / RECORD).read_bytes() == before
 
 
-def test_a_run_has_metrics_exactly_when_it_is_done(run: Run, tmp_path: Path) -> None:
+def test_a_run_has_metrics_exactly_when_it_is_done(run: FinishedRun, tmp_path: Path) -> None:
     folder, record = run
     for wrong in (replace(record, status="diverged"), replace(record, metrics={})):
         with pytest.raises(RunError, match="metrics exactly when its run is done"):
             finish(folder, wrong)
-    other, diverged = make_run(tmp_path, "int2@64", status="diverged", message="no longer finite")
+    finished = make_run(tmp_path, "int2@64", status="diverged", message="no longer finite")
+    other, diverged = finished.folder, finished.record
     assert diverged.metrics == {}
     assert not (other / SCORES).exists()
     assert load(other) == diverged
@@ -118,7 +121,7 @@ def test_a_run_has_metrics_exactly_when_it_is_done(run: Run, tmp_path: Path) -> 
 # -- reading ---------------------------------------------------------------------------------------
 
 
-def test_what_was_finished_is_read_back_equal(run: Run) -> None:
+def test_what_was_finished_is_read_back_equal(run: FinishedRun) -> None:
     folder, record = run
     assert load(folder) == record
     assert set(record.files) == {
@@ -133,7 +136,7 @@ def test_what_was_finished_is_read_back_equal(run: Run) -> None:
 def test_a_record_torn_anywhere_is_no_record(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    folder, _ = make_run(tmp_path_factory.mktemp("torn"), "bf16")
+    folder = make_run(tmp_path_factory.mktemp("torn"), "bf16").folder
     whole = (folder / RECORD).read_bytes()
     # The last character is a line's end, and without it the record is still whole.
     (folder / RECORD).write_bytes(whole[: data.draw(st.integers(0, len(whole) - 2))])
@@ -141,7 +144,7 @@ def test_a_record_torn_anywhere_is_no_record(
 
 
 @pytest.mark.parametrize("text", ["", "null", "3", "[]", '"x"', "{}", '{"schema": 1}', "\x00" * 64])
-def test_what_is_no_record_at_all_is_no_record(text: str, run: Run) -> None:
+def test_what_is_no_record_at_all_is_no_record(text: str, run: FinishedRun) -> None:
     (run[0] / RECORD).write_text(text)
     assert load(run[0]) is None
 
@@ -157,7 +160,7 @@ def test_what_is_no_record_at_all_is_no_record(text: str, run: Run) -> None:
         {"cost": None},
     ],
 )
-def test_a_record_of_another_shape_is_no_record(change: dict[str, Any], run: Run) -> None:
+def test_a_record_of_another_shape_is_no_record(change: dict[str, Any], run: FinishedRun) -> None:
     body = json.loads((run[0] / RECORD).read_text())
     (run[0] / RECORD).write_text(json.dumps({**body, **change}))
     assert load(run[0]) is None
@@ -166,7 +169,7 @@ def test_a_record_of_another_shape_is_no_record(change: dict[str, Any], run: Run
 @pytest.mark.parametrize("name", [LOG, SCORES, "adapter/adapter_model.safetensors"])
 @pytest.mark.parametrize("harm", ["truncated", "altered", "longer"])
 def test_a_file_that_is_not_what_was_recorded_makes_the_run_none(
-    name: str, harm: str, run: Run
+    name: str, harm: str, run: FinishedRun
 ) -> None:
     path = run[0] / name
     content = path.read_bytes()
@@ -182,12 +185,12 @@ def test_a_file_that_is_not_what_was_recorded_makes_the_run_none(
 
 
 @pytest.mark.parametrize("name", [LOG, SCORES, RECORD])
-def test_a_missing_file_makes_the_run_none(name: str, run: Run) -> None:
+def test_a_missing_file_makes_the_run_none(name: str, run: FinishedRun) -> None:
     (run[0] / name).unlink()
     assert load(run[0]) is None
 
 
-def test_the_adapter_may_be_absent_since_it_is_not_committed(run: Run) -> None:
+def test_the_adapter_may_be_absent_since_it_is_not_committed(run: FinishedRun) -> None:
     folder, record = run
     for path in (folder / ADAPTER).iterdir():
         path.unlink()
@@ -271,7 +274,7 @@ def test_a_runs_name_is_one_folders_name(name: str) -> None:
     assert not set(spec.name) & set('/\\:*?"<>| ')
 
 
-def test_a_record_of_other_settings_is_refused_with_each_difference(run: Run) -> None:
+def test_a_record_of_other_settings_is_refused_with_each_difference(run: FinishedRun) -> None:
     folder, record = run
     spec = check(RunSpec, record.spec, None)
     check_current(folder, record, spec)
@@ -302,28 +305,30 @@ def other_fact(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", [f.name for f in fields(FACTS)])
 def test_records_are_compared_unless_a_fact_that_matters_differs(name: str, tmp_path: Path) -> None:
-    one = make_run(tmp_path / "one", "bf16")[1]
-    two = make_run(tmp_path / "two", "int2@64", facts=replace(FACTS, **other_fact(name)))[1]
+    one = make_run(tmp_path / "one", "bf16").record
+    two = make_run(tmp_path / "two", "int2@64", facts=replace(FACTS, **other_fact(name))).record
     assert comparable(one, two) == comparable(two, one) == ([name] if name in COMPARED else [])
 
 
 def test_vectors_that_nobody_noted_keep_no_two_records_apart(tmp_path: Path) -> None:
-    old = make_run(tmp_path / "old", "bf16", facts=replace(FACTS, simd=""))[1]
-    new = make_run(tmp_path / "new", "int2@64", facts=replace(FACTS, simd="AVX512"))[1]
+    old = make_run(tmp_path / "old", "bf16", facts=replace(FACTS, simd="")).record
+    new = make_run(tmp_path / "new", "int2@64", facts=replace(FACTS, simd="AVX512")).record
     assert comparable(old, new) == comparable(new, old) == []
-    other = make_run(tmp_path / "other", "int2@64", facts=replace(FACTS, simd=f"AVX512{ONEDNN}"))[1]
+    other = make_run(
+        tmp_path / "other", "int2@64", facts=replace(FACTS, simd=f"AVX512{ONEDNN}")
+    ).record
     assert comparable(old, other) == comparable(other, new) == ["simd"], "MKL's were all of them"
 
 
 def test_a_cpus_vectors_are_noted() -> None:
     cpu = machine.facts(torch.device("cpu"), "fp32", Execution(), "", "", ())
-    assert cpu.simd == matmul.vectors()
+    assert cpu.simd == matmul.simd_name()
 
 
 def test_all_facts_that_differ_are_listed(tmp_path: Path) -> None:
-    one = make_run(tmp_path / "one", "bf16")[1]
+    one = make_run(tmp_path / "one", "bf16").record
     other = replace(FACTS, device="cuda", threads=9, cores=64, data="else")
-    two = make_run(tmp_path / "two", "bf16", facts=other)[1]
+    two = make_run(tmp_path / "two", "bf16", facts=other).record
     assert comparable(one, two) == ["device", "threads", "data"]
 
 

@@ -17,8 +17,8 @@ from lowbit.core.files import lines
 from lowbit.core.spec import BLOCK_ROLES
 from lowbit.plan.rules import choose
 from lowbit.report.figures import gradients, memory, pareto, ranks
-from lowbit.runs import isolated_cost
-from lowbit.study.cells import Setting, of_part, records, settings
+from lowbit.study.cells import Setting, settings
+from lowbit.study.results import read_results
 from lowbit.study.study import Study, read
 from lowbit.study.verdicts import Verdicts, judge
 
@@ -146,12 +146,12 @@ def test_a_slice_ends_before_the_next_seed_begins(study: Study) -> None:
 
 @pytest.fixture(scope="module")
 def verdicts(study: Study) -> Verdicts:
-    return judge(replace(study, questions=()))
+    return judge(read_results(replace(study, questions=())))
 
 
 @pytest.fixture(scope="module", params=("sst2", "wikitext2"))
 def setting(study: Study, request: pytest.FixtureRequest) -> Setting:
-    runs = of_part(study, study.parts[0], records(study))
+    runs = read_results(study).of_part(study.parts[0])
     return next(one for one in settings(runs) if one.task == request.param)
 
 
@@ -160,10 +160,10 @@ def test_a_point_is_the_mean_score_at_the_mean_of_the_bytes(setting: Setting) ->
     assert set(points) == set(SIX)
     for cell in setting.cells:
         found = list(cell.done.values())
-        scores = [record.metrics[setting.metric] for _, record in found]
+        scores = [run.record.metrics[setting.metric] for run in found]
         point = points[cell.plan]
         assert point.mean == pytest.approx(np.mean(scores))
-        assert point.bytes == pytest.approx(np.mean([r.bytes.stored for _, r in found]))
+        assert point.bytes == pytest.approx(np.mean([run.record.bytes.stored for run in found]))
         assert point.interval is not None
         reach = STUDENT[len(scores)] * np.std(scores, ddof=1) / np.sqrt(len(scores))
         assert point.interval[1] == pytest.approx(np.mean(scores) + reach, rel=1e-3)
@@ -175,7 +175,7 @@ STUDENT = {4: 3.1824, 5: 2.7764, 6: 2.5706}
 def test_the_heat_map_has_ranks_and_bits_of_the_records(setting: Setting) -> None:
     found = ranks.data(setting)
     for cell, panel in zip(setting.cells, found.panels, strict=True):
-        done = [record for _, record in cell.done.values()]
+        done = [run.record for run in cell.done.values()]
         sites = [s for s in done[0].sites if s.depth is not None and s.role in BLOCK_ROLES]
         assert [c.format for c in panel.cells] == [s.format for s in sites]
         for shown, site in zip(panel.cells, sites, strict=True):
@@ -185,7 +185,7 @@ def test_the_heat_map_has_ranks_and_bits_of_the_records(setting: Setting) -> Non
 
 def test_memory_is_that_of_the_passes(setting: Setting) -> None:
     for cell, bar in zip(setting.cells, memory.data(setting), strict=True):
-        known = isolated_cost.read(*next(iter(cell.done.values())))
+        known = next(iter(cell.done.values())).isolated_cost
         if known is None:
             assert bar.total == max(record.cost.peak_bytes for record in cell.records)
         else:
@@ -196,8 +196,9 @@ def test_gradients_are_those_that_were_logged(setting: Setting) -> None:
     for norms in gradients.data(setting):
         cell = next(one for one in setting.cells if one.plan == norms.plan)
         found: list[float] = []
-        for folder, record in cell.done.values():
-            rows = [row for row in lines(folder / "log.jsonl") if row.get("grad_norms")]
+        for run in cell.done.values():
+            record = run.record
+            rows = [row for row in run.log if row.get("grad_norms")]
             warm = record.spec["train"]["warmup"] * max(row["step"] for row in rows)
             found += [row["grad_norms"]["0"] for row in rows if row["step"] > warm]
         assert dict(norms.points)[0] == pytest.approx(np.exp(np.mean(np.log(found))))
@@ -209,7 +210,7 @@ def test_what_is_decided_is_decided_by_the_pairs_that_are_there(verdicts: Verdic
         assert claim.beside is not None
         assert claim.seeds == len(claim.beside.by_seed)
         assert np.mean(claim.beside.by_seed) == pytest.approx(claim.gain.estimate)
-        assert (claim.state == "unfinished") == (claim.seeds < claim.wanted)
+        assert (claim.state == "unfinished") == (claim.seeds < claim.declared_seeds)
 
 
 def test_mcnemar_counts_the_sentences_that_one_side_alone_had_right(

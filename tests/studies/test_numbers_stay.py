@@ -24,6 +24,7 @@ import pytest
 from lowbit.report import appendix, draw, page
 from lowbit.report.figures import predicted
 from lowbit.study import predicted_vs_observed
+from lowbit.study.results import read_results
 from lowbit.study.study import read
 from lowbit.study.summary_rows import rows
 from lowbit.study.verdicts import judge
@@ -68,8 +69,11 @@ def in_text(sheet: str) -> Iterator[float]:
 def of_study(name: str) -> dict[str, str]:
     """The digests of one committed study, by what they are of."""
     study = read(str(ROOT / name))
-    verdicts, cells = judge(study), predicted_vs_observed.cells(study)
-    contents = page.contents(study, "")
+    verdicts, cells = (
+        judge(read_results(study)),
+        predicted_vs_observed.predicted_gaps(read_results(study)),
+    )
+    contents = page.contents(read_results(study), "")
     found = {"missing": str(len(verdicts.missing))}
     for kind, findings in (("claim", verdicts.claims), ("question", verdicts.questions)):
         for index, finding in enumerate(findings):
@@ -78,7 +82,7 @@ def of_study(name: str) -> dict[str, str]:
     for cell in cells:
         key = f"cell {cell.kind} / {cell.part} / {cell.model} / {cell.task} / {cell.plan}"
         found[key] = digest(numbers(cell))
-    for part, setting in draw.shown(study):
+    for part, setting in draw.shown(read_results(study)):
         for figure, data in draw.data_of(part, setting, draw.ALL):
             key = f"figure {figure} / {part.name} / {setting.model} / {setting.task}"
             found[key] = digest(numbers(data))

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 import pytest
 
-from lowbit.study.cells import records
+from lowbit.study.results import read_results
 from lowbit.study.study import Study, read
 
 ROOT = Path(__file__).parents[2] / "studies" / "planner"
@@ -72,7 +72,7 @@ def test_no_plan_has_more_than_the_budget_and_only_uniform_ones_have_much_less(
 
 
 def test_what_was_run_has_the_bytes_that_its_plan_was_said_to_have(study: Study) -> None:
-    counted, done = 0, {folder.name: record for folder, record in records(study)}
+    counted, done = 0, {run.name: run.record for run in read_results(study).runs}
     for run in study.runs:
         folder, _, plan = re.sub(" (bare|moved)", "-bare", run.plan.name).partition("/")
         found = done.get(run.name)
@@ -89,7 +89,8 @@ def test_what_was_run_has_the_bytes_that_its_plan_was_said_to_have(study: Study)
 def by_plan(study: Study, metric: str) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     named = {run.name: run.plan.name for run in study.runs}
-    for place, record in records(study):
+    for run in read_results(study).runs:
+        place, record = run.folder, run.record
         if record.metric == metric:
             found.setdefault(named[place.name], []).append(record.metrics[metric])
     return found
@@ -212,7 +213,7 @@ def test_what_the_classifier_lost_less_in_the_readme_is_that_of_the_records(stud
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     found = re.search(r"lost ([\d.]+) ± ([\d.]+) and ([\d.]+) ± ([\d.]+) less", readme)
     assert found is not None
-    lost = {place.name: record.metrics["loss"] for place, record in records(study)}
+    lost = {run.name: run.record.metrics["loss"] for run in read_results(study).runs}
     for folder, told, spread in zip(
         ("sst3", "sst4"), found.groups()[::2], found.groups()[1::2], strict=True
     ):

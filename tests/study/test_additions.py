@@ -10,7 +10,7 @@ import pytest
 from lowbit.core.errors import UserError
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.study import additions
-from lowbit.study.additions import Added, Text
+from lowbit.study.additions import Additions, MoreText
 from lowbit.study.forecasts import partner, points
 from lowbit.study.study import Study, read
 
@@ -133,13 +133,13 @@ def test_mistakes_in_such_a_workload_are_named(
 def test_what_was_added_is_read_as_it_was_written(folder: Path) -> None:
     results = folder / "results"
     results.mkdir()
-    assert additions.read(results) == Added()
-    text = Text("moved", "demo", ("own", "moved"), 25)
-    additions.write(results, Added({"moved": (2,)}, (text,)))
-    assert additions.read(results) == Added({"moved": (2,)}, (text,))
+    assert additions.read(results) == Additions()
+    text = MoreText("moved", "demo", ("own", "moved"), 25)
+    additions.write(results, Additions({"moved": (2,)}, (text,)))
+    assert additions.read(results) == Additions({"moved": (2,)}, (text,))
     before, study = len(STUDY), read(str(folder))
     assert before == len((folder / "study.toml").read_text()), "what is written stays"
-    (part,) = (p for p in study.parts if p.name == additions.named(text))
+    (part,) = (p for p in study.parts if p.name == additions.part_name(text))
     assert additions.origin(part.name) == "moved"
     assert part.seeds == (0, 1, 2)
     again = study.part(part)
@@ -150,11 +150,11 @@ def test_what_was_added_is_read_as_it_was_written(folder: Path) -> None:
     assert all(run.lender in {r.name for r in study.runs} for run in again)
     assert [f.part for f in study.forecasts].count(part.name) == 1
     # A second part with the same text of the same task has no second workload.
-    additions.write(results, Added({}, (text, replace(text, part="main", plans=("low",)))))
+    additions.write(results, Additions({}, (text, replace(text, part="main", plans=("low",)))))
     study = read(str(folder))
     assert {r.plan.name for r in study.runs if r.task.scored_limit == 25} == {"own", "moved", "low"}
-    additions.write(results, Added({}, (replace(text, task="elsewhere"),)))
-    with pytest.raises(UserError, match="'elsewhere' that the study has not"):
+    additions.write(results, Additions({}, (replace(text, task="elsewhere"),)))
+    with pytest.raises(UserError, match="'elsewhere' that the study does not have"):
         read(str(folder))
     (results / additions.FILE).write_text('{"seeds": {}}')
     with pytest.raises(UserError, match="is torn"):
@@ -167,8 +167,8 @@ def test_text_that_forecasts_are_calibrated_on_is_not_added(folder: Path) -> Non
     cut = STUDY.replace("scored_limit = 10}", "scored_limit = 10, rest = 20}")
     path.write_text(cut, encoding="utf-8")
     (folder / "results").mkdir()
-    text = Text("moved", "demo", ("own", "moved"), 25)
-    additions.write(folder / "results", Added({}, (text,)))
+    text = MoreText("moved", "demo", ("own", "moved"), 25)
+    additions.write(folder / "results", Additions({}, (text,)))
     study = read(str(folder))
     again = [run.task for run in study.runs if run.task.scored_limit == 25]
     assert {(task.rest, task.scored_rest) for task in again} == {(20, 10)}

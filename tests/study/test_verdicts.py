@@ -14,13 +14,15 @@ from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.report import draw, wording
 from lowbit.runs.record import Record
+from lowbit.study import verdicts as deciding
 from lowbit.study.cells import settings
 from lowbit.study.claims import Claim, check_claims
 from lowbit.study.pairing import winner
+from lowbit.study.results import read_results
 from lowbit.study.schema import MAIN, Part
 from lowbit.study.study import Study
 from lowbit.study.summary_rows import rows
-from lowbit.study.verdicts import Finding, Verdicts, judge
+from lowbit.study.verdicts import Finding, Verdicts
 
 SEEDS = tuple(range(6))
 TASK = "wikitext2"
@@ -50,6 +52,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def judge(one: Study) -> Verdicts:
+    return deciding.judge(read_results(one))
+
+
 def only(verdicts: Verdicts) -> Finding:
     (found,) = verdicts.claims
     return found
@@ -71,7 +77,7 @@ def test_a_slice_of_the_seeds_decides_nothing(results: Path) -> None:
     part = Part(MAIN, "t", tuple(PLANS), (TASK,), SEEDS)
     runs = tuple(run for run in whole.runs if run.seed < 2)
     found = only(judge(replace(whole, runs=runs, declared=(part,))))
-    assert (found.state, found.seeds, found.wanted) == ("unfinished", 2, 6)
+    assert (found.state, found.seeds, found.declared_seeds) == ("unfinished", 2, 6)
     fresh = replace(part, seeds=(7, 8, 9))
     assert only(judge(replace(whole, declared=(fresh,)))).state == "held", "seeds of one's own"
 
@@ -123,7 +129,7 @@ def test_a_difference_of_differences_needs_all_four(tmp_path: Path) -> None:
         if seed < 4:
             make_run(tmp_path, "int8@row", seed)
     found = only(judge(study(tmp_path, claim("bf16", "int2@64", less=("int8@row", "nf4@64+dq")))))
-    assert (found.state, found.seeds, found.wanted) == ("unfinished", 4, 6)
+    assert (found.state, found.seeds, found.declared_seeds) == ("unfinished", 4, 6)
     with pytest.raises(BadValueError, match="two plans"):
         claim("bf16", "int2@64", less=("int8@row",))
     with pytest.raises(BadValueError, match="two plans"):
@@ -196,7 +202,7 @@ def test_nothing_is_decided_before_all_seeds_are_there(tmp_path: Path) -> None:
         make_run(tmp_path, "int2@64", seed)
     verdicts = judge(study(tmp_path, claim("bf16", "int2@64"), claim("int8@row", "int2@64")))
     first, second = verdicts.claims
-    assert (first.state, first.seeds, first.wanted) == ("unfinished", 3, 6)
+    assert (first.state, first.seeds, first.declared_seeds) == ("unfinished", 3, 6)
     assert first.gain is not None
     assert second.state == "unfinished"
     assert second.gain is None
@@ -229,7 +235,7 @@ def test_bytes_wait_for_all_seeds_and_for_the_same_machine(tmp_path: Path) -> No
     stored = claim("nf4@64+dq", "bf16", measure="stored")
     asked = (stored, replace(stored, measure="peak"))
     bytes_of, peak = judge(study(tmp_path, questions=asked)).questions
-    assert (bytes_of.state, bytes_of.seeds, bytes_of.wanted) == ("unfinished", 5, 6)
+    assert (bytes_of.state, bytes_of.seeds, bytes_of.declared_seeds) == ("unfinished", 5, 6)
     assert peak.state == "refused"
     assert "recorded facts differ (cpu)" in wording.effect(peak)
 
@@ -241,7 +247,7 @@ def test_memory_waits_for_the_passes_alone(tmp_path: Path) -> None:
     peak = claim("nf4@64+dq", "bf16", measure="peak")
     (found,) = judge(study(tmp_path, questions=(peak,))).questions
     assert found.state == "unfinished"
-    assert "its passes alone are missing" in wording.effect(found)
+    assert "its cost alone was not measured yet" in wording.effect(found)
 
 
 def test_memory_closer_than_passes_are_to_each_other_is_open(
@@ -251,7 +257,7 @@ def test_memory_closer_than_passes_are_to_each_other_is_open(
     peaks = {}
     for plan in ("bf16", "nf4@64+dq"):
         for seed in SEEDS:
-            peaks[plan] = make_run(tmp_path, plan, seed)[1].cost.peak_bytes
+            peaks[plan] = make_run(tmp_path, plan, seed).record.cost.peak_bytes
     saved, slack = peaks["bf16"] - peaks["nf4@64+dq"], 0.003 * peaks["bf16"]
     asked = tuple(
         claim("nf4@64+dq", "bf16", measure="peak", relation="equal", margin=saved + more)
@@ -311,14 +317,14 @@ def test_accuracy_has_mcnemar_beside_it(tmp_path: Path) -> None:
 def test_bold_is_for_a_winner_over_all_others(results: Path, tmp_path: Path) -> None:
     runs = demo_runs(tmp_path, seeds=6)
     assert winner(settings(runs)[0]) is None  # 16 and 8 bits are alike
-    worse = [run for run in runs if run[1].plan in ("int2@64", "mixed-8-4-3")]
+    worse = [run for run in runs if run.record.plan in ("int2@64", "mixed-8-4-3")]
     assert winner(settings(worse)[0]) == "mixed-8-4-3"
     assert [row.plan for row in rows(worse) if row.best] == ["mixed-8-4-3"]
-    few = [run for run in worse if run[1].seed < 5]
+    few = [run for run in worse if run.record.seed < 5]
     assert winner(settings(few)[0]) is None
     apart = [
-        make_run(tmp_path / "apart", run[1].plan, run[1].seed,
-                 facts=elsewhere(cpu="another") if run[1].plan == "int2@64" else FACTS)
+        make_run(tmp_path / "apart", run.record.plan, run.record.seed,
+                 facts=elsewhere(cpu="another") if run.record.plan == "int2@64" else FACTS)
         for run in worse
     ]  # fmt: skip
     assert winner(settings(apart)[0]) is None  # not one pair of them may be compared
@@ -351,7 +357,7 @@ def test_a_claim_names_what_the_study_has() -> None:
     assert "no plan 'bf61' in this study. Did you mean 'bf16'?" in refused(claim("bf61", "bf16"))
     other = replace(claim("bf16", "int2@64"), task="wikitext")
     assert "no task 'wikitext' in this study. Did you mean 'wikitext2'?" in refused(other)
-    assert "against itself" in refused(claim("bf16", "bf16"))
+    assert "with itself" in refused(claim("bf16", "bf16"))
     assert "write it as a [[question]]" in refused(claim("bf16", "int2@64", measure="stored"))
 
 
@@ -392,7 +398,7 @@ def test_a_parts_figures_are_held_against_its_control(results: Path, tmp_path: P
     whole = study(results)
     part = Part("few", "Few bits", ("int2@64", "nf4@64+dq"), (TASK,), SEEDS, control="nf4@64+dq")
     parted = replace(whole, parts=(*whole.parts, part))
-    pairs = draw.shown(parted)
+    pairs = draw.shown(read_results(parted))
     assert [p.name for p, _ in pairs] == [MAIN, "few"]
     assert [cell.plan for cell in pairs[1][1].cells] == ["int2@64", "nf4@64+dq"]
     names = {path.name for path in draw.draw(pairs, tmp_path, ["pareto", "forest"])}
@@ -408,7 +414,7 @@ def test_a_parts_figures_are_held_against_its_control(results: Path, tmp_path: P
 
 
 def test_a_record_of_another_cut_is_another_setting(tmp_path: Path) -> None:
-    _, record = make_run(tmp_path, "bf16")
+    record = make_run(tmp_path, "bf16").record
     spec = {**record.spec, "task": {**record.spec["task"], "tag": "eighth"}}
     cut = Record(**{**vars(record), "spec": spec})
     assert cut.task == "wikitext2 (eighth)"

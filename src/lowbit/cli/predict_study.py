@@ -13,7 +13,8 @@ from lowbit.cli.measure import shown
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
 from lowbit.core.progress import phases
-from lowbit.runs.record import ADAPTER, load
+from lowbit.runs.record import ADAPTER
+from lowbit.runs.store import ResultsFolder, find_run
 from lowbit.runs.workers.process import Running, orphaned, start, unwrap
 from lowbit.study import forecasts
 from lowbit.study.study import Study
@@ -54,12 +55,12 @@ def _in_turn(todo: Sequence[tuple[str, forecasts.Point]]) -> list[tuple[str, for
 def _begin(study: Study, place: str, point: forecasts.Point, jobs: int) -> Running | None:
     """None where it is made already, or nothing can be measured yet."""
     at = None if point.at is None else study.place(point.at)
-    if forecasts.made(study, point) is not None:
+    if forecasts.read_forecast(ResultsFolder(study.results), point) is not None:
         return None
     if at is not None and (missing := _not_ready(at, point)):
         say(f"{place}: {missing}")
         return None
-    return start(foretold, point, at, study.execution, shown() and jobs == 1)
+    return start(forecast_point, point, at, study.execution, shown() and jobs == 1)
 
 
 def _keep(study: Study, place: str, point: forecasts.Point, ended: int, running: Running) -> None:
@@ -73,12 +74,14 @@ def _ended(study: Study, point: forecasts.Point) -> int:
     """Runs of what is predicted at a point that have ended: none, where predictions come first."""
     asked = {(run.model, run.task.called, run.plan.name) for run in point.runs}
     mine = (r for r in study.runs if (r.model, r.task.called, r.plan.name) in asked)
-    return sum(load(study.place(run)) is not None for run in mine)
+    results = ResultsFolder(study.results)
+    return sum(results.find(run.name) is not None for run in mine)
 
 
 def _not_ready(at: Path, point: forecasts.Point) -> str:
     """Why nothing can be measured where a run stands; "" where it can."""
-    record = load(at)
+    finished = find_run(at)
+    record = None if finished is None else finished.record
     if record is None:
         return f"waits for {at.name} to be run"
     if point.at is not None and record.fingerprint != point.at.fingerprint:
@@ -88,8 +91,8 @@ def _not_ready(at: Path, point: forecasts.Point) -> str:
     return "" if (at / ADAPTER).is_dir() else f"{at.name} has no adapter any more: --rerun it"
 
 
-def foretold(point: Any, at: Path | None, execution: Execution, tell: bool) -> Any:
+def forecast_point(point: Any, at: Path | None, execution: Execution, tell: bool) -> Any:
     """In a process of its own."""
-    from lowbit.study.make_forecast import foretold as made
+    from lowbit.study.make_forecast import forecast_plans
 
-    return made(point, at, execution, phases(tell, stop=orphaned))
+    return forecast_plans(point, at, execution, phases(tell, stop=orphaned))

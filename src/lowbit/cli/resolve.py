@@ -16,10 +16,11 @@ from lowbit.cli import predict_study
 from lowbit.cli.console import say, wrapped
 from lowbit.core.spec import RunSpec
 from lowbit.study import additions, schema
-from lowbit.study.additions import Added, Text
+from lowbit.study.additions import Additions, MoreText
 from lowbit.study.forecasts import partner, points, predicted_runs
-from lowbit.study.predicted_vs_observed import Cell, cells
-from lowbit.study.scorecard import short_of_text, unresolved, vaguely_foretold
+from lowbit.study.predicted_vs_observed import PredictedGap, predicted_gaps
+from lowbit.study.results import read_results
+from lowbit.study.scorecard import short_of_text, unresolved, vaguely_predicted
 from lowbit.study.study import Study
 
 MOST_TEXT, SPARE = 8.0, 1.2
@@ -38,14 +39,14 @@ def until_resolved(
             carry_out(replace(study, runs=tuple(run for run in study.runs if run in first)))
         predict_study.predict(study)
         carry_out(study)
-        known, found = additions.read(study.results), cells(study)
+        known, found = additions.read(study.results), predicted_gaps(read_results(study))
         short = short_of_text(found, MOST_TEXT)
         text = _texts(study, short, known)
         given = [c for c in short if (c.part, c.task) in {(one.part, one.task) for one in text}]
         vague = [c for c in unresolved(found) if c not in given]
         if not vague and not text:
             say("no cell is off by more than 10 % that more text or seeds could decide")
-            if rest := vaguely_foretold(found):
+            if rest := vaguely_predicted(found):
                 wrapped(
                     f"observed sharply, but foretold to more than 5 %: {_named(rest)}; calibration "
                     "text would tell, by more `tokens` of their forecasts"
@@ -61,23 +62,23 @@ def until_resolved(
         for name, seed in more.items():
             say(f"part '{name}' gets seed {seed}")
         seeds = {name: (*known.seeds.get(name, ()), seed) for name, seed in more.items()}
-        additions.write(study.results, Added({**known.seeds, **seeds}, (*known.text, *text)))
+        additions.write(study.results, Additions({**known.seeds, **seeds}, (*known.text, *text)))
 
 
-def _named(found: Iterable[Cell]) -> str:
+def _named(found: Iterable[PredictedGap]) -> str:
     return ", ".join(f"{cell.plan} ({cell.kind})" for cell in found)
 
 
-def _texts(study: Study, found: Iterable[Cell], known: Added) -> list[Text]:
+def _texts(study: Study, found: Iterable[PredictedGap], known: Additions) -> list[MoreText]:
     """More text for these cells, one a part and task, where there is any that is not scored yet.
 
     What was given more once has all that was thought to be enough, or all there is.
     """
-    groups: dict[tuple[str, str], list[Cell]] = {}
+    groups: dict[tuple[str, str], list[PredictedGap]] = {}
     for cell in found:
         if additions.origin(cell.part) == cell.part:
             groups.setdefault((cell.part, cell.task), []).append(cell)
-    made: list[Text] = []
+    made: list[MoreText] = []
     for (part, task), mine in groups.items():
         runs = [run for run in _foretold(study, part, mine) if run.task.called == task]
         limits = {run.task.scored_limit for run in runs}
@@ -85,12 +86,12 @@ def _texts(study: Study, found: Iterable[Cell], known: Added) -> list[Text]:
             continue
         times = SPARE * max(cell.by_text for cell in mine)
         names = {run.plan.name: None for run in runs}
-        made.append(Text(part, task, tuple(names), math.ceil(max(limits) * times)))
+        made.append(MoreText(part, task, tuple(names), math.ceil(max(limits) * times)))
     most = {one.task: max(o.scored_limit for o in made if o.task == one.task) for one in made}
     return [replace(one, scored_limit=most[one.task]) for one in made]
 
 
-def _foretold(study: Study, part: str, found: Sequence[Cell]) -> list[RunSpec]:
+def _foretold(study: Study, part: str, found: Sequence[PredictedGap]) -> list[RunSpec]:
     """The runs of these cells, and those in 16 bits that they are held against."""
     mine = {(cell.model, cell.task, cell.plan) for cell in found}
     runs = []
@@ -102,7 +103,7 @@ def _foretold(study: Study, part: str, found: Sequence[Cell]) -> list[RunSpec]:
     return runs
 
 
-def _seeds(study: Study, vague: Sequence[Cell], most: int) -> dict[str, int]:
+def _seeds(study: Study, vague: Sequence[PredictedGap], most: int) -> dict[str, int]:
     """A seed more for the parts of these cells, while they have fewer than so many."""
     mine = [replace(cell, part=additions.origin(cell.part)) for cell in vague]
     return {
@@ -110,7 +111,7 @@ def _seeds(study: Study, vague: Sequence[Cell], most: int) -> dict[str, int]:
     }
 
 
-def _parts(study: Study, vague: Sequence[Cell]) -> list[schema.Part]:
+def _parts(study: Study, vague: Sequence[PredictedGap]) -> list[schema.Part]:
     """The parts of these cells, and those that run what they borrow from."""
     names = {cell.part for cell in vague}
     lenders = {
@@ -126,7 +127,7 @@ def _parts(study: Study, vague: Sequence[Cell]) -> list[schema.Part]:
     return [part for part in study.parts if part.name in names]
 
 
-def _next(study: Study, part: schema.Part, vague: Sequence[Cell]) -> int:
+def _next(study: Study, part: schema.Part, vague: Sequence[PredictedGap]) -> int:
     """The first seed that one of the part's unresolved plans has nowhere; a lender's own next."""
     each = [
         max(

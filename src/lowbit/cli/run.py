@@ -20,10 +20,12 @@ from lowbit.core.files import lines
 from lowbit.core.spec import RunSpec
 from lowbit.report import wording
 from lowbit.runs import isolated_cost
-from lowbit.runs.record import LOG, RECORD, Record, check_current, load
+from lowbit.runs.pack import drop
+from lowbit.runs.record import LOG, RECORD, check_current
+from lowbit.runs.store import FinishedRun, ResultsFolder
 from lowbit.runs.workers.pool import Ending, Job, Order, run_jobs
 from lowbit.runs.workers.process import call
-from lowbit.study.cells import records
+from lowbit.study.results import read_results
 from lowbit.study.study import Study
 
 # -- run -------------------------------------------------------------------------------------------
@@ -36,7 +38,7 @@ def carry_out(study: Study, jobs: int, device: str | None, rerun: bool) -> None:
         todo = _todo(study, rerun)
         kept = len(study.runs) - len(todo)
         if kept:
-            lost = sum(record.status == "diverged" for _, record in records(study))
+            lost = sum(run.record.status == "diverged" for run in read_results(study).runs)
             say(
                 f"{kept} of {len(study.runs)} runs are done already"
                 + (f", {lost} of them diverged" if lost else "")
@@ -52,7 +54,7 @@ def carry_out(study: Study, jobs: int, device: str | None, rerun: bool) -> None:
         endings += _run(taking, order, len(study.runs), kept + len(own))
         _time_alone(study, execution)
         _explain(endings)
-        if records(study):
+        if read_results(study).runs:
             report(study)
     _conclude(endings)
 
@@ -63,30 +65,34 @@ def _time_alone(study: Study, execution: Execution) -> None:
     def probe(run: RunSpec, execution: Execution, timed: bool) -> Any:
         return call(probe_run, run, execution, timed)
 
+    results = ResultsFolder(study.results)
     for run in study.runs:
-        folder = study.place(run)
-        record = load(folder)
-        if record is None or run.plan.adapter or not isolated_cost.wanted(folder, record):
+        finished = results.find(run.name)
+        if finished is None or run.plan.adapter:
+            continue
+        if not isolated_cost.missing(finished.record, finished.isolated_cost):
             continue
         say(f"timing alone  {isolated_cost.name(run)}")
         try:
-            isolated_cost.write(folder, run, isolated_cost.measure(probe, run, execution))
+            isolated_cost.write(study.place(run), run, isolated_cost.measure(probe, run, execution))
         except LowbitError as error:
             say(f"  not timed: {error}")
 
 
 def _todo(study: Study, rerun: bool) -> list[Job]:
     """Runs without a whole record; a record of other settings is refused unless `rerun`."""
-    todo = []
+    todo, results = [], ResultsFolder(study.results)
+    if rerun:
+        drop(study.results, {run.name for run in study.runs})
     for run in study.runs:
         folder = study.place(run)
-        found = None if rerun else load(folder)
-        if found is None:
+        finished = None if rerun else results.find(run.name)
+        if finished is None:
             if (folder / RECORD).exists() and not rerun:
                 say(f"{folder.name}: its record is torn or incomplete; doing it again")
             todo.append(Job(run, folder))
         else:
-            check_current(folder, found, run)
+            check_current(folder, finished.record, run)
     # Seed by seed, so that whatever is finished is a balanced set.
     return sorted(todo, key=lambda job: job.run.seed)
 
@@ -192,16 +198,17 @@ def adapt_one(study: Study, device: str | None, rerun: bool, instead: str = AS_A
         endings = _run(todo, Order(execution, 1, rerun, show=_show(1)), 1, 1 - len(todo))
     _explain(endings)
     folder = study.place(study.runs[0])
-    record = load(folder)
-    if record is not None:
-        _describe(folder, record)
+    finished = ResultsFolder(study.results).find(folder.name)
+    if finished is not None:
+        _describe(finished)
     _conclude(endings)
 
 
-def _describe(folder: Path, record: Record) -> None:
+def _describe(finished: FinishedRun) -> None:
+    folder, record = finished.folder, finished.record
     from lowbit.report.table import render, rows
 
-    out().print(render(rows([(folder, record)]), min(out().width, 120)))
+    out().print(render(rows([finished]), min(out().width, 120)))
     if "word_perplexity" in record.metrics:
         token, word = record.metrics["perplexity"], record.metrics["word_perplexity"]
         say(f"perplexity {token:.2f} a token, {word:.1f} a word")

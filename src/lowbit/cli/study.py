@@ -16,9 +16,10 @@ from lowbit.core.errors import RunError
 from lowbit.core.files import to_json, write_atomic
 from lowbit.core.spec import RunSpec
 from lowbit.runs.check import check_runs
-from lowbit.runs.record import CHECKPOINT, RECORD, check_current, load
+from lowbit.runs.record import CHECKPOINT, RECORD, check_current
+from lowbit.runs.store import ResultsFolder
 from lowbit.runs.workers.process import call
-from lowbit.study.cells import records
+from lowbit.study.results import read_results
 from lowbit.study.study import Study
 from lowbit.study.verdicts import Verdicts
 
@@ -30,13 +31,12 @@ def report(study: Study) -> None:
     from lowbit.report import page
     from lowbit.report.table import render, rows
 
-    runs = records(study)
-    if not runs:
-        old = any(load(study.place(run)) for run in study.runs)
-        what = "no run with these settings" if old else "no finished run"
+    results = read_results(study)
+    if not results.runs:
+        what = "no run with these settings" if results.outdated else "no finished run"
         raise RunError(f"{study.results} holds {what}: lowbit run {study.folder}")
     console = out()
-    contents = page.contents(study, f"lowbit report {study.folder.name}")
+    contents = page.contents(results, f"lowbit report {study.folder.name}")
     several = sum(bool(mine) for _, mine in contents.parts) > 1
     for part, mine in contents.parts:
         if several and mine:
@@ -54,7 +54,8 @@ def compare(study: Study) -> None:
     from lowbit.study import predicted_vs_observed
     from lowbit.study.verdicts import judge
 
-    found = judge(study)
+    results = read_results(study)
+    found = judge(results)
     if len(found.missing) == len(study.runs):
         raise RunError(f"{study.results} holds no finished run: lowbit run {study.folder}")
     for heading, findings in (
@@ -73,19 +74,19 @@ def compare(study: Study) -> None:
     if found.missing:
         say(f"\n{len(found.missing)} of {len(study.runs)} runs are missing:")
         wrapped("; ".join(wording.gathered(found.missing)))
-    predicted = predicted_vs_observed.cells(study)
-    absent = predicted_vs_observed.absent(study, predicted)
+    predicted = predicted_vs_observed.predicted_gaps(results)
+    absent = predicted_vs_observed.without_runs(results, predicted)
     if predicted:
         for page in scorecard_table.tables(predicted, absent, out().width):
             out().print(page, crop=False)
         wrapped(scorecard_table.CRITERION)
-    if apart := predicted_vs_observed.refused(study):
+    if apart := predicted_vs_observed.refused(results):
         say(f"\n{len(apart)} pairs may not be compared, and are in no cell:")
         wrapped("; ".join(apart))
-    if study.forecasts and (silent := predicted_vs_observed.unpredicted(study)):
+    if study.forecasts and (silent := predicted_vs_observed.unpredicted(results)):
         say(f"\nnothing was predicted at {len(silent)} points (lowbit predict {study.folder}):")
         wrapped(", ".join(silent))
-    if after := predicted_vs_observed.late(study):
+    if after := predicted_vs_observed.late(results):
         say(f"\npredicted at {len(after)} points when runs of theirs had ended already:")
         wrapped(", ".join(after))
     folder = _reports(study)
@@ -122,7 +123,9 @@ def draw(study: Study, only: Sequence[str]) -> None:
     from lowbit.study import predicted_vs_observed
 
     where = _reports(study) / "figures"
-    written = drawing.draw(drawing.shown(study), where, only, predicted_vs_observed.cells(study))
+    results = read_results(study)
+    gaps = predicted_vs_observed.predicted_gaps(results)
+    written = drawing.draw(drawing.shown(results), where, only, gaps)
     if not written:
         raise RunError(f"{study.results} holds no finished run: lowbit run {study.folder}")
     for path in written:
@@ -143,7 +146,8 @@ def status(study: Study) -> None:
     table = Table(box=None, padding=(0, 1))
     for name in ("run", "state", "result"):
         table.add_column(name, overflow="fold")
-    states = {run.name: _state(study, run) for run in study.runs}
+    folder = ResultsFolder(study.results)
+    states = {run.name: _state(folder, run) for run in study.runs}
     for name, (state, result) in states.items():
         if state != MISSING:
             table.add_row(name, state, result)
@@ -154,10 +158,9 @@ def status(study: Study) -> None:
     say("; ".join(f"{count} {state}" for state, count in counted.items()) + f"; {len(states)} runs")
 
 
-def _state(study: Study, run: RunSpec) -> tuple[str, str]:
-    folder = study.place(run)
-    record = load(folder)
-    if record is None:
+def _state(results: ResultsFolder, run: RunSpec) -> tuple[str, str]:
+    folder, finished = results.path / run.name, results.find(run.name)
+    if finished is None:
         if (folder / RECORD).exists():
             return "torn", "will be done again"
         return (
@@ -165,6 +168,7 @@ def _state(study: Study, run: RunSpec) -> tuple[str, str]:
             if (folder / CHECKPOINT).exists()
             else (("begun", "no checkpoint yet") if folder.exists() else (MISSING, ""))
         )
+    record = finished.record
     if record.fingerprint != run.fingerprint:
         return "out of date", "recorded with other settings; --rerun replaces it"
     if record.status == "diverged":
@@ -174,8 +178,9 @@ def _state(study: Study, run: RunSpec) -> tuple[str, str]:
 
 def validate(study: Study) -> None:
     call(check_runs, study.runs, study.execution)
+    results = ResultsFolder(study.results)
     for run in study.runs:
-        found = load(study.place(run))
-        if found is not None:
-            check_current(study.place(run), found, run)
+        finished = results.find(run.name)
+        if finished is not None:
+            check_current(study.place(run), finished.record, run)
     say(f"{study.title}: {len(study.runs)} runs, {len(study.claims)} claims; all is well")

@@ -20,12 +20,14 @@ from lowbit.core.spec import Plan, RunSpec
 from lowbit.core.toml import check
 from lowbit.plan.file import to_toml
 from lowbit.runs.freeze import frozen
-from lowbit.runs.record import Record, load
+from lowbit.runs.record import Record
+from lowbit.runs.store import find_run
 from lowbit.runs.workers.process import call
 
 
 def export(folder: Path, to: Path, merge: bool) -> None:
-    record = load(folder)
+    finished = find_run(folder)
+    record = None if finished is None else finished.record
     if record is None or record.status != "done":
         raise UserError(f"{folder} holds no finished run")
     if to.exists() and not to.is_dir():
@@ -48,7 +50,8 @@ def export_run(folder: Path, to: Path, merge: bool, record: Record) -> dict[str,
 
 def freeze(folder: Path, to: Path) -> None:
     """The ranks that a run found, as a plan."""
-    record = load(folder)
+    finished = find_run(folder)
+    record = None if finished is None else finished.record
     if record is None or record.status != "done":
         raise UserError(f"{folder} holds no finished run")
     if to.suffix != ".toml":

@@ -10,12 +10,10 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lowbit.core.files import lines
 from lowbit.report.figures import memory
 from lowbit.report.table import escaped
-from lowbit.runs import isolated_cost
-from lowbit.runs.record import LOG
-from lowbit.study.cells import Cell, Run, Setting
+from lowbit.runs.store import FinishedRun
+from lowbit.study.cells import Cell, Setting
 from lowbit.study.schema import Part
 
 Grid = tuple[list[str], list[list[str]]]
@@ -74,10 +72,15 @@ def ranks(setting: Setting) -> Grid:
 
 
 def _rank(cell: Cell, name: str) -> str:
-    found = [s.final_rank for _, r in cell.done.values() for s in r.sites if s.name == name]
-    if not found:
+    ranks = [
+        site.final_rank
+        for run in cell.done.values()
+        for site in run.record.sites
+        if site.name == name
+    ]
+    if not ranks:
         return "–"
-    mean, low, high = sum(found) / len(found), min(found), max(found)
+    mean, low, high = sum(ranks) / len(ranks), min(ranks), max(ranks)
     return f"{mean:g}" if low == high else f"{mean:.1f} ({low}–{high})"
 
 
@@ -111,12 +114,12 @@ def costs(setting: Setting) -> Grid:
 def _cost(cell: Cell) -> dict[str, str]:
     """Means over seeds; a ~ where other work shared the machine."""
     runs = list(cell.done.values())
-    costs = [isolated_cost.alone(folder, record) for folder, record in runs]
+    costs = [run.cost for run in runs]
     mark = "~" if any(cost.timed == "shared" for cost in costs) else ""
-    passes = [known for folder, record in runs if (known := isolated_cost.read(folder, record))]
+    isolated = [cost for run in runs if (cost := run.isolated_cost)]
     parts = memory.peak(cell).parts
     times = [[c.wall_s for c in costs], [c.cpu_s for c in costs], [c.gpu_s for c in costs]]
-    decoded = max((known.decoded_peak_bytes for known in passes), default=0)
+    decoded = max((cost.decoded_peak_bytes for cost in isolated), default=0)
     figures = [
         *(f"{mark}{sum(each) / len(each):.0f}" for each in times),
         *(f"{part / 1e6:.2f}" if part else "–" for part in parts),
@@ -148,14 +151,14 @@ def _sites(setting: Setting, adapted: bool = False) -> list[str]:
     return list(dict.fromkeys(s.name for s in sites if s.rank or not adapted))
 
 
-def logs(runs: Iterable[Run]) -> str:
+def logs(runs: Iterable[FinishedRun]) -> str:
     """Every logged line of every run as CSV."""
     rows = []
-    for folder, record in runs:
-        path = folder / LOG
+    for run in runs:
+        record = run.record
         about = {"model": record.model, "task": record.task, "plan": record.plan,
                  "seed": record.seed}  # fmt: skip
-        for line in lines(path) if path.is_file() else ():
+        for line in run.log:
             norms = {f"norm_{k}": v for k, v in (line.get("grad_norms") or {}).items()}
             rows.append({**about, **{k: line.get(k) for k in LOGGED}, **norms})
     layers = dict.fromkeys(key for row in rows for key in row if key.startswith("norm_"))

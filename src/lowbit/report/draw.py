@@ -18,10 +18,10 @@ from lowbit.core.errors import UserError, nearest
 from lowbit.report import figures
 from lowbit.report.figures import curves, forest, gradients, memory, pareto, ranks, sizes
 from lowbit.report.figures import predicted as foreseen
-from lowbit.study.cells import Setting, of_part, records, settings
-from lowbit.study.predicted_vs_observed import Cell
+from lowbit.study.cells import Setting, settings
+from lowbit.study.predicted_vs_observed import PredictedGap
+from lowbit.study.results import Results
 from lowbit.study.schema import MAIN, Part
-from lowbit.study.study import Study
 
 DATA: dict[str, Any] = {
     "pareto": pareto.data,
@@ -39,25 +39,10 @@ MANY = 12
 """Figures from which on starting processes costs less than it saves."""
 
 
-def parts_of(study: Study) -> tuple[Part, ...]:
-    """The study's parts; one that was made by hand has its main matrix alone."""
-    everything = Part(
-        MAIN,
-        study.title,
-        tuple(dict.fromkeys(run.plan.name for run in study.runs)),
-        tuple(dict.fromkeys(run.task.called for run in study.runs)),
-        tuple(dict.fromkeys(run.seed for run in study.runs)),
-    )
-    return study.parts or (everything,)
-
-
-def shown(study: Study) -> list[Shown]:
+def shown(results: Results) -> list[Shown]:
     """Every part with each of its settings that has a run."""
-    runs = records(study)
     return [
-        (part, setting)
-        for part in parts_of(study)
-        for setting in settings(of_part(study, part, runs))
+        (part, setting) for part in results.parts for setting in settings(results.of_part(part))
     ]
 
 
@@ -65,7 +50,7 @@ def draw(
     pairs: Sequence[Shown],
     folder: Path,
     only: Sequence[str] = (),
-    predicted: Sequence[Cell] = (),
+    predicted: Sequence[PredictedGap] = (),
 ) -> list[Path]:
     """Write the figures as PDF and PNG; returns their paths."""
     for name in only:

@@ -28,12 +28,12 @@ from lowbit.report.charts.sections import charts_of
 from lowbit.report.figures.style import megabytes
 from lowbit.report.table import footnotes, sheets, to_csv, to_markdown
 from lowbit.runs.record import Record, SiteRecord
-from lowbit.study import predicted_vs_observed
-from lowbit.study.cells import Run, Setting, of_part, records, settings
-from lowbit.study.predicted_vs_observed import Cell
+from lowbit.runs.store import FinishedRun
+from lowbit.study.cells import Setting, settings
+from lowbit.study.predicted_vs_observed import PredictedGap, predicted_gaps, without_runs
+from lowbit.study.results import Results
 from lowbit.study.schema import MAIN, Part
 from lowbit.study.scorecard import scores
-from lowbit.study.study import Study
 from lowbit.study.summary_rows import Row, rows
 from lowbit.study.verdicts import Verdicts, judge
 
@@ -56,31 +56,30 @@ class Contents:
     title: str
     hypothesis: str
     generated_by: str
-    parts: tuple[tuple[Part, tuple[Run, ...]], ...]
+    parts: tuple[tuple[Part, tuple[FinishedRun, ...]], ...]
     verdicts: Verdicts | None = None
-    predicted: tuple[Cell, ...] = ()
+    predicted: tuple[PredictedGap, ...] = ()
     absent: tuple[str, ...] = ()
     """The kind of every gap that was predicted and has no runs yet."""
 
     @property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[FinishedRun]:
         """Every run once."""
-        found = {folder: (folder, record) for _, runs in self.parts for folder, record in runs}
-        return list(found.values())
+        return list({run.name: run for _, runs in self.parts for run in runs}.values())
 
     @property
     def shown(self) -> list[tuple[Part, Setting]]:
         return [(part, setting) for part, runs in self.parts for setting in settings(runs)]
 
 
-def contents(study: Study, generated_by: str) -> Contents:
-    """Of a study, from its records."""
-    runs = records(study)
-    parts = tuple((part, tuple(of_part(study, part, runs))) for part in draw.parts_of(study))
-    judged = judge(study) if study.claims or study.questions else None
-    foreseen = tuple(predicted_vs_observed.cells(study))
-    absent = tuple(predicted_vs_observed.absent(study, foreseen))
-    return Contents(study.title, study.hypothesis, generated_by, parts, judged, foreseen, absent)
+def contents(results: Results, generated_by: str) -> Contents:
+    """What the report of a study shows."""
+    study = results.study
+    parts = tuple((part, results.of_part(part)) for part in results.parts)
+    verdicts = judge(results) if study.claims or study.questions else None
+    gaps = tuple(predicted_gaps(results))
+    absent = tuple(without_runs(results, gaps))
+    return Contents(study.title, study.hypothesis, generated_by, parts, verdicts, gaps, absent)
 
 
 def write(folder: Path, made: Contents) -> Path:
@@ -106,7 +105,7 @@ def write(folder: Path, made: Contents) -> Path:
 
 def page(made: Contents) -> str:
     """The HTML file's text."""
-    found = [record for _, record in made.runs]
+    records = [run.record for run in made.runs]
     template = environment().get_template("report.html.j2")
     return template.render(
         title=made.title,
@@ -116,14 +115,14 @@ def page(made: Contents) -> str:
         predicted=_predicted(made.predicted, made.absent),
         criterion=scorecard_table.CRITERION,
         sections=[section for part, runs in made.parts for section in _sections(part, runs)],
-        records=found,
-        notes=list(dict.fromkeys(note for record in found for note in record.facts.notes)),
-        versions=versions(found),
+        records=records,
+        notes=list(dict.fromkeys(note for record in records for note in record.facts.notes)),
+        versions=versions(records),
         runtime=Markup(runtime()),
     )
 
 
-def _predicted(found: Sequence[Cell], absent: Sequence[str]) -> list[dict[str, Any]]:
+def _predicted(found: Sequence[PredictedGap], absent: Sequence[str]) -> list[dict[str, Any]]:
     """For every kind of gap: its cells, and how each predictor did."""
     cells = {kind: [c for c in found if c.kind == kind] for kind in scorecard_table.kinds(found)}
     done = {kind: [s for s in scores(found) if s.kind == kind] for kind in cells}
@@ -138,7 +137,7 @@ def _predicted(found: Sequence[Cell], absent: Sequence[str]) -> list[dict[str, A
     ]
 
 
-def _sections(part: Part, runs: Sequence[Run]) -> list[dict[str, Any]]:
+def _sections(part: Part, runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
     """One for each setting of a part."""
     table, groups = rows(runs), settings(runs)
     return [

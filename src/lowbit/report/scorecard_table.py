@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lowbit.sensitivity.predictors import NAMES, RUN
-from lowbit.study.predicted_vs_observed import RESOLVED, TRUSTED, Cell
+from lowbit.study.predicted_vs_observed import RESOLVED, TRUSTED, PredictedGap
 from lowbit.study.scorecard import CLOSE, COVERED, ENOUGH, FAR, Score, scores
 
 SHOWN = (TRUSTED, "kl")
@@ -31,11 +31,11 @@ CRITERION = (
 )
 
 
-def kinds(found: Sequence[Cell]) -> list[str]:
+def kinds(found: Sequence[PredictedGap]) -> list[str]:
     return list(dict.fromkeys(cell.kind for cell in found))
 
 
-def cell_rows(found: Sequence[Cell]) -> list[list[str]]:
+def cell_rows(found: Sequence[PredictedGap]) -> list[list[str]]:
     """A row a cell, with task and model where there are several."""
     tasks, models = ({getattr(c, what) for c in found} for what in ("task", "model"))
     rows = []
@@ -45,15 +45,15 @@ def cell_rows(found: Sequence[Cell]) -> list[list[str]]:
     return rows
 
 
-def _cell(cell: Cell, label: str) -> list[str]:
+def _cell(cell: PredictedGap, label: str) -> list[str]:
     seeds = f"{cell.seeds}/{cell.declared}" if cell.unfinished else f"{cell.seeds}"
     row = [label, seeds, _nats(cell.observed), _nats(cell.se)]
     for name in SHOWN:
-        row += [_nats(cell.foreseen[name].gap), f"{100 * cell.off(name):+.0f} %"]
-    return [*row, _judged(cell) + "*" * (cell.seen != cell.expected)]
+        row += [_nats(cell.predictions[name].gap), f"{100 * cell.off(name):+.0f} %"]
+    return [*row, _judged(cell) + "*" * (cell.sharp != cell.expected)]
 
 
-def _judged(cell: Cell) -> str:
+def _judged(cell: PredictedGap) -> str:
     if cell.resolvable(TRUSTED):
         off = abs(cell.off(TRUSTED))
         return "hit" if off <= CLOSE else "far" if off > FAR else "missed"
@@ -79,12 +79,12 @@ def _score(one: Score) -> list[str]:
     ]
 
 
-def unfinished(found: Sequence[Cell], absent: int) -> str:
+def unfinished(found: Sequence[PredictedGap], absent: int) -> str:
     """What a scorecard owes its readers while seeds are missing; nothing where none is.
 
     `absent`: cells that were foretold, and have no finished pair of runs.
     """
-    fewer, alone = sum(cell.unfinished for cell in found), sum(cell.alone for cell in found)
+    fewer, alone = sum(cell.unfinished for cell in found), sum(cell.single_run for cell in found)
     counts = [f"{fewer} of {len(found)} cells have fewer seeds than declared"] * bool(fewer)
     counts += [f"{absent} more have no runs yet"] * bool(absent)
     said = [f"Unfinished, so no verdict above is final: {', '.join(counts)}."] * bool(counts)
@@ -93,7 +93,9 @@ def unfinished(found: Sequence[Cell], absent: int) -> str:
     return " ".join(said)
 
 
-def tables(found: Sequence[Cell], absent: Sequence[str], width: int) -> list[RenderableType]:
+def tables(
+    found: Sequence[PredictedGap], absent: Sequence[str], width: int
+) -> list[RenderableType]:
     """Cells, a table a task, and scores of every kind of gap, for a terminal so wide.
 
     `absent`: the kind of every cell that has no runs yet.
@@ -148,7 +150,7 @@ def _page(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], width
     return page
 
 
-def to_markdown(found: Sequence[Cell], absent: Sequence[str]) -> str:
+def to_markdown(found: Sequence[PredictedGap], absent: Sequence[str]) -> str:
     """Nothing where nothing was predicted."""
     if not found:
         return ""

@@ -81,8 +81,8 @@ def effect(finding: Finding) -> str:
     if finding.adjusted is not None:
         said += f", by Holm p {probability(finding.adjusted)}"
     seeds = (
-        f"{finding.seeds} of {finding.wanted}"
-        if finding.seeds < finding.wanted
+        f"{finding.seeds} of {finding.declared_seeds}"
+        if finding.seeds < finding.declared_seeds
         else (f"{finding.seeds}")
     )
     more = f"; {finding.reason}" if finding.reason else ""

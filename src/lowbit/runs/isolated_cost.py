@@ -80,15 +80,20 @@ def name(run: RunSpec) -> str:
     return run.name.removesuffix(f"-seed{run.seed}")
 
 
+def configuration(name: str, seed: int) -> str:
+    """The configuration's name, of a run's name."""
+    return name.removesuffix(f"-seed{seed}")
+
+
 def path_of(folder: Path, seed: int) -> Path:
-    """Beside the runs' folders."""
-    return folder.parent / FOLDER / f"{folder.name.removesuffix(f'-seed{seed}')}.json"
+    """The file of a run's configuration, next to the runs' folders."""
+    return folder.parent / FOLDER / f"{configuration(folder.name, seed)}.json"
 
 
-def wanted(folder: Path, record: Record) -> bool:
-    """Whether a run's own cost says too little, and no pass has said more yet."""
+def missing(record: Record, cost: Solo | None) -> bool:
+    """Whether a run's own cost says too little, and its configuration was not measured alone."""
     telling = record.cost.timed == "alone" and record.facts.residency == "packed"
-    return not telling and read(folder, record) is None
+    return not telling and cost is None
 
 
 def measure(
@@ -122,32 +127,31 @@ def write(folder: Path, run: RunSpec, known: Solo) -> None:
     write_atomic(path, (to_json(asdict(known)) + "\n").encode())
 
 
-def read(folder: Path, record: Record) -> Solo | None:
-    """The pass of a record's configuration; None if there is none, or one of other settings."""
+def parse(text: str, record: Record) -> Solo | None:
+    """The cost that a file holds; None where it is torn or belongs to other settings."""
     try:
-        found = Solo(**json.loads(path_of(folder, record.seed).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        cost = Solo(**json.loads(text))
+    except (ValueError, TypeError):
         return None
-    same = found.declared == _declared(record.spec) and found.compute == record.facts.compute
-    return found if same else None
+    same = cost.declared == _declared(record.spec) and cost.compute == record.facts.compute
+    return cost if same else None
 
 
-def alone(folder: Path, record: Record) -> Cost:
-    """A run's cost; where there is a pass alone, memory from there, and time too where the run
-    shared the machine.
+def combined(record: Record, isolated: Solo | None) -> Cost:
+    """A run's cost. Where its configuration was measured alone, memory comes from there, and time
+    too if the run shared the machine.
     """
-    known = read(folder, record)
-    if known is None:
+    if isolated is None:
         return record.cost
-    packed = replace(record.cost, peak_bytes=known.peak_bytes)
+    packed = replace(record.cost, peak_bytes=isolated.peak_bytes)
     if record.cost.timed == "alone":
         return packed
     return replace(
         packed,
-        wall_s=known.total_s,
-        cpu_s=known.cpu_s,
-        gpu_s=known.gpu_s,
-        tokens_per_s=known.tokens_per_s,
+        wall_s=isolated.total_s,
+        cpu_s=isolated.cpu_s,
+        gpu_s=isolated.gpu_s,
+        tokens_per_s=isolated.tokens_per_s,
         timed="alone",
     )
 

@@ -163,7 +163,7 @@ def load(folder: Path) -> Record | None:
         body = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if body.pop("schema") != SCHEMA:
             return None
-        record = _restore(body)
+        record = restore(body)
         return record if _whole(folder, record) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -181,7 +181,9 @@ def _whole(folder: Path, record: Record) -> bool:
     return True
 
 
-def _restore(body: dict[str, Any]) -> Record:
+def restore(body: dict[str, Any]) -> Record:
+    """The record that a file's JSON holds."""
+    body.pop("schema", None)
     nested: dict[str, Any] = {
         "bytes": Bytes(**body.pop("bytes")),
         "facts": Facts(**{**body["facts"], "notes": tuple(body.pop("facts")["notes"])}),

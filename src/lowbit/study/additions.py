@@ -1,7 +1,7 @@
-"""What a study was given beyond what it declares, because something was unresolved. No torch.
+"""Seeds and text that a study was given after its declaration, because a gap was unresolved. No torch.
 
-Beside the records, in `added.json`: seeds a part, and text a part. More text is a workload that
-trains nothing (ADR 21), with a part and a forecast of its own.
+They lie next to the records in `added.json`: seeds by part, and text by part. More text is a
+workload that trains nothing (ADR 21), with a part and a forecast of its own.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ FILE = "added.json"
 
 
 @dataclass(frozen=True)
-class Text:
-    """Plans of a part, which are scored on so many examples of a task instead of fewer."""
+class MoreText:
+    """Plans of a part that are scored again, on more examples of a task."""
 
     part: str
     task: str
@@ -33,63 +33,63 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Added:
+class Additions:
     """Seeds by part, and texts."""
 
     seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    text: tuple[Text, ...] = ()
+    text: tuple[MoreText, ...] = ()
 
 
-def read(results: Path) -> Added:
+def read(results: Path) -> Additions:
     path = results / FILE
     if not path.is_file():
-        return Added()
+        return Additions()
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
         seeds = {str(name): tuple(map(int, each)) for name, each in body["seeds"].items()}
-        text = tuple(Text(**{**each, "plans": tuple(each["plans"])}) for each in body["text"])
+        text = tuple(MoreText(**{**each, "plans": tuple(each["plans"])}) for each in body["text"])
     except (ValueError, AttributeError, TypeError, KeyError):
-        raise UserError(f"{path} is torn: remove it, and what was added is forgotten") from None
-    return Added(seeds, text)
+        raise UserError(f"{path} is torn: remove it to drop the added seeds and text") from None
+    return Additions(seeds, text)
 
 
-def write(results: Path, found: Added) -> None:
-    write_atomic(results / FILE, (to_json(asdict(found)) + "\n").encode())
+def write(results: Path, additions: Additions) -> None:
+    write_atomic(results / FILE, (to_json(asdict(additions)) + "\n").encode())
 
 
-def grow(raw: Raw, found: Added) -> None:
-    """Lay the texts that were added over a study as it is written."""
-    if not found.text:
+def add_to(raw: Raw, additions: Additions) -> None:
+    """Lay the added texts over a study as it is written."""
+    if not additions.text:
         return
-    known = list(raw["workload"])
-    # Parts that name no task have all there are: what is added is not theirs.
-    raw["tasks"] = raw.get("tasks") or list(dict.fromkeys(_called(raw, w) for w in known))
+    workloads = list(raw["workload"])
+    # Parts that name no task have all tasks of the study; the added text does not belong to them.
+    raw["tasks"] = raw.get("tasks") or list(dict.fromkeys(_task(raw, w) for w in workloads))
     parts = {p["name"]: p for p in raw.get("part", [])}
-    for one in found.text:
-        mine = [_again(raw, w, one) for w in known if _called(raw, w) == one.task]
-        if not mine:
-            raise UserError(f"{FILE} names a workload '{one.task}' that the study has not")
-        part, told = parts.get(one.part, {}), raw.get("forecast", [])
+    for text in additions.text:
+        longer = [_longer(raw, w, text) for w in workloads if _task(raw, w) == text.task]
+        if not longer:
+            raise UserError(f"{FILE} names a workload '{text.task}' that the study does not have")
+        part, forecasts = parts.get(text.part, {}), raw.get("forecast", [])
         again = {
-            "name": named(one),
+            "name": part_name(text),
             "title": f"{part.get('title', raw['title'])}: scored again, on more text",
-            "plans": list(one.plans),
-            "tasks": [_called(raw, mine[0])],
+            "plans": list(text.plans),
+            "tasks": [_task(raw, longer[0])],
             "seeds": [
                 *(part.get("seeds") or raw.get("seeds", [0])),
-                *found.seeds.get(one.part, ()),
+                *additions.seeds.get(text.part, ()),
             ],
         }
         # Two parts may have the same text of one task.
-        raw["workload"] = [*raw["workload"], *(w for w in mine if w not in raw["workload"])]
+        raw["workload"] = [*raw["workload"], *(w for w in longer if w not in raw["workload"])]
         raw["part"] = [*raw.get("part", []), again]
         raw["forecast"] = [
-            *told,
-            *({**each, "part": named(one)} for each in told if each["part"] == one.part),
+            *forecasts,
+            *({**f, "part": part_name(text)} for f in forecasts if f["part"] == text.part),
         ]
 
 
-def named(text: Text) -> str:
+def part_name(text: MoreText) -> str:
     """The part that has more text of another."""
     return f"{text.part}, {text.scored_limit} of {text.task}"
 
@@ -99,18 +99,19 @@ def origin(part: str) -> str:
     return re.sub(r", \d+ of .*$", "", part)
 
 
-def _again(raw: Raw, known: Raw, one: Text) -> dict[str, Any]:
-    made = deepcopy(known)
-    task, whole = made["task"], {**raw.get("task", {}), **known["task"]}
+def _longer(raw: Raw, workload: Raw, text: MoreText) -> dict[str, Any]:
+    """The workload, scored on more text."""
+    copy = deepcopy(workload)
+    task, whole = copy["task"], {**raw.get("task", {}), **workload["task"]}
     if whole.get("rest"):
-        # Of what training leaves, forecasts were calibrated on the rest: the task's own is scored.
+        # Forecasts were calibrated on the rest of the training text, so the task's own part is scored.
         task["scored_rest"] = whole["scored_limit"]
-    task["tag"] = ", ".join(filter(None, (task.get("tag", ""), f"{one.scored_limit} scored")))
-    task["scored_limit"] = one.scored_limit
-    made["adapters"] = one.task
-    return made
+    task["tag"] = ", ".join(filter(None, (task.get("tag", ""), f"{text.scored_limit} scored")))
+    task["scored_limit"] = text.scored_limit
+    copy["adapters"] = text.task
+    return copy
 
 
-def _called(raw: Raw, workload: Raw) -> str:
+def _task(raw: Raw, workload: Raw) -> str:
     task = {**raw.get("task", {}), **workload["task"]}
     return TaskSpec(task["name"], tag=task.get("tag", "")).called

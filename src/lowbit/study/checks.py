@@ -1,4 +1,4 @@
-"""What a study file may not say: every mistake with its place and the nearest valid name."""
+"""Checks of a study's file: every mistake with its place and the nearest valid name."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def check_lenders(runs: Sequence[RunSpec]) -> None:
             )
 
 
-def no_new_plans(raw: Raw, known: set[str]) -> None:
+def check_no_new_plans(raw: Raw, names: set[str]) -> None:
     for name in raw.get("plan", {}):
-        if name not in known and name not in raw["plans"]:
+        if name not in names and name not in raw["plans"]:
             raise UserError(f"no plan '{name}' in this study.{nearest(name, raw['plans'])}")

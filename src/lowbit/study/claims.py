@@ -1,9 +1,8 @@
-"""What a study says before it is run: claims that are decided, questions that are looked into.
+"""Claims and questions: what a study says before it is run.
 
-A claim holds one plan against another on one task. The study's claims (five at most) share its
-alpha by Holm's rule; questions are written alike, may be any number, and decide nothing. A test
-that could not reach its share of alpha with the seeds declared is refused before anything runs.
-No torch.
+A claim compares one plan with another on one task. The study's claims (five at most) share its
+alpha by Holm's rule. Questions are written alike, may be any number, and decide nothing. A claim
+that can never reach significance with the declared seeds is rejected before anything runs. No torch.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ class Claim:
     fraction of what `than` has. `equal`: within the margin either way.
 
     `less`: two more plans, whose own difference is taken off: does the first plan gain more over
-    the second than the third over the fourth? `mean_with`: plans whose mean with `than` it is held
-    against.
+    the second than the third over the fourth? `mean_with`: plans that are averaged with `than` before the comparison.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -88,7 +86,7 @@ def paired(claim: Claim, declared: Declared) -> frozenset[int]:
 def check_claims(
     claims: Sequence[Claim], questions: Sequence[Claim], declared: Declared, alpha: float
 ) -> None:
-    """Raises where a claim names what the study has not, or could never be decided."""
+    """Refuse a claim that names something the study does not have, or that can never be decided."""
     if len(claims) > MOST_CLAIMS:
         raise UserError(f"{len(claims)} claims; a study has at most {MOST_CLAIMS}")
     for claim in (*claims, *questions):
@@ -122,7 +120,7 @@ def _check_names(claim: Claim, declared: Declared) -> None:
         )
     others = (claim.than, *claim.mean_with)
     if claim.plan in others or (claim.less and claim.less[0] == claim.less[1]):
-        raise UserError(f"claim '{claim.text}': holds '{claim.plan}' against itself")
+        raise UserError(f"claim '{claim.text}': compares '{claim.plan}' with itself")
     if not paired(claim, declared):
         raise UserError(
             f"claim '{claim.text}': no seed of '{claim.task}' has all of "
@@ -131,6 +129,6 @@ def _check_names(claim: Claim, declared: Declared) -> None:
 
 
 def enough(test: Deciding, share: float) -> str:
-    """How many seeds would do."""
-    wanted = next(n for n in range(1, 65) if least_p(test, n) <= share)
-    return f"declare {wanted} seeds"
+    """How many seeds are needed, in words."""
+    seeds = next(n for n in range(1, 65) if least_p(test, n) <= share)
+    return f"declare {seeds} seeds"

@@ -1,7 +1,7 @@
-"""Which gaps of a study are predicted, from where, and what was said: files, no torch.
+"""Which gaps of a study are predicted, at which point, and the predictions' files. No torch.
 
-`results/forecasts/KIND-PART-RUN.json` holds all plans that are predicted at one point: the base
-alone, or the place where one 16-bit run's adapter stands.
+A point is where the model stands while plans are predicted: the base alone, or the base with the
+adapter of one 16-bit run. `results/forecasts/KIND-PART-RUN.json` holds all plans of one point.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 from lowbit.core.files import write_atomic
 from lowbit.core.spec import BARE, Plan, RunSpec
 from lowbit.quant.formats import is_cast, parse
-from lowbit.sensitivity.table import Whole
+from lowbit.runs.store import FORECAST_FOLDER, ResultsFolder
+from lowbit.sensitivity.table import JointDamage
 from lowbit.study.schema import Forecast
 from lowbit.study.study import Study
 
-FOLDER = "forecasts"
 VERSION = 4
-"""To be raised whenever the same would be foretold differently."""
+"""Raised whenever the same plan would be predicted differently."""
 
 
 @dataclass(frozen=True)
@@ -41,28 +41,29 @@ class Point:
 
     @property
     def about(self) -> str:
-        """Everything that a forecast depends on: another one is another forecast."""
+        """A hash of everything that the forecast depends on."""
         runs = [run.fingerprint for run in (*self.runs, *([self.at] if self.at else []))]
-        asked = self.forecast
-        body = [VERSION, asked.tokens, asked.curved, asked.anchor, asked.kind, runs]
+        forecast = self.forecast
+        settings = [forecast.tokens, forecast.curved, forecast.anchor, forecast.kind]
+        body = [VERSION, *settings, runs]
         return sha256(json.dumps(body).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
-class Said:
-    """What was foreseen of one plan: its damage all at once, what training should leave of it, the
-    bits of its fewest, and what the anchor did at the same point."""
+class PlanForecast:
+    """The prediction of one plan: the damage of all its sites at once, the share of it that training
+    should leave, and the bits of its smallest format."""
 
     plan: str
-    whole: Whole
+    whole: JointDamage
     left: float
     bits: float
 
 
 @dataclass(frozen=True)
-class Foretold:
-    """One point's predictions. `units`: what they were calibrated on. `after`: how many runs of
-    what is predicted had ended before it was."""
+class PointForecast:
+    """The predictions at one point. `units`: tokens or examples of calibration. `after`: how many of
+    the predicted runs had ended already when the prediction was made."""
 
     about: str
     kind: str
@@ -71,8 +72,8 @@ class Foretold:
     seed: int
     units: int
     passes: float
-    anchor: Said
-    plans: tuple[Said, ...]
+    anchor: PlanForecast
+    plans: tuple[PlanForecast, ...]
     after: int = 0
 
 
@@ -88,19 +89,20 @@ def moved(plan: Plan) -> bool:
 
 
 def partner(study: Study, forecast: Forecast, run: RunSpec) -> RunSpec | None:
-    """The 16-bit run that a run's gap is counted from: its lender, or the like of the same rank.
+    """The 16-bit run that a run's gap is measured from: the run whose adapter it takes, else the
+    16-bit run of the same rank.
 
-    Where adapters are scored on another text, the lender's own score there."""
+    Where adapters are scored on another text, the score of that run on the same text."""
     part = next(p for p in study.parts if p.name == forecast.part)
-    beside = [
+    candidates = [
         r
         for r in (study.runs if moved(run.plan) else study.part(part))
         if (r.model, r.task, r.seed) == (run.model, run.task, run.seed)
     ]
     if moved(run.plan):
-        return next((r for r in beside if r.plan.name == run.plan.adapter), None)
+        return next((r for r in candidates if r.plan.name == run.plan.adapter), None)
     bare = run.plan.adapter == BARE
-    alike = [r for r in beside if sixteen(r.plan) and (r.plan.adapter == BARE) == bare]
+    alike = [r for r in candidates if sixteen(r.plan) and (r.plan.adapter == BARE) == bare]
     alike = [r for r in alike if not moved(r.plan)]
     same = [r for r in alike if r.plan.rank == run.plan.rank]
     return next(iter(same or alike), None)
@@ -117,55 +119,53 @@ def points(study: Study) -> list[Point]:
 
     A plan of two parts is predicted once for each kind, by the forecast that comes first.
     """
-    found: list[Point] = []
-    known: set[tuple[str, ...]] = set()
+    result: list[Point] = []
+    covered: set[tuple[str, ...]] = set()
     for forecast in study.forecasts:
-        mine: set[tuple[str, ...]] = set()
+        cells: set[tuple[str, ...]] = set()
         groups: dict[str, list[RunSpec]] = {}
-        where: dict[str, RunSpec | None] = {}
+        places: dict[str, RunSpec | None] = {}
         for run in predicted_runs(study, forecast):
-            if run.plan.on:  # foretold where it was trained
+            if run.plan.on:  # predicted where it was trained
                 continue
             other = None if forecast.kind == "untrained" else partner(study, forecast, run)
             if forecast.kind != "untrained" and (other is None or run.seed not in forecast.seeds):
                 continue
             cell = (forecast.kind, run.model, run.task.called, run.plan.name)
-            if cell in known:
+            if cell in covered:
                 continue
-            mine.add(cell)
+            cells.add(cell)
             key = other.name if other else f"{run.model} {run.task.called}"
             groups.setdefault(key, []).append(run)
-            where[key] = other
-        known |= mine
+            places[key] = other
+        covered |= cells
         for key, runs in groups.items():
-            one = {run.plan.name: run for run in runs}
-            found.append(Point(forecast, where[key], tuple(one.values())))
-    return found
+            by_plan = {run.plan.name: run for run in runs}
+            result.append(Point(forecast, places[key], tuple(by_plan.values())))
+    return result
 
 
 def path_of(study: Study, point: Point) -> Path:
-    return study.results / FOLDER / f"{point.name}.json"
+    return study.results / FORECAST_FOLDER / f"{point.name}.json"
 
 
-def write(path: Path, foretold: Foretold) -> None:
+def write(path: Path, forecast: PointForecast) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, (json.dumps(asdict(foretold), indent=1) + "\n").encode())
+    write_atomic(path, (json.dumps(asdict(forecast), indent=1) + "\n").encode())
 
 
-def made(study: Study, point: Point) -> Foretold | None:
-    """The forecast of this very point; None where there is none, or one of other settings."""
-    found = read(path_of(study, point))
-    return found if found is not None and found.about == point.about else None
+def read_forecast(folder: ResultsFolder, point: Point) -> PointForecast | None:
+    """The prediction at a point; None where there is none, or one of other settings."""
+    body = folder.forecast(point.name)
+    forecast = None if body is None else point_forecast(body)
+    return forecast if forecast is not None and forecast.about == point.about else None
 
 
-def read(path: Path) -> Foretold | None:
-    """None where nothing was foretold yet."""
-    if not path.is_file():
-        return None
-    body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    plans = tuple(_said(each) for each in body.pop("plans"))
-    return Foretold(**{**body, "anchor": _said(body["anchor"]), "plans": plans})
+def point_forecast(body: dict[str, Any]) -> PointForecast:
+    """The prediction that a forecast's file holds."""
+    plans = tuple(_plan_forecast(each) for each in body["plans"])
+    return PointForecast(**{**body, "anchor": _plan_forecast(body["anchor"]), "plans": plans})
 
 
-def _said(body: dict[str, Any]) -> Said:
-    return Said(**{**body, "whole": Whole(**body["whole"])})
+def _plan_forecast(body: dict[str, Any]) -> PlanForecast:
+    return PlanForecast(**{**body, "whole": JointDamage(**body["whole"])})

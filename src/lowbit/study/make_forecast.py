@@ -1,4 +1,4 @@
-"""Forecasts of a study made: a table of sensitivities at every point, all its plans at once."""
+"""How a study's predictions are made: one sensitivity table at every point, for all its plans."""
 
 from __future__ import annotations
 
@@ -10,26 +10,30 @@ from pathlib import Path
 from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan
 from lowbit.quant.formats import bits_of, parse
+from lowbit.runs import device
 from lowbit.runs.build import choices_of
-from lowbit.sensitivity.cached import table_of
-from lowbit.sensitivity.measured_model import Told
-from lowbit.sensitivity.predictors import left
-from lowbit.sensitivity.table import Asked, SensitivityTable
-from lowbit.study.forecasts import Foretold, Point, Said
+from lowbit.runs.prepare import prepare_run
+from lowbit.sensitivity.measure import measure
+from lowbit.sensitivity.measured_model import OnProgress
+from lowbit.sensitivity.predictors import remaining_share
+from lowbit.sensitivity.table import Calibration, MeasureRequest, SensitivityTable
+from lowbit.study.forecasts import PlanForecast, Point, PointForecast
 
 ANCHOR = "the anchor"
 
 
-def foretold(point: Point, at: Path | None, execution: Execution, told: Told) -> Foretold:
+def forecast_plans(
+    point: Point, at: Path | None, execution: Execution, told: OnProgress
+) -> PointForecast:
     """What every plan of a point will cost, from calibration text alone."""
     first, forecast = point.runs[0], point.forecast
     choices = [choices_of(run) for run in point.runs]
     even = replace(first, plan=Plan(ANCHOR, forecast.anchor, "bf16", first.plan.rank))
     choices.append(choices_of(even))
-    # Called by what they store, so that a point that is asked twice is measured once.
+    # Named by what they store, so that a point that is predicted twice is measured once.
     joint = {_called(chosen): tuple(chosen.items()) for _, chosen, _ in choices}
     formats = sorted({text for _, chosen, _ in choices for text in chosen.values()})
-    asked = Asked(
+    asked = MeasureRequest(
         tuple(formats),
         joint=tuple(sorted(joint.items())),
         uniform=False,
@@ -39,10 +43,11 @@ def foretold(point: Point, at: Path | None, execution: Execution, told: Told) ->
     )
     # Where nothing is trained, training text is text like any other that is not scored.
     more = "train" if forecast.kind == "untrained" else "spare"
-    parts = ("calibration", more)
-    table = table_of(first, execution, asked, forecast.tokens, told, at, parts)
-    said = [_said(table, *choice) for choice in choices]
-    return Foretold(
+    calibration = Calibration(forecast.tokens, at, ("calibration", more))
+    device.set_up(execution, "fp32")
+    table = measure(first, prepare_run(first), asked, calibration, told)
+    predicted = [_plan_forecast(table, *choice) for choice in choices]
+    return PointForecast(
         about=point.about,
         kind=forecast.kind,
         model=first.model,
@@ -50,8 +55,8 @@ def foretold(point: Point, at: Path | None, execution: Execution, told: Told) ->
         seed=first.seed,
         units=table.units,
         passes=table.passes,
-        anchor=said[-1],
-        plans=tuple(said[:-1]),
+        anchor=predicted[-1],
+        plans=tuple(predicted[:-1]),
     )
 
 
@@ -60,8 +65,9 @@ def _called(formats: dict[str, str]) -> str:
     return sha256(json.dumps(sorted(formats.items())).encode()).hexdigest()[:12]
 
 
-def _said(
+def _plan_forecast(
     table: SensitivityTable, name: str, formats: dict[str, str], ranks: dict[str, int]
-) -> Said:
+) -> PlanForecast:
     bits = min((bits_of(parse(text)) for text in formats.values()), default=16.0)
-    return Said(name, table.whole[_called(formats)], left(table, formats, ranks), bits)
+    share = remaining_share(table, formats, ranks)
+    return PlanForecast(name, table.whole[_called(formats)], share, bits)

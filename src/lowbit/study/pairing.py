@@ -1,4 +1,4 @@
-"""Two plans of a setting, paired seed by seed and document by document; and who wins. No torch."""
+"""Two plans of a setting, paired seed by seed and document by document. No torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 from lowbit.core import paired_tests
 from lowbit.core.paired_tests import Difference, Paired
 from lowbit.runs.record import comparable
-from lowbit.study.cells import Cell, Setting, scores
+from lowbit.runs.store import FinishedRun
+from lowbit.study.cells import Cell, Setting
 from lowbit.study.claims import ENOUGH_SEEDS, RESAMPLES
 
 Columns = tuple[np.ndarray, ...]
@@ -19,31 +20,24 @@ Columns = tuple[np.ndarray, ...]
 def pairs_of(
     ours: Cell, theirs: Cell, *less: Cell, mean_with: Sequence[Cell] = ()
 ) -> tuple[list[Columns], list[str]]:
-    """(sums, counts of both by document) of every seed that all finished, and what was refused.
+    """(sums, counts of both by document) of every seed that all finished, and refused seeds.
 
-    `less`: two more cells, whose difference is taken off. Over the same counts (a - b) - (c - d) is
-    (a + d) - (b + c). `mean_with`: cells that are averaged with theirs.
+    Args:
+        ours: the plan whose gain is asked for.
+        theirs: the plan it is compared with.
+        less: two more cells whose difference is subtracted. Over the same counts,
+            (a - b) - (c - d) is (a + d) - (b + c).
+        mean_with: cells that are averaged with `theirs`.
     """
     pairs: list[Columns] = []
     refused: list[str] = []
     cells = (ours, theirs, *less, *mean_with)
     for seed in sorted(set.intersection(*(set(cell.done) for cell in cells))):
-        folders, found = zip(*(cell.done[seed] for cell in cells), strict=True)
-        different = [fact for other in found[1:] for fact in comparable(found[0], other)]
-        if different:
-            facts = ", ".join(dict.fromkeys(different))
-            refused.append(f"seed {seed}: recorded facts differ ({facts})")
+        columns = _columns([cell.done[seed] for cell in cells])
+        if isinstance(columns, str):
+            refused.append(f"seed {seed}: {columns}")
             continue
-        each = [scores(folder) for folder in folders]
-        if any(not np.array_equal(each[0].document, one.document) for one in each[1:]):
-            refused.append(f"seed {seed}: scored on other examples")
-            continue
-        _, cluster = np.unique(each[0].document, return_inverse=True)
-        sums = [np.bincount(cluster, weights=one.sum) for one in each]
-        counts = [np.bincount(cluster, weights=one.count) for one in each]
-        if len(cells) > 2 and any(not np.array_equal(counts[0], one) for one in counts[1:]):
-            refused.append(f"seed {seed}: counted differently")
-            continue
+        sums, counts = columns
         if less:
             sums = [sums[0] + sums[3], sums[1] + sums[2]]
         elif mean_with:
@@ -52,8 +46,27 @@ def pairs_of(
     return pairs, refused
 
 
-def lost(cell: Cell) -> list[str]:
-    """The runs of a cell that ended without a score."""
+def _columns(
+    runs: Sequence[FinishedRun],
+) -> tuple[list[np.ndarray], list[np.ndarray]] | str:
+    """Sums and counts of every run by document, or why the runs may not be compared."""
+    first = runs[0]
+    different = [fact for run in runs[1:] for fact in comparable(first.record, run.record)]
+    if different:
+        return f"recorded facts differ ({', '.join(dict.fromkeys(different))})"
+    scores = [run.scores for run in runs]
+    if any(not np.array_equal(scores[0].document, each.document) for each in scores[1:]):
+        return "scored on other examples"
+    _, cluster = np.unique(scores[0].document, return_inverse=True)
+    sums = [np.bincount(cluster, weights=each.sum) for each in scores]
+    counts = [np.bincount(cluster, weights=each.count) for each in scores]
+    if len(runs) > 2 and any(not np.array_equal(counts[0], each) for each in counts[1:]):
+        return "counted differently"
+    return sums, counts
+
+
+def diverged(cell: Cell) -> list[str]:
+    """The runs of a cell that ended without a score, in words."""
     return [
         f"{cell.plan} diverged with seed {record.seed}"
         for record in cell.records
@@ -70,9 +83,9 @@ def stacked(pairs: Sequence[Columns], exponential: bool) -> Paired:
     return Paired(a, m, b, n, exponential)
 
 
-def turned(found: Difference, sign: float) -> Difference:
-    """The difference as a gain: positive is better."""
-    return replace(found, estimate=sign * found.estimate)
+def as_gain(difference: Difference, sign: float) -> Difference:
+    """The difference with its sign turned so that positive is better."""
+    return replace(difference, estimate=sign * difference.estimate)
 
 
 def gain_over(
@@ -85,8 +98,8 @@ def gain_over(
     pairs, _ = pairs_of(cells[plan], cells[than])
     if not pairs:
         return None
-    found = paired_tests.bootstrap(stacked(pairs, False), np.random.default_rng(0), resamples)
-    return turned(found, sign_of(setting))
+    difference = paired_tests.bootstrap(stacked(pairs, False), np.random.default_rng(0), resamples)
+    return as_gain(difference, sign_of(setting))
 
 
 def winner(setting: Setting, alpha: float = 0.05) -> str | None:
@@ -95,8 +108,10 @@ def winner(setting: Setting, alpha: float = 0.05) -> str | None:
     if len(scored) < 2 or min(len(cell.done) for cell in scored) < ENOUGH_SEEDS:
         return None
     means = {
-        c.plan: float(np.mean([r.metrics[setting.metric] for _, r in c.done.values()]))
-        for c in scored
+        cell.plan: float(
+            np.mean([run.record.metrics[setting.metric] for run in cell.done.values()])
+        )
+        for cell in scored
     }
     best = (max if setting.better == "higher" else min)(means, key=lambda plan: means[plan])
     gains = [gain_over(setting, best, plan) for plan in means if plan != best]

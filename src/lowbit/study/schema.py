@@ -1,4 +1,4 @@
-"""A study as it is written: plain words, before its matrix is spelled out. No torch."""
+"""The tables of study.toml, before the matrix of runs is written out. No torch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Workload:
 class Part:
     """Another matrix of the study. `tasks` and `seeds`: none are all that the study has.
 
-    `control`: the plan that the others are held against, where there is one.
+    `control`: the plan that the others are compared with, where there is one.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -90,7 +90,7 @@ class StudyFile:
     execution: Execution = field(default_factory=Execution)
     profile: dict[str, dict[str, Any]] = field(default_factory=dict)
     default_profile: str = ""
-    """What the study as it is written is called, where `--profile` shall know it."""
+    """A name for the study as it is written, for `--profile`."""
 
     def __post_init__(self) -> None:
         check_bounds("study", self, {"alpha": Bounds(0, 1, above=True, below=True)})
@@ -100,11 +100,11 @@ class StudyFile:
 
     def declared(self) -> dict[tuple[str, str], frozenset[int]]:
         """The seeds of every (plan, task), all parts together."""
-        found: dict[tuple[str, str], frozenset[int]] = {}
+        seeds: dict[tuple[str, str], frozenset[int]] = {}
         for part in self.matrices():
             for key in product(part.plans, part.tasks):
-                found[key] = found.get(key, frozenset()) | frozenset(part.seeds)
-        return found
+                seeds[key] = seeds.get(key, frozenset()) | frozenset(part.seeds)
+        return seeds
 
     def matrices(self) -> tuple[Part, ...]:
         """The main matrix and the parts, every one with its tasks and seeds."""

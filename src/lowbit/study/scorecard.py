@@ -1,10 +1,10 @@
-"""Predictions judged by a criterion that was fixed before.
+"""How well each predictor did, by a criterion that was fixed before the runs.
 
-A cell is resolvable where the standard error of its observed gap and the spread of its prediction
-are each at most 5 % of it; of these at least 80 % are to be within 10 %, none beyond 25 %. Every
-other cell is judged by its interval alone: |predicted - observed| <= 1.96 sqrt(se^2 + spread^2),
-of which at least 90 % are to hold. The baselines (weight error, 4^-b) have one constant each, from
-the anchor's KL on calibration text; nothing is fitted to what is scored. No torch.
+A gap is resolvable where the standard error of its observation and the spread of its prediction are
+each at most 5 % of it. Of these, at least 80 % must be within 10 % and none beyond 25 %. Every other
+gap is judged by its interval alone: |predicted - observed| <= 1.96 sqrt(se^2 + spread^2) must hold
+for at least 90 %. The baselines (weight error, 4^-b) have one constant each, from the anchor's KL
+on calibration text; nothing is fitted to what is scored. No torch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lowbit.core.stats import correlation_of_decades
-from lowbit.study.predicted_vs_observed import BASELINES, PREDICTORS, TRUSTED, Cell
+from lowbit.study.predicted_vs_observed import BASELINES, PREDICTORS, TRUSTED, PredictedGap
 
 CLOSE, FAR = 0.10, 0.25
 ENOUGH, COVERED = 0.80, 0.90
@@ -33,15 +33,15 @@ class Score:
     covered: int
     correlation: float | None
     correlated: int
-    """Cells that the correlation is over: logarithms need both gaps to be positive."""
+    """Gaps that the correlation covers: logarithms need both values to be positive."""
     factor: float | None
-    """By how much it is typically off, as a factor: exp of the mean |log(predicted / observed)|."""
+    """Its typical error as a factor: exp of the mean |log(predicted / observed)|."""
     beaten: bool = True
-    """Whether it is off by less than both baselines."""
+    """Whether its typical error is smaller than both baselines'."""
 
     @property
     def met(self) -> bool | None:
-        """Whether the criterion held; None where no cell could be resolved and all intervals did.
+        """Whether the criterion held; None where no gap could be resolved and all intervals did.
 
         A predictor that a baseline equals has met nothing.
         """
@@ -53,63 +53,65 @@ class Score:
         return self.close >= ENOUGH * self.resolvable and not self.far and self.beaten
 
 
-def scores(found: Sequence[Cell]) -> list[Score]:
+def scores(gaps: Sequence[PredictedGap]) -> list[Score]:
     """Every kind of gap by every predictor."""
-    made = []
-    for kind in dict.fromkeys(cell.kind for cell in found):
-        mine = [cell for cell in found if cell.kind == kind]
-        each = {name: _score(kind, name, mine) for name in PREDICTORS}
+    result: list[Score] = []
+    for kind in dict.fromkeys(gap.kind for gap in gaps):
+        of_kind = [gap for gap in gaps if gap.kind == kind]
+        each = {name: _score(kind, name, of_kind) for name in PREDICTORS}
         best = min((f for name in BASELINES if (f := each[name].factor) is not None), default=None)
-        made += [replace(one, beaten=_beats(one, best)) for one in each.values()]
-    return made
+        result += [replace(score, beaten=_beats(score, best)) for score in each.values()]
+    return result
 
 
-def _beats(one: Score, best: float | None) -> bool:
-    return one.factor is not None and (best is None or one.factor < best)
+def _beats(score: Score, best: float | None) -> bool:
+    return score.factor is not None and (best is None or score.factor < best)
 
 
-def _factor(predictor: str, found: Sequence[Cell]) -> float | None:
-    """Over the cells that are observed sharply; a gap of the wrong sign counts as a hundredfold."""
+def _factor(predictor: str, gaps: Sequence[PredictedGap]) -> float | None:
+    """Over the gaps that are observed sharply; a gap of the wrong sign counts as a hundredfold."""
     away = [
-        abs(math.log(ratio)) if (ratio := cell.foreseen[predictor].gap / cell.observed) > 0
+        abs(math.log(ratio)) if (ratio := gap.predictions[predictor].gap / gap.observed) > 0
         else math.log(100)
-        for cell in found
-        if cell.seen and cell.observed
+        for gap in gaps
+        if gap.sharp and gap.observed
     ]  # fmt: skip
     return math.exp(sum(away) / len(away)) if away else None
 
 
-def _score(kind: str, predictor: str, found: Sequence[Cell]) -> Score:
-    sharp = [cell for cell in found if cell.resolvable(predictor)]
-    rest = [cell for cell in found if not cell.resolvable(predictor)]
-    pairs = [(cell.observed, cell.foreseen[predictor].gap) for cell in found]
+def _score(kind: str, predictor: str, gaps: Sequence[PredictedGap]) -> Score:
+    sharp = [gap for gap in gaps if gap.resolvable(predictor)]
+    rest = [gap for gap in gaps if not gap.resolvable(predictor)]
+    pairs = [(gap.observed, gap.predictions[predictor].gap) for gap in gaps]
     correlation, correlated = correlation_of_decades(pairs)
     return Score(
         kind=kind,
         predictor=predictor,
-        cells=len(found),
+        cells=len(gaps),
         resolvable=len(sharp),
-        close=sum(abs(cell.off(predictor)) <= CLOSE for cell in sharp),
-        far=sum(abs(cell.off(predictor)) > FAR for cell in sharp),
-        covered=sum(cell.within(predictor) for cell in rest),
+        close=sum(abs(gap.off(predictor)) <= CLOSE for gap in sharp),
+        far=sum(abs(gap.off(predictor)) > FAR for gap in sharp),
+        covered=sum(gap.within(predictor) for gap in rest),
         correlation=correlation,
         correlated=correlated,
-        factor=_factor(predictor, found),
+        factor=_factor(predictor, gaps),
     )
 
 
-def unresolved(found: Sequence[Cell], predictor: str = TRUSTED) -> list[Cell]:
-    """Cells off by more than 10 % that cannot say so yet, and could with more seeds."""
-    return [cell for cell in found if abs(cell.off(predictor)) > CLOSE and cell.by_seeds]
+def unresolved(gaps: Sequence[PredictedGap], predictor: str = TRUSTED) -> list[PredictedGap]:
+    """Gaps off by more than 10 % not sharp yet, that more seeds could make sharp."""
+    return [gap for gap in gaps if abs(gap.off(predictor)) > CLOSE and gap.by_seeds]
 
 
-def short_of_text(found: Sequence[Cell], most: float, predictor: str = TRUSTED) -> list[Cell]:
-    """Cells off by more than 10 % that could say so with more scored text, up to so many times."""
-    off = [cell for cell in found if abs(cell.off(predictor)) > CLOSE]
-    return [cell for cell in off if not cell.seen and cell.by_text <= most]
+def short_of_text(
+    gaps: Sequence[PredictedGap], most: float, predictor: str = TRUSTED
+) -> list[PredictedGap]:
+    """Gaps off by more than 10 % that up to `most` times the scored text could make sharp."""
+    off = [gap for gap in gaps if abs(gap.off(predictor)) > CLOSE]
+    return [gap for gap in off if not gap.sharp and gap.by_text <= most]
 
 
-def vaguely_foretold(found: Sequence[Cell], predictor: str = TRUSTED) -> list[Cell]:
-    """Cells off by more than 10 % that are observed sharply, but not predicted so."""
-    off = [cell for cell in found if abs(cell.off(predictor)) > CLOSE]
-    return [cell for cell in off if cell.seen and not cell.resolvable(predictor)]
+def vaguely_predicted(gaps: Sequence[PredictedGap], predictor: str = TRUSTED) -> list[PredictedGap]:
+    """Gaps off by more than 10 % that are observed sharply, but not predicted so."""
+    off = [gap for gap in gaps if abs(gap.off(predictor)) > CLOSE]
+    return [gap for gap in off if gap.sharp and not gap.resolvable(predictor)]

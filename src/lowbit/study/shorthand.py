@@ -1,4 +1,4 @@
-"""The short forms of a study's file, spelled out before anything is checked. No torch."""
+"""The short forms of study.toml, written out before anything is checked. No torch."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def _gather(raw: Raw, path: Path) -> None:
             place = at(path, "plans_in", name, "path")
             raise UserError(f"{place}no plan's file (*.toml) in {path.parent / table['path']}")
         for file in files:
-            made = {"file": str(file.relative_to(path.parent)), **rest}
-            raw.setdefault("plan", {}).setdefault(f"{name}/{file.stem}", made)
+            table = {"file": str(file.relative_to(path.parent)), **rest}
+            raw.setdefault("plan", {}).setdefault(f"{name}/{file.stem}", table)
 
 
 def _match(raw: Raw) -> None:
@@ -55,8 +55,8 @@ def _match(raw: Raw) -> None:
     plans = raw.get("plan", {})
 
     def tables(key: str) -> list[Raw]:
-        found = raw.get(key)
-        return [t for t in found if isinstance(t, dict)] if isinstance(found, list) else []
+        value = raw.get(key)
+        return [t for t in value if isinstance(t, dict)] if isinstance(value, list) else []
 
     def named_by(patterns: Any) -> Any:
         if not isinstance(patterns, list):
@@ -68,12 +68,12 @@ def _match(raw: Raw) -> None:
             table["plans"] = named_by(table["plans"])
     for claim in (*tables("claim"), *tables("question")):
         if isinstance(claim.get("mean_with"), list):
-            found = named_by(claim["mean_with"])
-            claim["mean_with"] = [name for name in found if name != claim.get("than")]
+            plans_meant = named_by(claim["mean_with"])
+            claim["mean_with"] = [name for name in plans_meant if name != claim.get("than")]
 
 
 def _matching(pattern: Any, plans: Raw) -> list[Any]:
-    """The plans that a pattern with a star stands for; any other name, or none found, is kept."""
+    """The plans that a pattern with a star stands for; a name without a match is kept."""
     if not isinstance(pattern, str) or "*" not in pattern:
         return [pattern]
     return [name for name in plans if fnmatchcase(name, pattern)] or [pattern]

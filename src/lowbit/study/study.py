@@ -9,9 +9,9 @@
     [train] [task]           settings of every run
     [plan.mixed]             plans of the study's own (others: a format, a named configuration);
                              file = "x.toml" reads one that lies beside the study
-    [execution]              device, threads, residency: how, not what
+    [execution]              device, threads, residency: how runs are carried out, not what is run
     [profile.quick]          "a.b" = value: overrides for `--profile quick`, with results apart
-    [[claim]] [[question]]   one plan against another: decided, or only looked into (claims.py)
+    [[claim]] [[question]]   one plan compared with another: decided, or exploratory (claims.py)
     [[part]]                 another matrix: name, title, plans, tasks, seeds
     [[forecast]]             a part's gaps, predicted before they are run
 
@@ -34,7 +34,7 @@ from lowbit.core.spec import BARE, Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.core.toml import Raw, check, override, put, read_toml
 from lowbit.plan.named import named
 from lowbit.study import additions
-from lowbit.study.checks import check_lenders, no_new_plans, validate
+from lowbit.study.checks import check_lenders, check_no_new_plans, validate
 from lowbit.study.claims import Claim
 from lowbit.study.schema import Forecast, Part, StudyFile
 from lowbit.study.shorthand import spelled_out, start_of
@@ -42,7 +42,7 @@ from lowbit.study.shorthand import spelled_out, start_of
 
 @dataclass(frozen=True)
 class Study:
-    """A study as run: its matrix spelled out."""
+    """A study as run: its matrix written out."""
 
     folder: Path
     title: str
@@ -56,7 +56,7 @@ class Study:
     alpha: float = 0.05
     forecasts: tuple[Forecast, ...] = ()
     declared: tuple[Part, ...] = ()
-    """The matrices with all of their seeds, whatever slice of them was asked for."""
+    """The matrices with all of their seeds, also where only some seeds were chosen."""
 
     def place(self, run: RunSpec) -> Path:
         return self.results / run.name
@@ -83,10 +83,10 @@ def locate(reference: str) -> Path:
         if candidate.is_file():
             return candidate
     beside = path.parent if path.parent.is_dir() else Path("studies")
-    known = [
+    names = [
         p.parent.name for p in (*beside.glob("*/study.toml"), *Path().glob("studies/*/study.toml"))
     ]
-    raise UserError(f"no study at '{reference}'.{nearest(path.name, known)}")
+    raise UserError(f"no study at '{reference}'.{nearest(path.name, names)}")
 
 
 def read(
@@ -106,14 +106,14 @@ def read(
     if profile is not None:
         _lay_profile(raw, profile)
     check(StudyFile, spelled_out(raw, path), None)  # a profile may have written anything
-    known = _spell_out(raw) if settings else set(written.get("plan", {}))
+    plans = _spell_out(raw) if settings else set(written.get("plan", {}))
     raw = spelled_out(override(raw, settings), path)
     changed = raw != written
     results = path.parent / ("results" if profile is None else f"results-{profile}")
     more = additions.read(results)
-    additions.grow(raw, more)
+    additions.add_to(raw, more)
     parsed = validate(raw, None if changed else path)
-    no_new_plans(raw, known)
+    check_no_new_plans(raw, plans)
     parts = _parts(parsed, tuple(seeds), more.seeds)
     runs = _matrix(raw, parsed, parts)
     check_lenders(runs)
@@ -144,16 +144,16 @@ def _spell_out(raw: Raw) -> set[str]:
     """Give every plan that is used a table, so that a setting finds its name."""
     plans = raw.setdefault("plan", {})
     for name in raw["plans"]:
-        if name not in plans and "format" in (found := start_of(name)):
-            plans[name] = found
+        if name not in plans and "format" in (plan := start_of(name)):
+            plans[name] = plan
     return set(plans)
 
 
 def _lay_profile(raw: Raw, profile: str) -> None:
     profiles = raw.get("profile", {})
     if profile not in profiles:
-        known = [*filter(None, [raw.get("default_profile")]), *profiles]
-        raise UserError(f"no profile '{profile}' in this study.{nearest(profile, known)}")
+        names = [*filter(None, [raw.get("default_profile")]), *profiles]
+        raise UserError(f"no profile '{profile}' in this study.{nearest(profile, names)}")
     for key, value in profiles[profile].items():
         put(raw, key, value)
 
@@ -161,7 +161,7 @@ def _lay_profile(raw: Raw, profile: str) -> None:
 def _parts(
     parsed: StudyFile, seeds: tuple[int, ...], more: Mapping[str, tuple[int, ...]]
 ) -> tuple[Part, ...]:
-    """The matrices with the seeds that were asked for; a part only has seeds of its own."""
+    """The matrices with the chosen seeds; a part has only seeds of its own."""
     given = [replace(p, seeds=(*p.seeds, *more.get(p.name, ()))) for p in parsed.matrices()]
     first, *rest = given
     if not seeds:

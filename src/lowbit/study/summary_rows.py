@@ -1,4 +1,4 @@
-"""One row a plan, its seeds together: numbers in base units, no words yet."""
+"""The study's table as numbers: one row a plan, its seeds together, in base units. No torch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lowbit.core.stats import Gap, Spread, mean_and_spread
-from lowbit.runs import isolated_cost
 from lowbit.runs.record import Record
-from lowbit.study.cells import Cell, Comparison, Run, Setting, baseline, compare, settings
+from lowbit.runs.store import FinishedRun
+from lowbit.study.cells import Cell, PairedGap, Setting, baseline, gap_between, settings
 from lowbit.study.pairing import winner
 
 
@@ -24,7 +24,7 @@ class Row:
     better: str
     value: Spread | None
     perplexity: float | None
-    comparison: Comparison
+    comparison: PairedGap
     reference: bool
     stored: int
     peak: int
@@ -32,7 +32,7 @@ class Row:
     """With decoded copies of all matrices, where the runs kept them; else 0."""
     share: float
     kept_share: float
-    """Of the parameters, what is still there of the trained ones when ranks have been cut."""
+    """Share of the parameters that is trained and still there after ranks were cut."""
     tokens_per_s: float
     shared: bool
     done: int
@@ -45,7 +45,7 @@ class Row:
         return self.comparison.gap
 
 
-def rows(runs: Sequence[Run]) -> list[Row]:
+def rows(runs: Sequence[FinishedRun]) -> list[Row]:
     """One Row per (model, task, plan), in the order in which they are given."""
     return [
         _row(setting, cell, baseline(setting), best)
@@ -56,12 +56,12 @@ def rows(runs: Sequence[Run]) -> list[Row]:
 
 
 def _row(setting: Setting, cell: Cell, reference: Cell | None, best: str | None) -> Row:
-    records, done = cell.records, [record for _, record in cell.done.values()]
+    records, done = cell.records, [run.record for run in cell.done.values()]
     metric = setting.metric
     perplexities = [r.metrics["perplexity"] for r in done if "perplexity" in r.metrics]
     runs = list(cell.done.values() or cell.runs)
-    costs = [isolated_cost.alone(folder, record) for folder, record in runs]
-    passes = [known for folder, record in runs if (known := isolated_cost.read(folder, record))]
+    costs = [run.cost for run in runs]
+    isolated = [cost for run in runs if (cost := run.isolated_cost)]
     alone = reference is None or reference is cell
     return Row(
         model=setting.model,
@@ -71,11 +71,11 @@ def _row(setting: Setting, cell: Cell, reference: Cell | None, best: str | None)
         better=setting.better,
         value=mean_and_spread([r.metrics[metric] for r in done]) if done else None,
         perplexity=_mean(perplexities) if perplexities and len(perplexities) == len(done) else None,
-        comparison=Comparison() if alone or reference is None else compare(cell, reference),
+        comparison=PairedGap() if alone or reference is None else gap_between(cell, reference),
         reference=reference is cell,
         stored=round(_mean([r.bytes.stored for r in records])),
         peak=max(cost.peak_bytes for cost in costs),
-        decoded_peak=max((known.decoded_peak_bytes for known in passes), default=0),
+        decoded_peak=max((cost.decoded_peak_bytes for cost in isolated), default=0),
         share=_mean([r.trainable / r.parameters for r in records]),
         kept_share=_mean([_kept(r) / r.parameters for r in records]),
         tokens_per_s=_mean([cost.tokens_per_s for cost in costs]),
@@ -87,7 +87,7 @@ def _row(setting: Setting, cell: Cell, reference: Cell | None, best: str | None)
 
 
 def _kept(record: Record) -> int:
-    """Trained numbers that are still there: a cut rank takes a row and a column with it."""
+    """Trained numbers that are left: a cut rank takes a row and a column with it."""
     adapted = sum(site.rank * sum(site.shape) for site in record.sites)
     left = sum(site.final_rank * sum(site.shape) for site in record.sites)
     if record.spec["plan"]["schedule"]["kind"] != "fixed":

@@ -1,11 +1,11 @@
-"""What the records say of a study's claims and questions.
+"""Claims and questions of a study, decided from its records.
 
-Effect first: the difference in the measure's own unit with its interval, then p-values. A claim is
-held, contradicted or inconclusive once every seed that was declared is there, unfinished until
-then, and refused where a run diverged or two may not be compared. The claims share the study's
-alpha by Holm's rule, those that have no p-value yet included. Questions are answered alike,
-without a correction, and are labelled exploratory wherever they are shown; too few seeds for the
-test decide nothing. No torch.
+Effect first: the difference in the measure's own unit with its interval, then p-values. Once every
+declared seed has run, a claim is held, contradicted or inconclusive; until then it is unfinished. It
+is refused where a run diverged or where two runs may not be compared. The claims share the study's
+alpha by Holm's rule, including those that have no p-value yet. Questions are answered in the same
+way without a correction and are labelled exploratory everywhere; too few seeds for the test decide
+nothing. No torch.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from lowbit.core import paired_tests
 from lowbit.core.paired_tests import Difference, McNemar, Paired
 from lowbit.core.spec import BARE
 from lowbit.runs import isolated_cost
-from lowbit.runs.isolated_cost import alone
 from lowbit.runs.record import comparable
-from lowbit.study.cells import Cell, Setting, records, settings
+from lowbit.study.cells import Cell, Setting
 from lowbit.study.claims import RESAMPLES, Claim, enough, least_p
-from lowbit.study.pairing import lost, pairs_of, sign_of, stacked, turned
+from lowbit.study.pairing import as_gain, diverged, pairs_of, sign_of, stacked
+from lowbit.study.results import Results
 from lowbit.study.study import Study
 
 PASSES_DIFFER = 0.02
@@ -55,7 +55,7 @@ class Finding:
     claim: Claim
     state: State
     seeds: int = 0
-    wanted: int = 0
+    declared_seeds: int = 0
     level: float | None = None
     gain: Difference | None = None
     margin: float = 0.0
@@ -78,62 +78,64 @@ class Verdicts:
     alpha: float
 
 
-def judge(study: Study) -> Verdicts:
+def judge(results: Results) -> Verdicts:
     """Claims with Holm's correction, questions without."""
-    runs = records(study)
-    groups = {setting.task: setting for setting in settings(runs)}
-    found = [_finding(claim, study, groups) for claim in study.claims]
-    # What has no p-value yet keeps its place: a verdict must not be taken back when it comes.
-    adjusted = paired_tests.holm([1.0 if one.p is None else one.p for one in found])
+    study = results.study
+    groups = {setting.task: setting for setting in results.settings}
+    claims = [_finding(claim, study, groups) for claim in study.claims]
+    # A claim without a p-value keeps its place: a verdict must not change when the p-value comes.
+    adjusted = paired_tests.holm([1.0 if claim.p is None else claim.p for claim in claims])
     for i, p in enumerate(adjusted):
-        if found[i].p is not None:
-            found[i] = _decided(replace(found[i], adjusted=p), study.alpha, len(found))
-    looked = [
-        _decided(one, study.alpha)
-        for one in (_finding(question, study, groups) for question in study.questions)
+        if claims[i].p is not None:
+            claims[i] = _decided(replace(claims[i], adjusted=p), study.alpha, len(claims))
+    questions = [
+        _decided(_finding(question, study, groups), study.alpha) for question in study.questions
     ]
-    done = {folder.name for folder, _ in runs}
-    missing = tuple(run.name for run in study.runs if run.name not in done)
-    return Verdicts(tuple(found), tuple(looked), missing, study.alpha)
+    missing = tuple(run.name for run in results.missing)
+    return Verdicts(tuple(claims), tuple(questions), missing, study.alpha)
 
 
 def _finding(claim: Claim, study: Study, groups: dict[str, Setting]) -> Finding:
     """Everything but the verdict."""
     setting = groups.get(claim.task)
-    cells = {cell.plan: cell for cell in setting.cells} if setting else {}
-    mine = [cells[name] for name in claim.plans if name in cells]
-    wanted = len(set.intersection(*(_declared(study, name, claim.task) for name in claim.plans)))
-    if setting is None or len(mine) < len(claim.plans):
-        return Finding(claim, "unfinished", wanted=wanted, reason="no runs yet")
+    by_plan = {cell.plan: cell for cell in setting.cells} if setting else {}
+    cells = [by_plan[name] for name in claim.plans if name in by_plan]
+    declared = len(set.intersection(*(_declared(study, name, claim.task) for name in claim.plans)))
+    if setting is None or len(cells) < len(claim.plans):
+        return Finding(claim, "unfinished", declared_seeds=declared, reason="no runs yet")
     if claim.measure in ("stored", "peak"):
-        return _bytes(claim, mine[0], mine[1], wanted)
-    averaged = mine[2:] if claim.mean_with else []
-    pairs, reasons = pairs_of(*(mine[:2] if averaged else mine), mean_with=averaged)
-    reason = "; ".join([*reasons, *(said for cell in mine for said in lost(cell))])
-    state: State = "refused" if reason else "unfinished" if len(pairs) < wanted else "inconclusive"
+        return _bytes(claim, cells[0], cells[1], declared)
+    averaged = cells[2:] if claim.mean_with else []
+    pairs, reasons = pairs_of(*(cells[:2] if averaged else cells), mean_with=averaged)
+    reason = "; ".join([*reasons, *(text for cell in cells for text in diverged(cell))])
+    state: State = (
+        "refused" if reason else "unfinished" if len(pairs) < declared else "inconclusive"
+    )
     if not pairs:
-        return Finding(claim, state, wanted=wanted, reason=reason or "no seed that all finished")
+        return Finding(
+            claim, state, declared_seeds=declared, reason=reason or "no seed that all finished"
+        )
     sign = sign_of(setting)
     pair = stacked(pairs, claim.measure == "perplexity")
-    gain = turned(paired_tests.bootstrap(pair, np.random.default_rng(0), RESAMPLES), sign)
+    gain = as_gain(paired_tests.bootstrap(pair, np.random.default_rng(0), RESAMPLES), sign)
     margin = claim.margin * abs(pair.level) if claim.relative else claim.margin
     beside = _beside(
-        pair, sign, margin or None, binary=setting.metric == "accuracy" and len(mine) == 2
+        pair, sign, margin or None, binary=setting.metric == "accuracy" and len(cells) == 2
     )
-    found = Finding(
+    finding = Finding(
         claim=claim,
         state=state,
         seeds=len(pairs),
-        wanted=wanted,
+        declared_seeds=declared,
         level=pair.level,
         gain=gain,
         margin=margin,
         beside=beside,
         reason=reason,
         unit=_unit(claim, setting),
-        seedless=all(r.spec["plan"].get("adapter") == BARE for cell in mine for r in cell.records),
+        seedless=all(r.spec["plan"].get("adapter") == BARE for cell in cells for r in cell.records),
     )
-    return replace(found, p=_p(found))
+    return replace(finding, p=_p(finding))
 
 
 def _unit(claim: Claim, setting: Setting) -> Unit:
@@ -143,10 +145,10 @@ def _unit(claim: Claim, setting: Setting) -> Unit:
 
 
 def _declared(study: Study, plan: str, task: str) -> set[int]:
-    """All declared seeds, where a slice of them was asked for; else those that were asked for."""
-    asked = {r.seed for r in study.runs if r.plan.name == plan and r.task.called == task}
+    """All declared seeds, also where only some were chosen; else the chosen ones."""
+    chosen = {r.seed for r in study.runs if r.plan.name == plan and r.task.called == task}
     declared = study.seeds_of(plan, task)
-    return declared if asked <= declared else asked
+    return declared if chosen <= declared else chosen
 
 
 def _beside(pair: Paired, sign: float, margin: float | None, binary: bool) -> Beside:
@@ -168,9 +170,9 @@ def _beside(pair: Paired, sign: float, margin: float | None, binary: bool) -> Be
     )
 
 
-def _p(found: Finding) -> float | None:
+def _p(finding: Finding) -> float | None:
     """Of the claim's own test, against what the claim denies."""
-    claim, gain, beside = found.claim, found.gain, found.beside
+    claim, gain, beside = finding.claim, finding.gain, finding.beside
     assert gain is not None
     assert beside is not None
     if claim.test == "t":
@@ -178,40 +180,42 @@ def _p(found: Finding) -> float | None:
     if claim.test == "wilcoxon":
         return beside.wilcoxon
     if claim.relation == "no worse":
-        return gain.p_above(-found.margin)
+        return gain.p_above(-finding.margin)
     if claim.relation == "equal":
-        return gain.p_within(found.margin)
-    return min(1.0, 2 * min(gain.p_above(found.margin), gain.p_below(found.margin)))
+        return gain.p_within(finding.margin)
+    return min(1.0, 2 * min(gain.p_above(finding.margin), gain.p_below(finding.margin)))
 
 
-def _decided(found: Finding, alpha: float, family: int = 1) -> Finding:
+def _decided(finding: Finding, alpha: float, family: int = 1) -> Finding:
     """With its verdict, where all seeds are there.
 
     Holm's rule corrects the p-value of what is claimed; its opposite, where that has a test of its
     own, gets an even share of alpha.
     """
-    p = found.adjusted if found.adjusted is not None else found.p
-    if found.state != "inconclusive" or found.gain is None or p is None:
-        return found
-    if least_p(found.claim.test, found.seeds) > alpha and not found.seedless:
-        few = f"{found.seeds} seed{'' if found.seeds == 1 else 's'} cannot decide"
-        return replace(found, reason=f"{few}: {enough(found.claim.test, alpha)}")
-    gain, margin, relation = found.gain, found.margin, found.claim.relation
+    p = finding.adjusted if finding.adjusted is not None else finding.p
+    if finding.state != "inconclusive" or finding.gain is None or p is None:
+        return finding
+    if least_p(finding.claim.test, finding.seeds) > alpha and not finding.seedless:
+        few = f"{finding.seeds} seed{'' if finding.seeds == 1 else 's'} cannot decide"
+        return replace(finding, reason=f"{few}: {enough(finding.claim.test, alpha)}")
+    gain, margin, relation = finding.gain, finding.margin, finding.claim.relation
     if relation == "better" and p < alpha:
-        return replace(found, state="held" if gain.estimate > margin else "contradicted")
+        return replace(finding, state="held" if gain.estimate > margin else "contradicted")
     if relation != "better" and p < alpha:
-        return replace(found, state="held")
+        return replace(finding, state="held")
     outside = gain.p_below(-margin) < alpha / family
     if relation == "equal":
         outside = min(gain.p_below(-margin), gain.p_above(margin)) < alpha / family / 2
-    return replace(found, state="contradicted") if relation != "better" and outside else found
+    return replace(finding, state="contradicted") if relation != "better" and outside else finding
 
 
-def _bytes(claim: Claim, ours: Cell, theirs: Cell, wanted: int) -> Finding:
+def _bytes(claim: Claim, ours: Cell, theirs: Cell, declared: int) -> Finding:
     """Bytes are counted or measured, not tested: a gain is what is saved."""
     seeds = sorted(ours.done.keys() & theirs.done.keys())
     if not seeds:
-        return Finding(claim, "unfinished", wanted=wanted, reason="no seed that both finished")
+        return Finding(
+            claim, "unfinished", declared_seeds=declared, reason="no seed that both finished"
+        )
     one, two = (_mean_bytes(claim, cell, seeds) for cell in (ours, theirs))
     margin = claim.margin * two if claim.relative else claim.margin
     saved = two - one
@@ -229,20 +233,24 @@ def _bytes(claim: Claim, ours: Cell, theirs: Cell, wanted: int) -> Finding:
     close = holds(saved - slack) != holds(saved + slack)
     reason = _other_memory(ours, theirs, seeds) if claim.measure == "peak" else ""
     waits = claim.measure == "peak" and any(
-        isolated_cost.wanted(*cell.done[seed]) for cell in (ours, theirs) for seed in seeds
+        isolated_cost.missing(cell.done[seed].record, cell.done[seed].isolated_cost)
+        for cell in (ours, theirs)
+        for seed in seeds
     )
-    if reason or waits or len(seeds) < wanted:
+    if reason or waits or len(seeds) < declared:
         state = "refused" if reason else "unfinished"
-        reason = reason or "its passes alone are missing: lowbit run" * waits
+        reason = reason or "its cost alone was not measured yet: lowbit run" * waits
     elif close:
         state, reason = "inconclusive", "closer than one pass is to the next"
-    return Finding(claim, state, len(seeds), wanted, two, gain, margin, reason=reason, unit="bytes")
+    return Finding(
+        claim, state, len(seeds), declared, two, gain, margin, reason=reason, unit="bytes"
+    )
 
 
 def _other_memory(ours: Cell, theirs: Cell, seeds: Sequence[int]) -> str:
     """Why the peaks of two plans say nothing of each other; "" where they do."""
     for seed in seeds:
-        if different := comparable(ours.done[seed][1], theirs.done[seed][1]):
+        if different := comparable(ours.done[seed].record, theirs.done[seed].record):
             return f"seed {seed}: recorded facts differ ({', '.join(different)})"
     return ""
 
@@ -250,5 +258,5 @@ def _other_memory(ours: Cell, theirs: Cell, seeds: Sequence[int]) -> str:
 def _mean_bytes(claim: Claim, cell: Cell, seeds: Sequence[int]) -> float:
     runs = [cell.done[seed] for seed in seeds]
     if claim.measure == "stored":
-        return float(np.mean([record.bytes.stored for _, record in runs]))
-    return float(max(alone(folder, record).peak_bytes for folder, record in runs))
+        return float(np.mean([run.record.bytes.stored for run in runs]))
+    return float(max(run.cost.peak_bytes for run in runs))

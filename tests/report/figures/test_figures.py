@@ -18,8 +18,7 @@ from lowbit.core.errors import UserError
 from lowbit.report import draw, figures
 from lowbit.report.figures import curves, frontier, pareto, sizes
 from lowbit.report.figures.style import RC, place_labels
-from lowbit.runs.record import SCORES
-from lowbit.study.cells import Setting, scores, settings
+from lowbit.study.cells import Setting, settings
 from lowbit.study.schema import MAIN, Part
 
 PLACES = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=8)
@@ -146,15 +145,6 @@ def test_many_figures_are_drawn_on_all_cores_with_the_same_bytes(
         drawn[most] = [(path.name, path.read_bytes()) for path in paths]
     assert len(drawn[1]) == 4
     assert drawn[1] == drawn[1000]
-
-
-def test_scores_are_read_again_when_their_file_is_another(tmp_path: Path) -> None:
-    folder, _ = make_run(tmp_path, "bf16")
-    first = scores(folder)
-    assert scores(folder) is first
-    text = (folder / SCORES).read_text().splitlines()
-    (folder / SCORES).write_text("\n".join(text[:-1]) + "\n")
-    assert len(scores(folder).sum) == len(first.sum) - 1
 
 
 def test_the_frontier_shows_corners_uniform_plans_budget_and_choice() -> None:

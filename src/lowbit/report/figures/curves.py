@@ -7,17 +7,14 @@ the mean on the selection split. A plan whose every run diverged has thin lines 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from lowbit.core.files import lines
 from lowbit.report.figures.style import GREY, colour, dash, plain
-from lowbit.runs.record import LOG
 from lowbit.study.cells import Cell, Setting
 
 Series = tuple[tuple[int, float], ...]
@@ -47,21 +44,14 @@ def data(setting: Setting) -> Curves:
 
 
 def _curve(cell: Cell) -> Curve:
-    done = {folder for folder, _ in cell.done.values()}
-    logs = {folder: list(_log(folder)) for folder, _ in cell.runs}
-    finished = [log for folder, log in logs.items() if folder in done]
-    seeds = tuple(_series(log, "loss") for log in logs.values())
+    seeds = tuple(_series(run.log, "loss") for run in cell.runs)
+    finished = [run.log for run in cell.done.values()]
     return Curve(
         plan=cell.plan,
         seeds=seeds,
         mean=_mean([_series(log, "loss") for log in finished]),
         selection=_mean([_series(log, "selection") for log in finished]),
     )
-
-
-def _log(folder: Path) -> Iterable[dict[str, Any]]:
-    path = folder / LOG
-    return lines(path) if path.is_file() else ()
 
 
 def _series(log: Sequence[dict[str, Any]], key: str) -> Series:

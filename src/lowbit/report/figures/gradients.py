@@ -13,9 +13,7 @@ from statistics import fmean
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from lowbit.core.files import lines
 from lowbit.report.figures.style import colour, dash, plain
-from lowbit.runs.record import LOG
 from lowbit.study.cells import Cell, Setting
 
 
@@ -29,16 +27,15 @@ class Norms:
 
 def data(setting: Setting) -> tuple[Norms, ...]:
     """Plans whose logs hold norms by layer."""
-    found = (Norms(cell.plan, _points(cell)) for cell in setting.cells)
-    return tuple(norms for norms in found if norms.points)
+    plans = (Norms(cell.plan, _points(cell)) for cell in setting.cells)
+    return tuple(norms for norms in plans if norms.points)
 
 
 def _points(cell: Cell) -> tuple[tuple[int, float], ...]:
     logs: dict[int, list[float]] = {}
-    for folder, record in cell.done.values():
-        path = folder / LOG
-        rows = [r for r in lines(path) if r.get("grad_norms")] if path.is_file() else []
-        warm = record.spec["train"]["warmup"] * max((r["step"] for r in rows), default=0)
+    for run in cell.done.values():
+        rows = [row for row in run.log if row.get("grad_norms")]
+        warm = run.record.spec["train"]["warmup"] * max((r["step"] for r in rows), default=0)
         for row in rows:
             if row["step"] > warm:
                 for key, norm in row["grad_norms"].items():

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 
 from lowbit.report.figures import bars
-from lowbit.runs import isolated_cost
 from lowbit.study.cells import Cell, Setting
 
 LOOK = bars.Look(
@@ -42,14 +41,14 @@ def data(setting: Setting) -> tuple[Peak, ...]:
 
 
 def peak(cell: Cell) -> Peak:
-    found = [known for folder, record in cell.runs if (known := isolated_cost.read(folder, record))]
-    if not found:
-        peaks = [record.cost.peak_bytes for _, record in cell.done.values()]
+    costs = [cost for run in cell.runs if (cost := run.isolated_cost)]
+    if not costs:
+        peaks = [run.record.cost.peak_bytes for run in cell.done.values()]
         return Peak(cell.plan, (0.0, 0.0, 0.0, 0.0, float(max(peaks))))
-    one = found[0]
-    weights, trained = float(one.weights_bytes), float(one.trained_bytes)
-    step = max(0.0, one.peak_bytes - weights - trained)
-    return Peak(cell.plan, (float(one.data_bytes), weights, trained, step, 0.0))
+    cost = costs[0]
+    weights, trained = float(cost.weights_bytes), float(cost.trained_bytes)
+    step = max(0.0, cost.peak_bytes - weights - trained)
+    return Peak(cell.plan, (float(cost.data_bytes), weights, trained, step, 0.0))
 
 
 def draw(ax: Axes, data: tuple[Peak, ...]) -> None:

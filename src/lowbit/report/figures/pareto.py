@@ -60,11 +60,11 @@ def data(setting: Setting) -> Pareto:
 
 
 def _seeds(cell: Cell, metric: str) -> tuple[float, ...]:
-    return tuple(record.metrics[metric] for _, record in cell.done.values())
+    return tuple(run.record.metrics[metric] for run in cell.done.values())
 
 
 def _place(cell: Cell, metric: str) -> tuple[float, float]:
-    sizes = [record.bytes.stored for _, record in cell.done.values()]
+    sizes = [run.record.bytes.stored for run in cell.done.values()]
     values = _seeds(cell, metric)
     return sum(sizes) / len(sizes), sum(values) / len(values)
 

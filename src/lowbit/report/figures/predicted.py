@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 
 from lowbit.report.figures.style import COLOURS, GREY, INK, decades
 from lowbit.sensitivity.predictors import NAMES, RUN
-from lowbit.study.predicted_vs_observed import TRUSTED, Cell
+from lowbit.study.predicted_vs_observed import TRUSTED, PredictedGap
 
 MARKS = {"untrained": "o", "transplanted": "s", "adapted": "^"}
 
@@ -43,10 +43,10 @@ class Predicted:
     unfinished: int = 0
 
 
-def data(cells: Sequence[Cell], predictor: str = TRUSTED) -> Predicted:
+def data(cells: Sequence[PredictedGap], predictor: str = TRUSTED) -> Predicted:
     marks = []
     for cell in cells:
-        one = cell.foreseen[predictor]
+        one = cell.predictions[predictor]
         if cell.observed > 0 and one.gap > 0:
             sharp = cell.resolvable(predictor)
             marks.append(Mark(cell.kind, cell.plan, cell.observed, cell.se, one.gap,

@@ -78,7 +78,7 @@ def _matrix(name: str, depth: int | None) -> str:
 
 
 def _panel(cell: Cell, rows: Sequence[str]) -> Panel:
-    records = [record for _, record in cell.done.values()]
+    records = [run.record for run in cell.done.values()]
     cells = []
     for i, site in enumerate(records[0].sites):
         if site.role in BLOCK_ROLES and site.depth is not None:

@@ -1,0 +1,172 @@
+"""A results folder: finished runs, whether they lie in folders or packed.
+
+A run folder is the working form, a packed line the committed one. Everything that reads records
+comes here, so both are read alike; `ResultsFolder.find` gives a `FinishedRun`, which reads its
+scores and its log when they are asked for, and once. Where both forms hold a run and differ, that
+is an error: neither is silently preferred.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lowbit.core.errors import RunError
+from lowbit.core.files import digest, lines
+from lowbit.core.stats import Floats
+from lowbit.runs import isolated_cost, packed_lines
+from lowbit.runs.isolated_cost import Solo
+from lowbit.runs.packed_lines import FORECASTS, RUNS, SOLO
+from lowbit.runs.packed_runs import LineFile, PackedRuns
+from lowbit.runs.record import LOG, RECORD, SCORES, Cost, Record, load, restore
+
+FORECAST_FOLDER = "forecasts"
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The scores of a run as columns, each (examples,), sorted by example."""
+
+    example: Floats
+    document: Floats
+    sum: Floats
+    count: Floats
+
+
+def _scores(rows: Iterable[dict[str, Any]]) -> Scores:
+    ordered = sorted(rows, key=lambda row: row["example"])
+    columns = ("example", "document", "sum", "count")
+    return Scores(*(np.array([row[name] for row in ordered], float) for name in columns))
+
+
+class FinishedRun:
+    """A run with a whole record. Scores, log and cost alone are read when asked for."""
+
+    def __init__(self, name: str, record: Record, results: ResultsFolder) -> None:
+        self.name, self.record, self._results = name, record, results
+
+    def __repr__(self) -> str:
+        return f"FinishedRun({self.name})"
+
+    @property
+    def seed(self) -> int:
+        return self.record.seed
+
+    @property
+    def plan(self) -> str:
+        return self.record.plan
+
+    @property
+    def folder(self) -> Path:
+        """Where its folder lies, or would lie if it were unpacked."""
+        return self._results.path / self.name
+
+    @cached_property
+    def scores(self) -> Scores:
+        """Raises where the run diverged: it has none."""
+        return _scores(self._results.score_rows(self.name))
+
+    @cached_property
+    def log(self) -> tuple[dict[str, Any], ...]:
+        """The lines of its log; none where it has no log."""
+        return tuple(self._results.log_rows(self.name))
+
+    @cached_property
+    def isolated_cost(self) -> Solo | None:
+        """What its configuration costs alone on the machine, where that was measured."""
+        text = self._results.isolated_cost_text(isolated_cost.configuration(self.name, self.seed))
+        return None if text is None else isolated_cost.parse(text, self.record)
+
+    @property
+    def cost(self) -> Cost:
+        """Its cost; memory and time from the measurement alone where there is one."""
+        return isolated_cost.combined(self.record, self.isolated_cost)
+
+
+class ResultsFolder:
+    """One folder of results, both layouts. Nothing is read before it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._found: dict[str, FinishedRun | None] = {}
+
+    @cached_property
+    def packed(self) -> PackedRuns:
+        return PackedRuns(self.path)
+
+    def names(self) -> list[str]:
+        """Of every run that has a folder with a record or a packed line."""
+        folders = [path.parent.name for path in sorted(self.path.glob(f"*/{RECORD}"))]
+        return list(dict.fromkeys([*folders, *self.packed.names]))
+
+    def find(self, name: str) -> FinishedRun | None:
+        """The finished run of a name; None where there is none, or where its folder is torn."""
+        if name not in self._found:
+            record = self._record(name)
+            self._found[name] = None if record is None else FinishedRun(name, record, self)
+        return self._found[name]
+
+    def forget(self, name: str) -> None:
+        """Read a run again when it is next asked for: it was run again."""
+        self._found.pop(name, None)
+
+    def _record(self, name: str) -> Record | None:
+        path = self.path / name / RECORD
+        if name not in self.packed:
+            return load(path.parent)
+        if path.is_file() and digest(path) != self.packed.line(name)["record_digest"]:
+            raise RunError(
+                f"{path} and {self.path / RUNS} hold different records of one run. Keep the "
+                f"folder's: lowbit pack --replace. Keep the packed one: remove {path.parent}"
+            )
+        return restore(self.packed.record_body(name))
+
+    def score_rows(self, name: str) -> Sequence[dict[str, Any]]:
+        if name in self.packed:
+            line = self.packed.score_line(name)
+            if line is None:
+                raise RunError(f"{name} has no scores")
+            return packed_lines.score_rows(*line)
+        return list(lines(self.path / name / SCORES))
+
+    def log_rows(self, name: str) -> Sequence[dict[str, Any]]:
+        if name in self.packed:
+            line = self.packed.log_line(name)
+            return packed_lines.log_rows(line) if line else []
+        path = self.path / name / LOG
+        return list(lines(path)) if path.is_file() else []
+
+    @cached_property
+    def _packed_costs(self) -> LineFile:
+        return LineFile(self.path / SOLO)
+
+    def isolated_cost_text(self, configuration: str) -> str | None:
+        path = self.path / isolated_cost.FOLDER / f"{configuration}.json"
+        return _text(path, self._packed_costs, configuration)
+
+    @cached_property
+    def _packed_forecasts(self) -> LineFile:
+        return LineFile(self.path / FORECASTS)
+
+    def forecast(self, name: str) -> dict[str, Any] | None:
+        """A prediction's file, by its name without `.json`."""
+        text = _text(self.path / FORECAST_FOLDER / f"{name}.json", self._packed_forecasts, name)
+        return None if text is None else json.loads(text)
+
+
+def find_run(folder: Path) -> FinishedRun | None:
+    """The finished run of one folder, whether its files lie there or are packed beside it."""
+    return ResultsFolder(folder.parent).find(folder.name)
+
+
+def _text(path: Path, packed: LineFile, name: str) -> str | None:
+    """A small JSON file's text, from its file, else packed."""
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    return packed_lines.json_text(packed.body(name)["file"]) if name in packed.lines else None
