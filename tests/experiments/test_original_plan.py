@@ -51,7 +51,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
 
     Its loss: 3, plus 1/bits, plus the learning rate, plus what is asked for.
     """
-    _, like = synthetic.make_run(tmp_path / "elsewhere", "bf16")
+    like = synthetic.make_run(tmp_path / "elsewhere", "bf16").record
 
     def adapt_one(study: Study, *_: Any, **__: Any) -> None:
         spec = study.runs[0]
@@ -151,7 +151,7 @@ def test_pairs_share_recorded_facts_by_the_rule_of_records() -> None:
 def test_bits_rank_and_seed_are_no_settings_but_what_lies_outside_blocks_is(
     tmp_path: Path,
 ) -> None:
-    _, like = synthetic.make_run(tmp_path, "bf16")
+    like = synthetic.make_run(tmp_path, "bf16").record
     spec = check(RunSpec, like.spec, None)
 
     def digest(**plan: Any) -> str:
@@ -228,7 +228,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunSpec, tuple[int, ...
         return {"taylor": found, "kfac": found}
 
     monkeypatch.setattr(foretelling, "call", call)
-    monkeypatch.setattr(foretelling, "left", lambda table, formats, ranks: float(ranks["a"]))
+    monkeypatch.setattr(
+        foretelling, "remaining_share", lambda table, formats, ranks: float(ranks["a"])
+    )
     monkeypatch.setattr(foretelling, "predictions", predictions)
     return seen
 
@@ -294,7 +296,7 @@ def test_a_study_is_collected_with_its_predictions_by_bits_and_rank(
     from original_plan import from_records as collecting
 
     home, runs, specs = tmp_path / "study" / "results", [], []
-    _, like = synthetic.make_run(tmp_path / "elsewhere", "bf16")
+    like = synthetic.make_run(tmp_path / "elsewhere", "bf16").record
     for rank in (4, 32):
         for bits in (16, 4):
             base = check(RunSpec, like.spec, None)
@@ -327,7 +329,7 @@ def test_a_study_is_collected_with_its_predictions_by_bits_and_rank(
 
 
 def measured(tmp_path: Path, lines: Sequence[Row], metric: str = "loss", **train: Any) -> Row:
-    _, record = synthetic.make_run(tmp_path, "bf16")
+    record = synthetic.make_run(tmp_path, "bf16").record
     spec = {**record.spec, "train": {**record.spec["train"], **train}}
     return metrics(Asked(16), replace(record, spec=spec, metric=metric), lines, "runs/a")
 

@@ -1,7 +1,10 @@
-"""What low precision costs, in numbered equations: pure functions of numbers. No torch.
+"""The theory of what low precision costs, as numbered equations: pure functions. No torch.
+
+The planner and `lowbit guide` use `damage`. The other modules are a library of formulas for the
+papers and notebooks; no command uses them. Every number refers to `equations` and to theory.pdf.
 
 damage      from an error of the weights to nats
-distortion  what a format does to Gaussian weights
+distortion  the mean squared error of a format on Gaussian weights
 equations   the equations as LaTeX
-rounding    what rounding does to one weight
+rounding    the error of rounding one weight
 """

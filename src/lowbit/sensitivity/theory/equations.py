@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Equation:
-    """`tag` as in a docstring, (4) or (D1); `says` in words what `latex` says."""
+    """`tag` as in a docstring, (4) or (D1); `says` describes `latex` in words."""
 
     tag: str
     latex: str
@@ -113,7 +113,7 @@ EQUATIONS = (
 
 
 def snippet(equation: Equation) -> str:
-    """One numbered display, ready for \\input."""
+    """One numbered equation, to be read in with \\input."""
     return (
         f"% ({equation.tag}) {equation.says}\n"
         f"\\begin{{equation}}\\tag{{{equation.tag}}}\n  {equation.latex}\n\\end{{equation}}\n"

@@ -1,8 +1,10 @@
-"""What rounding does to one weight.
+"""The error of rounding one weight.
 
-Levels a step D apart, w rounded to the nearest, error e = w_q - w. Rounding is deterministic:
-"e is uniform on (-D/2, D/2)" is exact only with subtractive dither, and for smooth densities it is
-right up to terms that vanish like exp(-2 pi^2 s^2 / D^2).
+Levels are a step D apart, w is rounded to the nearest level, and e = w_q - w is the error. Rounding
+is deterministic: "e is uniform on (-D/2, D/2)" is exact only with subtractive dither. For smooth
+densities it holds up to terms that vanish like exp(-2 pi^2 s^2 / D^2).
+
+No command uses this module: it is for the papers and notebooks.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import numpy as np
 from lowbit.quant.formats import levels_of, parse
 
 TERMS = 200
-"""Of a series whose terms fall like exp(-k^2): far more than any D needs."""
+"""Terms of a series that falls like exp(-k^2): far more than any D needs."""
 
 
 def step(largest: float, bits: int) -> float:
@@ -33,7 +35,7 @@ def stochastic_variance(width: float) -> float:
 
 
 def midtread_variance(width: float, sigma: float) -> float:
-    """(4) E e^2 of Gaussian weights on an endless grid with a level at zero (Sripad and Snyder).
+    """(4) E e^2 of Gaussian weights on an infinite grid with a level at zero (Sripad and Snyder).
 
     D^2/12 + (D^2/pi^2) sum_k (-1)^k / k^2 exp(-2 pi^2 k^2 s^2 / D^2).
     """
@@ -42,7 +44,7 @@ def midtread_variance(width: float, sigma: float) -> float:
 
 
 def midtread_covariance(width: float, sigma: float) -> float:
-    """(5) E[w e] = 2 s^2 sum_k (-1)^k exp(-2 pi^2 k^2 s^2 / D^2): the error leans against w."""
+    """(5) E[w e] = 2 s^2 sum_k (-1)^k exp(-2 pi^2 k^2 s^2 / D^2): e depends on w."""
     return 2 * sigma**2 * sum((-1) ** k * _decay(k, width, sigma) for k in range(1, TERMS))
 
 
@@ -51,7 +53,7 @@ def _decay(k: int, width: float, sigma: float) -> float:
 
 
 def rounded(weights: np.ndarray, text: str) -> np.ndarray:
-    """Each row as one group; the scale kept exactly."""
+    """The weights rounded to a format, with one group per row and a scale that is not rounded."""
     spec = parse(text)
     levels = np.array(levels_of(spec))
     if spec.scale == "absmean":
