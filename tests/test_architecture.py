@@ -41,7 +41,8 @@ TORCH_FREE = (
     *("quant.formats", "quant.byte_counts", "quant.error_bounds"),
     *("tasks.checks", "runs.record", "runs.request", "runs.memory_check", "runs.isolated_cost"),
     *("runs.freeze", "runs.workers.pool", "runs.workers.process"),
-    *("sensitivity.table", "sensitivity.predictors", "planner.request"),
+    *("sensitivity.table", "sensitivity.predictors", "sensitivity.guide"),
+    *("planner.request", "planner.budget_plan"),
 )
 """Packages and modules that are imported without torch; what needs it comes inside a function."""
 NEEDS_TORCH = {"study.make_forecast"}
@@ -52,6 +53,16 @@ CALLERS = {
     "cli.main": {"__main__"},
 }
 """Who may call the loop, a run and the command line; nobody else does."""
+ENTRIES = ("lowbit", "__main__", "cli.main", "tasks", "models", "research.proposers")
+"""Where everything starts: the public API, the command line, and the folders of plug-ins."""
+UNREACHED = {
+    "quant.error_bounds": "the bound that the contract suite of formats checks",
+    "research.candidate.jail": "started as a script, by its path: see research.candidate.sandbox",
+    "sensitivity.theory.distortion": "formulas for the papers and the notebook",
+    "sensitivity.theory.equations": "the equations of the papers as LaTeX",
+    "sensitivity.theory.rounding": "formulas for the papers and the notebook",
+}
+"""Modules that no entry reaches, and why they are in the package all the same."""
 
 
 def modules() -> dict[str, Path]:
@@ -169,6 +180,7 @@ def test_there_is_no_circle_of_subfolders(top: str) -> None:
 
 def test_what_the_laws_name_exists() -> None:
     named = {*TORCH_FREE, *NEEDS_TORCH, *PRINTERS, *CALLERS, *set().union(*CALLERS.values())}
+    named |= {*ENTRIES, *UNREACHED}
     assert {name for name in named if name not in MODULES} == set()
 
 
@@ -199,6 +211,28 @@ def test_a_package_names_each_of_its_files_in_one_line(top: str) -> None:
     files = {p.stem for p in folder.glob("*.py") if p.stem != "__init__"}
     folders = {f"{p.name}/" for p in folder.iterdir() if p.is_dir() and p.name != "__pycache__"}
     assert listed == files | folders
+
+
+def mentions(name: str) -> set[str]:
+    """The modules that a module names in a string, to start them in another process."""
+    strings = {
+        node.value.removeprefix("lowbit.")
+        for node in ast.walk(tree(name))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    return strings & set(MODULES)
+
+
+def test_every_module_is_reached_from_a_command_the_api_or_a_plug_in() -> None:
+    """Follows all imports, those inside functions included."""
+    waiting = {name for name in MODULES if inside(name, ENTRIES)}
+    reached: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        reached.add(name)
+        packages = {name.rsplit(".", depth)[0] for depth in range(1, name.count(".") + 1)}
+        waiting |= (imports(name) | mentions(name) | packages) - reached
+    assert set(MODULES) - reached == set(UNREACHED)
 
 
 def run_python(code: str) -> str:
