@@ -114,7 +114,7 @@ def test_the_transplanted_gap_is_foreseen_where_the_adapter_stands(
         evaluated(one, CPU, "calibration", tmp_path / spec.name)
         for one in (moved(spec, "own", "bf16"), guest)
     )
-    _, formats, _ = choices_of(guest)
+    _, formats, _ = choices_of(guest.plan, prepare_run(guest))
     asked = MeasureRequest(("int3@16",), (1, 2), 2, joint=(("moved", tuple(formats.items())),))
     table = table_of(guest, asked, 132, tmp_path / spec.name)
     own = table_of(guest, asked, 132)
@@ -203,9 +203,9 @@ def test_a_plans_training_memory_is_the_ledgers(
 
 def test_a_plan_that_cuts_its_ranks_is_predicted_at_what_it_cuts_to(spec: RunSpec) -> None:
     cut = Plan("cut", "int4@16", rank=8, schedule=RankSchedule("adalora", target=2))
-    _, _, ranks = choices_of(replace(spec, plan=cut))
+    _, _, ranks = choices_of(cut, prepare_run(spec))
     assert set(ranks.values()) == {0, 2}
-    _, _, ranks = choices_of(replace(spec, plan=replace(cut, schedule=RankSchedule())))
+    _, _, ranks = choices_of(replace(cut, schedule=RankSchedule()), prepare_run(spec))
     assert set(ranks.values()) == {0, 8}
 
 

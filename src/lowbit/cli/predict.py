@@ -21,7 +21,6 @@ from lowbit.sensitivity.guide import Advice, advice
 from lowbit.sensitivity.predictors import (
     NAMES,
     PlanPredictions,
-    PredictedPlan,
     best_formula_at,
     predictions,
     remaining_share,
@@ -71,20 +70,14 @@ def predicted(
 ) -> PlanPredictions:
     """Predict the plans; runs in a process of its own."""
     from lowbit.runs import device
-    from lowbit.runs.build import choices_of
     from lowbit.runs.prepare import prepare_run
-    from lowbit.sensitivity.measure import measure
+    from lowbit.sensitivity.predict import predict_plans
 
-    choices = [(name, *choices_of(spec)[1:]) for name, spec in specs.items()]
-    first = next(iter(specs.values()))
-    formats = tuple(dict.fromkeys(text for _, chosen, _ in choices for text in chosen.values()))
-    joint = tuple((name, tuple(chosen.items())) for name, chosen, _ in choices)
-    asked = MeasureRequest(formats, joint=joint, uniform=False, exact=False)
     device.set_up(execution, "fp32")
+    first = next(iter(specs.values()))
+    plans = {name: spec.plan for name, spec in specs.items()}
     on_progress = phases(tell, stop=orphaned)
-    table = measure(first, prepare_run(first), asked, Calibration(tokens, at), on_progress)
-    plans = tuple(PredictedPlan(*choice) for choice in choices)
-    return PlanPredictions(table, plans)
+    return predict_plans(first, prepare_run(first), plans, Calibration(tokens, at), on_progress)
 
 
 def _prediction(table: SensitivityTable, name: str, formats: dict[str, str]) -> Table:

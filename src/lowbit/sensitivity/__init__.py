@@ -10,6 +10,7 @@ joint_damage     damage of many sites stored at once
 measure          the table of a model and task, cached on disk
 measured_model   a model with calibration text, whose weights can be changed and restored
 open_model       opens the base model or a finished run for measuring
+predict          predictions for whole plans
 predictors       predicted gaps by every predictor, and which one to trust
 rank_correction  how much of an error a rank can correct
 rank_gain        how much a larger rank gains on the task

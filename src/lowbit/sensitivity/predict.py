@@ -1,0 +1,29 @@
+"""Predictions for whole plans: one table, with all sites of each plan stored at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lowbit.core.spec import Plan, RunSpec
+from lowbit.runs.build import choices_of
+from lowbit.runs.prepare import Prepared
+from lowbit.sensitivity.measure import measure
+from lowbit.sensitivity.measured_model import OnProgress
+from lowbit.sensitivity.predictors import PlanPredictions, PredictedPlan
+from lowbit.sensitivity.table import Calibration, MeasureRequest
+
+
+def predict_plans(
+    spec: RunSpec,
+    prepared: Prepared,
+    plans: Mapping[str, Plan],
+    calibration: Calibration,
+    on_progress: OnProgress,
+) -> PlanPredictions:
+    """The predictions of several plans for one model and task, by the names given here."""
+    rows = [PredictedPlan(name, *choices_of(plan, prepared)[1:]) for name, plan in plans.items()]
+    formats = tuple(dict.fromkeys(text for row in rows for text in row.formats.values()))
+    joint = tuple((row.name, tuple(row.formats.items())) for row in rows)
+    request = MeasureRequest(formats, joint=joint, uniform=False, exact=False)
+    table = measure(spec, prepared, request, calibration, on_progress)
+    return PlanPredictions(table, tuple(rows))
