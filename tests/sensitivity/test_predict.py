@@ -29,7 +29,7 @@ def test_all_plans_are_predicted_from_one_table_and_one_preparation(
         spec, prepared, plans, Calibration(60), lambda phase, done, total: None
     )
     assert [plan.name for plan in forecast.plans] == list(plans)
-    assert {*forecast.plans[1].formats.values()} == {"int3@16"}
+    assert "int3@16" in forecast.plans[1].formats.values()
     assert {*forecast.plans[1].ranks.values()} == {0, 2}
     eight, three = (predictions(forecast.table.whole[name])["kl"].gap for name in plans)
     assert abs(eight) < abs(three)
