@@ -52,7 +52,7 @@ STEPS, ROUNDS, SCORED = 12, 3, 32
 def main() -> None:
     torch.set_num_threads(1)
     allocator.keep()
-    print(f"one thread; here lowbit multiplies with {matmul.vectors()}")
+    print(f"one thread; here lowbit multiplies with {matmul.simd_name()}")
     for tokens, width, out in SHAPES:
         x, weight = torch.randn(tokens, width), torch.randn(out, width)
         work = 2e-9 * tokens * width * out
@@ -71,29 +71,29 @@ def _kernels() -> None:
     """What oneDNN keeps after 188 batches of 600 to 1,100 rows: as lowbit rounds, then not."""
     memory, source = PeakMemory(torch.device("cpu")), random.Random(0)
     weights = [torch.randn(shape) for shape in ((384, 384), (1024, 384), (384, 1024))]
-    rounded = matmul.rounded
+    rounded = matmul.padded_rows
     for name, rule in {"rounded": rounded, "as they come": lambda rows: rows}.items():
-        matmul.rounded = rule
+        matmul.padded_rows = rule
         before = memory.held()
         with using(quick=True, padded=False):
             for rows in (source.randint(600, 1100) for _ in range(188)):
                 for weight in weights:
                     matmul.linear(torch.ones(rows, weight.shape[1]), weight)
-                    matmul.back(torch.ones(rows, weight.shape[0]), weight)
+                    matmul.input_gradient(torch.ones(rows, weight.shape[0]), weight)
         print(f"numbers of rows {name}: {(memory.held() - before) / 1e6:.0f} MB more")
-    matmul.rounded = rounded
+    matmul.padded_rows = rounded
 
 
 @contextmanager
 def using(quick: bool, padded: bool) -> Iterator[None]:
     """Products by oneDNN or not, examples of many lengths padded or not."""
-    before = matmul.held_back, packed_attention.APART
-    matmul.held_back = lambda: quick  # type: ignore[assignment]
+    before = matmul.prefers_onednn, packed_attention.APART
+    matmul.prefers_onednn = lambda: quick  # type: ignore[assignment]
     packed_attention.APART = () if padded else ("cpu",)
     try:
         yield
     finally:
-        matmul.held_back, packed_attention.APART = before
+        matmul.prefers_onednn, packed_attention.APART = before
 
 
 def _steps(model: str, task: TaskSpec, batch: int) -> None:

@@ -66,7 +66,7 @@ def seconds(tokens: int, layers: int, width: int) -> float:
     from lowbit.plan.rules import choose
     from lowbit.runs.device import set_up
     from lowbit.tasks.base import Example
-    from lowbit.train.loop import Setting, adapt
+    from lowbit.train.loop import LoopSettings, train_model
 
     device, _ = set_up(Execution(device="cpu"), "fp32")
     with tempfile.TemporaryDirectory() as folder:
@@ -85,10 +85,10 @@ def seconds(tokens: int, layers: int, width: int) -> float:
     part = [Example(row[:-1], row[1:], i, 1) for i, row in enumerate(rows)]
     marks: list[float] = []
     train = TrainSpec(batch=tokens // 128, epochs=STEPS, steps=STEPS, keep="last")
-    setting = Setting(
+    setting = LoopSettings(
         "language", train, 0, device, watcher=lambda *_: marks.append(time.perf_counter())
     )
-    adapt(model, {"train": part, "selection": part[:1]}, setting)
+    train_model(model, {"train": part, "selection": part[:1]}, setting)
     return median(b - a for a, b in zip(marks[WARM - 1 :], marks[WARM:], strict=False))
 
 

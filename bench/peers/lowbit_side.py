@@ -28,7 +28,7 @@ def one(job: Job) -> dict[str, float]:
     from lowbit.tasks.base import Data
     from lowbit.tasks.prepare import find
     from lowbit.train.evaluate import evaluate, ratio
-    from lowbit.train.loop import Setting, adapt
+    from lowbit.train.loop import LoopSettings, train_model
 
     folder, reads = folder_of(job.model)
     execution = Execution(
@@ -53,7 +53,7 @@ def one(job: Job) -> dict[str, float]:
     data = Data(task.kind, parts, ("0", "1") if job.work == "sst2" else (), (), "bench")
     made_run = install_run(spec, Prepared(checkpoint, task, data, 0), execution, device, compute)
     marks: list[tuple[float, int]] = []
-    setting = Setting(
+    setting = LoopSettings(
         kind=task.kind,
         train=settings,
         seed=job.seed,
@@ -62,11 +62,11 @@ def one(job: Job) -> dict[str, float]:
     )
     if job.profile:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
-            adapt(made_run.model, parts, setting)
+            train_model(made_run.model, parts, setting)
         averages = seen.key_averages(group_by_input_shape=True)
         sys.stderr.write(averages.table(sort_by="self_cpu_time_total", row_limit=40))
     else:
-        adapt(made_run.model, parts, setting)
+        train_model(made_run.model, parts, setting)
     peak = memory.peak() - memory.idle
     found, _ = evaluate(made_run.model, scored, task.kind, 32, device)
     return {**summary(marks, peak, ratio(found)), "threads": torch.get_num_threads()}

@@ -50,7 +50,7 @@ def limit(model: str, tokens: int, work: str, rounds: int = 7) -> dict[str, floa
             for weight in weights:
                 matmul.linear(inputs[tuple(weight.shape)], weight)
             for weight in reversed(weights):
-                matmul.back(slopes[tuple(weight.shape)], weight)
+                matmul.input_gradient(slopes[tuple(weight.shape)], weight)
             seconds.append(time.perf_counter() - began)
         found[name] = median(seconds[1:])
     return found

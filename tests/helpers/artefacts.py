@@ -12,7 +12,7 @@ from torch import Tensor
 from lowbit.core.spec import BLOCK_ROLES
 from lowbit.layers.ternary.grid import Grid
 from lowbit.layers.ternary.linear import Recovery, TernaryLinear
-from lowbit.layers.ternary.packing import store
+from lowbit.layers.ternary.packing import pack_layer
 from lowbit.models.family import find_sites
 from lowbit.models.loading import open_checkpoint
 from lowbit.research.candidate.artefact import NAME
@@ -30,7 +30,7 @@ def write_artefact(
         module = model.get_submodule(name)
         made = TernaryLinear(module.weight.detach(), None, grid or Grid(32), Recovery(bias=bias))  # type: ignore
         made.strength = 1.0
-        kept = store(made)
+        kept = pack_layer(made)
         assert kept.packed.scales is not None
         tensors |= {f"{name}.codes": kept.packed.codes, f"{name}.scales": kept.packed.scales}
         if kept.bias is not None:

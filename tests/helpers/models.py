@@ -54,7 +54,7 @@ class Opened:
         return load(self.checkpoint, self.kind, LABELS, PAD)
 
     def counted(self, plan: Plan) -> Installed:
-        """The plan in the ledger, as `run` counts it."""
+        """The plan in the byte count, as `run` counts it."""
         return plan_sites(plan, self.checkpoint, self.kind, LABELS)
 
 

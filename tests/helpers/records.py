@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.core.files import write_lines
+from lowbit.core.files import write_jsonl
 from lowbit.core.spec import Plan, RunSpec, Site, TaskSpec, TrainSpec
-from lowbit.quant.byte_counts import adapter_numbers, stored
+from lowbit.quant.byte_counts import adapter_numbers, matrix_bytes
 from lowbit.quant.formats import bits_of, parse
 from lowbit.runs.record import LOG, SCORES, Bytes, Cost, Facts, Record, SiteRecord, finish
 from lowbit.runs.store import FinishedRun, ResultsFolder
@@ -51,7 +51,7 @@ def site_records(formats: tuple[str, str, str], rank: int = 8) -> tuple[SiteReco
     def one(site: Site) -> SiteRecord:
         block = site.depth is not None
         text = formats[0 if (site.depth or 0) < DEPTH // 2 else 1] if block else formats[2]
-        size = stored(parse(text), site.shape).total
+        size = matrix_bytes(parse(text), site.shape).total
         r = rank if block else 0
         return SiteRecord(site.name, site.role, site.depth, site.shape, text, r, r, "frozen", size)
 
@@ -86,9 +86,9 @@ def make_run(
     folder = root / spec.name
     rng = np.random.default_rng([seed, zlib.crc32(plan.encode())])
     scores = _scores(kind, 3.1 + damage(layers), rng, documents)
-    write_lines(folder / LOG, _log(3.1 + damage(layers), rng, status))
+    write_jsonl(folder / LOG, _log(3.1 + damage(layers), rng, status))
     if status == "done":
-        write_lines(folder / SCORES, scores)
+        write_jsonl(folder / SCORES, scores)
     numbers = sum(site.shape[0] * site.shape[1] for site in sites())
     trained = sum(adapter_numbers(s, r.rank) for s, r in zip(sites(), layers, strict=True))
     base = sum(site.bytes for site in layers)

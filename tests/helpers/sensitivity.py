@@ -12,10 +12,10 @@ from lowbit.sensitivity.table import MeasureRequest
 
 Folder = Callable[[str], Path]
 
-ASKED = MeasureRequest(("int8@16", "int4@16", "int2@16"), ranks=(1, 4, 16), samples=3, walk=True)
+REQUEST = MeasureRequest(("int8@16", "int4@16", "int2@16"), ranks=(1, 4, 16), samples=3, walk=True)
 
 
-def lab_of(folder: Path) -> MeasuredModel:
+def tiny_measured(folder: Path) -> MeasuredModel:
     start = opened(folder, "language")
     ids = some_ids(3, 13)
     batches = [batch_of(row[None, :-1], row[None, 1:]) for row in ids]

@@ -20,11 +20,11 @@ from lowbit.core.spec import Plan, Rule, TrainSpec
 from lowbit.models.loading import Kind
 from lowbit.runs.build import hooks_of
 from lowbit.tasks.base import Example
-from lowbit.train.evaluate import Found, evaluate
+from lowbit.train.evaluate import ExampleScores, evaluate
 from lowbit.train.loop import (
+    LoopSettings,
     Outcome,
-    Setting,
-    adapt,
+    train_model,
 )
 
 Folder = Callable[[str], Path]
@@ -53,7 +53,7 @@ class Ended:
     outcome: Outcome
     learnt: dict[str, Tensor]
     lines: list[dict[str, Any]]
-    scored: tuple[Found, float]
+    scored: tuple[ExampleScores, float]
 
 
 TRAIN = TrainSpec(epochs=2, batch=4, lr=2e-2, log_every=3, eval_batch=4, weight_decay=0.01)
@@ -93,7 +93,7 @@ def carry_out(
 ) -> Ended:
     # Decoded copies give the same bits (test_layers) in half the time.
     made = installed(scene.start, scene.plan, seed=seed, residency="decoded")
-    setting = Setting(
+    setting = LoopSettings(
         kind=scene.start.kind,
         train=scene.train,
         seed=seed,
@@ -106,7 +106,7 @@ def carry_out(
         clock=ticking(),
         checkpoint_every=every,
     )
-    outcome = adapt(made.model, scene.parts, setting)
+    outcome = train_model(made.model, scene.parts, setting)
     scored = evaluate(made.model, scene.parts["scored"], scene.start.kind, 4, CPU)
     return Ended(outcome, learnt_by(made.model), lines_of(folder), scored)
 
@@ -137,8 +137,8 @@ def assert_alike(found: Ended, expected: Ended) -> None:
     assert replace(found.outcome.position, **costs) == replace(expected.outcome.position, **costs)
 
 
-def setting(train: TrainSpec, seed: int = 0, kind: Kind = "language") -> Setting:
-    return Setting(kind, train, seed, CPU)
+def setting(train: TrainSpec, seed: int = 0, kind: Kind = "language") -> LoopSettings:
+    return LoopSettings(kind, train, seed, CPU)
 
 
 sizes = st.integers(1, 40)

@@ -186,7 +186,7 @@ def test_the_joined_product_is_the_formula_with_autograds_own_gradients(
     joined = made(x)
     torch.manual_seed(9)
     seen = dropout.dropout(x, rate) if rate else x
-    thin = adapter.thin(dtype)
+    thin = adapter.scaled_factors(dtype)
     weight = made.frozen.weight(torch.float32).to(dtype)
     plain = x @ weight.t() + bias.to(dtype) + thin.scale * (seen @ thin.A.t()) @ thin.B.t()
     torch.testing.assert_close(joined, plain)

@@ -25,12 +25,12 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
 from lowbit.core.spec import Plan
-from lowbit.layers import frozen, linear
+from lowbit.layers import frozen
 from lowbit.layers.adapters import Adapter
 from lowbit.layers.frozen import Frozen, FrozenEmbedding
 from lowbit.layers.linear import Adapted
 from lowbit.models.loading import Kind
-from lowbit.quant.codec import Packed, Room, decode, encode
+from lowbit.quant.codec import Packed, Scratch, decode, encode
 from lowbit.quant.formats import parse
 from lowbit.train.losses import training_loss
 
@@ -117,16 +117,19 @@ def living(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     made: list[StorageWeakRef] = []
 
     def watched(
-        store: Packed, dtype: torch.dtype, rows: Tensor | None = None, room: Room | None = None
+        store: Packed,
+        dtype: torch.dtype,
+        rows: Tensor | None = None,
+        scratch: Scratch | None = None,
     ) -> Tensor:
-        found = decode(store, dtype, rows, room)
-        places = [] if room is None else [held.data_ptr() for held in room._held.values()]
+        found = decode(store, dtype, rows, scratch)
+        places = [] if scratch is None else [held.data_ptr() for held in scratch._held.values()]
         # A plain type is a view of what is stored.
         if found.data_ptr() not in (store.codes.data_ptr(), *places):
             made.append(StorageWeakRef(found.untyped_storage()))
         return found
 
-    monkeypatch.setattr(linear, "decode", watched)
+    monkeypatch.setattr(frozen, "decode", watched)
     return lambda: sum(not reference.expired() for reference in made)
 
 
@@ -176,12 +179,12 @@ def test_a_model_in_packed_residency_keeps_no_decoded_matrix(
 def test_all_matrices_are_decoded_into_one_place_as_large_as_the_largest(
     tiny_model: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room = Room()
-    monkeypatch.setattr(linear, "_ROOM", room)
+    scratch = Scratch()
+    monkeypatch.setattr(frozen, "_SCRATCH", scratch)
     made = installed(opened(tiny_model("llama")), Plan("p", "nf4@16", rank=2, embedding="nf4@16"))
     loss, _ = training_loss(made.model, "language", batch_of("language"))
     loss.backward()
-    held = sum(t.numel() * t.element_size() for t in room._held.values())
+    held = sum(t.numel() * t.element_size() for t in scratch._held.values())
     assert held == max(4 * site.shape[0] * site.shape[1] for site in made.sites)
 
 

@@ -34,7 +34,7 @@ from lowbit.layers.install import Settings, adapters, install, trained
 from lowbit.layers.linear import Adapted, Trained
 from lowbit.models.loading import Kind
 from lowbit.plan.rules import choose
-from lowbit.quant.byte_counts import adapter_numbers, stored
+from lowbit.quant.byte_counts import adapter_numbers, matrix_bytes
 from lowbit.quant.formats import CASTS, FORMATS, parse
 from lowbit.runs.export import merge, peft
 from lowbit.tasks.base import Batch
@@ -102,7 +102,7 @@ def test_every_planned_site_changes_its_type_and_its_bytes(start: Opened) -> Non
                 assert isinstance(module, Trained)
                 continue
             assert isinstance(module, Adapted | FrozenEmbedding)
-            assert kept_by(module.frozen) == stored(parse("int4@16"), site.shape).total
+            assert kept_by(module.frozen) == matrix_bytes(parse("int4@16"), site.shape).total
             assert kept_by(module.frozen) < before[site.name] / 3
 
 
@@ -169,7 +169,7 @@ def test_every_format_there_is_may_stand_beside_every_other(start: Opened) -> No
         }
 
 
-# --- traps 10 and 12: the ledger's bytes are the real ones -------------------------------------
+# --- traps 10 and 12: the counted bytes are the real ones -------------------------------------
 
 
 @every_case
@@ -209,7 +209,8 @@ def test_embeddings_and_heads_are_counted_like_all_others(start: Opened) -> None
     there = [s for s in start.sites if s.role in ("embedding", "head") and not s.fresh]
     assert any(site.role == "embedding" for site in there)
     saved = sum(
-        stored(parse("int8@row"), s.shape).total - stored(parse("int2@row"), s.shape).total
+        matrix_bytes(parse("int8@row"), s.shape).total
+        - matrix_bytes(parse("int2@row"), s.shape).total
         for s in there
     )
     assert large.base - small.base == saved > 0
@@ -223,7 +224,7 @@ def test_a_trained_base_is_counted_as_trained_and_not_as_stored(start: Opened) -
     before, after = start.counted(plan).count, start.counted(freed).count
     numbers = site.shape[0] * site.shape[1]
     bias = 0 if (kept := start.model().get_submodule(site.name).bias) is None else len(kept)
-    assert before.base - after.base == stored(parse("int4@16"), site.shape).total
+    assert before.base - after.base == matrix_bytes(parse("int4@16"), site.shape).total
     assert after.trainable - before.trainable == numbers + bias - adapter_numbers(site, 2)
     assert after.parameters == before.parameters
     assert before.other - after.other == 2 * bias

@@ -27,7 +27,7 @@ needs_onednn = pytest.mark.skipif(
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine where MKL holds back, however small the product."""
-    monkeypatch.setattr(matmul, "held_back", lambda: True)
+    monkeypatch.setattr(matmul, "prefers_onednn", lambda: True)
     monkeypatch.setattr(matmul, "SMALL", 1)
 
 
@@ -40,9 +40,9 @@ def make() -> Make:
 @pytest.fixture
 def afresh() -> Iterator[None]:
     """The rule is asked again, before and after."""
-    matmul.held_back.cache_clear()
+    matmul.prefers_onednn.cache_clear()
     yield
-    matmul.held_back.cache_clear()
+    matmul.prefers_onednn.cache_clear()
 
 
 SHAPES: dict[str, Callable[[Make], Tensor]] = {
@@ -63,17 +63,17 @@ def test_a_product_is_what_torch_says(shape: str, biased: str, make: Make, quick
     x, weight = SHAPES[shape](make), make(29, 48)
     bias = {"no": None, "yes": make(29), "strided": make(58)[::2]}[biased]
     torch.testing.assert_close(matmul.linear(x, weight, bias), F.linear(x, weight, bias))
-    torch.testing.assert_close(matmul.back(x, weight.t()), x @ weight.t())
+    torch.testing.assert_close(matmul.input_gradient(x, weight.t()), x @ weight.t())
 
 
 @pytest.mark.parametrize("most", [100, 1000, 3000])
 def test_numbers_of_rows_are_rounded_to_few_and_by_little(most: int) -> None:
-    found = [matmul.rounded(rows) for rows in range(most // 2, most)]
+    found = [matmul.padded_rows(rows) for rows in range(most // 2, most)]
     assert all(0 <= up - rows <= max(15, rows / 8) for rows, up in enumerate(found, most // 2))
     assert len(set(found)) <= 10
 
 
-@pytest.mark.skipif(not matmul.held_back(), reason="a law where oneDNN is asked")
+@pytest.mark.skipif(not matmul.prefers_onednn(), reason="a law where oneDNN is asked")
 def test_no_row_depends_on_those_beside_it(make: Make, quick: None) -> None:
     x, weight = make(200, 384), make(96, 384)
     whole = matmul.linear(x, weight)
@@ -99,9 +99,9 @@ def test_layers_and_their_gradients_are_the_same_by_either_library(
         y.backward(slope)
         return [y.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
 
-    monkeypatch.setattr(matmul, "held_back", lambda: False)
+    monkeypatch.setattr(matmul, "prefers_onednn", lambda: False)
     plain = found()
-    monkeypatch.setattr(matmul, "held_back", lambda: True)
+    monkeypatch.setattr(matmul, "prefers_onednn", lambda: True)
     monkeypatch.setattr(matmul, "SMALL", 1)
     torch.testing.assert_close(found(), plain, rtol=1e-5, atol=1e-4)
     assert len(plain) == (4 if adapted else 2)
@@ -140,8 +140,8 @@ def test_onednn_is_asked_where_there_are_wide_vectors_that_mkl_leaves(
         pytest.skip("this torch has no MKL")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: width)
     monkeypatch.setattr(matmul, "_maker", lambda: maker)
-    assert matmul.held_back() == expected
-    assert matmul.vectors() == (f"{width} (oneDNN)" if expected else width)
+    assert matmul.prefers_onednn() == expected
+    assert matmul.simd_name() == (f"{width} (oneDNN)" if expected else width)
 
 
 def test_a_maker_is_read_where_linux_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def test_within_the_mode_layers_of_any_make_go_the_quick_way(
     layer, x = torch.nn.Linear(48, 29), make(37, 48)
     expected = layer(x)
     assert not asked
-    with matmul.Quick():
+    with matmul.FastProducts():
         torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(
             F.linear(input=x, weight=layer.weight, bias=layer.bias), expected

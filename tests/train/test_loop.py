@@ -40,10 +40,10 @@ from lowbit.runs.run import run
 from lowbit.tasks.base import Example
 from lowbit.train.hooks import Hooks
 from lowbit.train.loop import (
-    adapt,
     learning_rate,
     steps_per_epoch,
     total_steps,
+    train_model,
     window,
 )
 
@@ -171,7 +171,7 @@ def test_accumulation_changes_memory_and_nothing_else(scene: Stage, name: str) -
             hooks=Hooks(after_step=look),
             watcher=lambda *seen: losses.append(seen[-1]),
         )
-        adapt(model, here.parts, case)
+        train_model(model, here.parts, case)
         return found, losses[0]
 
     whole, loss = first_gradients(8, 1)
@@ -202,7 +202,7 @@ def test_a_loss_that_is_no_number_ends_training_at_once(scene: Stage, tmp_path: 
         log=tmp_path / LOG,
         watcher=lambda step, *_: seen.append(step),
     )
-    outcome = adapt(made.model, here.parts, case)
+    outcome = train_model(made.model, here.parts, case)
     assert f"no longer finite at step {seen[-1]} of {STEPS}" in outcome.diverged
     assert seen[-1] < STEPS
     assert lines_of(tmp_path)[-1] == {"step": seen[-1], "diverged": outcome.diverged}
@@ -215,7 +215,7 @@ def test_a_gradient_that_is_no_number_ends_training_before_it_is_taken(
     made = installed(here.start, here.plan)
     learnt = next(p for p in made.model.parameters() if p.requires_grad)
     learnt.register_hook(lambda gradient: gradient * math.inf)
-    outcome = adapt(made.model, here.parts, replace(setting(here.train), log=tmp_path / LOG))
+    outcome = train_model(made.model, here.parts, replace(setting(here.train), log=tmp_path / LOG))
     assert outcome.diverged == f"the gradient is no longer finite at step 1 of {STEPS}"
     assert lines_of(tmp_path)[-1] == {"step": 1, "diverged": outcome.diverged}
 

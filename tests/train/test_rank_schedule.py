@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lowbit.core.execution import Execution
-from lowbit.core.files import lines
+from lowbit.core.files import read_jsonl
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.layers.adapters import SvdAdapter
@@ -228,8 +228,8 @@ def test_evaluation_loss_contains_no_regulariser(
         spec = replace(spec, train=replace(TRAIN, lr=1e-30))
         folder = tmp_path / str(strength)
         record = run(spec, folder, Execution(device="cpu"))
-        rows = [row for row in lines(folder / "log.jsonl") if "selection" in row]
-        losses_logged = [row["loss"] for row in lines(folder / "log.jsonl") if "loss" in row]
+        rows = [row for row in read_jsonl(folder / "log.jsonl") if "selection" in row]
+        losses_logged = [row["loss"] for row in read_jsonl(folder / "log.jsonl") if "loss" in row]
         found.append((record.metrics, rows, losses_logged, record.files["scores.jsonl"]))
     assert found[0] == found[1]
 
@@ -314,7 +314,7 @@ def test_ranks_are_cut_on_every_make_of_format(
     assert {parse(site.format) for site in adapted} == {parse(text)}
     assert sum(site.final_rank for site in adapted) == len(adapted)
     numbers = sum(site.final_rank * sum(site.shape) for site in adapted)
-    assert record.bytes.adapters == 4 * numbers, "cut ranks are in no ledger"
+    assert record.bytes.adapters == 4 * numbers, "cut ranks are in no byte count"
 
 
 @pytest.mark.parametrize("kind", KINDS)

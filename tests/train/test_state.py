@@ -17,7 +17,7 @@ from lowbit.core.spec import TrainSpec
 from lowbit.tasks.base import Example
 from lowbit.train import loop
 from lowbit.train.checkpoint import Position
-from lowbit.train.evaluate import Found
+from lowbit.train.evaluate import ExampleScores
 from lowbit.train.hooks import Hooks
 from lowbit.train.state import State
 
@@ -39,7 +39,7 @@ def test_the_state_that_is_kept_is_the_one_that_was_declared(
     here = replace(here, train=replace(here.train, epochs=3, keep=keep))
     states: list[dict[str, Tensor]] = []
 
-    def scripted(model: nn.Module, part: Sequence[Example], *_: Any) -> tuple[Found, float]:
+    def scripted(model: nn.Module, part: Sequence[Example], *_: Any) -> tuple[ExampleScores, float]:
         assert part is here.parts["selection"]
         states.append(learnt_by(model))
         return [(values[len(states) - 1], 1)], 1.0
@@ -61,7 +61,7 @@ def test_the_last_state_is_kept_where_that_was_declared(
     here = replace(here, train=replace(here.train, epochs=3, keep="last"))
     states: list[dict[str, Tensor]] = []
 
-    def scripted(model: nn.Module, *_: Any) -> tuple[Found, float]:
+    def scripted(model: nn.Module, *_: Any) -> tuple[ExampleScores, float]:
         states.append(learnt_by(model))
         return [(1.0 + len(states), 1)], 1.0
 

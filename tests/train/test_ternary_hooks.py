@@ -15,20 +15,20 @@ from torch.nn import functional as F
 
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
-from lowbit.core.files import lines
+from lowbit.core.files import read_jsonl
 from lowbit.core.schedules import Distil, Recipe, Warmup
 from lowbit.core.spec import BLOCK_ROLES, Plan, Rule, RunSpec, Site, TaskSpec, TrainSpec
 from lowbit.core.toml import check
 from lowbit.layers.ternary.linear import layers
 from lowbit.plan.rules import choose
-from lowbit.quant.byte_counts import Shape as LedgerShape
-from lowbit.quant.byte_counts import kept, ledger, stored, training_bytes
+from lowbit.quant.byte_counts import ModelShape as LedgerShape
+from lowbit.quant.byte_counts import base_bytes, count_bytes, matrix_bytes, training_bytes
 from lowbit.runs.build import install_run
 from lowbit.runs.export import ternary
 from lowbit.runs.prepare import prepare_run
 from lowbit.runs.record import ADAPTER, LOG
 from lowbit.tasks.batching import collate
-from lowbit.train.distillation import outputs, teach
+from lowbit.train.distillation import outputs, run_teacher
 from lowbit.train.evaluate import evaluate
 from lowbit.train.hooks import Hooks
 from lowbit.train.losses import training_loss
@@ -110,10 +110,10 @@ def test_a_trained_ternary_matrix_is_counted_as_it_is_stored_and_as_it_is_traine
     found = choose(plan(), SITES)
     folded = choose(plan(reactivation=0.1), SITES)
     for site in SITES[:2]:
-        at_rest = stored(found[site.name].quant, site.shape).total
-        assert kept(site, found[site.name]) == at_rest + 2 * site.bias
-        assert kept(site, folded[site.name]) == at_rest + 2 * site.shape[0]
-    count = ledger(SITES, found, 0, 0)
+        at_rest = matrix_bytes(found[site.name].quant, site.shape).total
+        assert base_bytes(site, found[site.name]) == at_rest + 2 * site.bias
+        assert base_bytes(site, folded[site.name]) == at_rest + 2 * site.shape[0]
+    count = count_bytes(SITES, found, 0, 0)
     numbers = 64 * 64 + 128 * 64 + 128
     assert count.trainable == numbers
     assert count.masters == 4 * numbers
@@ -197,7 +197,7 @@ def done(
 
 
 def test_shares_of_zero_dead_and_flipped_weights_are_logged(done: Path) -> None:
-    log = [line for line in lines(done / "results" / "llama-text-T-seed0" / LOG) if "loss" in line]
+    log = [line for line in read_jsonl(done / "results" / "llama-text-T-seed0" / LOG) if "loss" in line]
     assert log[-1]["ternary"]["strength"] == 1.0
     for line in log:
         found = line["ternary"]
@@ -221,7 +221,7 @@ def test_the_packed_export_scores_as_the_run_was_scored(done: Path) -> None:
     part, kind = start.data.parts["scored"], start.task.kind
     _, loss = evaluate(made.model, part, kind, spec.train.eval_batch, torch.device("cpu"))
     assert loss == pytest.approx(record["metrics"]["loss"], abs=1e-6)
-    # Nothing but the norms, beside what the ledger says is stored: the tied head is one site.
+    # Nothing but the norms, beside what the byte count says is stored: the tied head is one site.
     stored_bytes = sum(site["bytes"] for site in record["sites"])
     assert record["bytes"]["base"] == stored_bytes
 
@@ -268,7 +268,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(
     assert one == two
 
     def log(of: Path) -> list[dict[str, Any]]:
-        return [{k: v for k, v in line.items() if k != "tokens_per_s"} for line in lines(of / LOG)]
+        return [{k: v for k, v in line.items() if k != "tokens_per_s"} for line in read_jsonl(of / LOG)]
 
     assert log(folder) == log(whole)
     assert (folder / RECORD).is_file()
@@ -283,7 +283,7 @@ def test_a_student_that_is_its_teacher_has_only_its_own_loss(
     found = opened(tiny_model("llama"), "language")
     model, part = found.model().float().eval(), _examples()
     distil = Distil(1.0, 1.0, 1.0, top=8, layers=(1, 2))
-    distiller = teach(model, part, distil, 2, torch.device("cpu"))
+    distiller = run_teacher(model, part, distil, 2, torch.device("cpu"))
     batch = collate(part, range(3))
     own, tokens = training_loss(model, "language", batch)
     whole, among = distiller.loss(model, "language", batch)
@@ -313,7 +313,7 @@ def _examples() -> Any:
 def test_its_space_is_what_was_said_before(tiny_model: Callable[[str], Path]) -> None:
     model, part = opened(tiny_model("llama"), "language").model().float(), _examples()
     distil = Distil(logits=1.0, off=1.0, top=8, layers=(1,))
-    distiller = teach(model, part, distil, 3, torch.device("cpu"))
+    distiller = run_teacher(model, part, distil, 3, torch.device("cpu"))
     tokens, width = sum(len(example.ids) for example in part), model.config.hidden_size  # type: ignore
     assert distiller.nbytes == distil.nbytes(tokens, width)  # type: ignore[arg-type]
 

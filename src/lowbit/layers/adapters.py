@@ -1,12 +1,12 @@
-"""Low-rank adapters, and where they start: at zero, or at what quantisation took away.
+"""Low-rank adapters, started at zero or at the quantisation error.
 
-An adapter adds (alpha / r) (x A') B' to a layer's output. `Adapter` is LoRA; `SvdAdapter` gives
-every direction a singular value, so that a schedule can cut the weakest ones.
+An adapter adds (alpha / r) (x A') B' to a layer's output. `Adapter` is LoRA. `SvdAdapter` is
+AdaLoRA's form: every direction has a singular value, so that a schedule can cut the weakest ones.
 
 `init = "residual"` starts B A at the best rank-r approximation (Eckart-Young) of W minus the
-decoded W, so the first step begins closer to the unquantised model. It works for any format on any
-device: it takes one singular value decomposition in fp32. LoftQ alternates this with encoding
-again; here it is done once.
+decoded W, so training starts closer to the unquantised model. It needs one singular value
+decomposition in fp32 and works for any format on any device. LoftQ alternates this step with
+encoding again; here it is done once.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class Thin(NamedTuple):
-    """The factors of a delta: scale (x A') B'."""
+class ScaledFactors(NamedTuple):
+    """The factors of an adapter, ready to multiply: scale (x A') B'."""
 
     A: Float[Tensor, "rank in"]
     B: Float[Tensor, "out rank"]
@@ -41,22 +41,22 @@ class Adapter(nn.Module):
         self.A = nn.Parameter(torch.empty(rank, columns).uniform_(-bound, bound, generator=seed))
         self.B = nn.Parameter(torch.zeros(rows, rank))
 
-    def thin(self, dtype: torch.dtype) -> Thin:
-        """What multiplies x: A, B and their scale, in the compute type."""
-        return Thin(self.A.to(dtype), self.B.to(dtype), self.scaling)
+    def scaled_factors(self, dtype: torch.dtype) -> ScaledFactors:
+        """A, B and their scale in the compute type."""
+        return ScaledFactors(self.A.to(dtype), self.B.to(dtype), self.scaling)
 
     def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
         return delta(x, self)
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """(A, B) with everything folded in: delta W = B A."""
+        """(A, B) with the scaling folded in: delta W = B A."""
         return self.A.detach(), (self.scaling * self.B).detach()
 
 
 class SvdAdapter(nn.Module):
-    """The adaptive delta (alpha / r) ((x A') * E) B': a singular value a direction.
+    """The adaptive delta (alpha / r) ((x A') * E) B', with one singular value per direction.
 
-    A direction whose value is cut is held at zero by `alive` and is left out by `factors`.
+    `alive` masks the directions that a schedule has cut; `factors` leaves them out.
     """
 
     alive: Tensor
@@ -72,25 +72,25 @@ class SvdAdapter(nn.Module):
         self.E = nn.Parameter(torch.zeros(rank))
         self.register_buffer("alive", torch.ones(rank, dtype=torch.bool))
 
-    def thin(self, dtype: torch.dtype) -> Thin:
-        """What multiplies x: A with the singular values that are alive, B, and no other scale."""
+    def scaled_factors(self, dtype: torch.dtype) -> ScaledFactors:
+        """A times the singular values that are not cut, B, and a scale of 1."""
         scaled = self.A * (self.scaling * self.E * self.alive)[:, None]
-        return Thin(scaled.to(dtype), self.B.to(dtype), 1.0)
+        return ScaledFactors(scaled.to(dtype), self.B.to(dtype), 1.0)
 
     def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
         return delta(x, self)
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """(A, B) of the directions that are alive, everything folded in."""
+        """(A, B) of the directions that are alive, with scaling and singular values folded in."""
         scaled = self.A * (self.scaling * self.E)[:, None]
         return scaled[self.alive].detach(), self.B[:, self.alive].detach()
 
 
 def delta(x: Float[Tensor, "... in"], adapter: Adapter | SvdAdapter) -> Float[Tensor, "... out"]:
-    """What an adapter adds, on its own: the formula that the joined product is held against."""
-    thin = adapter.thin(x.dtype)
+    """An adapter's output alone, by the formula; tests compare `AdaptedProduct` with it."""
+    factors = adapter.scaled_factors(x.dtype)
     x = F.dropout(x, adapter.dropout, adapter.training)
-    return thin.scale * F.linear(F.linear(x, thin.A), thin.B)
+    return factors.scale * F.linear(F.linear(x, factors.A), factors.B)
 
 
 def best_factors(
@@ -103,7 +103,7 @@ def best_factors(
 
 @torch.no_grad()
 def start_from_residual(adapter: Adapter | SvdAdapter, residual: Tensor) -> None:
-    """Set an adapter to the residual's best approximation, its scaling taken out."""
+    """Set an adapter so that its scaled delta is the residual's best approximation."""
     right, values, left = best_factors(residual.float(), len(adapter.A))
     if isinstance(adapter, SvdAdapter):
         adapter.A.copy_(right)

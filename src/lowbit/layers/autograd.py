@@ -1,14 +1,16 @@
-"""The two products of a frozen layer, with gradients written out by hand.
+"""The two products of a frozen layer, with hand-written gradients.
 
     FrozenProduct     y = x W' + b
     AdaptedProduct    y = x W' + b + s (d A') B'        d: x, or x after dropout
 
-W is asked for anew in the backward pass, because keeping the decoded matrix is what packing was
-meant to save. The low-rank half is 1 % of the arithmetic and was 20 % of the time: BLAS walks
-badly through products with one side of 8. Each of the four here is written in the order that was
-measured to be fast (`bench/kernels/adapter_products.py`), up to seven times faster than the order of the formula.
+They replace autograd's own chain, which would keep the decoded W for the backward pass. Here W is
+decoded again in the backward pass, so packed storage also saves memory while training.
 
-What it gives up: second derivatives, which nobody here takes.
+The low-rank half is 1 % of the arithmetic but took 20 % of the time, because BLAS is slow on
+products with one side of 8. Each of its four products is written in the fastest order measured by
+`bench/kernels/adapter_products.py`, up to seven times faster than the order of the formula.
+
+These functions have no second derivatives. Training does not need them.
 """
 
 from __future__ import annotations
@@ -18,35 +20,35 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lowbit.layers.matmul import back, linear
+from lowbit.layers.matmul import input_gradient, linear
 
 
-class Stored(Protocol):
-    """Whatever gives its matrix (out, in) in a type, for a product at once."""
+class WeightSource(Protocol):
+    """Gives a matrix (out, in) in a type; the next call may overwrite it."""
 
-    def passing(self, dtype: torch.dtype) -> Tensor: ...
+    def scratch_weight(self, dtype: torch.dtype) -> Tensor: ...
 
 
 class FrozenProduct(torch.autograd.Function):
     """x W' + bias; a frozen bias needs no gradient.
 
-    The bias belongs to the product: added afterwards, bf16 would be rounded twice.
+    The bias is added inside the product, because adding it afterwards would round bf16 twice.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, stored: Stored, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, stored: WeightSource, bias: Tensor | None) -> Tensor:
         ctx.stored = stored
-        return linear(x, stored.passing(x.dtype), bias)
+        return linear(x, stored.scratch_weight(x.dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return back(grad, ctx.stored.passing(grad.dtype)), None, None
+        return input_gradient(grad, ctx.stored.scratch_weight(grad.dtype)), None, None
 
 
 class AdaptedProduct(torch.autograd.Function):
     """x W' + bias + scale (d A') B' for A (rank, in) and B (out, rank).
 
-    `dropped` is x after dropout, or None where that is x itself; then x alone is kept.
+    `dropped` is x after dropout, or None without dropout; then only x is saved.
     """
 
     @staticmethod
@@ -57,28 +59,28 @@ class AdaptedProduct(torch.autograd.Function):
         A: Tensor,
         B: Tensor,
         scale: float,
-        stored: Stored,
+        stored: WeightSource,
         bias: Tensor | None,
     ) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        seen = flat if dropped is None else dropped.reshape(flat.shape)
-        thin = linear(seen, A)
-        y = linear(flat, stored.passing(x.dtype), bias).addmm_(thin, B.t(), alpha=scale)
-        ctx.save_for_backward(seen, thin, A, B)
+        adapter_input = flat if dropped is None else dropped.reshape(flat.shape)
+        thin = linear(adapter_input, A)
+        y = linear(flat, stored.scratch_weight(x.dtype), bias).addmm_(thin, B.t(), alpha=scale)
+        ctx.save_for_backward(adapter_input, thin, A, B)
         ctx.scale, ctx.stored, ctx.dropped = scale, stored, dropped is not None
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        seen, thin, A, B = ctx.saved_tensors
+        adapter_input, thin, A, B = ctx.saved_tensors
         flat = grad.reshape(-1, grad.shape[-1])
         narrow = linear(flat, B.t().contiguous()).mul_(ctx.scale)
-        grad_A = narrow.t() @ seen
+        grad_A = narrow.t() @ adapter_input
         grad_B = (thin.t() @ flat).mul_(ctx.scale).t()
         grad_x, grad_dropped = None, None
         shape = (*grad.shape[:-1], -1)
         if ctx.needs_input_grad[0]:
-            grad_x = back(flat, ctx.stored.passing(grad.dtype))
+            grad_x = input_gradient(flat, ctx.stored.scratch_weight(grad.dtype))
             if not ctx.dropped:
                 grad_x.addmm_(narrow, A)
             grad_x = grad_x.view(shape)

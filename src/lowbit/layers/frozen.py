@@ -1,8 +1,9 @@
-"""A stored matrix as a module: codes in, product out.
+"""A packed weight matrix as a module that multiplies.
 
-The frozen product saves only its codes for the backward pass, which decodes again, because the
-decoded matrix is what packing was meant to save. `residency = "decoded"` keeps the decoded copy
-for those who have the memory; decoding is deterministic, so the result has the same bits.
+It replaces `nn.Linear`'s weight by integer codes. Each forward and backward pass decodes the matrix
+again, so only the codes stay in memory; the price is the time to decode. `residency = "decoded"`
+keeps a decoded copy where there is memory for it. Decoding is deterministic, so both give the same
+bits.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from torch import Tensor, nn
 
 from lowbit.layers.autograd import FrozenProduct
 from lowbit.quant import bitsandbytes
-from lowbit.quant.codec import TENSORS, Packed, Room, decode
+from lowbit.quant.codec import TENSORS, Packed, Scratch, decode
 
 Residency = Literal["packed", "decoded"]
 Decoder = Literal["own", "bitsandbytes"]
-_ROOM = Room()
+_SCRATCH = Scratch()
 
 
 class Frozen(nn.Module):
-    """A stored matrix: integer tensors only, so casting a model changes nothing in it.
+    """A packed matrix. All its tensors are integers, so casting a model does not change it.
 
-    `decoder`: who decodes, where another than ours can read this matrix.
+    `decoder`: which library decodes. A matrix that bitsandbytes cannot read is decoded by our own.
     """
 
     def __init__(
@@ -35,12 +36,12 @@ class Frozen(nn.Module):
         self.decoder = decoder if bitsandbytes.fits(packed) else "own"
         self.spec, self.shape, self.residency = packed.spec, packed.shape, residency
         for name, tensor in packed.tensors().items():
-            # Codes are parameters, so that sharding finds them; the rest are small.
+            # Sharding only looks at parameters; the other tensors are small.
             if name == "codes":
                 self.codes = nn.Parameter(tensor, requires_grad=False)
             else:
                 self.register_buffer(name, tensor)
-        self._kept: dict[torch.dtype, Tensor] = {}
+        self._decoded_copies: dict[torch.dtype, Tensor] = {}
 
     @property
     def packed(self) -> Packed:
@@ -48,27 +49,27 @@ class Frozen(nn.Module):
         return Packed(self.spec, self.shape, self.codes.data, **rest)
 
     def weight(self, dtype: torch.dtype) -> Float[Tensor, "out in"]:
-        """The decoded matrix, fresh each time unless residency says to keep it."""
+        """The decoded matrix: a new tensor for packed residency, else the copy that is kept."""
         if self.residency == "packed":
             return self._decoded(dtype)
-        kept = self._kept.get(dtype)
-        if kept is None or kept.device != self.codes.device:
-            kept = self._kept[dtype] = self._decoded(dtype)
-        return kept
+        copy = self._decoded_copies.get(dtype)
+        if copy is None or copy.device != self.codes.device:
+            copy = self._decoded_copies[dtype] = self._decoded(dtype)
+        return copy
 
-    def passing(self, dtype: torch.dtype) -> Float[Tensor, "out in"]:
-        """The decoded matrix for a product at once: the next one that is decoded overwrites it."""
+    def scratch_weight(self, dtype: torch.dtype) -> Float[Tensor, "out in"]:
+        """The decoded matrix in a shared buffer: the next matrix that is decoded overwrites it."""
         if self.residency == "packed":
-            return self._decoded(dtype, _ROOM)
+            return self._decoded(dtype, _SCRATCH)
         return self.weight(dtype)
 
-    def _decoded(self, dtype: torch.dtype, room: Room | None = None) -> Tensor:
+    def _decoded(self, dtype: torch.dtype, scratch: Scratch | None = None) -> Tensor:
         if self.decoder == "bitsandbytes":
             return bitsandbytes.decode(self.packed, dtype)
-        return decode(self.packed, dtype, room=room)
+        return decode(self.packed, dtype, scratch=scratch)
 
     def rows(self, index: Tensor, dtype: torch.dtype) -> Float[Tensor, "chosen in"]:
-        """Some rows only."""
+        """Some rows of the decoded matrix."""
         if self.residency == "decoded":
             return self.weight(dtype)[index]
         return decode(self.packed, dtype, rows=index)
@@ -83,12 +84,12 @@ class Frozen(nn.Module):
 
 
 class FrozenEmbedding(nn.Module):
-    """Looks up rows of a stored matrix and decodes only those."""
+    """An embedding that decodes only the rows it looks up."""
 
     def __init__(self, frozen: Frozen, compute: torch.dtype) -> None:
         super().__init__()
         self.frozen, self.compute = frozen, compute
 
     def forward(self, ids: Tensor) -> Tensor:
-        found = self.frozen.rows(ids.reshape(-1), self.compute)
-        return found.view(*ids.shape, -1)
+        rows = self.frozen.rows(ids.reshape(-1), self.compute)
+        return rows.view(*ids.shape, -1)

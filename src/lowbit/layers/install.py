@@ -1,8 +1,9 @@
-"""install(model, choices): every planned site changes its type and its bytes, or it raises.
+"""Replace a model's linear and embedding layers by the layers that a plan chooses.
 
-One pass over the sites that `models.family` found: encode the weight, put the thin layer in its
-place, drop the original. What is no site (norms, biases) is frozen and cast to the compute type;
-heads that the checkpoint did not hold are trained in full precision.
+`install` goes over the sites that `models.family` lists. It encodes each weight, puts the new layer
+in place and drops the original. Norms and biases are frozen and cast to the compute type. Heads
+that the checkpoint lacks are trained in full precision. Afterwards every site is checked: its
+module type and its bytes must be the planned ones, or `RunError` is raised.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from lowbit.layers.frozen import Decoder, Frozen, FrozenEmbedding, Residency
 from lowbit.layers.linear import Adapted, Trained
 from lowbit.layers.ternary.grid import Grid
 from lowbit.layers.ternary.linear import Recovery, TernaryLinear
-from lowbit.quant.byte_counts import stored
+from lowbit.models.family import is_transposed
+from lowbit.quant.byte_counts import matrix_bytes
 from lowbit.quant.codec import Packed, encode
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How sites are installed, the same for all of them."""
+    """Options that all sites share."""
 
     plan: Plan
     compute: torch.dtype
@@ -38,19 +40,19 @@ class Settings:
 
 
 class Source(Protocol):
-    """Gives a module the weights it does not have yet (`models.reading.Weights`)."""
+    """Reads the weights of a module that has none yet (`models.weights.Weights`)."""
 
     def fill(self, module: nn.Module, name: str) -> None: ...
 
 
-class Kept(Protocol):
-    """Encodes a matrix, or remembers that it has (`encoded.Encodings`)."""
+class Encoder(Protocol):
+    """Encodes a matrix; a cache may answer instead (`runs.encoding_cache`)."""
 
     def __call__(self, name: str, weight: Tensor, spec: QuantSpec) -> Packed: ...
 
 
-def fresh(name: str, weight: Tensor, spec: QuantSpec) -> Packed:
-    """Encode, and remember nothing."""
+def encode_now(name: str, weight: Tensor, spec: QuantSpec) -> Packed:
+    """Encode without a cache."""
     return encode(weight, spec)
 
 
@@ -60,12 +62,12 @@ def install(
     choices: Mapping[str, Choice],
     settings: Settings,
     source: Source | None = None,
-    encoding: Kept = fresh,
+    encoding: Encoder = encode_now,
 ) -> None:
-    """Replace every site's module in place, freeze the rest, and check that it happened.
+    """Replace every site's module in place, freeze the other parameters, and check the result.
 
-    With a `source` the model may still be without weights: one matrix at a time is read, encoded
-    and dropped, so that never more than one is held as it was.
+    With a `source` the model may still lack its weights. One matrix at a time is then read, encoded
+    and dropped, so that at most one unencoded matrix is in memory.
     """
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -82,7 +84,7 @@ def install(
 
 
 def _install_site(
-    model: nn.Module, site: Site, choice: Choice, settings: Settings, encoding: Kept
+    model: nn.Module, site: Site, choice: Choice, settings: Settings, encoding: Encoder
 ) -> None:
     module = model.get_submodule(site.name)
     weight = _weight(module)
@@ -123,12 +125,12 @@ def _layer(
 def _trained(module: nn.Module, weight: Tensor, site: Site, settings: Settings) -> Trained:
     bias = getattr(module, "bias", None)
     if site.fresh:
-        # From the run's own seed, so that plans that are compared start from the same head.
+        # The head depends on the run's seed only, so that compared plans start from the same head.
         seed = generator(settings.seed, site.name)
         weight = torch.empty(site.shape).normal_(0, 0.02, generator=seed).to(weight.device)
         bias = None if bias is None else torch.zeros_like(bias)
     out = settings.compute if site.role in BLOCK_ROLES else torch.float32
-    return Trained(weight, bias, out, turned=_turned(module))
+    return Trained(weight, bias, out, transposed=is_transposed(module))
 
 
 def _ternary(
@@ -136,8 +138,10 @@ def _ternary(
 ) -> TernaryLinear:
     recipe = settings.plan.ternary
     if recipe is None:
-        raise RunError("a ternary base is trained by a recipe, and the plan has none")
-    # The scale rules of formats that can be trained are called alike in both.
+        raise RunError(
+            "a plan with a ternary base needs a [ternary] recipe, and this plan has none"
+        )
+    # Trainable formats and Grid use the same names for their scale rules.
     rule: Any = "learned" if recipe.learned else choice.quant.scale
     recovery = Recovery(recipe.dead_gradient, recipe.reactivation, recipe.bias, recipe.activations)
     grid = Grid(choice.quant.group, rule, recipe.threshold)
@@ -145,14 +149,9 @@ def _ternary(
 
 
 def _weight(module: nn.Module) -> Tensor:
-    """(out, in), detached."""
+    """(out, in) and detached, however the module stores it."""
     weight: Tensor = module.weight.detach()  # type: ignore[union-attr, operator, assignment]
-    return weight.t() if _turned(module) else weight
-
-
-def _turned(module: nn.Module) -> bool:
-    """GPT-2's Conv1D keeps (in, out)."""
-    return type(module).__name__ == "Conv1D"
+    return weight.t() if is_transposed(module) else weight
 
 
 def _put(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -161,7 +160,7 @@ def _put(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def _cast_rest(model: nn.Module, compute: torch.dtype) -> None:
-    """Norms and biases compute in the compute type; what is trained stays in fp32."""
+    """Cast norms and biases to the compute type; trained parameters stay in fp32."""
     for name, parameter in model.named_parameters():
         trains = parameter.requires_grad or ".adapter." in name
         if parameter.is_floating_point() and not trains:
@@ -172,16 +171,18 @@ def _check(model: nn.Module, site: Site, choice: Choice) -> None:
     for name in (site.name, *site.aliases):
         module = model.get_submodule(name)
         if not isinstance(module, Adapted | FrozenEmbedding | Trained | TernaryLinear):
-            raise RunError(f"{name} is still a {type(module).__name__}: the plan did not reach it")
+            raise RunError(
+                f"{name} is still a {type(module).__name__}: the plan was not applied to it"
+            )
         if isinstance(module, Trained | TernaryLinear):
             continue
-        kept, counted = module.frozen.packed.nbytes, stored(choice.quant, site.shape).total
-        if kept != counted:
-            raise RunError(f"{name} keeps {kept} bytes where the ledger counts {counted}")
+        size, expected = module.frozen.packed.nbytes, matrix_bytes(choice.quant, site.shape).total
+        if size != expected:
+            raise RunError(f"{name} takes {size} bytes, but the byte count says {expected}")
 
 
 def generator(seed: int, name: str) -> torch.Generator:
-    """A site's own stream: the same whatever else a plan contains."""
+    """A random stream of the site's own, which does not depend on the rest of the plan."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
 

@@ -2,9 +2,10 @@
 
     y = x W'  +  bias  +  (alpha / r) (x A') B'          W = decode(codes), never kept
 
-`Adapted` joins a frozen product (`frozen.py`) and an adapter (`adapters.py`); `Trained` is a head
-in full precision. Nothing here depends on train or eval mode except dropout: an evaluation pass
-cannot change what a later training step computes, and no weight is merged implicitly.
+`Adapted` is a frozen product (`frozen.py`) plus an adapter (`adapters.py`). `Trained` is a layer
+trained in full precision, such as a new head. Only dropout depends on train or eval mode: an
+evaluation pass cannot change what a later training step computes, and weights are never merged
+implicitly. A merged model is a separate export (`runs/export/merge.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from lowbit.models.dropout import dropout
 
 
 class Adapted(nn.Module):
-    """The thin layer: frozen product, bias, and a delta where the rank is not zero."""
+    """Frozen product, bias, and an adapter where the rank is not zero."""
 
     def __init__(
         self, frozen: Frozen, bias: Tensor | None, adapter: Adapter | SvdAdapter | None
@@ -33,17 +34,19 @@ class Adapted(nn.Module):
     def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
         if self.adapter is None:
             return self.frozen(x, self.bias)
-        thin, rate = self.adapter.thin(x.dtype), self.adapter.dropout
+        factors, rate = self.adapter.scaled_factors(x.dtype), self.adapter.dropout
         dropped = dropout(x, rate) if rate and self.training else None
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return AdaptedProduct.apply(x, dropped, thin.A, thin.B, thin.scale, self.frozen, bias)
+        return AdaptedProduct.apply(
+            x, dropped, factors.A, factors.B, factors.scale, self.frozen, bias
+        )
 
 
 class Trained(nn.Module):
-    """A linear layer trained in full precision, whatever the compute type around it.
+    """A linear layer trained in fp32, whatever the compute type around it.
 
-    It hands on `out`: fp32 from a head to the loss, the compute type from one block to the next.
-    `turned`: the module that it replaced keeps its weight as (in, out).
+    `out`: the type of its output; fp32 from a head to the loss, the compute type between blocks.
+    `transposed`: the module that it replaced stores its weight as (in, out).
     """
 
     def __init__(
@@ -51,10 +54,10 @@ class Trained(nn.Module):
         weight: Tensor,
         bias: Tensor | None,
         out: torch.dtype = torch.float32,
-        turned: bool = False,
+        transposed: bool = False,
     ) -> None:
         super().__init__()
-        self.out, self.turned = out, turned
+        self.out, self.transposed = out, transposed
         self.weight = nn.Parameter(weight.detach().float().clone())
         self.bias = None if bias is None else nn.Parameter(bias.detach().float().clone())
 
@@ -62,7 +65,7 @@ class Trained(nn.Module):
         return product(x.float(), self.weight, self.bias).to(self.out)
 
     def exported(self) -> dict[str, Tensor]:
-        """Views of what is trained, shaped as in the module that was replaced."""
+        """Views of the trained tensors, shaped as in the module that was replaced."""
         weight = self.weight.detach()
-        named = {"weight": weight.t() if self.turned else weight}
+        named = {"weight": weight.t() if self.transposed else weight}
         return named if self.bias is None else {**named, "bias": self.bias.detach()}

@@ -1,8 +1,8 @@
-"""fp32 products on a CPU, by whichever library of torch's two is faster there.
+"""fp32 matrix products on a CPU, by the faster of torch's two libraries.
 
-torch hands them to MKL, which keeps to AVX2 on AMD's processors; oneDNN does not, and is twice as
-fast where there is AVX-512. It is a rule rather than a measurement, since the last
-digits of a run follow from it.
+torch calls MKL, which uses only AVX2 on AMD processors. oneDNN uses AVX-512 there and is twice as
+fast. The choice is a fixed rule (`prefers_onednn`) and not a timing, because the last digits of a
+run depend on it.
 """
 
 from __future__ import annotations
@@ -22,46 +22,47 @@ from torch.overrides import TorchFunctionMode
 from lowbit.core.execution import ONEDNN
 
 SMALL = 1_000_000
-"""Multiplications of a product below which oneDNN's call costs more than it wins."""
+"""Products of fewer multiplications go to torch: oneDNN's call costs more than it saves."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W' + b, without a gradient."""
-    if not (held_back() and _fits(x, weight)):
+    if not (prefers_onednn() and _fits(x, weight)):
         return F.linear(x, weight, bias)
-    held = None if bias is None else bias.contiguous()  # of which it reads no stride
+    held = None if bias is None else bias.contiguous()  # oneDNN ignores its stride
     flat = x.reshape(-1, x.shape[-1])
     rows = len(flat)
-    if more := rounded(rows) - rows:
+    if more := padded_rows(rows) - rows:
         flat = F.pad(flat, (0, 0, 0, more))
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(flat, weight, held, "none", [], "")
-    return found[:rows].view(*x.shape[:-1], -1)
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(flat, weight, held, "none", [], "")
+    return y[:rows].view(*x.shape[:-1], -1)
 
 
-def rounded(rows: int) -> int:
-    """As many rows or at most an eighth more: oneDNN keeps a kernel of about a megabyte for every
-    number of rows that it meets, and batches of many lengths are hundreds. No row's result depends
-    on those beside it.
+def padded_rows(rows: int) -> int:
+    """The number of rows rounded up by at most an eighth.
+
+    oneDNN keeps a kernel of about a megabyte for every number of rows, and batches of many lengths
+    have hundreds of them. Padding rows do not change the results of the others.
     """
     step = max(16, 1 << max(0, rows.bit_length() - 4))
     return -(-rows // step) * step
 
 
-def back(grad: Tensor, weight: Tensor) -> Tensor:
-    """grad W: what a linear layer hands back."""
-    return linear(grad, weight.t()) if held_back() else grad @ weight
+def input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
+    """grad W: the gradient of a linear layer's input."""
+    return linear(grad, weight.t()) if prefers_onednn() else grad @ weight
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W' + b with gradients of every order for all three, in reverse and forward mode."""
-    if not (held_back() and _fits(x, weight)):
+    if not (prefers_onednn() and _fits(x, weight)):
         return F.linear(x, weight, bias)
-    found: Tensor = Product.apply(x, weight, bias)
-    return found
+    y: Tensor = Product.apply(x, weight, bias)
+    return y
 
 
 class Product(torch.autograd.Function):
-    """Its backward pass is made of products again, so that it can be gone through backwards."""
+    """x W' + b. Its backward pass calls `product`, so it can be differentiated again."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
@@ -71,7 +72,7 @@ class Product(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:2])
         ctx.save_for_forward(*inputs[:2])
-        ctx.set_materialize_grads(False)  # a product with nothing but zeros costs as much as any
+        ctx.set_materialize_grads(False)  # multiplying zeros would cost a whole product
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -97,7 +98,7 @@ class Product(torch.autograd.Function):
 
 
 def _fits(x: Tensor, weight: Tensor) -> bool:
-    """Whether a product is one that oneDNN is asked for."""
+    """Whether oneDNN computes this product: fp32, on the CPU, and large enough."""
     alike = (
         x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" == weight.device.type
     )
@@ -105,9 +106,10 @@ def _fits(x: Tensor, weight: Tensor) -> bool:
 
 
 @lru_cache(maxsize=1)
-def held_back() -> bool:
-    """Whether MKL leaves AVX-512 unused here and oneDNN would use it: on AMD's processors. Who did
-    not say what they are is left to MKL."""
+def prefers_onednn() -> bool:
+    """Whether this is an AMD processor with AVX-512, which oneDNN uses and MKL does not.
+
+    A processor whose maker is unknown is left to MKL."""
     return (
         torch.backends.cpu.get_cpu_capability() == "AVX512"
         and torch.backends.mkl.is_available()
@@ -125,14 +127,14 @@ def _maker() -> str:
     return platform.processor()
 
 
-def vectors() -> str:
-    """What products are computed with: a fact that runs must share to be a pair."""
+def simd_name() -> str:
+    """The vector instructions of products. Two runs must share them to be compared as a pair."""
     wide: str = torch.backends.cpu.get_cpu_capability()
-    return f"{wide}{ONEDNN}" if held_back() else wide
+    return f"{wide}{ONEDNN}" if prefers_onednn() else wide
 
 
-class Quick(TorchFunctionMode):
-    """Within it, linear layers of other make are computed as here: torch's, and GPT-2's Conv1D."""
+class FastProducts(TorchFunctionMode):
+    """A context in which torch's linear layers and GPT-2's Conv1D use `product` too."""
 
     def __torch_function__(
         self,
@@ -141,7 +143,7 @@ class Quick(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if held_back() and not kwargs:
+        if prefers_onednn() and not kwargs:
             if func is F.linear:
                 return product(*args)
             if func is torch.addmm and args[0].dim() == 1:

@@ -58,10 +58,15 @@ def family_of(model_type: str) -> Family:
     raise UserError(f"no model family covers '{model_type}'. Covered: {known}.")
 
 
+def is_transposed(module: nn.Module) -> bool:
+    """Whether a module stores its weight as (in, out), as GPT-2's Conv1D does."""
+    return type(module).__name__ == "Conv1D"
+
+
 def shape_of(module: nn.Module) -> tuple[int, int]:
-    """(out_features, in_features); GPT-2's Conv1D keeps its weight the other way round."""
+    """(out_features, in_features), however the module stores its weight."""
     rows, columns = module.weight.shape  # type: ignore[union-attr, misc]
-    return (columns, rows) if type(module).__name__ == "Conv1D" else (rows, columns)
+    return (columns, rows) if is_transposed(module) else (rows, columns)
 
 
 def matrices(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -21,9 +21,9 @@ from lowbit.models.packed_attention import Segments
 from lowbit.tasks.base import Example
 from lowbit.tasks.batching import collate
 from lowbit.train import teacher_outputs
-from lowbit.train.evaluate import to
+from lowbit.train.evaluate import to_device
 from lowbit.train.losses import IGNORED, Batch, Kind
-from lowbit.train.teacher_outputs import Kept
+from lowbit.train.teacher_outputs import TeacherOutputs
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Distiller:
     """What the teacher said, and how much it counts."""
 
     distil: Distil
-    said: Mapping[bytes, Kept]
+    said: Mapping[bytes, TeacherOutputs]
 
     @property
     def nbytes(self) -> int:
@@ -43,13 +43,13 @@ class Distiller:
         logits = model.get_output_embeddings()(hidden)  # type: ignore[operator]
         own = F.cross_entropy(logits.float(), batch.target, reduction="sum", ignore_index=IGNORED)
         pieces = batch.ids.split(list(batch.lengths))
-        kept = joined([self.said[key(piece)] for piece in pieces], hidden.device)
+        kept = concatenate([self.said[key(piece)] for piece in pieces], hidden.device)
         tokens = sum(batch.labels)
         total = own
         if self.distil.logits:
             total = total + tokens * self.distil.logits * teacher_outputs.divergence(logits, kept)
         if self.distil.off:
-            total = total + tokens * self.distil.off * teacher_outputs.off(features, kept)
+            total = total + tokens * self.distil.off * teacher_outputs.direction_error(features, kept)
         if self.distil.features:
             total = total + tokens * self.distil.features * teacher_outputs.feature_error(
                 features, kept
@@ -68,14 +68,14 @@ def outputs(
 
 
 @torch.no_grad()
-def teach(
+def run_teacher(
     model: nn.Module, part: Sequence[Example], distil: Distil, size: int, device: torch.device
 ) -> Distiller:
     """Let a model as it was read say what it has to say of every sequence."""
     model.eval()
-    said: dict[bytes, Kept] = {}
+    said: dict[bytes, TeacherOutputs] = {}
     for start in range(0, len(part), size):
-        batch = to(collate(part, range(start, min(start + size, len(part)))), device)
+        batch = to_device(collate(part, range(start, min(start + size, len(part)))), device)
         hidden, features = outputs(model, batch, distil.layers)
         logits = model.get_output_embeddings()(hidden).float()  # type: ignore[operator]
         lengths = list(batch.lengths)
@@ -84,7 +84,7 @@ def teach(
             zip(batch.ids.split(lengths), logits.split(lengths), strict=True)
         ):
             mine = {layer: pieces[i] for layer, pieces in split.items()}
-            said[key(ids)] = teacher_outputs.keep(rows, distil.top, mine).cpu()
+            said[key(ids)] = teacher_outputs.compress_outputs(rows, distil.top, mine).cpu()
     return Distiller(distil, said)
 
 
@@ -93,10 +93,10 @@ def key(ids: Tensor) -> bytes:
     return ids.cpu().numpy().tobytes()
 
 
-def joined(kept: Sequence[Kept], device: torch.device) -> Kept:
+def concatenate(kept: Sequence[TeacherOutputs], device: torch.device) -> TeacherOutputs:
     """Several sequences end to end, where they are needed."""
     layers = kept[0].features
-    return Kept(
+    return TeacherOutputs(
         torch.cat([one.values for one in kept]).to(device),
         torch.cat([one.index for one in kept]).to(device),
         torch.cat([one.rest for one in kept]).to(device),
@@ -104,7 +104,7 @@ def joined(kept: Sequence[Kept], device: torch.device) -> Kept:
     )
 
 
-def room(distil: Distil, part: Sequence[Example], width: int, blocks: int, kind: Kind) -> int:
+def teacher_nbytes(distil: Distil, part: Sequence[Example], width: int, blocks: int, kind: Kind) -> int:
     """Bytes that the teacher will take; refused where that is too much, or senseless."""
     if not distil.wanted:
         return 0

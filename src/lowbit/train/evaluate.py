@@ -12,12 +12,12 @@ from lowbit.tasks.base import Batch, Example
 from lowbit.tasks.batching import by_length, collate, filled
 from lowbit.train.losses import Kind, scores
 
-Found = list[tuple[float, int]]
+ExampleScores = list[tuple[float, int]]
 
 
 def evaluate(
     model: nn.Module, part: Sequence[Example], kind: Kind, size: int, device: torch.device
-) -> tuple[Found, float]:
+) -> tuple[ExampleScores, float]:
     """((sum, count) of every example, mean loss), in evaluation mode and without gradients.
 
     A batch holds the tokens that `size` of the longest examples would, whatever its own lengths.
@@ -30,7 +30,7 @@ def evaluate(
     most = size * len(part[order[-1]].ids)
     for stretch in filled(part, most, order):
         batch = collate(part, stretch)
-        sums, counts, summed = scores(model, kind, to(batch, device))
+        sums, counts, summed = scores(model, kind, to_device(batch, device))
         found.update(zip(batch.index, zip(sums, counts, strict=True), strict=True))
         loss, labels = loss + summed, labels + sum(counts)
     model.train(was_training)
@@ -42,7 +42,7 @@ def ratio(found: Sequence[tuple[float, int]]) -> float:
     return sum(s for s, _ in found) / sum(c for _, c in found)
 
 
-def to(batch: Batch, device: torch.device) -> Batch:
+def to_device(batch: Batch, device: torch.device) -> Batch:
     if device.type == "cpu":
         return batch
     return replace(batch, ids=batch.ids.to(device), target=batch.target.to(device))

@@ -17,7 +17,7 @@ STRETCH = 20
 """Steps that a stretch has at least: single gradients are several times as large as others."""
 
 
-def watched(position: Position, variance: float, warm: int) -> tuple[Position, float]:
+def add_log_line(position: Position, variance: float, warm: int) -> tuple[Position, float]:
     """After a line of the log with the variance of its steps: how many times the quietest stretch
     the one that ends here is; 0 where none ends."""
     if position.step - position.recent_steps < warm:

@@ -31,7 +31,7 @@ from lowbit.tasks.base import Batch, Example
 from lowbit.tasks.batching import batches, by_length, collate, epoch_order, filled, stretch
 from lowbit.train import checkpoint, gradient_noise
 from lowbit.train.checkpoint import Position
-from lowbit.train.evaluate import evaluate, ratio, to
+from lowbit.train.evaluate import evaluate, ratio, to_device
 from lowbit.train.hooks import Hooks
 from lowbit.train.log import Clock, Clocks, Log
 from lowbit.train.losses import Kind, training_loss
@@ -41,7 +41,7 @@ Parts = Mapping[str, Sequence[Example]]
 
 
 @dataclass(frozen=True)
-class Setting:
+class LoopSettings:
     """What the loop is given besides the model."""
 
     kind: Kind
@@ -89,7 +89,7 @@ def learning_rate(step: int, total: int, train: TrainSpec) -> float:
     return train.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
 
-def window(part: Sequence[Example], step: int, setting: Setting) -> list[Batch]:
+def window(part: Sequence[Example], step: int, setting: LoopSettings) -> list[Batch]:
     """The batches of one optimiser step, alike lengths together."""
     train, per_epoch = setting.train, steps_per_epoch(part, setting.train)
     order = epoch_order(len(part), setting.seed, step // per_epoch)
@@ -102,7 +102,7 @@ def window(part: Sequence[Example], step: int, setting: Setting) -> list[Batch]:
     return list(batches(part, train.batch, by_length(part, order[start : start + size])))
 
 
-def adapt(model: nn.Module, parts: Parts, setting: Setting) -> Outcome:
+def train_model(model: nn.Module, parts: Parts, setting: LoopSettings) -> Outcome:
     """Train, or go on training from the checkpoint; the model ends in the state to keep."""
     torch.manual_seed(setting.seed)
     fresh = Position(setting.fingerprint)
@@ -146,7 +146,7 @@ def _to_be_selected(train: TrainSpec, step: int, total: int, per_epoch: int) -> 
 
 
 def _step(
-    model: nn.Module, part: Sequence[Example], state: State, setting: Setting, total: int
+    model: nn.Module, part: Sequence[Example], state: State, setting: LoopSettings, total: int
 ) -> tuple[float, float, dict[str, Any]]:
     """One optimiser step: (mean loss over the window's labels, gradient norm, what was seen)."""
     if setting.hooks.before_step is not None:
@@ -156,7 +156,7 @@ def _step(
     labels = sum(sum(batch.labels) for batch in gathered)
     losses = []
     for batch in gathered:
-        loss, _ = loss_of(model, setting.kind, to(batch, setting.device))
+        loss, _ = loss_of(model, setting.kind, to_device(batch, setting.device))
         (loss / labels).backward()
         losses.append(loss.detach().float())
     if setting.hooks.penalty is not None:
@@ -185,13 +185,13 @@ def _step(
     return summed / labels, size, seen
 
 
-def _logged(step: int, total: int, setting: Setting) -> bool:
+def _logged(step: int, total: int, setting: LoopSettings) -> bool:
     return step % setting.train.log_every == 0 or step == total
 
 
 def _write_step(
     state: State,
-    setting: Setting,
+    setting: LoopSettings,
     log: Log,
     clocks: Clocks,
     total: int,
@@ -205,7 +205,7 @@ def _write_step(
         return
     # The share of noise, of what the squares of unclipped gradients came to since the last line.
     variance = state.noise_share() * position.recent_squares / position.recent_steps
-    position, times = gradient_noise.watched(position, variance, setting.train.warm_steps(total))
+    position, times = gradient_noise.add_log_line(position, variance, setting.train.warm_steps(total))
     rising = times > gradient_noise.NOISIER and not position.warned
     log.write(
         {
@@ -235,7 +235,7 @@ def _select(
     model: nn.Module,
     part: Sequence[Example],
     state: State,
-    setting: Setting,
+    setting: LoopSettings,
     log: Log,
     total: int,
     per_epoch: int,

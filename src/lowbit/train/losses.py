@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from lowbit.layers.frozen import Frozen
 from lowbit.layers.linear import Adapted
-from lowbit.layers.matmul import back, linear
+from lowbit.layers.matmul import input_gradient, linear
 from lowbit.models import packed_attention
 from lowbit.models.family import family_of
 from lowbit.models.packed_attention import Segments
@@ -42,7 +42,7 @@ class HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, frozen: Frozen, target: Tensor) -> Tensor:
-        weight = frozen.passing(hidden.dtype)
+        weight = frozen.scratch_weight(hidden.dtype)
         slope = torch.empty_like(hidden) if hidden.requires_grad else None
         rows = max(64, LOGITS // len(weight))
         losses = []
@@ -58,7 +58,7 @@ class HeadLoss(torch.autograd.Function):
             if slope is not None:
                 share.div_(total)
                 share.scatter_add_(1, chosen, -torch.ones_like(picked))
-                slope[part] = back(share.to(hidden.dtype), weight)
+                slope[part] = input_gradient(share.to(hidden.dtype), weight)
         if slope is not None:
             ctx.save_for_backward(slope)
         return torch.cat(losses)

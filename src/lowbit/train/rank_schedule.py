@@ -9,7 +9,7 @@ and to it alone.
 
 Between cuts a direction that was cut may return, as in the original; after `stop` the set is
 final, and only a model with that set may be kept as the best. What is cut is left out of the
-saved adapter and of the ledger.
+saved adapter and of the byte count.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ FLOOR = -30.0
 
 
 @dataclass(frozen=True)
-class Kept:
+class TeacherOutputs:
     """One sequence of a teacher: (tokens, k) log-probabilities and indices, (tokens,) the rest's
     log-mass, and (tokens, width) features by layer."""
 
@@ -29,10 +29,10 @@ class Kept:
     rest: Tensor
     features: Mapping[int, Tensor]
 
-    def cpu(self) -> Kept:
+    def cpu(self) -> TeacherOutputs:
         """The same where there is room for it."""
         features = {layer: held.cpu() for layer, held in self.features.items()}
-        return Kept(self.values.cpu(), self.index.cpu(), self.rest.cpu(), features)
+        return TeacherOutputs(self.values.cpu(), self.index.cpu(), self.rest.cpu(), features)
 
     @property
     def nbytes(self) -> int:
@@ -40,14 +40,14 @@ class Kept:
         return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def keep(
+def compress_outputs(
     logits: Float[Tensor, "tokens vocabulary"], k: int, features: Mapping[int, Tensor] | None = None
-) -> Kept:
+) -> TeacherOutputs:
     """A teacher's outputs in a few bytes a token: 6 k + 2, and two a number of a feature."""
     found = logits.detach().float().log_softmax(-1)
     values, index = found.topk(min(k, found.shape[-1]), dim=-1)
     held = {layer: t.detach().to(torch.float16) for layer, t in (features or {}).items()}
-    return Kept(
+    return TeacherOutputs(
         values.to(torch.float16), index.to(torch.int32), _rest(values).to(torch.float16), held
     )
 
@@ -58,7 +58,7 @@ def _rest(values: Tensor) -> Tensor:
     return torch.log1p(-mass.clamp(max=1 - 1e-7)).clamp(min=FLOOR)
 
 
-def divergence(logits: Float[Tensor, "tokens vocabulary"], kept: Kept) -> Float[Tensor, ""]:
+def divergence(logits: Float[Tensor, "tokens vocabulary"], kept: TeacherOutputs) -> Float[Tensor, ""]:
     """KL(teacher || student) a token over the kept outcomes and the rest."""
     student = logits.float().log_softmax(-1)
     mine = student.gather(-1, kept.index.long())
@@ -68,7 +68,7 @@ def divergence(logits: Float[Tensor, "tokens vocabulary"], kept: Kept) -> Float[
     return (teacher.exp() * (teacher - both)).sum(-1).mean()
 
 
-def off(features: Mapping[int, Tensor], kept: Kept) -> Float[Tensor, ""]:
+def direction_error(features: Mapping[int, Tensor], kept: TeacherOutputs) -> Float[Tensor, ""]:
     """One less the cosine between full-precision and ternary features, over layers and tokens."""
     apart = [
         1 - F.cosine_similarity(features[layer].float(), held.float(), dim=-1).mean()
@@ -77,7 +77,7 @@ def off(features: Mapping[int, Tensor], kept: Kept) -> Float[Tensor, ""]:
     return torch.stack(apart).mean()
 
 
-def feature_error(features: Mapping[int, Tensor], kept: Kept) -> Float[Tensor, ""]:
+def feature_error(features: Mapping[int, Tensor], kept: TeacherOutputs) -> Float[Tensor, ""]:
     """Squared distance over the teacher's own size, over layers."""
     apart = []
     for layer, held in kept.features.items():

@@ -59,7 +59,7 @@ def ternary_hooks(
         state={
             **state,
             "warmup.elapsed": elapsed,
-            **{f"seen.{name}": layer.seen for name, layer in found.items()},
+            **{f"seen.{name}": layer.last_codes for name, layer in found.items()},
         },
     )
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lowbit.core.spec import Group
-from lowbit.layers.ternary.grid import Grid, Rule, blocks, fitted, ternarised, unblocked
+from lowbit.layers.ternary.grid import Grid, Rule, blocks, least_squares_scale, ternarise, unblocked
 from lowbit.quant.codec import decode, encode
 from lowbit.quant.formats import parse
 
@@ -19,7 +19,7 @@ from lowbit.quant.formats import parse
 @pytest.mark.parametrize("rule", RULES)
 def test_weights_are_three_values_times_their_groups_scale(group: Group, rule: Rule) -> None:
     grid, weight = Grid(group, rule), matrix()
-    codes, scale = ternarised(weight, grid)
+    codes, scale = ternarise(weight, grid)
     assert set(codes.unique().tolist()) <= {-1.0, 0.0, 1.0}
     assert torch.equal(scale, scale.to(torch.float16).float()), "scales are as 16 bits keep them"
     assert unblocked(codes, (6, 200), grid).shape == weight.shape
@@ -28,7 +28,7 @@ def test_weights_are_three_values_times_their_groups_scale(group: Group, rule: R
 
 def test_the_formula_is_the_published_one() -> None:
     weight = matrix(4, 128)
-    codes, scale = ternarised(weight, Grid(128, "absmean", 0.5))
+    codes, scale = ternarise(weight, Grid(128, "absmean", 0.5))
     mean = weight.abs().mean(1, keepdim=True)
     expected = (weight / mean).clamp(-1, 1).round()
     near = ((weight / mean).abs() - 0.5).abs() < 1e-4
@@ -41,7 +41,7 @@ def test_absmean_and_lsq_are_the_codecs_own(group: Group) -> None:
     """The training layer and `quant` choose the same codes for the same matrix."""
     weight = matrix()
     packed = encode(weight, parse(f"ternary@{group}"))
-    codes, scale = ternarised(weight, Grid(group))
+    codes, scale = ternarise(weight, Grid(group))
     ours = unblocked(codes * scale, (6, 200), Grid(group))
     assert torch.allclose(decode(packed), ours, atol=1e-6)
 
@@ -51,8 +51,8 @@ def test_absmean_and_lsq_are_the_codecs_own(group: Group) -> None:
 def test_the_least_squares_scale_has_no_better(seed: int, threshold: float) -> None:
     weight = matrix(3, 64, seed)
     grid = Grid(64, "lsq", threshold)
-    codes, _ = ternarised(weight, grid)
-    best = fitted(blocks(weight, grid), codes)
+    codes, _ = ternarise(weight, grid)
+    best = least_squares_scale(blocks(weight, grid), codes)
 
     def error(scale: Tensor) -> Tensor:
         return (blocks(weight, grid) - codes * scale).square().sum()
@@ -63,6 +63,6 @@ def test_the_least_squares_scale_has_no_better(seed: int, threshold: float) -> N
 
 def test_a_short_last_group_is_no_heavier_for_its_padding() -> None:
     weight = matrix(2, 130)
-    _, scale = ternarised(weight, Grid(128))
+    _, scale = ternarise(weight, Grid(128))
     assert scale.shape == (2, 2, 1)
     assert torch.allclose(scale[:, 1, 0], weight[:, 128:].abs().mean(1), rtol=1e-3)

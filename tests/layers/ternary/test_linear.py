@@ -11,8 +11,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from lowbit.core.schedules import Warmup
-from lowbit.layers.ternary.grid import Grid, blocks, ternarised, unblocked
-from lowbit.layers.ternary.linear import Recovery, TernaryLinear, bits8, layers, set_strength
+from lowbit.layers.ternary.grid import Grid, blocks, ternarise, unblocked
+from lowbit.layers.ternary.linear import (
+    Recovery,
+    TernaryLinear,
+    layers,
+    round_activations,
+    set_strength,
+)
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.3, 1.0])
@@ -20,7 +26,7 @@ def test_lambda_blends_and_gradients_pass_straight_through(strength: float) -> N
     made = layer(Grid(64), strength=strength)
     x, slope = torch.randn(4, 200), torch.randn(4, 6)
     y = made(x)
-    codes, scale = ternarised(made.weight.detach(), made.grid)
+    codes, scale = ternarise(made.weight.detach(), made.grid)
     held = unblocked(codes * scale, made.shape, made.grid)
     blended = (1 - strength) * made.weight + strength * held
     assert torch.allclose(y, F.linear(x, blended), atol=1e-5)
@@ -45,7 +51,7 @@ def test_dead_weights_have_a_gradient_of_their_own() -> None:
 def test_reactivation_adds_dead_weights_up_as_a_bias_that_trains_them() -> None:
     made = layer(Grid(64), Recovery(reactivation=0.5))
     dead = unblocked(made.codes() == 0, made.shape, made.grid)
-    bias = made.whole_bias()
+    bias = made.total_bias()
     assert bias is not None
     assert torch.allclose(bias, 0.5 * (made.weight * dead).sum(1), rtol=1e-3)
     made(torch.zeros(3, 200)).sum().backward()
@@ -54,7 +60,7 @@ def test_reactivation_adds_dead_weights_up_as_a_bias_that_trains_them() -> None:
     assert made.revival.grad is not None
     assert torch.allclose(made.weight.grad, 1.5 * dead), "three tokens, half of each"
     made.strength = 0.0
-    assert not made.whole_bias().any(), "as strong as the ternary part"  # type: ignore[union-attr]
+    assert not made.total_bias().any(), "as strong as the ternary part"  # type: ignore[union-attr]
 
 
 def test_a_learned_scale_is_trained_by_what_its_codes_say() -> None:
@@ -73,7 +79,7 @@ def test_a_learned_scale_is_trained_by_what_its_codes_say() -> None:
 
 def test_activations_in_eight_bits_are_close_and_let_gradients_through() -> None:
     x = torch.randn(7, 33, requires_grad=True)
-    held = bits8(x)
+    held = round_activations(x)
     found = held.detach()
     largest = x.detach().abs().amax(-1, keepdim=True)
     assert bool(((found - x).abs() <= largest / 127 * 0.51 + 1e-3 * largest).all())

@@ -1,12 +1,15 @@
-"""The layer that is trained towards three values.
+"""A linear layer that is trained towards three values.
 
-    y = x (w + lambda (Q(w) - w))' + bias        dL/dw = dL/d(what multiplied), straight through
+    y = x V' + bias,  V = w + lambda (Q(w) - w)        dL/dw = dL/dV (straight-through)
 
-At lambda = 1 exactly Q(w) multiplies, bit for bit what the packed layer holds. Weights that are
-zero get no signal of which way to go but the one that passes straight through; three dials help
-them: their gradient may be scaled, a trained bias may stand in for them, and reactivation adds them
-up as a bias that no input reaches (after Tequila), so that they get a gradient of their own. Both
-biases are one vector at export.
+It replaces a frozen base by full-precision weights that training moves onto a ternary grid. At
+lambda = 1 the layer multiplies exactly Q(w), bit for bit as the packed layer does. The price is the
+memory of full-precision weights and their optimiser state while training.
+
+Weights that round to zero only get the straight-through gradient, which says little about their
+direction. `Recovery` has three settings for them: scale their gradient, train an extra bias, or add
+their sum to the bias (reactivation, after Tequila), which gives them a gradient of their own. At
+export both biases become one vector.
 """
 
 from __future__ import annotations
@@ -20,15 +23,16 @@ from torch import Tensor, nn
 
 from lowbit.core.errors import Bounds, check_bounds
 from lowbit.layers.matmul import product
-from lowbit.layers.ternary.grid import Grid, blocks, rounded, ternarised, unblocked
+from lowbit.layers.ternary.grid import Grid, blocks, stored_scale, ternarise, unblocked
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """What is done for weights that are zero.
+    """Settings for weights that round to zero, and for activations.
 
-    `gradient` multiplies theirs; `reactivation` is where the trained factor of their sum starts
-    (0: none); `bias` adds a trained one; `activations`: 8-bit activations, a scale a token.
+    `gradient` multiplies the gradient of zero weights. `reactivation` is the initial factor of
+    their sum in the bias (0: none); the factor is trained. `bias` adds a trained bias.
+    `activations` rounds activations to 8 bits with one scale per token.
     """
 
     gradient: float = 1.0
@@ -42,7 +46,7 @@ class Recovery:
 
 @dataclass(frozen=True)
 class Shares:
-    """Of a layer's weights: zero now, zero now and when last looked at, of another code since."""
+    """Shares of a layer's weights: zero now; zero now and at the last look; changed since then."""
 
     zero: float
     dead: float
@@ -50,21 +54,21 @@ class Shares:
 
 
 class Blend(torch.autograd.Function):
-    """(w, learned scale or None) -> what multiplies x. Only the codes are kept, as int8."""
+    """(w, learned scale or None) -> the blended matrix. Backward needs only the codes, as int8."""
 
     @staticmethod
     def forward(
         ctx: Any, weight: Tensor, learned: Tensor | None, grid: Grid, strength: float, dead: float
     ) -> Tensor:
-        codes, scale = ternarised(weight, grid, learned)
+        codes, scale = ternarise(weight, grid, learned)
         ctx.grid, ctx.strength, ctx.dead = grid, strength, dead
-        kept = codes.to(torch.int8) if dead != 1.0 or learned is not None else None
-        ctx.save_for_backward(*(t for t in (kept,) if t is not None))
+        needs_codes = dead != 1.0 or learned is not None
+        ctx.save_for_backward(*([codes.to(torch.int8)] if needs_codes else []))
         shape = (weight.shape[0], weight.shape[1])
-        found = unblocked(codes.mul_(scale), shape, grid)
+        ternary = unblocked(codes.mul_(scale), shape, grid)
         if strength == 1.0:
-            return found
-        return torch.lerp(weight, found, strength)
+            return ternary
+        return torch.lerp(weight, ternary, strength)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
@@ -82,7 +86,7 @@ class Blend(torch.autograd.Function):
 
 
 class TernaryLinear(nn.Module):
-    """A linear layer on its way to three values; `strength` is the schedule's lambda."""
+    """A linear layer trained towards three values; `strength` is the schedule's lambda."""
 
     def __init__(
         self,
@@ -95,37 +99,37 @@ class TernaryLinear(nn.Module):
         self.grid, self.recovery = grid or Grid(), recovery or Recovery()
         self.strength = 0.0
         self.weight = nn.Parameter(weight.detach().float().clone())
-        held = None if bias is None else bias.detach().float().clone()
-        if held is None and self.recovery.bias:
-            held = torch.zeros(len(weight), device=weight.device)
-        self.bias = None if held is None else nn.Parameter(held)
+        initial_bias = None if bias is None else bias.detach().float().clone()
+        if initial_bias is None and self.recovery.bias:
+            initial_bias = torch.zeros(len(weight), device=weight.device)
+        self.bias = None if initial_bias is None else nn.Parameter(initial_bias)
         start = self.recovery.reactivation
         self.revival = nn.Parameter(torch.tensor(start, device=weight.device)) if start else None
         self.scale = nn.Parameter(self._scales()) if self.grid.rule == "learned" else None
-        self.seen = unblocked(self.codes(), self.shape, self.grid).to(torch.int8)
-        """Codes when last looked at; saved with a checkpoint, so that a log goes on as it was."""
+        self.last_codes = unblocked(self.codes(), self.shape, self.grid).to(torch.int8)
+        """Codes at the last call of `look`; checkpoints save them for the log."""
 
     def _scales(self) -> Tensor:
-        return ternarised(self.weight.detach(), self.grid)[1]
+        return ternarise(self.weight.detach(), self.grid)[1]
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.weight.shape[0], self.weight.shape[1]
 
     def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
-        found = Blend.apply(
+        weight = Blend.apply(
             self.weight, self.scale, self.grid, self.strength, self.recovery.gradient
         )
-        held = bits8(x) if self.recovery.activations else x
-        bias = self.whole_bias()
-        return product(held, found.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        inputs = round_activations(x) if self.recovery.activations else x
+        bias = self.total_bias()
+        return product(inputs, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
-    def whole_bias(self) -> Tensor | None:
-        """Everything that no input reaches, as one vector, rounded as 16 bits will keep it."""
-        found = self._bias()
-        if found is None:
+    def total_bias(self) -> Tensor | None:
+        """Bias and reactivation as one vector, rounded to fp16 as it is stored."""
+        bias = self._bias()
+        if bias is None:
             return None
-        return found + (found.detach().to(torch.float16).float() - found.detach())
+        return bias + (bias.detach().to(torch.float16).float() - bias.detach())
 
     def _bias(self) -> Tensor | None:
         if self.revival is None:
@@ -136,40 +140,40 @@ class TernaryLinear(nn.Module):
 
     @torch.no_grad()
     def codes(self) -> Tensor:
-        """Blocks of -1, 0 and +1, as they are now."""
-        return ternarised(self.weight, self.grid, self.scale)[0]
+        """The current codes: blocks of -1, 0 and +1."""
+        return ternarise(self.weight, self.grid, self.scale)[0]
 
     @torch.no_grad()
     def scales(self) -> Tensor:
-        """As stored: (rows, groups)."""
-        return ternarised(self.weight, self.grid, self.scale)[1].squeeze(-1)
+        """The scales as they are stored: (rows, groups)."""
+        return ternarise(self.weight, self.grid, self.scale)[1].squeeze(-1)
 
     @torch.no_grad()
     def look(self) -> Shares:
-        """What became of the weights since this was last asked."""
+        """The shares of zero and changed weights since the last call."""
         codes = unblocked(self.codes(), self.shape, self.grid).to(torch.int8)
-        zero, was = codes == 0, self.seen == 0
-        share = [float(t.float().mean()) for t in (zero, zero & was, codes != self.seen)]
-        self.seen.copy_(codes)
+        zero, was = codes == 0, self.last_codes == 0
+        share = [float(t.float().mean()) for t in (zero, zero & was, codes != self.last_codes)]
+        self.last_codes.copy_(codes)
         return Shares(*share)
 
     def extra_repr(self) -> str:
         return f"{self.shape[0]}x{self.shape[1]}, {self.grid.rule}@{self.grid.group}"
 
 
-def bits8(x: Float[Tensor, "... in"]) -> Float[Tensor, "... in"]:
-    """Every token's numbers in 8 bits against its own largest; gradients pass straight through."""
-    scale = rounded(x.detach().float().abs().amax(-1, keepdim=True) / 127)
-    held = (x.float() / scale).round().clamp(-127, 127) * scale
-    return x + (held.to(x.dtype) - x).detach()
+def round_activations(x: Float[Tensor, "... in"]) -> Float[Tensor, "... in"]:
+    """Round each token's numbers to 8 bits of its largest; gradients pass straight through."""
+    scale = stored_scale(x.detach().float().abs().amax(-1, keepdim=True) / 127)
+    rounded = (x.float() / scale).round().clamp(-127, 127) * scale
+    return x + (rounded.to(x.dtype) - x).detach()
 
 
 def layers(model: nn.Module) -> dict[str, TernaryLinear]:
-    """By module name."""
+    """Every ternary layer by its module's name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, TernaryLinear)}
 
 
 def set_strength(model: nn.Module, strength: float) -> None:
-    """The schedule's lambda, for every layer."""
+    """Set the schedule's lambda in every ternary layer."""
     for layer in layers(model).values():
         layer.strength = strength

@@ -1,8 +1,8 @@
-"""Packed for good: the codes and scales that were trained, not chosen again.
+"""Pack the trained codes and scales of a ternary layer, without quantising again.
 
-Five codes a byte and a 16-bit scale a group, through the one packing that all formats have, so that
-a packed layer is an ordinary stored matrix. Biases that training added are 16-bit numbers, and they
-count.
+Five codes take a byte and each group has a 16-bit scale. The packing is the one that all formats
+use, so a packed layer is an ordinary stored matrix. Biases that training added are stored in 16
+bits and counted.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch import Tensor
 from lowbit.core.errors import RunError
 from lowbit.layers.ternary.grid import unblocked
 from lowbit.layers.ternary.linear import TernaryLinear
-from lowbit.quant.byte_counts import stored
+from lowbit.quant.byte_counts import matrix_bytes
 from lowbit.quant.codec import Packed
 from lowbit.quant.formats import FORMATS, parse
 from lowbit.quant.packing import pack
 
 
 @dataclass(frozen=True)
-class Stored:
-    """One layer for good: the matrix, and what no input reaches (None: nothing)."""
+class PackedLayer:
+    """A packed ternary layer: the matrix and its bias, or None without a bias."""
 
     packed: Packed
     bias: Tensor | None
@@ -34,12 +34,12 @@ class Stored:
         return self.packed.nbytes + (0 if self.bias is None else 2 * self.bias.numel())
 
 
-def store(layer: TernaryLinear) -> Stored:
-    """The layer as it computes at lambda = 1; refused before that."""
+def pack_layer(layer: TernaryLinear) -> PackedLayer:
+    """Pack a layer at lambda = 1; before that its weights are not ternary."""
     if layer.strength != 1.0:
         raise RunError(
-            f"a ternary layer is stored at lambda = 1, not at {layer.strength:g}: before that it "
-            "computes with weights that are not ternary"
+            f"a ternary layer can be packed at lambda = 1, not at {layer.strength:g}: its weights "
+            "are not ternary yet"
         )
     spec = parse(f"ternary@{layer.grid.group}")
     codes = unblocked(layer.codes(), layer.shape, layer.grid)
@@ -49,18 +49,21 @@ def store(layer: TernaryLinear) -> Stored:
         codes=pack((codes + 1).to(torch.uint8), FORMATS["ternary"].packing),
         scales=layer.scales().to(torch.float16).view(torch.int16),
     )
-    if packed.nbytes != stored(spec, layer.shape).total:
-        raise RunError(f"a packed layer of {packed.nbytes} bytes, where the ledger counts others")
-    bias = layer.whole_bias()
-    return Stored(packed, None if bias is None else bias.detach().to(torch.float16))
+    if packed.nbytes != matrix_bytes(spec, layer.shape).total:
+        expected = matrix_bytes(spec, layer.shape).total
+        raise RunError(
+            f"a packed layer takes {packed.nbytes} bytes, but the byte count says {expected}"
+        )
+    bias = layer.total_bias()
+    return PackedLayer(packed, None if bias is None else bias.detach().to(torch.float16))
 
 
-def effective_bits(layers: Mapping[str, Stored], other: Sequence[int]) -> float:
-    """Bits a weight of the ternary matrices, with all that a model of them needs beside.
+def effective_bits(layers: Mapping[str, PackedLayer], other: Sequence[int]) -> float:
+    """Bits per weight of the ternary matrices, counting all other bytes of the model too.
 
-    `other`: bytes of every layer that was left alone (embeddings, heads, norms).
+    `other`: bytes of every layer that is not ternary (embeddings, heads, norms).
     """
-    numbers = sum(one.packed.shape[0] * one.packed.shape[1] for one in layers.values())
+    numbers = sum(layer.packed.shape[0] * layer.packed.shape[1] for layer in layers.values())
     if not numbers:
         raise RunError("no layer is ternary")
-    return 8 * (sum(one.nbytes for one in layers.values()) + sum(other)) / numbers
+    return 8 * (sum(layer.nbytes for layer in layers.values()) + sum(other)) / numbers

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lowbit.core.errors import LowbitError
 from lowbit.core.spec import BLOCK_ROLES, Site
-from lowbit.models.family import find_sites
+from lowbit.models.family import find_sites, is_transposed
 from lowbit.models.loading import Checkpoint, load
 from lowbit.quant.codec import Packed, decode
 from lowbit.quant.formats import FORMATS, parse
@@ -113,8 +113,7 @@ def _put_site(model: nn.Module, site: Site, tensors: Mapping[str, Tensor], taken
     # Three values in every group: what the format promises, asserted on the numbers themselves.
     _assert_ternary(site, weight, scales.view(torch.float16).float(), group)
     with torch.no_grad():
-        turned = type(module).__name__ == "Conv1D"
-        module.weight.copy_(weight.t() if turned else weight)  # type: ignore[union-attr, operator]
+        module.weight.copy_(weight.t() if is_transposed(module) else weight)  # type: ignore[union-attr, operator]
     name = f"{site.name}.bias"
     if name in tensors:
         bias = _take(tensors, taken, name, torch.float16, (rows,)).float()

@@ -19,6 +19,7 @@ from lowbit.core.spec import Choice, Site
 from lowbit.layers.frozen import FrozenEmbedding
 from lowbit.layers.install import adapters, trained
 from lowbit.layers.linear import Adapted
+from lowbit.models.family import is_transposed
 from lowbit.models.loading import Checkpoint, Kind, load
 from lowbit.quant.codec import decode, encode
 
@@ -49,7 +50,7 @@ def plain(
             weight = weights[site.name]
             if requantise is not None:
                 weight = decode(encode(weight, requantise[site.name].quant))
-            turned = weight.t() if type(module).__name__ == "Conv1D" else weight
+            turned = weight.t() if is_transposed(module) else weight
             module.get_parameter("weight").copy_(turned)
             _put_bias(installed.get_submodule(site.name), module, site.name)
     return model
