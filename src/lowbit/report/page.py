@@ -24,7 +24,7 @@ from lowbit.core.files import write_atomic
 from lowbit.quant.formats import bits_of, parse
 from lowbit.report import draw, scorecard_table, wording
 from lowbit.report.appendix import appendices, costs, hyperparameters, logs, ranks
-from lowbit.report.charts.sections import charts_of
+from lowbit.report.charts import charts_of
 from lowbit.report.figures.style import megabytes
 from lowbit.report.table import footnotes, sheets, to_csv, to_markdown
 from lowbit.runs.record import Record, SiteRecord

@@ -1,6 +1,37 @@
-"""Interactive charts of the page, drawn from the figures' data.
+"""Interactive charts of the page, one file a chart, drawn from the data of the figures.
 
-base      what all charts share, and the charts of results
-layers    charts by layer
-sections  which charts a section of the page has
+base       what all charts share
+curves     training loss by step
+forest     gains over a control
+gradients  gradient norms by layer
+memory     peak memory
+pareto     score against stored bytes
+ranks      ranks by layer and matrix
+sizes      stored bytes by role
+
+`chart(part, setting)` of each file gives heading, caption and spec, or None with nothing to show.
 """
+
+from __future__ import annotations
+
+from lowbit.report.charts import curves, forest, gradients, memory, pareto, ranks, sizes
+from lowbit.report.charts.base import Chart
+from lowbit.study.cells import Setting
+from lowbit.study.schema import Part
+
+CHARTS = (
+    pareto.chart,
+    curves.chart,
+    gradients.chart,
+    memory.chart,
+    forest.chart,
+    ranks.chart,
+    sizes.chart,
+)
+"""In the order of the page."""
+
+
+def charts_of(part: Part, setting: Setting) -> list[Chart]:
+    """The charts of one section of the page."""
+    charts = (chart(part, setting) for chart in CHARTS)
+    return [chart for chart in charts if chart is not None]

@@ -84,7 +84,7 @@ def axis_title(metric: str) -> str:
     return "loss, nats per token" if metric == "loss" else f"{metric}, %"
 
 
-def shown(metric: str, value: float) -> float:
+def axis_value(metric: str, value: float) -> float:
     """The value in the axis' unit."""
     return value if metric == "loss" else 100 * value
 
@@ -101,18 +101,18 @@ def draw(ax: Axes, data: Pareto) -> None:
         return
     _scale(ax, data)
     line = _stairs(ax, data)
-    dots = [(p.bytes, shown(data.metric, value)) for p in data.points for value in p.seeds]
+    dots = [(p.bytes, axis_value(data.metric, value)) for p in data.points for value in p.seeds]
     xs, ys = zip(*dots, strict=True)
     ax.scatter(xs, ys, s=9, color=INK, edgecolors="white", linewidths=0.5, zorder=3)
     for point in data.points:
         fill, edge = (COLOURS[1], COLOURS[1]) if point.front else ("white", GREY)
-        place = (point.bytes, shown(data.metric, point.mean))
+        place = (point.bytes, axis_value(data.metric, point.mean))
         if point.interval is not None:
-            ends = [shown(data.metric, value) for value in point.interval]
+            ends = [axis_value(data.metric, value) for value in point.interval]
             ax.plot([point.bytes] * 2, ends, color=edge, lw=1.1, zorder=1)
         ax.scatter(*place, s=40, color=fill, edgecolors=edge, zorder=2)
     ordered = sorted(data.points, key=lambda p: (not p.front, p.bytes, p.plan))
-    named = [(p.bytes, shown(data.metric, p.mean), plain(p.plan)) for p in ordered]
+    named = [(p.bytes, axis_value(data.metric, p.mean), plain(p.plan)) for p in ordered]
     place_labels(ax, named, dots + line)
 
 
@@ -120,7 +120,7 @@ def _scale(ax: Axes, data: Pareto) -> None:
     """Room for labels on all sides, and ticks in bytes: 1, 2, 5 of each decade."""
     sizes = [p.bytes for p in data.points]
     values = [
-        shown(data.metric, value)
+        axis_value(data.metric, value)
         for p in data.points
         for value in (p.mean, *p.seeds, *(p.interval or ()))
     ]
@@ -142,7 +142,7 @@ def _ticks(reach: float) -> Locator:
 
 def _stairs(ax: Axes, data: Pareto) -> list[tuple[float, float]]:
     """Draw the front; returns the line as a row of points, for labels to keep off."""
-    steps = sorted((p.bytes, shown(data.metric, p.mean)) for p in data.points if p.front)
+    steps = sorted((p.bytes, axis_value(data.metric, p.mean)) for p in data.points if p.front)
     corners = [c for (x0, y0), (x1, y1) in pairwise(steps) for c in ((x0, y0), (x1, y0), (x1, y1))]
     if corners:
         ax.plot(*zip(*corners, strict=True), color=COLOURS[1], lw=0.9, zorder=1)
