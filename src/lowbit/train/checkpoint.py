@@ -1,7 +1,7 @@
-"""A training state on disk: everything that is needed to go on with the same bits.
+"""A training state on disk, complete enough to continue with the same bits.
 
-One safetensors file (nothing is ever unpickled), written atomically, with the digest of its own
-content in its header: a file that is torn or altered reads as no checkpoint at all.
+It is one safetensors file, so nothing is unpickled. It is written atomically and its header holds a
+digest of its content. A torn or altered file is treated as if there were no checkpoint.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lowbit.core.files import write_atomic
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands, in numbers."""
+    """The numbers that describe how far a run has come."""
 
     fingerprint: str
     step: int = 0
@@ -51,7 +51,7 @@ def write(path: Path, position: Position, tensors: Mapping[str, Tensor]) -> None
 
 
 def read(path: Path, fingerprint: str) -> tuple[Position, dict[str, Tensor]] | None:
-    """The checkpoint of this very run, or None: absent, torn, or another run's."""
+    """This run's checkpoint; None if it is absent, torn, or belongs to another run."""
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}

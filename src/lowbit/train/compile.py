@@ -1,8 +1,8 @@
-"""Small operations fused by torch's compiler, where there is one that works.
+"""Fuse small operations with torch's compiler, where the machine has one that works.
 
-Norms and activations are many short passes over the same numbers; compiled, each is one. Products
-and attention stay as they are. A compiler is a thing of the machine (a C++ compiler on a CPU), so
-its failure is no failure of the run: it is said once, and the run goes on uncompiled.
+Norms and activations are many short passes over the same numbers; compiled, each is one pass.
+Products and attention are not compiled. torch needs a compiler on the machine (on a CPU, a C++
+compiler). If compiling fails, the reason is printed once and the run continues uncompiled.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-_said: list[str] = []
+_failures: list[str] = []
 
 
 def compile_small(model: nn.Module) -> None:
@@ -32,7 +32,7 @@ def _small(module: nn.Module) -> bool:
 
 
 def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled at the first call; the function as it was from the first failure on."""
+    """The function, compiled at its first call; uncompiled after the first failure."""
     compiled: Callable[..., Any] = torch.compile(function, dynamic=True)
     chosen = [compiled]
 
@@ -49,6 +49,6 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _say(error: Exception) -> None:
-    if not _said:
-        _said.append(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
-        sys.stderr.write(f"not compiled, going on without: {_said[0]}\n")
+    if not _failures:
+        _failures.append(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+        sys.stderr.write(f"not compiled, going on without: {_failures[0]}\n")

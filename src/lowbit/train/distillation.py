@@ -1,8 +1,9 @@
-"""Distillation: the unquantised model reads the training text once, then makes room.
+"""Distillation: train towards the outputs of the unquantised model.
 
-What it says is kept by sequence, in bounded space (`ternary.teacher`), before the plan is
-installed; during training there is one model only. The loss of a step is its tokens' own loss, plus
-what the student's logits and features differ from the teacher's, a token.
+The unquantised model (the teacher) reads the training text once, before the plan is installed. Its
+outputs are compressed and kept per sequence (`train.teacher_outputs`), so that only one model is in
+memory while training. The loss of a step is the tokens' own loss plus the distance of the student's
+logits and features from the teacher's, per token.
 """
 
 from __future__ import annotations
@@ -28,31 +29,35 @@ from lowbit.train.teacher_outputs import TeacherOutputs
 
 @dataclass(frozen=True)
 class Distiller:
-    """What the teacher said, and how much it counts."""
+    """The teacher's outputs by sequence, and the weights of the losses."""
 
     distil: Distil
-    said: Mapping[bytes, TeacherOutputs]
+    teacher: Mapping[bytes, TeacherOutputs]
 
     @property
     def nbytes(self) -> int:
-        return sum(kept.nbytes for kept in self.said.values())
+        return sum(outputs.nbytes for outputs in self.teacher.values())
 
     def loss(self, model: nn.Module, kind: Kind, batch: Batch) -> tuple[Tensor, int]:
-        """As `losses.training_loss`, with the teacher's part a token."""
+        """`losses.training_loss` plus the distance from the teacher, per token."""
         hidden, features = outputs(model, batch, self.distil.layers)
         logits = model.get_output_embeddings()(hidden)  # type: ignore[operator]
         own = F.cross_entropy(logits.float(), batch.target, reduction="sum", ignore_index=IGNORED)
         pieces = batch.ids.split(list(batch.lengths))
-        kept = concatenate([self.said[key(piece)] for piece in pieces], hidden.device)
+        teacher = concatenate([self.teacher[key(piece)] for piece in pieces], hidden.device)
         tokens = sum(batch.labels)
         total = own
         if self.distil.logits:
-            total = total + tokens * self.distil.logits * teacher_outputs.divergence(logits, kept)
+            total = total + tokens * self.distil.logits * teacher_outputs.divergence(
+                logits, teacher
+            )
         if self.distil.off:
-            total = total + tokens * self.distil.off * teacher_outputs.direction_error(features, kept)
+            total = total + tokens * self.distil.off * teacher_outputs.direction_error(
+                features, teacher
+            )
         if self.distil.features:
             total = total + tokens * self.distil.features * teacher_outputs.feature_error(
-                features, kept
+                features, teacher
             )
         return total, tokens
 
@@ -60,7 +65,7 @@ class Distiller:
 def outputs(
     model: nn.Module, batch: Batch, layers: Sequence[int]
 ) -> tuple[Tensor, dict[int, Tensor]]:
-    """(tokens, width) of the body, and what it holds after some of its blocks."""
+    """The body's hidden states (tokens, width), and those after the chosen blocks."""
     packed_attention.use(model)
     segments = Segments(batch.lengths, batch.ids.device)
     body: nn.Module = model.base_model  # type: ignore[assignment]
@@ -71,9 +76,9 @@ def outputs(
 def run_teacher(
     model: nn.Module, part: Sequence[Example], distil: Distil, size: int, device: torch.device
 ) -> Distiller:
-    """Let a model as it was read say what it has to say of every sequence."""
+    """Compute and compress the unquantised model's outputs for every sequence."""
     model.eval()
-    said: dict[bytes, TeacherOutputs] = {}
+    teacher: dict[bytes, TeacherOutputs] = {}
     for start in range(0, len(part), size):
         batch = to_device(collate(part, range(start, min(start + size, len(part)))), device)
         hidden, features = outputs(model, batch, distil.layers)
@@ -83,42 +88,43 @@ def run_teacher(
         for i, (ids, rows) in enumerate(
             zip(batch.ids.split(lengths), logits.split(lengths), strict=True)
         ):
-            mine = {layer: pieces[i] for layer, pieces in split.items()}
-            said[key(ids)] = teacher_outputs.compress_outputs(rows, distil.top, mine).cpu()
-    return Distiller(distil, said)
+            sequence_features = {layer: pieces[i] for layer, pieces in split.items()}
+            compressed = teacher_outputs.compress_outputs(rows, distil.top, sequence_features)
+            teacher[key(ids)] = compressed.cpu()
+    return Distiller(distil, teacher)
 
 
 def key(ids: Tensor) -> bytes:
-    """A sequence's own name."""
+    """A sequence's key: its token ids as bytes."""
     return ids.cpu().numpy().tobytes()
 
 
-def concatenate(kept: Sequence[TeacherOutputs], device: torch.device) -> TeacherOutputs:
-    """Several sequences end to end, where they are needed."""
-    layers = kept[0].features
+def concatenate(sequences: Sequence[TeacherOutputs], device: torch.device) -> TeacherOutputs:
+    """The outputs of several sequences one after another, on a device."""
+    layers = sequences[0].features
     return TeacherOutputs(
-        torch.cat([one.values for one in kept]).to(device),
-        torch.cat([one.index for one in kept]).to(device),
-        torch.cat([one.rest for one in kept]).to(device),
-        {n: torch.cat([one.features[n] for one in kept]).to(device) for n in layers},
+        torch.cat([s.values for s in sequences]).to(device),
+        torch.cat([s.index for s in sequences]).to(device),
+        torch.cat([s.rest for s in sequences]).to(device),
+        {n: torch.cat([s.features[n] for s in sequences]).to(device) for n in layers},
     )
 
 
-def teacher_nbytes(distil: Distil, part: Sequence[Example], width: int, blocks: int, kind: Kind) -> int:
-    """Bytes that the teacher will take; refused where that is too much, or senseless."""
+def teacher_nbytes(
+    distil: Distil, part: Sequence[Example], width: int, blocks: int, kind: Kind
+) -> int:
+    """Bytes that the teacher's outputs will take; `UserError` if they exceed `distil.cache`."""
     if not distil.wanted:
         return 0
     if kind != "language":
-        raise UserError(
-            "distil: a classifier's head is new, so the unquantised model has nothing to teach"
-        )
+        raise UserError("distil: needs a language task; a classifier's new head has no teacher")
     beyond = [layer for layer in distil.layers if not 1 <= layer <= blocks]
     if beyond:
         raise UserError(f"distil.layers {beyond}: this model has blocks 1 to {blocks}")
     needed = distil.nbytes(sum(len(example.ids) for example in part), width)
     if needed > distil.cache:
         raise UserError(
-            f"what the teacher says of the training text takes {needed / 1e6:,.0f} MB, where "
+            f"the teacher's outputs for the training text take {needed / 1e6:,.0f} MB, but "
             f"distil.cache allows {distil.cache / 1e6:,.0f} MB: raise it, or lower distil.top, "
             "or compare fewer layers"
         )

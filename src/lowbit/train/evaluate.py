@@ -1,4 +1,4 @@
-"""Scores of a part of a task: no gradients, nothing changed by having looked."""
+"""Score a part of a task without gradients and without changing the model."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ def evaluate(
 ) -> tuple[ExampleScores, float]:
     """((sum, count) of every example, mean loss), in evaluation mode and without gradients.
 
-    A batch holds the tokens that `size` of the longest examples would, whatever its own lengths.
+    Batches are filled by tokens: each holds as many as `size` of the longest examples have.
     """
     was_training = model.training
     model.eval()
-    found: dict[int, tuple[float, int]] = {}
+    by_index: dict[int, tuple[float, int]] = {}
     loss, labels = 0.0, 0
     order = by_length(part, range(len(part)))
     most = size * len(part[order[-1]].ids)
     for stretch in filled(part, most, order):
         batch = collate(part, stretch)
         sums, counts, summed = scores(model, kind, to_device(batch, device))
-        found.update(zip(batch.index, zip(sums, counts, strict=True), strict=True))
+        by_index.update(zip(batch.index, zip(sums, counts, strict=True), strict=True))
         loss, labels = loss + summed, labels + sum(counts)
     model.train(was_training)
-    return [found[i] for i in range(len(part))], loss / labels
+    return [by_index[i] for i in range(len(part))], loss / labels
 
 
-def ratio(found: Sequence[tuple[float, int]]) -> float:
-    """The metric: sums over counts."""
-    return sum(s for s, _ in found) / sum(c for _, c in found)
+def ratio(example_scores: Sequence[tuple[float, int]]) -> float:
+    """The metric: the summed scores over the summed counts."""
+    return sum(s for s, _ in example_scores) / sum(c for _, c in example_scores)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

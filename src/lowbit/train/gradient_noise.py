@@ -1,8 +1,8 @@
-"""Whether the gradients of a run become noisier than they were, and by how much.
+"""Whether the gradients of a run become noisier than before, and by how much.
 
-Lines of a log are as far apart as one likes, so they are gathered into stretches of at least so
-many steps, and each stretch is held against the quietest before it. Stretches begin after the
-warm-up: the first steps of an adapter have gradients like no others.
+Log lines are gathered into stretches of at least `STRETCH` steps, so that the result does not
+depend on how often a run logs. Each stretch is compared with the quietest one before it. Stretches
+begin after the warm-up, because an adapter's first gradients differ from all later ones.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import replace
 from lowbit.train.checkpoint import Position
 
 NOISIER = 4.0
-"""Times the variance at its quietest beyond which a run is warned of."""
+"""A run is warned when its variance exceeds this many times the lowest one."""
 STRETCH = 20
-"""Steps that a stretch has at least: single gradients are several times as large as others."""
+"""The least number of steps in a stretch; single gradients vary too much."""
 
 
 def add_log_line(position: Position, variance: float, warm: int) -> tuple[Position, float]:
-    """After a line of the log with the variance of its steps: how many times the quietest stretch
-    the one that ends here is; 0 where none ends."""
+    """Add a log line's variance. Returns the new position and, where a stretch ends, its variance
+    over that of the quietest stretch; otherwise 0."""
     if position.step - position.recent_steps < warm:
         return position, 0.0
     steps = position.stretch_steps + position.recent_steps
@@ -33,5 +33,5 @@ def add_log_line(position: Position, variance: float, warm: int) -> tuple[Positi
 
 
 def warning(times: float) -> str:
-    """Short, since a study of many runs may say it of each; what it means is said once."""
+    """The warning in a run's log; short, because a study can have many."""
     return f"the gradient's variance is {times:.1f} times what it was at its quietest"

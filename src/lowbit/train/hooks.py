@@ -1,7 +1,7 @@
-"""What a method may add to the one training loop: a penalty, calls around a step, state.
+"""The functions that a training method can add to the loop: a penalty, calls around a step, state.
 
-The loop knows hooks only. AdaLoRA (`rank_schedule`) and ternary training (`ternary_hooks`) make
-them, so the loop imports neither.
+AdaLoRA (`rank_schedule`) and ternary training (`ternary_hooks`) build `Hooks`. The loop calls them
+and imports neither method.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the training loop calls: `penalty` joins the loss, `after_step` sees the gradients.
+    """The training loop's callbacks.
 
-    `before_step` is told what step comes, and `loss` stands in for the task's own.
-    `settled` says whether the model after a step may be the one that is kept. `look` sees the
-    gradients of a step that is logged, before they are clipped, and adds to its line.
+    `penalty` is added to the loss. `before_step` and `after_step` get (step, total); after a step
+    the gradients are still there. `loss` replaces the task's own loss. `settled` returns whether
+    the model after a step may be kept as the best. `look` runs on steps that are logged, before
+    gradients are clipped, and returns entries for the log line.
     `state` is saved and restored with every checkpoint; its tensors are updated in place.
     """
 

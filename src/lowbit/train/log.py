@@ -1,4 +1,4 @@
-"""A log that can be cut back to a checkpoint, and clocks that add up over resumptions."""
+"""A log that can be cut back to a checkpoint, and clocks that continue when a run is resumed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Clock = Callable[[], float]
 
 
 class Log:
-    """A JSONL file."""
+    """A run's log: a JSONL file, or nothing where `path` is None."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
 
     def cut(self, size: int) -> None:
-        """Forget every line after the first `size` bytes."""
+        """Remove everything after the first `size` bytes."""
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ class Clocks:
         )
 
     def due(self, every: float) -> bool:
-        """Whether `every` seconds have passed since this last said yes."""
+        """Whether `every` seconds have passed since this last returned True."""
         now = self.clock()
         if now - self.saved < every:
             return False

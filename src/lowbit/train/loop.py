@@ -1,16 +1,16 @@
-"""The training loop. There is one.
+"""The one training loop.
 
-It trains whatever `requires_grad`, so pretraining the demo's model, LoRA on a packed base and a
-rank schedule are the same few lines. Position is a single number, the step: data order is a pure
-function of (seed, epoch), so a checkpoint plus the step is the whole state, and a run that was
-killed at any moment ends with the same bits as one that was not.
+It trains every parameter with `requires_grad`, so pretraining the demo's model, LoRA on a packed
+base and a rank schedule share it. The data order is a pure function of (seed, epoch), so the step
+is the only position. A run that is killed at any moment and resumed ends with the same bits as one
+that is not.
 
     for each step:  gather a window of batches -> loss / labels in the window -> backward
                     clip -> AdamW along warm-up and cosine -> hooks
     each epoch:     the selection split, the best state kept
 
-The loss of a window is divided by the labels of the whole window, so accumulation changes memory
-and nothing else. Regularisers (a rank schedule's penalty) are added to training only.
+The loss of a window is divided by the labels of the whole window, so gradient accumulation changes
+only memory. Regularisers (a rank schedule's penalty) are added to training only.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Parts = Mapping[str, Sequence[Example]]
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """What the loop is given besides the model."""
+    """The loop's inputs besides the model and the data."""
 
     kind: Kind
     train: TrainSpec
@@ -59,7 +59,7 @@ class LoopSettings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training ended. The model holds the state that was kept."""
+    """How training ended; the model then has the parameters to keep."""
 
     position: Position
     total: int
@@ -69,7 +69,7 @@ class Outcome:
 def steps_per_epoch(part: Sequence[Example], train: TrainSpec) -> int:
     if train.token_budget:
         lengths = [len(example.ids) for example in part]
-        # A step is at least as long as any example, so that every step begins with one.
+        # A step holds at least the longest example, so that no step is empty.
         least = max(train.token_budget * train.accumulate, *lengths)
         return max(1, sum(lengths) // least)
     return math.ceil(math.ceil(len(part) / train.batch) / train.accumulate)
@@ -82,7 +82,7 @@ def total_steps(part: Sequence[Example], train: TrainSpec) -> int:
 
 
 def learning_rate(step: int, total: int, train: TrainSpec) -> float:
-    """Linear to the height over the warm-up, then half a cosine down; `step` counts from 0."""
+    """Linear warm-up to `lr`, then half a cosine down; `step` counts from 0."""
     warm = train.warm_steps(total)
     if step < warm:
         return train.lr * (step + 1) / warm
@@ -90,12 +90,12 @@ def learning_rate(step: int, total: int, train: TrainSpec) -> float:
 
 
 def window(part: Sequence[Example], step: int, setting: LoopSettings) -> list[Batch]:
-    """The batches of one optimiser step, alike lengths together."""
+    """The batches of one optimiser step; examples of similar length share a batch."""
     train, per_epoch = setting.train, steps_per_epoch(part, setting.train)
     order = epoch_order(len(part), setting.seed, step // per_epoch)
     if train.token_budget:
-        mine = stretch(part, order, step % per_epoch, per_epoch)
-        cuts = filled(part, train.token_budget, by_length(part, mine))
+        examples = stretch(part, order, step % per_epoch, per_epoch)
+        cuts = filled(part, train.token_budget, by_length(part, examples))
         return [collate(part, cut) for cut in cuts]
     size = train.batch * train.accumulate
     start = step % per_epoch * size
@@ -103,15 +103,15 @@ def window(part: Sequence[Example], step: int, setting: LoopSettings) -> list[Ba
 
 
 def train_model(model: nn.Module, parts: Parts, setting: LoopSettings) -> Outcome:
-    """Train, or go on training from the checkpoint; the model ends in the state to keep."""
+    """Train, or continue from the checkpoint; the model ends with the parameters to keep."""
     torch.manual_seed(setting.seed)
     fresh = Position(setting.fingerprint)
     state = State(model, setting.train, setting.hooks, fresh, setting.device)
     log = Log(setting.log)
-    found = setting.checkpoint and checkpoint.read(setting.checkpoint, setting.fingerprint)
-    # A log that is shorter than the checkpoint knew it cannot be cut back: begin anew.
-    if found and found[0].log_bytes <= log.size:
-        state.load(*found)
+    saved = setting.checkpoint and checkpoint.read(setting.checkpoint, setting.fingerprint)
+    # A log that is shorter than the checkpoint says cannot be cut back, so training starts again.
+    if saved and saved[0].log_bytes <= log.size:
+        state.load(*saved)
     clocks = Clocks(state.position, setting.clock)
     log.cut(state.position.log_bytes)
     model.train()
@@ -120,12 +120,12 @@ def train_model(model: nn.Module, parts: Parts, setting: LoopSettings) -> Outcom
     message = ""
     while state.position.step < total and not message:
         began = setting.clock()
-        loss, norm, seen = _step(model, parts["train"], state, setting, total)
+        loss, norm, entries = _step(model, parts["train"], state, setting, total)
         clocks.train_s += setting.clock() - began
         setting.watcher(state.position.step, total, state.position.tokens, loss)
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
-            _write_step(state, setting, log, clocks, total, per_epoch, norm, seen)
+            _write_step(state, setting, log, clocks, total, per_epoch, norm, entries)
             if _to_be_selected(setting.train, state.position.step, total, per_epoch):
                 finite = _select(model, parts["selection"], state, setting, log, total, per_epoch)
         if not finite:
@@ -148,7 +148,7 @@ def _to_be_selected(train: TrainSpec, step: int, total: int, per_epoch: int) -> 
 def _step(
     model: nn.Module, part: Sequence[Example], state: State, setting: LoopSettings, total: int
 ) -> tuple[float, float, dict[str, Any]]:
-    """One optimiser step: (mean loss over the window's labels, gradient norm, what was seen)."""
+    """One optimiser step: (mean loss per label, gradient norm, entries for the log)."""
     if setting.hooks.before_step is not None:
         setting.hooks.before_step(state.position.step, total)
     gathered = window(part, state.position.step, setting)
@@ -162,7 +162,7 @@ def _step(
     if setting.hooks.penalty is not None:
         setting.hooks.penalty().backward()
     looks = setting.hooks.look is not None and _logged(state.position.step + 1, total, setting)
-    seen = setting.hooks.look() if looks and setting.hooks.look is not None else {}
+    entries = setting.hooks.look() if looks and setting.hooks.look is not None else {}
     norm = nn.utils.clip_grad_norm_(state.named.values(), setting.train.clip or math.inf)
     for group in state.optimiser.param_groups:
         group["lr"] = learning_rate(state.position.step, total, setting.train)
@@ -170,7 +170,7 @@ def _step(
     if setting.hooks.after_step is not None:
         setting.hooks.after_step(state.position.step + 1, total)
     state.optimiser.zero_grad(set_to_none=True)
-    # Read off the device once a step, when all of it has been asked for.
+    # One transfer from the device per step.
     *parts, size = torch.stack([*losses, norm.float()]).tolist()
     summed = math.fsum(parts)
     state.position = replace(
@@ -182,7 +182,7 @@ def _step(
         recent_squares=state.position.recent_squares + size**2,
         recent_steps=state.position.recent_steps + 1,
     )
-    return summed / labels, size, seen
+    return summed / labels, size, entries
 
 
 def _logged(step: int, total: int, setting: LoopSettings) -> bool:
@@ -197,15 +197,17 @@ def _write_step(
     total: int,
     per_epoch: int,
     norm: float,
-    seen: dict[str, Any],
+    entries: dict[str, Any],
 ) -> None:
-    """Every so many steps, a line with the mean loss since the last one."""
+    """Every `log_every` steps, write a line with the mean loss since the last line."""
     position = state.position
     if not _logged(position.step, total, setting):
         return
     # The share of noise, of what the squares of unclipped gradients came to since the last line.
     variance = state.noise_share() * position.recent_squares / position.recent_steps
-    position, times = gradient_noise.add_log_line(position, variance, setting.train.warm_steps(total))
+    position, times = gradient_noise.add_log_line(
+        position, variance, setting.train.warm_steps(total)
+    )
     rising = times > gradient_noise.NOISIER and not position.warned
     log.write(
         {
@@ -218,7 +220,7 @@ def _write_step(
             "tokens": position.tokens,
             "tokens_per_s": round(position.tokens / max(clocks.train_s, 1e-9), 1),
             **({"warning": gradient_noise.warning(times)} if rising else {}),
-            **seen,
+            **entries,
         }
     )
     state.position = replace(
@@ -242,8 +244,8 @@ def _select(
 ) -> bool:
     """Score the selection split and keep the state if it is the best; False if it is not finite."""
     size = setting.train.eval_batch
-    found, loss = evaluate(model, part, setting.kind, size, setting.device)
-    value, best, step = ratio(found), state.position.best_value, state.position.step
+    example_scores, loss = evaluate(model, part, setting.kind, size, setting.device)
+    value, best, step = ratio(example_scores), state.position.best_value, state.position.step
     if not (math.isfinite(value) and math.isfinite(loss)):
         return False
     may_keep = setting.hooks.settled is None or setting.hooks.settled(step, total)

@@ -1,8 +1,9 @@
-"""From hidden states to losses and scores.
+"""Losses and scores of each kind of task, from hidden states.
 
-The logits of a language model are its largest tensor (tokens x vocabulary), and nobody needs them
-kept: `HeadLoss` goes through the labelled tokens in slices, takes each slice's loss and its
-gradient at once from one decode of the head, and keeps only (tokens x width).
+The logits of a language model are its largest tensor (tokens x vocabulary). `HeadLoss` replaces
+them: it decodes the head once, goes through the labelled tokens in slices and computes each slice's
+loss together with its gradient. It keeps only a tensor of tokens x width, and has no second
+derivative.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ IGNORED = -100
 
 
 class Batch(Protocol):
-    """What a task's batch offers (`tasks.base.Batch`)."""
+    """The parts of a task's batch that losses need (`tasks.base.Batch`)."""
 
     @property
     def ids(self) -> Tensor: ...
@@ -70,7 +71,7 @@ class HeadLoss(torch.autograd.Function):
 
 
 def token_losses(model: nn.Module, batch: Batch) -> Tensor:
-    """Loss of every token that counts, example after example."""
+    """The loss of every labelled token, example after example."""
     hidden, _ = hidden_of(model, batch)
     target = batch.target
     if sum(batch.labels) < len(target):
@@ -100,7 +101,7 @@ Kind = Literal["language", "classification"]
 
 
 def training_loss(model: nn.Module, kind: Kind, batch: Batch) -> tuple[Tensor, int]:
-    """(summed loss, what it is summed over): tokens, or sentences."""
+    """(summed loss, number of tokens or sentences)."""
     if kind == "language":
         return token_losses(model, batch).sum(), sum(batch.labels)
     loss = F.cross_entropy(class_logits(model, batch), batch.target, reduction="sum")
@@ -115,7 +116,7 @@ def scores(model: nn.Module, kind: Kind, batch: Batch) -> tuple[list[float], lis
     """
     if kind == "language":
         losses, counts = token_losses(model, batch), list(batch.labels)
-        # float64 on the CPU: Apple's GPU has no such type, and a metric is worth it.
+        # Metrics are summed in float64, which Apple's GPU lacks.
         pieces = losses.double().cpu() if losses.device.type != "mps" else losses.cpu().double()
         sums = torch.stack([piece.sum() for piece in pieces.split(counts)])
         return sums.tolist(), counts, float(sums.sum())

@@ -1,11 +1,11 @@
-"""Rank schedules: which singular directions live, decided while training.
+"""Rank schedules: choose the singular directions to keep while training.
 
 AdaLoRA (Zhang et al. 2023) scores a direction by how sensitive the loss is to it: |value x
 gradient|, smoothed over steps, times its smoothed uncertainty; the score of a direction is that of
 its singular value plus the means over its two vectors. Every few steps the weakest directions of
-the whole model are cut, until the budget (target x sites) is met; `linear` walks the same road in
-a straight line. Vectors are kept near orthogonal by a penalty that belongs to the training loss
-and to it alone.
+the whole model are cut, until the budget (target x sites) is met. `adalora` lowers the budget along
+a cubic, `linear` along a straight line. A penalty on the training loss keeps the vectors near
+orthogonal.
 
 Between cuts a direction that was cut may return, as in the original; after `stop` the set is
 final, and only a model with that set may be kept as the best. What is cut is left out of the
@@ -26,7 +26,7 @@ from lowbit.train.hooks import Hooks
 
 
 def budget(schedule: RankSchedule, initial: int, target: int, step: int, total: int) -> int:
-    """Directions that may live after `step` of `total`."""
+    """The number of directions to keep after `step` of `total`."""
     start, stop = schedule.start * total, schedule.stop * total
     if step <= start:
         return initial

@@ -1,6 +1,6 @@
-"""The state of one training: parameters, optimiser, position, the best so far.
+"""The state of one training: parameters, optimiser, position, and the best parameters so far.
 
-Everything the next step depends on can be taken out as named tensors and put back.
+`tensors` returns everything that the next step depends on; `load` restores it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lowbit.train.hooks import Hooks
 
 
 class State:
-    """What changes while a model is trained."""
+    """Everything that changes while a model is trained."""
 
     def __init__(
         self,
@@ -38,36 +38,36 @@ class State:
         )
 
     def noise_share(self) -> float:
-        """Of the gradients' squares, what is noise: 1 - (E g)^2 / E g^2, from AdamW's own moments.
+        """The share of noise in the squared gradients, 1 - (E g)^2 / E g^2, from AdamW's moments.
 
-        They remember about ten and a thousand steps, of gradients as they were clipped; a share
-        does not mind. A mean over few steps holds a part of the noise itself, which is put back; of
-        one step alone nothing is known, and all of it counts as noise.
+        The moments average about ten and a thousand steps of clipped gradients; clipping cancels in
+        a share. A mean over few steps still contains noise, which is corrected for. After a single
+        step everything counts as noise.
         """
         noise = torch.zeros((), device=self.device)
         total = torch.zeros((), device=self.device)
         for group in self.optimiser.param_groups:
             for parameter in group["params"]:
-                found = self.optimiser.state.get(parameter)
-                if found:
-                    steps, beta = found["step"].to(self.device), group["betas"][0]
-                    first = found["exp_avg"] / (1 - beta**steps)
-                    second = (found["exp_avg_sq"] / (1 - group["betas"][1] ** steps)).sum()
+                moments = self.optimiser.state.get(parameter)
+                if moments:
+                    steps, beta = moments["step"].to(self.device), group["betas"][0]
+                    first = moments["exp_avg"] / (1 - beta**steps)
+                    second = (moments["exp_avg_sq"] / (1 - group["betas"][1] ** steps)).sum()
                     apart = (second - first.square().sum()) / (1 - _squared_weights(beta, steps))
                     noise += torch.where(steps > 1, apart, second)
                     total += second
         return float((noise / total).clamp(0, 1)) if float(total) > 0 else 0.0
 
     def keep_as_best(self) -> None:
-        self.best = {name: tensor.detach().clone() for name, tensor in self._kept().items()}
+        self.best = {name: tensor.detach().clone() for name, tensor in self._trained().items()}
 
     def restore_best(self) -> None:
-        _copy(self._kept(), self.best)
+        _copy(self._trained(), self.best)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, by name."""
         groups: dict[str, Mapping[str, Tensor]] = {
-            "now": self._kept(),
+            "now": self._trained(),
             "best": self.best,
             "optimiser": self._moments(),
             "hooks": self.hooks.state,
@@ -83,12 +83,12 @@ class State:
             groups.setdefault(group, {})[rest] = tensor
         self.position = position
         self.best = {n: t.to(self.device) for n, t in groups.get("best", {}).items()}
-        _copy(self._kept(), groups["now"])
+        _copy(self._trained(), groups["now"])
         _copy(self.hooks.state, groups.get("hooks", {}))
         self._load_moments(groups.get("optimiser", {}))
         set_random_state(groups["random"], self.device)
 
-    def _kept(self) -> dict[str, Tensor]:
+    def _trained(self) -> dict[str, Tensor]:
         return {**self.named, **self.flags}
 
     def _moments(self) -> dict[str, Tensor]:
@@ -108,8 +108,8 @@ class State:
 
 
 def _squared_weights(beta: float, steps: Tensor) -> Tensor:
-    """The sum of squares of the weights of a mean that forgets, after so many steps: how much of
-    one step's noise is left in it."""
+    """The sum of squared weights of an exponential mean after `steps` steps: the share of one
+    step's noise that it still contains."""
     gone = beta**steps
     return (1 - beta) / (1 + beta) * (1 + gone) / (1 - gone)
 

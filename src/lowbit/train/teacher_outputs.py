@@ -1,8 +1,8 @@
-"""What a full-precision teacher said, kept small, and losses against it.
+"""A full-precision teacher's outputs, compressed, and the losses against them.
 
-Of every token's logits the k largest log-probabilities and the mass of all others are kept: an
-outcome more than k, so that the KL over them is a true divergence and never more than the whole
-one. Features of chosen layers are kept in 16 bits. The memory is bounded and counted.
+For every token the k largest log-probabilities are outputs, and the total probability of all other
+tokens as one more outcome. The KL divergence over these k + 1 outcomes is a true divergence and
+never exceeds that over the whole vocabulary. Features of chosen layers are outputs in 16 bits.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 FLOOR = -30.0
-"""Log-probability below which the rest counts as nothing: what 16 bits can hold."""
+"""The lowest log-probability of the rest that is stored."""
 
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """One sequence of a teacher: (tokens, k) log-probabilities and indices, (tokens,) the rest's
-    log-mass, and (tokens, width) features by layer."""
+    """A teacher's outputs for one sequence.
+
+    `values` and `index`: (tokens, k) log-probabilities and their token ids. `rest`: (tokens,) the
+    log-probability of all other tokens. `features`: (tokens, width) by layer.
+    """
 
     values: Tensor
     index: Tensor
@@ -30,7 +33,7 @@ class TeacherOutputs:
     features: Mapping[int, Tensor]
 
     def cpu(self) -> TeacherOutputs:
-        """The same where there is room for it."""
+        """A copy in the CPU's memory."""
         features = {layer: held.cpu() for layer, held in self.features.items()}
         return TeacherOutputs(self.values.cpu(), self.index.cpu(), self.rest.cpu(), features)
 
@@ -43,9 +46,9 @@ class TeacherOutputs:
 def compress_outputs(
     logits: Float[Tensor, "tokens vocabulary"], k: int, features: Mapping[int, Tensor] | None = None
 ) -> TeacherOutputs:
-    """A teacher's outputs in a few bytes a token: 6 k + 2, and two a number of a feature."""
-    found = logits.detach().float().log_softmax(-1)
-    values, index = found.topk(min(k, found.shape[-1]), dim=-1)
+    """Compress a teacher's outputs to 6 k + 2 bytes per token, and two per feature value."""
+    logprobs = logits.detach().float().log_softmax(-1)
+    values, index = logprobs.topk(min(k, logprobs.shape[-1]), dim=-1)
     held = {layer: t.detach().to(torch.float16) for layer, t in (features or {}).items()}
     return TeacherOutputs(
         values.to(torch.float16), index.to(torch.int32), _rest(values).to(torch.float16), held
@@ -58,29 +61,31 @@ def _rest(values: Tensor) -> Tensor:
     return torch.log1p(-mass.clamp(max=1 - 1e-7)).clamp(min=FLOOR)
 
 
-def divergence(logits: Float[Tensor, "tokens vocabulary"], kept: TeacherOutputs) -> Float[Tensor, ""]:
-    """KL(teacher || student) a token over the kept outcomes and the rest."""
+def divergence(
+    logits: Float[Tensor, "tokens vocabulary"], outputs: TeacherOutputs
+) -> Float[Tensor, ""]:
+    """KL(teacher || student) per token over the k outcomes and the rest."""
     student = logits.float().log_softmax(-1)
-    mine = student.gather(-1, kept.index.long())
-    both = torch.cat([mine, _rest(mine)[..., None]], -1)
-    teacher = torch.cat([kept.values.float(), kept.rest.float()[..., None]], -1)
+    top = student.gather(-1, outputs.index.long())
+    both = torch.cat([top, _rest(top)[..., None]], -1)
+    teacher = torch.cat([outputs.values.float(), outputs.rest.float()[..., None]], -1)
     teacher = teacher.log_softmax(-1)  # 16 bits do not sum to one
     return (teacher.exp() * (teacher - both)).sum(-1).mean()
 
 
-def direction_error(features: Mapping[int, Tensor], kept: TeacherOutputs) -> Float[Tensor, ""]:
-    """One less the cosine between full-precision and ternary features, over layers and tokens."""
+def direction_error(features: Mapping[int, Tensor], outputs: TeacherOutputs) -> Float[Tensor, ""]:
+    """1 minus the cosine between teacher and student features, mean over layers and tokens."""
     apart = [
         1 - F.cosine_similarity(features[layer].float(), held.float(), dim=-1).mean()
-        for layer, held in kept.features.items()
+        for layer, held in outputs.features.items()
     ]
     return torch.stack(apart).mean()
 
 
-def feature_error(features: Mapping[int, Tensor], kept: TeacherOutputs) -> Float[Tensor, ""]:
-    """Squared distance over the teacher's own size, over layers."""
+def feature_error(features: Mapping[int, Tensor], outputs: TeacherOutputs) -> Float[Tensor, ""]:
+    """Squared distance relative to the teacher's squared size, mean over layers."""
     apart = []
-    for layer, held in kept.features.items():
+    for layer, held in outputs.features.items():
         target = held.float()
         apart.append((features[layer].float() - target).square().mean() / target.square().mean())
     return torch.stack(apart).mean()

@@ -1,4 +1,4 @@
-"""What ternary training asks of the loop: lambda before and after every step, shares in the log."""
+"""Ternary training as hooks: set lambda around every step, log shares of zero weights, distil."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def ternary_hooks(
     distiller: Distiller | None = None,
     clock: Clock = time.perf_counter,
 ) -> Hooks:
-    """The hooks of a plan whose base is trained, with those that it has anyway."""
-    found = layers(model)
+    """`hooks` plus those of a plan whose base is trained towards three values."""
+    ternary_layers = layers(model)
     before, look, settled, state = hooks.after_step, hooks.look, hooks.settled, hooks.state
     # Seconds of training, over all resumptions; scoring the selection split is not training.
     elapsed, began = torch.zeros((), dtype=torch.float64), [0.0]
@@ -43,33 +43,33 @@ def ternary_hooks(
         set_strength(model, strength(step, total))
 
     def may_keep(step: int, total: int) -> bool:
-        """What is not ternary yet is not what was asked for."""
+        """Only a model that is fully ternary may be kept."""
         return strength(step, total) == 1.0 and (settled is None or settled(step, total))
 
-    def seen() -> dict[str, Any]:
-        return {**(look() if look is not None else {}), "ternary": shares(found)}
+    def log_entries() -> dict[str, Any]:
+        return {**(look() if look is not None else {}), "ternary": shares(ternary_layers)}
 
     return replace(
         hooks,
         before_step=begin,
         after_step=after,
         settled=may_keep,
-        look=seen,
+        look=log_entries,
         loss=None if distiller is None else distiller.loss,
         state={
             **state,
             "warmup.elapsed": elapsed,
-            **{f"seen.{name}": layer.last_codes for name, layer in found.items()},
+            **{f"seen.{name}": layer.last_codes for name, layer in ternary_layers.items()},
         },
     )
 
 
-def shares(found: dict[str, TernaryLinear]) -> dict[str, float]:
-    """Of all ternary weights: zero, zero twice in a row, of another code since the last look."""
-    numbers = sum(layer.weight.numel() for layer in found.values())
+def shares(ternary_layers: dict[str, TernaryLinear]) -> dict[str, float]:
+    """Shares of all ternary weights: zero, zero twice in a row, and changed since the last look."""
+    numbers = sum(layer.weight.numel() for layer in ternary_layers.values())
     sums = {"zero": 0.0, "dead": 0.0, "flipped": 0.0}
-    for layer in found.values():
+    for layer in ternary_layers.values():
         for name, value in vars(layer.look()).items():
             sums[name] += value * layer.weight.numel()
-    strength = next(iter(found.values())).strength
+    strength = next(iter(ternary_layers.values())).strength
     return {"strength": strength, **{name: value / numbers for name, value in sums.items()}}
