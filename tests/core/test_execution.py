@@ -23,7 +23,6 @@ from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.report.figures import memory
 from lowbit.report.table import footnotes
 from lowbit.runs import allocator, device, isolated_cost
-from lowbit.runs.dry_run import probe
 from lowbit.runs.record import SCORES, Record, load
 from lowbit.runs.run import run
 from lowbit.runs.store import FinishedRun, find_run
@@ -76,7 +75,8 @@ def test_residency_and_checkpointing_change_no_bit(
 
 
 def test_checkpointing_keeps_less_for_the_backward_pass(spec: RunSpec) -> None:
-    from lowbit.runs.build import install_run
+    from lowbit.runs.build import build_run
+    from lowbit.runs.device import cpu_machine
     from lowbit.runs.prepare import prepare_run
     from lowbit.train.losses import training_loss
 
@@ -84,7 +84,7 @@ def test_checkpointing_keeps_less_for_the_backward_pass(spec: RunSpec) -> None:
     kept = {}
     for checkpointing in (False, True):
         execution = Execution(checkpointing=checkpointing)
-        model = install_run(spec, start, execution, CPU, "fp32").model.train()
+        model = build_run(start, cpu_machine(execution)).model.train()
         batch = window(start.data.parts["train"], 0, LoopSettings("language", spec.train, 0, CPU))[
             0
         ]
@@ -112,8 +112,8 @@ def test_auto_is_the_type_that_was_measured_faster(monkeypatch: pytest.MonkeyPat
 
 def test_what_a_command_measured_is_what_its_runs_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "speed", lambda *_: pytest.fail("measured again"))
-    assert device.set_up(Execution(measured="bf16"), "auto")[1] == "bf16"
-    assert device.set_up(Execution(measured="bf16"), "fp32")[1] == "fp32"
+    assert device.open_machine(Execution(measured="bf16"), "auto").compute == "bf16"
+    assert device.open_machine(Execution(measured="bf16"), "fp32").compute == "fp32"
 
 
 def test_a_type_that_the_device_lacks_is_an_error_that_says_what_it_has(

@@ -13,7 +13,7 @@ import pytest
 from helpers.records import PLANS, demo_runs, elsewhere, make_run
 
 from lowbit.cli.console import wrapped
-from lowbit.core.files import lines
+from lowbit.core.files import read_jsonl
 from lowbit.report import page as report
 from lowbit.runs.store import FinishedRun
 from lowbit.study.cells import settings
@@ -109,9 +109,9 @@ def test_the_appendices_hold_what_the_records_say(demo: tuple[Path, list[Finishe
         r for r in sheets["costs"] if r["what"] == "wall clock, s" and plans.items() <= r.items()
     )
     assert float(wall["value"].lstrip("~")) == pytest.approx(sum(walls) / len(walls), abs=0.5)
-    folder_of = {(r.plan, r.seed): f for f, r in runs}
+    folder_of = {(r.plan, r.seed): r.folder for r in runs}
     first = sheets["logs"][0]
-    logged = next(lines(folder_of[first["plan"], int(first["seed"])] / "log.jsonl"))
+    logged = next(read_jsonl(folder_of[first["plan"], int(first["seed"])] / "log.jsonl"))
     assert float(first["loss"]) == logged["loss"]
 
 

@@ -25,7 +25,7 @@ from rich.console import Console
 
 from lowbit.cli import predict_study, resolve
 from lowbit.core.errors import UserError
-from lowbit.core.files import lines
+from lowbit.core.files import read_jsonl
 from lowbit.report import figures
 from lowbit.report.figures import predicted
 from lowbit.report.scorecard_table import cell_rows, score_rows, tables, to_markdown
@@ -340,7 +340,7 @@ def test_what_documents_leave_open_is_scored_on_more_text(
     assert all(load_record(study.place(run)).trainable == 0 for run in again)  # type: ignore[union-attr]
     after = {cell.kind: cell for cell in predicted_gaps(read_results(study))}
     assert len(predicted_gaps(read_results(study))) == 3
-    assert not absent(study, predicted_gaps(read_results(study))), (
+    assert not without_runs(read_results(study), predicted_gaps(read_results(study))), (
         "what was scored again is not missed where it was first"
     )
     assert after["untrained"] == before["untrained"]
@@ -353,7 +353,7 @@ def test_what_documents_leave_open_is_scored_on_more_text(
     for run in again:
         first = replace(run, task=run.task.cut(run.plan.on)).name
         two, five = (
-            [line["sum"] for line in lines(study.results / name / "scores.jsonl")]
+            [line["sum"] for line in read_jsonl(study.results / name / "scores.jsonl")]
             for name in (first, run.name)
         )
         assert (len(two), len(five)) == (2, 5)
@@ -468,7 +468,7 @@ def test_sharp_cells_are_judged_by_ten_percent_and_the_rest_by_intervals() -> No
     assert score_of(wide).met is None, "a wide interval passed is no 10 % pass"
     assert score_of(cell(1.0, 0.1, 1.3, 0.0)).met is False, "nor is one that was missed no miss"
     assert score_of(cell(1.0, 0.01, 0.28, 0.02)).far == 1, "too low a prediction is no vague one"
-    beaten = replace(sharp[0], foreseen=dict.fromkeys(PREDICTORS, Prediction(1.05, 0.01)))
+    beaten = replace(sharp[0], predictions=dict.fromkeys(PREDICTORS, Prediction(1.05, 0.01)))
     assert score_of(beaten).met is False, "a baseline does as well"
     assert score_of(cell(1.0, 0.01, 1.05, 0.2)).resolvable == 0, "nor is a vague prediction"
 
@@ -539,7 +539,11 @@ def test_seeds_are_those_that_all_parts_declare_whatever_slice_is_run(
         "transplanted"
     ] == (1, 2)
     assert (
-        absent(read_study(str(folder)), predicted_gaps(read_results(read_study(str(folder))))) == []
+        without_runs(
+            read_results(read_study(str(folder))),
+            predicted_gaps(read_results(read_study(str(folder)))),
+        )
+        == []
     )
     other = tmp_path / "study"
     shutil.copytree(folder, other)
@@ -547,9 +551,9 @@ def test_seeds_are_those_that_all_parts_declare_whatever_slice_is_run(
         shutil.rmtree(run)
     said = lowbit("compare", other)
     assert said.code == 0, said.err
-    assert absent(read_study(str(other)), predicted_gaps(read_results(read_study(str(other))))) == [
-        "untrained"
-    ]
+    assert without_runs(
+        read_results(read_study(str(other))), predicted_gaps(read_results(read_study(str(other))))
+    ) == ["untrained"]
     line = "Unfinished, so no verdict above is final: 1 of 1 cells have fewer seeds than declared"
     assert line in " ".join(said.out.split())
     assert lowbit("report", other).code == 0
@@ -566,24 +570,24 @@ def printed(found: list[PredictedGap], width: int) -> list[str]:
 
 def test_no_figure_of_the_bounds_is_cut_off_on_a_narrow_terminal() -> None:
     found = predicted_gaps(read_results(read_study(str(BOUNDS))))
-    rows, lines = cell_rows(found), printed(found, 80)
-    assert max(map(len, lines)) <= 80
-    assert not [line for line in lines if "…" in line]
-    assert len(lines) > len(rows) > 18
+    rows, read_jsonl = cell_rows(found), printed(found, 80)
+    assert max(map(len, read_jsonl)) <= 80
+    assert not [line for line in read_jsonl if "…" in line]
+    assert len(read_jsonl) > len(rows) > 18
     for row in rows:  # every cell's figures as they are, whatever its label
-        assert any(set(row[1:]) <= set(re.split(r" (?!%)", line)) for line in lines), row
+        assert any(set(row[1:]) <= set(re.split(r" (?!%)", line)) for line in read_jsonl), row
 
 
 @pytest.mark.parametrize("width", [120, 80, 60, 40])
 def test_names_are_folded_and_figures_kept_at_any_width(width: int) -> None:
     long = replace(cell(-0.00123, 0.0123, -1.5e-4, 0.0), plan="a plan with a name " * 3, seeds=1)
-    lines = printed([long], width)
+    read_jsonl = printed([long], width)
     row = cell_rows([long])[0]
-    assert not [line for line in lines if "…" in line]
+    assert not [line for line in read_jsonl if "…" in line]
     kept = [*row[1:6], row[-1]]
-    assert any(set(kept) <= set(re.split(r" (?!%)", line)) for line in lines), lines
-    assert ("KL (run)" in " ".join(lines)) == (width == 120), "left out where it is narrow"
-    assert all(word in " ".join(lines) for word in ("plan", "name")), lines
+    assert any(set(kept) <= set(re.split(r" (?!%)", line)) for line in read_jsonl), read_jsonl
+    assert ("KL (run)" in " ".join(read_jsonl)) == (width == 120), "left out where it is narrow"
+    assert all(word in " ".join(read_jsonl) for word in ("plan", "name")), read_jsonl
 
 
 def test_a_gap_that_is_not_positive_is_counted_not_drawn(tmp_path: Path) -> None:
@@ -597,7 +601,7 @@ def test_a_gap_that_is_not_positive_is_counted_not_drawn(tmp_path: Path) -> None
 def test_every_cell_says_how_it_was_judged() -> None:
     def judged(found: PredictedGap) -> str:
         closed = {**found.predictions, TRUSTED: found.predictions["kl"]}
-        return cell_rows([replace(found, foreseen=closed)])[0][-1].rstrip("*")
+        return cell_rows([replace(found, predictions=closed)])[0][-1].rstrip("*")
 
     assert judged(cell(1.0, 0.01, 1.05, 0.01)) == "hit"
     assert judged(cell(1.0, 0.01, 1.2, 0.01)) == "missed"
@@ -702,9 +706,9 @@ def test_the_scorecard_of_the_bounds_study_is_what_its_readme_says() -> None:
     study = read_study(str(BOUNDS))
     found = predicted_gaps(read_results(study))
     assert not without_runs(read_results(study), found)
-    lines = printed(found, 80)
-    first = next(i for i, line in enumerate(lines) if "adapted: how predictors did" in line)
-    rows = {line.strip().split("  ")[0]: line for line in lines[first:] if " × " in line}
+    read_jsonl = printed(found, 80)
+    first = next(i for i, line in enumerate(read_jsonl) if "adapted: how predictors did" in line)
+    rows = {line.strip().split("  ")[0]: line for line in read_jsonl[first:] if " × " in line}
     said = {
         "trusted closed form": ("21/24", "0.90 (20)", "× 2.62", "missed"),
         "weight error": ("19/22", "0.81 (21)", "× 1.16", "missed"),

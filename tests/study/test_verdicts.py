@@ -18,6 +18,7 @@ from lowbit.study import verdicts as deciding
 from lowbit.study.cells import settings
 from lowbit.study.claims import Claim, check_claims
 from lowbit.study.pairing import winner
+from lowbit.runs.store import FinishedRun, ResultsFolder
 from lowbit.study.results import read_results
 from lowbit.study.schema import MAIN, Part
 from lowbit.study.study import Study
@@ -418,4 +419,14 @@ def test_a_record_of_another_cut_is_another_setting(tmp_path: Path) -> None:
     spec = {**record.spec, "task": {**record.spec["task"], "tag": "eighth"}}
     cut = Record(**{**vars(record), "spec": spec})
     assert cut.task == "wikitext2 (eighth)"
-    assert len(settings([(tmp_path, record), (tmp_path, cut)])) == 2
+    assert (
+        len(
+            settings(
+                [
+                    FinishedRun(name, each, ResultsFolder(tmp_path))
+                    for name, each in (("whole", record), ("cut", cut))
+                ]
+            )
+        )
+        == 2
+    )

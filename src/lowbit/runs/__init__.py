@@ -12,12 +12,16 @@ finished_run    a finished run's folder as a plain model
 freeze          the plan that a run ended with
 isolated_cost   what a configuration costs alone on the machine
 memory_check    refuses what does not fit, before it starts
+pack            finished run folders into a few files, and back
+packed_lines    the format of those files
+packed_runs     finished runs read from those files
 prepare         what a run starts from: model and data
 record          what one run leaves
 record_fields   bytes, sites and cost of a record
 request         one run from a command's words
 run             the whole run: prepare, build, train, score, record
 scoring         scores of the scored split
+store           a results folder, packed or not
 untrained       runs that train nothing
 export/         a finished run in the formats of others
 workers/        runs in processes of their own

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.core.errors import RunError
-from lowbit.core.files import digest, to_json, write_atomic
+from lowbit.core.files import file_digest, to_json, write_atomic
 from lowbit.runs import isolated_cost, packed_lines
 from lowbit.runs.packed_lines import FORECASTS, LOGS, RUNS, SITES, SOLO, Body, sealed, text_digest
 from lowbit.runs.packed_runs import LineFile, PackedRuns
@@ -107,11 +107,15 @@ def unpack(results: Path, on_progress: OnProgress = lambda *_: None) -> PackResu
     """
     packed = PackedRuns(results)
     names = packed.names
+    for i, name in enumerate(names, 1):  # Nothing is written before every line has been checked.
+        on_progress("checking", i, len(names))
+        if (results / name / RECORD).is_file():
+            _differs(packed, results / name, False)
+        for _ in packed.files(name):
+            pass
     for i, name in enumerate(names, 1):
         on_progress("unpacking", i, len(names))
         folder = results / name
-        if (folder / RECORD).is_file():
-            _differs(packed, folder, False)
         for file, text in packed.files(name):
             write_atomic(folder / file, text.encode())
         if load(folder) is None:
@@ -144,7 +148,7 @@ def drop(results: Path, names: set[str]) -> None:
 
 def _differs(packed: PackedRuns, folder: Path, replace: bool) -> bool:
     """Whether a folder replaces its packed line; refused unless it was asked for."""
-    if digest(folder / RECORD) == packed.line(folder.name)["record_digest"]:
+    if file_digest(folder / RECORD) == packed.line(folder.name)["record_digest"]:
         return False
     if not replace:
         raise RunError(

@@ -88,12 +88,8 @@ class PackedRuns:
 
     @cached_property
     def _sites(self) -> dict[str, Any]:
-        sites = {}
-        for body, _ in packed_lines.read_sealed(self.results / SITES):
-            if packed_lines.text_digest(to_json(body["value"])) != body["sites"]:
-                raise RunError(f"{self.results / SITES}: edited or torn at {body['sites']}")
-            sites[body["sites"]] = body["value"]
-        return sites
+        file = LineFile(self.results / SITES)
+        return {key: file.body(key)["value"] for key in file.lines}
 
     def record_body(self, name: str) -> Body:
         """What record.json holds."""

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from lowbit.core.errors import RunError, UserError
 from lowbit.core.execution import ONEDNN
-from lowbit.core.files import digest, to_json, write_atomic
+from lowbit.core.files import file_digest, to_json, write_atomic
 from lowbit.core.spec import RunSpec
 
 SCHEMA = 1
@@ -48,7 +48,7 @@ class SiteRecord:
 
 @dataclass(frozen=True)
 class Bytes:
-    """The ledger's stored view after training (pruned ranks are gone)."""
+    """Bytes at rest after training, as `quant.byte_counts` counts them (pruned ranks are gone)."""
 
     stored: int
     base: int
@@ -147,7 +147,7 @@ def finish(folder: Path, record: Record) -> Record:
     if any(not math.isfinite(value) for value in record.metrics.values()):
         raise RunError(f"a metric of {folder.name} is not finite")
     inside = [folder / LOG, folder / SCORES, *sorted((folder / ADAPTER).glob("*"))]
-    files = {p.relative_to(folder).as_posix(): digest(p) for p in inside if p.is_file()}
+    files = {p.relative_to(folder).as_posix(): file_digest(p) for p in inside if p.is_file()}
     record = Record(**{**vars(record), "files": files})
     body = {"schema": SCHEMA, **asdict(record)}
     write_atomic(folder / RECORD, (json.dumps(body, allow_nan=False, indent=1) + "\n").encode())
@@ -161,8 +161,11 @@ def load(folder: Path) -> Record | None:
     """
     try:
         body = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        if body.pop("schema") != SCHEMA:
-            return None
+        if (schema := body.pop("schema")) != SCHEMA:
+            raise RunError(
+                f"{folder / RECORD} has schema {schema}, this lowbit reads {SCHEMA}: use the "
+                "version that wrote it, or move the folder away"
+            )
         record = restore(body)
         return record if _whole(folder, record) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -176,7 +179,7 @@ def _whole(folder: Path, record: Record) -> bool:
             if name.startswith(ADAPTER + "/"):
                 continue
             return False
-        if digest(path) != expected:
+        if file_digest(path) != expected:
             return False
     return True
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from lowbit.core.errors import RunError
-from lowbit.core.files import digest, lines
+from lowbit.core.files import file_digest, read_jsonl
 from lowbit.core.stats import Floats
 from lowbit.runs import isolated_cost, packed_lines
 from lowbit.runs.isolated_cost import Solo
@@ -120,7 +120,7 @@ class ResultsFolder:
         path = self.path / name / RECORD
         if name not in self.packed:
             return load(path.parent)
-        if path.is_file() and digest(path) != self.packed.line(name)["record_digest"]:
+        if path.is_file() and file_digest(path) != self.packed.line(name)["record_digest"]:
             raise RunError(
                 f"{path} and {self.path / RUNS} hold different records of one run. Keep the "
                 f"folder's: lowbit pack --replace. Keep the packed one: remove {path.parent}"
@@ -133,14 +133,14 @@ class ResultsFolder:
             if line is None:
                 raise RunError(f"{name} has no scores")
             return packed_lines.score_rows(*line)
-        return list(lines(self.path / name / SCORES))
+        return list(read_jsonl(self.path / name / SCORES))
 
     def log_rows(self, name: str) -> Sequence[dict[str, Any]]:
         if name in self.packed:
             line = self.packed.log_line(name)
             return packed_lines.log_rows(line) if line else []
         path = self.path / name / LOG
-        return list(lines(path)) if path.is_file() else []
+        return list(read_jsonl(path)) if path.is_file() else []
 
     @cached_property
     def _packed_costs(self) -> LineFile:

@@ -8,6 +8,8 @@ forecasts              predictions made before the runs, kept as files
 make_forecast          how such a prediction is made
 pairing                gains over paired runs
 predicted_vs_observed  every predicted gap next to the observed one
+results                a study's results, read once and handed on
+results_table          the records as one flat table
 schema                 the tables of study.toml
 scorecard              how well each predictor did
 shorthand              short forms in study.toml, written out

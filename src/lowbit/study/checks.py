@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lowbit.core.errors import UserError, nearest
 from lowbit.core.spec import RunSpec, TaskSpec
-from lowbit.core.toml import Raw, at, check
+from lowbit.core.toml import Raw, location, check
 from lowbit.plan.file import check_formats, check_rest
 from lowbit.plan.named import named
 from lowbit.study.claims import check_claims
@@ -21,10 +21,10 @@ def validate(raw: Raw, path: Path | None) -> StudyFile:
     for name in ("plans", "workload", "seeds"):
         values = getattr(parsed, name)
         if not values:
-            raise UserError(f"{at(path, name) or 'the study: '}{name} is empty: nothing to run")
+            raise UserError(f"{location(path, name) or 'the study: '}{name} is empty: nothing to run")
         twice = next((v for v in values if values.count(v) > 1), None)
         if twice is not None and name != "workload":
-            raise UserError(f"{at(path, name)}{name} has {twice!r} twice")
+            raise UserError(f"{location(path, name)}{name} has {twice!r} twice")
     for name, plan in parsed.plan.items():
         check_formats(plan, path, "plan", name)
         check_rest(raw["plan"][name], path, "plan", name)
@@ -32,7 +32,7 @@ def validate(raw: Raw, path: Path | None) -> StudyFile:
         try:
             named(name, parsed.plan)
         except UserError as error:
-            raise UserError(f"{at(path, 'plans')}{error}") from None
+            raise UserError(f"{location(path, 'plans')}{error}") from None
     _check_parts(parsed, path)
     try:
         check_claims(parsed.claim, parsed.question, parsed.declared(), parsed.alpha)
@@ -57,7 +57,7 @@ def _check_parts(parsed: StudyFile, path: Path | None) -> None:
     tasks = [workload.task.called for workload in parsed.workload]
     names = [MAIN, *(part.name for part in parsed.part)]
     for i, part in enumerate(parsed.part):
-        place = at(path, "part", i, "name")
+        place = location(path, "part", i, "name")
         if names.count(part.name) > 1:
             raise UserError(f"{place}two parts are called '{part.name}' ('{MAIN}' is the study's)")
         if not part.plans:
@@ -66,27 +66,27 @@ def _check_parts(parsed: StudyFile, path: Path | None) -> None:
             try:
                 named(name, parsed.plan)
             except UserError as error:
-                raise UserError(f"{at(path, 'part', i, 'plans')}{error}") from None
+                raise UserError(f"{location(path, 'part', i, 'plans')}{error}") from None
         if part.control and part.control not in part.plans:
             raise UserError(
-                f"{at(path, 'part', i, 'control')}control '{part.control}' is none of its plans."
+                f"{location(path, 'part', i, 'control')}control '{part.control}' is none of its plans."
                 f"{nearest(part.control, part.plans)}"
             )
     for i, forecast in enumerate(parsed.forecast):
         if forecast.part not in names:
-            where = at(path, "forecast", i, "part")
+            where = location(path, "forecast", i, "part")
             raise UserError(f"{where}no part '{forecast.part}'.{nearest(forecast.part, names)}")
     trained = [workload.task.called for workload in parsed.workload if not workload.adapters]
     for i, workload in enumerate(parsed.workload):
         if workload.adapters and workload.adapters not in trained:
             raise UserError(
-                f"{at(path, 'workload', i, 'adapters')}no workload '{workload.adapters}' that "
+                f"{location(path, 'workload', i, 'adapters')}no workload '{workload.adapters}' that "
                 f"trains adapters.{nearest(workload.adapters, trained)}"
             )
     for where, chosen in (("tasks", parsed.tasks), *(("part", p.tasks) for p in parsed.part)):
         for task in chosen:
             if task not in tasks:
-                raise UserError(f"{at(path, where)}no workload '{task}'.{nearest(task, tasks)}")
+                raise UserError(f"{location(path, where)}no workload '{task}'.{nearest(task, tasks)}")
 
 
 def check_lenders(runs: Sequence[RunSpec]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan
 from lowbit.quant.formats import bits_of, parse
 from lowbit.runs import device
-from lowbit.runs.build import choices_of
+from lowbit.runs.build import site_choices
 from lowbit.runs.prepare import prepare_run
 from lowbit.sensitivity.measure import measure
 from lowbit.sensitivity.measured_model import OnProgress
@@ -27,9 +26,11 @@ def forecast_plans(
 ) -> PointForecast:
     """What every plan of a point will cost, from calibration text alone."""
     first, forecast = point.runs[0], point.forecast
-    choices = [choices_of(run) for run in point.runs]
-    even = replace(first, plan=Plan(ANCHOR, forecast.anchor, "bf16", first.plan.rank))
-    choices.append(choices_of(even))
+    device.open_machine(execution, "fp32")
+    prepared = prepare_run(first)
+    choices = [site_choices(prepared.with_plan(run.plan)) for run in point.runs]
+    anchor = Plan(ANCHOR, forecast.anchor, "bf16", first.plan.rank)
+    choices.append(site_choices(prepared.with_plan(anchor)))
     # Named by what they store, so that a point that is predicted twice is measured once.
     joint = {_called(chosen): tuple(chosen.items()) for _, chosen, _ in choices}
     formats = sorted({text for _, chosen, _ in choices for text in chosen.values()})
@@ -44,8 +45,7 @@ def forecast_plans(
     # Where nothing is trained, training text is text like any other that is not scored.
     more = "train" if forecast.kind == "untrained" else "spare"
     calibration = Calibration(forecast.tokens, at, ("calibration", more))
-    device.set_up(execution, "fp32")
-    table = measure(first, prepare_run(first), asked, calibration, told)
+    table = measure(first, prepared, asked, calibration, told)
     predicted = [_plan_forecast(table, *choice) for choice in choices]
     return PointForecast(
         about=point.about,

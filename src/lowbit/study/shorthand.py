@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.core.errors import UserError
-from lowbit.core.toml import Raw, at, check, lay, read_toml
+from lowbit.core.toml import Raw, location, check, merge_tables, read_toml
 from lowbit.plan.named import named
 
 
@@ -37,10 +37,10 @@ def _gather(raw: Raw, path: Path) -> None:
     for name, table in folders.items():
         rest = {key: value for key, value in table.items() if key != "path"}
         if not isinstance(table.get("path"), str):
-            raise UserError(f"{at(path, 'plans_in', name)}path should be a folder of plans")
+            raise UserError(f"{location(path, 'plans_in', name)}path should be a folder of plans")
         files = sorted((path.parent / table["path"]).glob("*.toml"))
         if not files:
-            place = at(path, "plans_in", name, "path")
+            place = location(path, "plans_in", name, "path")
             raise UserError(f"{place}no plan's file (*.toml) in {path.parent / table['path']}")
         for file in files:
             table = {"file": str(file.relative_to(path.parent)), **rest}
@@ -83,10 +83,10 @@ def _filled(name: str, plan: Raw, path: Path) -> Raw:
     """A plan's table over the plan that its name stands for, or over the file that it names."""
     rest = {key: value for key, value in plan.items() if key != "file"}
     if "file" not in plan:
-        return lay(start_of(name), rest)
+        return merge_tables(start_of(name), rest)
     if not isinstance(plan["file"], str):
-        raise UserError(f"{at(path, 'plan', name, 'file')}file should be a path beside the study")
-    return lay({"name": name, **read_toml(path.parent / plan["file"])}, rest)
+        raise UserError(f"{location(path, 'plan', name, 'file')}file should be a path beside the study")
+    return merge_tables({"name": name, **read_toml(path.parent / plan["file"])}, rest)
 
 
 def start_of(name: str) -> Raw:

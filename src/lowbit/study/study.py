@@ -31,7 +31,7 @@ from pathlib import Path
 from lowbit.core.errors import UserError, nearest
 from lowbit.core.execution import Execution
 from lowbit.core.spec import BARE, Plan, RunSpec, TaskSpec, TrainSpec
-from lowbit.core.toml import Raw, check, override, put, read_toml
+from lowbit.core.toml import Raw, check, override, set_key, read_toml
 from lowbit.plan.named import named
 from lowbit.study import additions
 from lowbit.study.checks import check_lenders, check_no_new_plans, validate
@@ -155,7 +155,7 @@ def _lay_profile(raw: Raw, profile: str) -> None:
         names = [*filter(None, [raw.get("default_profile")]), *profiles]
         raise UserError(f"no profile '{profile}' in this study.{nearest(profile, names)}")
     for key, value in profiles[profile].items():
-        put(raw, key, value)
+        set_key(raw, key, value)
 
 
 def _parts(
