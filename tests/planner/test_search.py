@@ -45,13 +45,13 @@ def test_brute_force_agrees(rows: list[list[tuple[float, int, int]]], share: flo
     least = sum(min(o.stored for o in each) for each in options.values())
     most = sum(max(o.stored for o in each) for each in options.values())
     budget = least + round(share * (most - least))
-    found = solve(options, budget)
-    assert found.stored <= budget
-    assert [o.site for o in found.options] == list(options)
-    best, near = brute(options, budget), 1e-6 * (found.cost - cheapest(options)) + 1e-12
-    assert best - 1e-12 <= found.cost <= best + near
-    assert found.bound <= best + 1e-12
-    assert found.gap <= near
+    solution = solve(options, budget)
+    assert solution.stored <= budget
+    assert [o.site for o in solution.options] == list(options)
+    best, near = brute(options, budget), 1e-6 * (solution.cost - cheapest(options)) + 1e-12
+    assert best - 1e-12 <= solution.cost <= best + near
+    assert solution.bound <= best + 1e-12
+    assert solution.gap <= near
 
 
 @given(st.integers(0, 2**32), st.sampled_from([2e-4, 0.01, 0.5, 8.0, 300.0]), st.floats(0.2, 0.95))
@@ -72,11 +72,11 @@ def test_one_dear_option_hides_no_differences_among_the_others(
     least = sum(min(o.stored for o in each) for each in options.values())
     most = sum(max(o.stored for o in each) for each in options.values())
     budget = round(least + share * (most - least))
-    found, best = solve(options, budget), brute(options, budget)
-    near = 1e-6 * (found.cost - cheapest(options)) + 1e-15
-    assert found.cost <= best + near
-    assert found.bound <= best + 1e-15
-    assert found.gap <= near
+    solution, best = solve(options, budget), brute(options, budget)
+    near = 1e-6 * (solution.cost - cheapest(options)) + 1e-15
+    assert solution.cost <= best + near
+    assert solution.bound <= best + 1e-15
+    assert solution.gap <= near
 
 
 def cheapest(options: dict[str, list[Option]]) -> float:
@@ -104,13 +104,13 @@ def test_the_solver_says_nothing_of_its_own(capfd: pytest.CaptureFixture[str]) -
 @given(INSTANCE, st.floats(0, 1), st.floats(0, 1))
 @settings(max_examples=60, deadline=None)
 def test_two_budgets_hold_at_once(
-    rows: list[list[tuple[float, int, int]]], one: float, two: float
+    rows: list[list[tuple[float, int, int]]], first: float, second: float
 ) -> None:
     options = choices(rows)
     stored, training = (
         round(min(getattr(o, key) for o in each) * (1 - share) + share * 60)
         for each in [[o for row in options.values() for o in row]]
-        for key, share in (("stored", one), ("training", two))
+        for key, share in (("stored", first), ("training", second))
     )
     stored, training = stored * len(options), training * len(options)
     best = brute(options, stored, training)
@@ -118,10 +118,12 @@ def test_two_budgets_hold_at_once(
         with pytest.raises(UserError):
             solve(options, stored, training)
         return
-    found = solve(options, stored, training)
-    assert found.fits(stored, training)
-    assert best - 1e-12 <= found.cost <= best + 1e-6 * (found.cost - cheapest(options)) + 1e-12
-    assert found.bound <= best + 1e-12
+    solution = solve(options, stored, training)
+    assert solution.fits(stored, training)
+    assert (
+        best - 1e-12 <= solution.cost <= best + 1e-6 * (solution.cost - cheapest(options)) + 1e-12
+    )
+    assert solution.bound <= best + 1e-12
 
 
 @given(st.lists(OPTION, min_size=1, max_size=12))
@@ -129,19 +131,19 @@ def test_what_is_dropped_is_beaten_and_what_stays_is_not(
     rows: list[tuple[float, int, int]],
 ) -> None:
     (options,) = choices([rows]).values()
-    kept = undominated(options)
+    best = undominated(options)
     for option in options:
         beaten = any(
             k.cost <= option.cost and k.stored <= option.stored and k.training <= option.training
-            for k in kept
+            for k in best
         )
         assert beaten
-    for one, other in product(kept, kept):
-        if one is not other:
+    for option, other in product(best, best):
+        if option is not other:
             assert not (
-                one.cost <= other.cost
-                and one.stored <= other.stored
-                and one.training <= other.training
+                option.cost <= other.cost
+                and option.stored <= other.stored
+                and option.training <= other.training
             )
 
 
@@ -170,9 +172,9 @@ def test_a_large_instance_is_solved() -> None:
         ]
         for i in range(224)
     ]
-    found = solve(choices(rows), 224 * 4000)
-    assert found.stored <= 224 * 4000
-    assert found.gap <= 1e-3 * abs(found.cost)
+    solution = solve(choices(rows), 224 * 4000)
+    assert solution.stored <= 224 * 4000
+    assert solution.gap <= 1e-3 * abs(solution.cost)
 
 
 def test_a_budget_below_the_smallest_plan_says_what_that_is() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helpers.sensitivity import ASKED, Folder, lab_of
+from helpers.sensitivity import REQUEST, Folder, tiny_measured
 
 from lowbit.sensitivity.build_table import build_table
 from lowbit.sensitivity.measured_model import MeasuredModel
@@ -11,10 +11,10 @@ from lowbit.sensitivity.table import SensitivityTable
 
 
 @pytest.fixture(scope="session", params=["llama", "gpt2"])
-def lab(request: pytest.FixtureRequest, tiny_model: Folder) -> MeasuredModel:
-    return lab_of(tiny_model(request.param))
+def model(request: pytest.FixtureRequest, tiny_model: Folder) -> MeasuredModel:
+    return tiny_measured(tiny_model(request.param))
 
 
 @pytest.fixture(scope="session")
-def table(lab: MeasuredModel) -> SensitivityTable:
-    return build_table(lab, ASKED, ("tiny", "text"))
+def table(model: MeasuredModel) -> SensitivityTable:
+    return build_table(model, REQUEST, ("tiny", "text"))

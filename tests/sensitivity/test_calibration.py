@@ -46,12 +46,12 @@ def test_what_is_measured_on_is_composed_as_what_is_scored() -> None:
 
 def test_too_little_text_to_calibrate_on_says_how_little_it_would_tell() -> None:
     part = tuple(Example(np.arange(9), np.arange(9), i, 9) for i in range(9))
-    for kind, known in (("language", r"0\.031"), ("classification", r"0\.092")):
+    for kind, error in (("language", r"0\.031"), ("classification", r"0\.092")):
         start = SimpleNamespace(
             data=SimpleNamespace(parts={"calibration": part}),
             task=SimpleNamespace(name="t", kind=kind),
         )
-        with pytest.raises(UserError, match=rf"81 tokens to calibrate on; 512 .* ± {known}"):
+        with pytest.raises(UserError, match=rf"81 tokens to calibrate on; 512 .* ± {error}"):
             calibration_text(start, 4096)  # type: ignore[arg-type]
 
 

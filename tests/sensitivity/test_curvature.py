@@ -71,9 +71,9 @@ def moved(scene: Scene, direction: dict[str, Tensor], by: float) -> None:
 
 
 def test_the_gradient_is_the_slope_of_the_mean_loss(scene: Scene) -> None:
-    found = measure_curvature(scene.model, scene.sites, scene.batches, seed=0)
+    curvature = measure_curvature(scene.model, scene.sites, scene.batches, seed=0)
     direction = random_like(scene, 1)
-    expected = sum(float((found.gradient[n] * v).sum()) for n, v in direction.items())
+    expected = sum(float((curvature.gradient[n] * v).sum()) for n, v in direction.items())
     step = 1e-5
     moved(scene, direction, step)
     above = mean_loss(scene)
@@ -84,7 +84,7 @@ def test_the_gradient_is_the_slope_of_the_mean_loss(scene: Scene) -> None:
 def test_fisher_squares_the_summed_gradient_of_a_sequence_with_the_models_own_labels(
     scene: Scene,
 ) -> None:
-    found = measure_curvature(scene.model, scene.sites, scene.batches, seed=5)
+    curvature = measure_curvature(scene.model, scene.sites, scene.batches, seed=5)
     source = torch.Generator().manual_seed(5)
     weights = weights_of(scene.model, scene.sites)
     squares = {name: torch.zeros_like(w) for name, w in weights.items()}
@@ -97,24 +97,30 @@ def test_fisher_squares_the_summed_gradient_of_a_sequence_with_the_models_own_la
         ):
             squares[name] += slope.square()
     for name, square in squares.items():
-        assert torch.allclose(found.fisher[name], as_site(scene.model, name, square) / found.units)
+        assert torch.allclose(
+            curvature.fisher[name], as_site(scene.model, name, square) / curvature.units
+        )
     error = random_like(scene, 2)
     name = scene.sites[1].name
-    expected = 0.5 * (found.fisher[name] * error[name] ** 2).sum()
-    assert fisher_cost(found.fisher[name], error[name]) == pytest.approx(float(expected), rel=1e-5)
+    expected = 0.5 * (curvature.fisher[name] * error[name] ** 2).sum()
+    assert fisher_cost(curvature.fisher[name], error[name]) == pytest.approx(
+        float(expected), rel=1e-5
+    )
 
 
 def test_kfac_of_a_single_token_is_the_square_of_its_slope(scene: Scene) -> None:
     """One token: E[a a'] and E[g g'] are outer products, and nothing is approximate."""
     batch = scene.batches[0]
     single = Batch(batch.ids[:1], batch.target[:1], (1,), (1,), (0,))
-    found = measure_curvature(scene.model, scene.sites, [single], seed=3)
+    curvature = measure_curvature(scene.model, scene.sites, [single], seed=3)
     error = random_like(scene, 4)
     for site in scene.sites:
-        factors = found.factors[site.name]
+        factors = curvature.factors[site.name]
         if site.role in ("embedding", "head"):
             continue  # two uses, or a diagonal: below
-        drawn_slope = found.fisher[site.name].sqrt()  # up to signs, which an outer product shares
+        drawn_slope = curvature.fisher[
+            site.name
+        ].sqrt()  # up to signs, which an outer product shares
         cost = kfac_cost(factors, error[site.name])
         assert factors.inputs is not None
         assert factors.outputs is not None
@@ -125,10 +131,10 @@ def test_kfac_of_a_single_token_is_the_square_of_its_slope(scene: Scene) -> None
 
 
 def test_kfacs_cost_is_the_quadratic_form_of_its_factors(scene: Scene) -> None:
-    found = measure_curvature(scene.model, scene.sites, scene.batches, seed=3)
+    curvature = measure_curvature(scene.model, scene.sites, scene.batches, seed=3)
     error = random_like(scene, 6)
     for site in scene.sites:
-        factors, e = found.factors[site.name], error[site.name]
+        factors, e = curvature.factors[site.name], error[site.name]
         expected = 0.0
         if factors.inputs is not None and factors.outputs is not None:
             G = torch.diag(factors.outputs) if factors.out_diagonal else factors.outputs
@@ -146,8 +152,8 @@ def test_a_tied_matrix_has_the_factors_of_both_uses(tiny_model: Folder) -> None:
         start = opened(tiny_model(name), "language")
         ids = some_ids(2, 6)
         batches = [batch_of(ids[:, :-1], ids[:, 1:])]
-        found = measure_curvature(start.model().float(), start.sites, batches, seed=0)
-        embedding = found.factors[start.sites[0].name]
+        curvature = measure_curvature(start.model().float(), start.sites, batches, seed=0)
+        embedding = curvature.factors[start.sites[0].name]
         assert embedding.rows is not None
         assert float(embedding.rows.sum()) == pytest.approx(1.0)
         assert (embedding.inputs is not None) == both
@@ -156,7 +162,7 @@ def test_a_tied_matrix_has_the_factors_of_both_uses(tiny_model: Folder) -> None:
 def test_hessian_products_are_differences_of_gradients(scene: Scene) -> None:
     direction = random_like(scene, 7)
     product = products(scene.model, scene.sites, scene.batches, direction)
-    found, step = product.matrices, 1e-5
+    matrices, step = product.matrices, 1e-5
     moved(scene, direction, step)
     above = measure_curvature(scene.model, scene.sites, scene.batches, seed=0).gradient
     moved(scene, direction, -2 * step)
@@ -164,16 +170,16 @@ def test_hessian_products_are_differences_of_gradients(scene: Scene) -> None:
     for site in scene.sites:
         expected = (above[site.name] - below[site.name]) / (2 * step)
         scale = float(expected.abs().max())
-        assert float((found[site.name] - expected).abs().max()) < 1e-5 * scale + 1e-8
+        assert float((matrices[site.name] - expected).abs().max()) < 1e-5 * scale + 1e-8
     tokens = sum(sum(batch.labels) for batch in scene.batches)
-    along = sum(float((direction[s.name] * found[s.name]).sum()) for s in scene.sites)
+    along = sum(float((direction[s.name] * matrices[s.name]).sum()) for s in scene.sites)
     assert len(product.sums) == len(scene.batches)
     assert sum(product.sums) / tokens == pytest.approx(along, rel=1e-5)
 
 
 def test_gauss_newton_is_the_curvature_of_the_output_alone(scene: Scene) -> None:
     direction = random_like(scene, 8)
-    found = gauss_newton(scene.model, scene.sites, scene.batches, direction)
+    damage = gauss_newton(scene.model, scene.sites, scene.batches, direction)
     before = [logits_of(scene.model, b).detach() for b in scene.batches]
     step = 1e-5
     moved(scene, direction, step)
@@ -186,8 +192,8 @@ def test_gauss_newton_is_the_curvature_of_the_output_alone(scene: Scene) -> None
         mean = (share * slope).sum(-1, keepdim=True)
         total += 0.5 * float((share * (slope - mean) ** 2).sum())
         tokens += len(logits)
-    assert found == pytest.approx(total / tokens, rel=1e-5)
-    assert found > 0
+    assert damage == pytest.approx(total / tokens, rel=1e-5)
+    assert damage > 0
 
 
 def test_looking_leaves_the_model_as_it_was(scene: Scene) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers.sensitivity import ASKED
+from helpers.sensitivity import REQUEST
 
 from lowbit.sensitivity.build_table import build_table
 from lowbit.sensitivity.hessian import products
@@ -18,7 +18,7 @@ from lowbit.sensitivity.table import SensitivityTable
 
 
 def test_a_walk_has_every_predictor_of_every_site(
-    lab: MeasuredModel, table: SensitivityTable
+    model: MeasuredModel, table: SensitivityTable
 ) -> None:
     for site in table.sites:
         for damage in site.damages.values():
@@ -28,7 +28,7 @@ def test_a_walk_has_every_predictor_of_every_site(
             assert damage.gauss_newton >= 0
             assert damage.taylor_alone is not None
             assert damage.monte_carlo is not None
-    site = lab.blocks[2]
+    site = model.blocks[2]
     (row,) = [s for s in table.sites if s.name == site.name]
     # At small errors the outputs' own curvature is what their divergence is made of.
     eight = row.damages["int8@16"]
@@ -36,31 +36,31 @@ def test_a_walk_has_every_predictor_of_every_site(
     assert eight.gauss_newton == pytest.approx(
         eight.measured - eight.first_order, rel=0.1, abs=1e-7
     )
-    known = hutchinson(lab, ASKED, lambda *_: None)
-    error = lab.error(site.name, "int4@16")
-    draws = known.costs(site.name, error)
+    traces = hutchinson(model, REQUEST, lambda *_: None)
+    error = model.error(site.name, "int4@16")
+    draws = traces.costs(site.name, error)
     four = row.damages["int4@16"]
     assert four.hutchinson == pytest.approx(np.mean(draws), rel=1e-4)
     assert four.hutchinson_spread == pytest.approx(np.std(draws, ddof=1) / 3**0.5, rel=1e-4)
 
 
-def test_what_few_sequences_say_of_second_order_has_a_spread(lab: MeasuredModel) -> None:
+def test_what_few_sequences_say_of_second_order_has_a_spread(model: MeasuredModel) -> None:
     """Of documents: two sequences of one count once."""
-    asked = replace(ASKED, formats=("int4@16",), walk=False)
-    few = MeasuredModel(lab.module, lab.sites, lab.batches, curved=(0, 2))
-    errors = {s.name: lab.error(s.name, "int4@16") for s in lab.sites}
-    held = {n: e if n in {b.name for b in lab.blocks} else 0 * e for n, e in errors.items()}
+    request = replace(REQUEST, formats=("int4@16",), walk=False)
+    few = MeasuredModel(model.module, model.sites, model.batches, curved=(0, 2))
+    errors = {s.name: model.error(s.name, "int4@16") for s in model.sites}
+    full = {n: e if n in {b.name for b in model.blocks} else 0 * e for n, e in errors.items()}
     each = [
-        0.5 * products(lab.module, lab.sites, [batch], held).sums[0] / sum(batch.labels)
+        0.5 * products(model.module, model.sites, [batch], full).sums[0] / sum(batch.labels)
         for batch in few.subset
     ]
-    whole = build_table(few, asked, ("t", "t")).whole["int4@16"]
-    wanted = abs(each[0] - each[1]) / 2  # of the mean of two, as long as each other
-    assert whole.curved_spread == pytest.approx(wanted, rel=0.05)
-    told = predictions(whole)
+    whole = build_table(few, request, ("t", "t")).whole["int4@16"]
+    expected = abs(each[0] - each[1]) / 2  # of the mean of two, as long as each other
+    assert whole.curved_spread == pytest.approx(expected, rel=0.05)
+    by_name = predictions(whole)
     wide = math.hypot(whole.loss_spread, whole.curved_spread)
-    assert told["gauss_newton"].spread == pytest.approx(wide, rel=1e-3)
+    assert by_name["gauss_newton"].spread == pytest.approx(wide, rel=1e-3)
     for name in ("taylor", "kfac"):
-        assert told[name].spread == pytest.approx(whole.loss_spread), (
+        assert by_name[name].spread == pytest.approx(whole.loss_spread), (
             "which are taken on all of them"
         )

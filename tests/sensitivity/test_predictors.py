@@ -13,12 +13,16 @@ from lowbit.sensitivity.table import SensitivityTable
 
 def test_predictions_hold_the_first_order_and_their_errors(table: SensitivityTable) -> None:
     whole = table.whole["int4@16"]
-    found = predictions(whole)
-    assert found["taylor"].gap == pytest.approx(whole.first_order + whole.taylor)
-    assert found["loss"].gap == whole.loss
-    assert found["hutchinson"].spread > found["kfac"].spread == pytest.approx(whole.loss_spread)
-    assert found["kl"].low < found["kl"].gap < found["kl"].high
-    assert {n for n, one in found.items() if one.runs_model} == {"monte_carlo", "kl", "loss"}
+    by_name = predictions(whole)
+    assert by_name["taylor"].gap == pytest.approx(whole.first_order + whole.taylor)
+    assert by_name["loss"].gap == whole.loss
+    assert by_name["hutchinson"].spread > by_name["kfac"].spread == pytest.approx(whole.loss_spread)
+    assert by_name["kl"].low < by_name["kl"].gap < by_name["kl"].high
+    assert {n for n, prediction in by_name.items() if prediction.runs_model} == {
+        "monte_carlo",
+        "kl",
+        "loss",
+    }
 
 
 def test_ranks_leave_what_they_do_not_take_back(table: SensitivityTable) -> None:

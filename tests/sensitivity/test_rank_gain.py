@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from helpers.sensitivity import ASKED, Folder, lab_of
+from helpers.sensitivity import REQUEST, Folder, tiny_measured
 
 from lowbit.sensitivity import curvature
 from lowbit.sensitivity.build_table import build_table
@@ -16,27 +16,29 @@ from lowbit.sensitivity.rank_gain import LENGTH_RATIO, MANY_STEPS, peak_gain
 
 
 def test_ranks_are_worth_what_a_step_of_each_really_wins(tiny_model: Folder) -> None:
-    lab = lab_of(tiny_model("llama"))
-    asked = replace(ASKED, walk=False, uniform=False, exact=False, samples=0, costed=True)
-    table = build_table(lab, asked, ("tiny", "text"))
+    model = tiny_measured(tiny_model("llama"))
+    request = replace(REQUEST, walk=False, uniform=False, exact=False, samples=0, costed=True)
+    table = build_table(model, request, ("tiny", "text"))
     reaches = [site.reach for site in table.sites if site.reach is not None]
     for reach in reaches:
         assert list(reach.gains) == sorted(reach.gains)
         assert reach.gains[0] >= 0
-    found = curvature.measure_curvature(lab.module, lab.sites, lab.batches, 0, kind=lab.kind)
-    half = lab.batches[1::2]
-    base, won = lab.loss_on(half), []
+    curved = curvature.measure_curvature(
+        model.module, model.sites, model.batches, 0, kind=model.kind
+    )
+    half = model.batches[1::2]
+    base, won = model.loss_on(half), []
     for rank in (1, 16):
         steps = {
             s.name: GradientSteps.of(
-                metric(found.factors[s.name]), found.half[s.name], found.other_half(s.name)
+                metric(curved.factors[s.name]), curved.half[s.name], curved.other_half(s.name)
             ).step(rank)
-            for s in lab.blocks
+            for s in model.blocks
         }
         tried, length = [0.0], 1e-4
         while tried[-1] >= tried[-2:][0]:
-            with shifted(lab, {name: length * step for name, step in steps.items()}):
-                tried.append(base - lab.loss_on(half))
+            with shifted(model, {name: length * step for name, step in steps.items()}):
+                tried.append(base - model.loss_on(half))
             length *= 1.1
         won.append(max(tried))
     total = sum(reach.gains[-1] - reach.gains[0] for reach in reaches)

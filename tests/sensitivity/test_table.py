@@ -12,16 +12,22 @@ def test_a_table_reads_back_as_it_was_written(table: SensitivityTable) -> None:
     assert from_text(to_text(table)) == table
 
 
-def test_spreads_are_over_documents(lab: MeasuredModel) -> None:
-    one = build_table(lab, MeasureRequest(("int2@16",), (4,), 2), ("tiny", "text")).whole["int2@16"]
-    lab.documents = [0, 0, 1]
-    two = build_table(lab, MeasureRequest(("int2@16",), (4,), 2), ("tiny", "text")).whole["int2@16"]
-    lab.documents = [7, 7, 7]
-    table = build_table(lab, MeasureRequest(("int2@16",), (4,), 2), ("tiny", "text"))
-    lab.documents = ()
-    assert one.loss == two.loss
-    assert one.loss_spread != two.loss_spread
-    assert table.whole["int2@16"].loss_spread == one.loss_spread, "of one document: its stretches"
+def test_spreads_are_over_documents(model: MeasuredModel) -> None:
+    separate = build_table(model, MeasureRequest(("int2@16",), (4,), 2), ("tiny", "text")).whole[
+        "int2@16"
+    ]
+    model.documents = [0, 0, 1]
+    paired = build_table(model, MeasureRequest(("int2@16",), (4,), 2), ("tiny", "text")).whole[
+        "int2@16"
+    ]
+    model.documents = [7, 7, 7]
+    table = build_table(model, MeasureRequest(("int2@16",), (4,), 2), ("tiny", "text"))
+    model.documents = ()
+    assert separate.loss == paired.loss
+    assert separate.loss_spread != paired.loss_spread
+    assert table.whole["int2@16"].loss_spread == separate.loss_spread, (
+        "of separate document: its stretches"
+    )
     assert table.documents == 1
     assert "one document" in worked(table.basis, 1)
 

@@ -17,7 +17,7 @@ from transformers import PretrainedConfig
 
 from lowbit.core.cache import cache_dir
 from lowbit.core.errors import UserError
-from lowbit.core.files import digest, write_atomic
+from lowbit.core.files import file_digest, write_atomic
 from lowbit.core.spec import RunSpec, Site
 from lowbit.layers import matmul
 from lowbit.runs import device
@@ -79,7 +79,7 @@ def measure(
 def _key(prepared: Prepared, request: MeasureRequest, calibration: Calibration) -> str:
     """A hash of everything that the table depends on."""
     at = calibration.at
-    adapter = "" if at is None else digest(at / ADAPTER / WEIGHTS)
+    adapter = "" if at is None else file_digest(at / ADAPTER / WEIGHTS)
     weights, data = weights_digest(prepared.checkpoint), prepared.data.fingerprint
     about = [CACHE_VERSION, weights, data, calibration.tokens, adapter]
     about.append(_architecture(prepared.checkpoint.config))

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.core.errors import UserError
-from lowbit.core.execution import Execution
 from lowbit.core.spec import RunSpec, Site
 from lowbit.core.toml import check
 from lowbit.models.family import find_sites
 from lowbit.models.loading import load
 from lowbit.quant.formats import is_cast, parse
-from lowbit.runs.build import install_run
+from lowbit.runs.build import build_run
+from lowbit.runs.device import cpu_machine
 from lowbit.runs.export import merge, peft
 from lowbit.runs.prepare import Prepared
 from lowbit.runs.record import ADAPTER
-from lowbit.runs.record import load as load_record
+from lowbit.runs.store import find_run
 from lowbit.sensitivity.calibration import CalibrationText
 from lowbit.sensitivity.curvature import as_site
 from lowbit.sensitivity.measured_model import MeasuredModel, in_bf16
@@ -53,7 +53,8 @@ def open_finished_run(
 
 def finished_run(spec: RunSpec, folder: Path) -> RunSpec:
     """The run in a folder, after a check that this model can be measured there."""
-    record = load_record(folder)
+    finished = find_run(folder)
+    record = None if finished is None else finished.record
     if record is None or record.status != "done":
         raise UserError(f"{folder} holds no finished run to measure at")
     run = check(RunSpec, record.spec, None)
@@ -75,7 +76,7 @@ def merged_run(
     run: RunSpec, prepared: Prepared, folder: Path
 ) -> tuple[nn.Module, tuple[Site, ...], dict[str, Tensor]]:
     """A run's model with its adapter merged, its stored sites, and their exact weights."""
-    installed = install_run(run, prepared, Execution(), torch.device("cpu"), "fp32")
+    installed = build_run(prepared.with_spec(run), cpu_machine())
     peft.attach(installed.model, peft.read(folder / ADAPTER))
     kind, labels = prepared.task.kind, len(prepared.data.labels)
     at = (installed.model, installed.sites, prepared.checkpoint, kind, labels, prepared.pad)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lowbit.core.spec import Plan, RunSpec
-from lowbit.runs.build import choices_of
+from lowbit.runs.build import site_choices
 from lowbit.runs.prepare import Prepared
 from lowbit.sensitivity.measure import measure
 from lowbit.sensitivity.measured_model import OnProgress
@@ -21,7 +21,10 @@ def predict_plans(
     on_progress: OnProgress,
 ) -> PlanPredictions:
     """The predictions of several plans for one model and task, by the names given here."""
-    rows = [PredictedPlan(name, *choices_of(plan, prepared)[1:]) for name, plan in plans.items()]
+    rows = [
+        PredictedPlan(name, *site_choices(prepared.with_plan(plan))[1:])
+        for name, plan in plans.items()
+    ]
     formats = tuple(dict.fromkeys(text for row in rows for text in row.formats.values()))
     joint = tuple((row.name, tuple(row.formats.items())) for row in rows)
     request = MeasureRequest(formats, joint=joint, uniform=False, exact=False)
