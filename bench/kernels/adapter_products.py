@@ -1,6 +1,9 @@
-"""The thin products of an adapter in every order, by time:  python bench/kernels/adapter_products.py [TOKENS IN OUT]
+"""Time an adapter's four low-rank products in every order.
 
-Why `lowbit.layers.autograd` writes its four products as it does. Rank 8, fp32, median of 25.
+    python bench/kernels/adapter_products.py [TOKENS IN OUT]
+
+`lowbit.layers.autograd` uses the fastest orders. Rank 8, fp32, median of 25. The products are below
+the public API, so torch is called directly.
 """
 
 from __future__ import annotations

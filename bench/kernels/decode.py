@@ -1,4 +1,9 @@
-"""How long one matrix takes to decode, by format:  python bench/kernels/decode.py [ROWS COLUMNS]"""
+"""Time to decode one matrix, by format.
+
+    python bench/kernels/decode.py [ROWS COLUMNS]
+
+It times `lowbit.quant.codec` directly: the public API does not decode single matrices.
+"""
 
 from __future__ import annotations
 

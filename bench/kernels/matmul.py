@@ -1,7 +1,10 @@
-"""fp32 products by MKL and by oneDNN, and what they and padding do to a step:  python bench/kernels/matmul.py
+"""Compare fp32 products by MKL and by oneDNN, alone and in training steps.
 
-One thread, since runs side by side have one each. The steps need `LOWBIT_ASSETS`; without it the
-products alone are timed. The ways take turns; medians of 25 products, and of three rounds.
+    python bench/kernels/matmul.py
+
+One thread, because parallel runs have one each. The steps need `LOWBIT_ASSETS`; without it only
+products are timed. Medians of 25 products, and of three rounds in which the libraries alternate.
+The public API chooses the library itself, so this script switches it inside `lowbit.layers.matmul`.
 """
 
 from __future__ import annotations
@@ -22,8 +25,8 @@ from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.layers import matmul
 from lowbit.models import packed_attention
 from lowbit.runs import allocator
-from lowbit.runs.build import install_run
-from lowbit.runs.device import PeakMemory
+from lowbit.runs.build import build_run
+from lowbit.runs.device import PeakMemory, cpu_machine
 from lowbit.runs.prepare import prepare_run
 from lowbit.tasks.batching import collate
 from lowbit.train.losses import scores, training_loss
@@ -56,11 +59,11 @@ def main() -> None:
     for tokens, width, out in SHAPES:
         x, weight = torch.randn(tokens, width), torch.randn(out, width)
         work = 2e-9 * tokens * width * out
-        found = []
+        speeds = []
         for quick in (False, True):
             with using(quick, padded=False):
-                found.append(work / seconds(lambda x=x, weight=weight: matmul.linear(x, weight)))
-        print(f"{tokens} x {width} to {out}: MKL {found[0]:.0f}, oneDNN {found[1]:.0f} GFLOP/s")
+                speeds.append(work / seconds(lambda x=x, weight=weight: matmul.linear(x, weight)))
+        print(f"{tokens} x {width} to {out}: MKL {speeds[0]:.0f}, oneDNN {speeds[1]:.0f} GFLOP/s")
     _kernels()
     if os.environ.get("LOWBIT_ASSETS"):
         for work in WORKS:
@@ -102,7 +105,7 @@ def _steps(model: str, task: TaskSpec, batch: int) -> None:
     spec = RunSpec(model, task, plan, TrainSpec(batch=batch, compute="fp32"), 0)
     start = prepare_run(spec)
     execution = Execution(residency="decoded", threads=1)
-    run = install_run(spec, start, execution, torch.device("cpu"), "fp32").model
+    run = build_run(start, cpu_machine(execution)).model
     examples, kind = start.data.parts["train"], start.task.kind
     trained = [collate(examples, range(i, i + batch)) for i in range(0, STEPS * batch, batch)]
     scored = [collate(examples, range(i, i + SCORED)) for i in range(0, 3 * SCORED, SCORED)]
@@ -120,8 +123,8 @@ def _steps(model: str, task: TaskSpec, batch: int) -> None:
                 run.eval()
                 speeds[way].append((fast, _speed(scored, lambda b: scores(run, kind, b))))
     print(f"\n{model} on {task.name}, tokens a second: training, scoring")
-    for way, found in speeds.items():
-        print(f"  {way:20} {median(a for a, _ in found):6,.0f} {median(b for _, b in found):6,.0f}")
+    for way, pairs in speeds.items():
+        print(f"  {way:20} {median(a for a, _ in pairs):6,.0f} {median(b for _, b in pairs):6,.0f}")
 
 
 def _speed(work: list[Any], do: Callable[[Any], object]) -> float:

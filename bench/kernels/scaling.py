@@ -1,8 +1,11 @@
-"""How a step's cost grows with tokens, layers and width:  python bench/kernels/scaling.py
+"""How a step's time grows with tokens, layers and width.
 
-Random Llama models without a large vocabulary's head in the way; each of the three is doubled
-twice, the others stay. The exponent is the slope of log time over log size: 1 means that nothing
-gets slower per token as tokens or layers are added; width tends to 2, products growing so.
+    python bench/kernels/scaling.py
+
+Random Llama models with a small vocabulary. Each of the three sizes is doubled twice while the
+others stay. The exponent is the slope of log time over log size: 1 means linear in tokens or
+layers; for width it tends to 2, as the products do. Steps are timed inside the training loop; the
+public API only times whole runs.
 """
 
 from __future__ import annotations
@@ -32,9 +35,9 @@ def main() -> None:
     print(f"from {BASE}, ms a step, nf4@64, rank 8")
     for name in BASE:
         sizes = [{**BASE, name: times * BASE[name]} for times in TIMES]
-        found = [process(size) for size in sizes]
-        said = "  ".join(f"x{t} {1e3 * s:7.1f}" for t, s in zip(TIMES, found, strict=True))
-        print(f"{name:8} {said}   exponent {exponent(found):.2f}")
+        step_seconds = [process(size) for size in sizes]
+        row = "  ".join(f"x{t} {1e3 * s:7.1f}" for t, s in zip(TIMES, step_seconds, strict=True))
+        print(f"{name:8} {row}   exponent {exponent(step_seconds):.2f}")
 
 
 def process(size: dict[str, int]) -> float:
@@ -43,9 +46,9 @@ def process(size: dict[str, int]) -> float:
     return float(json.loads(done.stdout.splitlines()[-1]))
 
 
-def exponent(found: list[float]) -> float:
+def exponent(step_seconds: list[float]) -> float:
     """Least squares through (log times, log seconds)."""
-    x, y = [math.log(t) for t in TIMES], [math.log(s) for s in found]
+    x, y = [math.log(t) for t in TIMES], [math.log(s) for s in step_seconds]
     mx, my = sum(x) / len(x), sum(y) / len(y)
     above = sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True))
     return above / sum((a - mx) ** 2 for a in x)
@@ -64,11 +67,11 @@ def seconds(tokens: int, layers: int, width: int) -> float:
     from lowbit.models.loading import open_checkpoint, skeleton
     from lowbit.models.weights import blank
     from lowbit.plan.rules import choose
-    from lowbit.runs.device import set_up
+    from lowbit.runs.device import open_machine
     from lowbit.tasks.base import Example
     from lowbit.train.loop import LoopSettings, train_model
 
-    device, _ = set_up(Execution(device="cpu"), "fp32")
+    device = open_machine(Execution(device="cpu"), "fp32").device
     with tempfile.TemporaryDirectory() as folder:
         config = LlamaConfig(
             vocab_size=512, hidden_size=width, intermediate_size=4 * width,

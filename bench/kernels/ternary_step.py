@@ -1,10 +1,13 @@
-"""What a ternary step costs beside a plain one:  python bench/kernels/ternary_step.py [MODEL] [ROUNDS]
+"""Compare the time of a ternary training step with that of a full-precision one.
+
+    python bench/kernels/ternary_step.py [MODEL] [ROUNDS]
 
 Both train every block matrix of the same model with AdamW on 4 x 256 tokens: one as ordinary linear
 layers, the other as ternary ones (absmean, groups of 128, lambda half way up and at 1), by the
 library's layer and by the research program's own copy of it. Steps of all sides alternate within a
 round, so that a slow minute of the machine meets all of them. The plain step computes in bf16 where
-the machine has products for it, else in fp32, and so do the others.
+the machine has products for it, else in fp32, and so do the others. The public API only times whole
+runs, so the layers are built here.
 """
 
 from __future__ import annotations
@@ -30,16 +33,16 @@ from lowbit.layers.ternary.grid import Grid
 from lowbit.layers.ternary.linear import TernaryLinear, set_strength
 from lowbit.models.family import find_sites
 from lowbit.models.loading import load, open_checkpoint, resolve
-from lowbit.runs.device import TYPES, set_up
+from lowbit.runs.device import TYPES, open_machine
 
-PROGRAM = Path(__file__).parents[1] / "studies" / "ternary"
+PROGRAM = Path(__file__).parents[2] / "studies" / "ternary"
 WARM = 2
 
 
 def main() -> None:
     model = sys.argv[1] if len(sys.argv) > 1 else "assets:lm-14m"
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 12
-    _, compute = set_up(Execution(device="cpu"), "auto")
+    compute = open_machine(Execution(device="cpu"), "auto").compute
     sides = {
         "plain": _steps(model, TYPES[compute], lambda whole: None),
         "ternary, lambda 0.5": _steps(model, TYPES[compute], lambda whole: _ternary(whole, 0.5)),
@@ -90,8 +93,8 @@ def _ternary(model: nn.Module, strength: float) -> None:
         if site.role in BLOCK_ROLES:
             parent, _, last = site.name.rpartition(".")
             plain = model.get_submodule(site.name)
-            made = TernaryLinear(plain.weight, plain.bias, Grid(128))  # type: ignore[arg-type]
-            setattr(model.get_submodule(parent), last, made)
+            layer = TernaryLinear(plain.weight, plain.bias, Grid(128))  # type: ignore[arg-type]
+            setattr(model.get_submodule(parent), last, layer)
     set_strength(model, strength)
 
 
@@ -105,8 +108,8 @@ def _programs(model: nn.Module) -> None:
 def _program() -> ModuleType:
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
-        told = {"seed": 0, "seconds": 1.0, "tokens": 0, "threads": torch.get_num_threads()}
-        (Path(folder) / "trial.json").write_text(json.dumps(told))
+        trial = {"seed": 0, "seconds": 1.0, "tokens": 0, "threads": torch.get_num_threads()}
+        (Path(folder) / "trial.json").write_text(json.dumps(trial))
         os.chdir(folder)
         try:
             for name in ("prepare", "train"):

@@ -1,8 +1,10 @@
-"""Ours beside its peers, in one process tree:  make bench   or   python bench/peers/compare.py
+"""Compare lowbit with PEFT + bitsandbytes and PEFT + torchao.
 
-Four workloads, every side in a process of its own, sides alternating, medians and spreads over
+    make bench   or   python bench/peers/compare.py [--only lm] [--quick]
+
+Four workloads. Every side runs in its own process and sides alternate; medians and spreads are over
 the rounds. The limit (`bench/peers/matmul_floor.py`) is measured again in every round, because a shared
-machine is not equally fast at all times.
+machine does not always run at the same speed.
 
     lm        one step of the assets' language model, 4 x 256 tokens of WikiText-2
     lm-wide   the same of ten random Llama layers of width 576, vocabulary 49,152

@@ -1,4 +1,8 @@
-"""Our side, through the product's own loading, its one training loop and its engine."""
+"""lowbit's side: its loading, its training loop and its worker pool.
+
+The public `lowbit.adapt` is not used here: each step is timed from inside the loop, and every side
+must train on the same prepared examples.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,8 @@ FORMATS = ("nf4@64", "nf4@64+dq")
 """The two plans of the mini-matrix."""
 
 
-def one(job: Job) -> dict[str, float]:
-    """Through the product's own loading and its one training loop."""
+def run(job: Job) -> dict[str, float]:
+    """One training, timed step by step."""
     import torch
     import transformers.models.bert.modeling_bert
     import transformers.models.llama.modeling_llama  # noqa: F401
@@ -23,7 +27,7 @@ def one(job: Job) -> dict[str, float]:
     from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
     from lowbit.models.loading import open_checkpoint, tokenizer_of
     from lowbit.runs import device as machine
-    from lowbit.runs.build import install_run
+    from lowbit.runs.build import build_run
     from lowbit.runs.prepare import Prepared
     from lowbit.tasks.base import Data
     from lowbit.tasks.prepare import find
@@ -37,7 +41,8 @@ def one(job: Job) -> dict[str, float]:
         checkpointing=job.side in ("ours-checkpointing", "ours-least"),
         sparing=job.side == "ours-least",
     )
-    device, compute = machine.set_up(execution, "auto")
+    here = machine.open_machine(execution, "auto")
+    device = here.device
     checkpoint = open_checkpoint(folder)
     tokenizer = tokenizer_of(folder) if reads else None
     train, scored = data_of(job, tokenizer, checkpoint.config.vocab_size)
@@ -51,7 +56,7 @@ def one(job: Job) -> dict[str, float]:
     spec = RunSpec(job.model, TaskSpec(name), plan, settings, job.seed)
     task, parts = find(name), {"train": train, "selection": scored[:1], "scored": scored}
     data = Data(task.kind, parts, ("0", "1") if job.work == "sst2" else (), (), "bench")
-    made_run = install_run(spec, Prepared(checkpoint, task, data, 0), execution, device, compute)
+    built = build_run(Prepared(spec, checkpoint, task, data, 0), here)
     marks: list[tuple[float, int]] = []
     setting = LoopSettings(
         kind=task.kind,
@@ -61,19 +66,19 @@ def one(job: Job) -> dict[str, float]:
         watcher=lambda _, __, tokens, ___: marks.append((time.perf_counter(), tokens)),
     )
     if job.profile:
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
-            train_model(made_run.model, parts, setting)
-        averages = seen.key_averages(group_by_input_shape=True)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            train_model(built.model, parts, setting)
+        averages = profile.key_averages(group_by_input_shape=True)
         sys.stderr.write(averages.table(sort_by="self_cpu_time_total", row_limit=40))
     else:
-        train_model(made_run.model, parts, setting)
+        train_model(built.model, parts, setting)
     peak = memory.peak() - memory.idle
-    found, _ = evaluate(made_run.model, scored, task.kind, 32, device)
-    return {**summary(marks, peak, ratio(found)), "threads": torch.get_num_threads()}
+    example_scores, _ = evaluate(built.model, scored, task.kind, 32, device)
+    return {**summary(marks, peak, ratio(example_scores)), "threads": torch.get_num_threads()}
 
 
-def six(job: Job) -> list[float]:
-    """Through the engine, two at a time with a thread each, records written."""
+def run_matrix(job: Job) -> list[float]:
+    """Six runs in the worker pool, two at a time with a thread each; their accuracies."""
     import tempfile
 
     from lowbit.core.execution import Execution

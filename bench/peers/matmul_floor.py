@@ -1,9 +1,9 @@
-"""The floor of a step: its own matrix products and nothing else.
+"""The lower bound of a step's time: its base matrix products alone.
 
 Every base product of the step forward and backward, by the faster of torch's libraries, on matrices
-of their own (so that caches see what they would see), with the tokens that a step has. What `share
-of the limit` is measured against. Attention's products and the adapters' are left out, so nothing
-can reach 100 %.
+of their own (so that caches see what they would see), with the tokens that a step has. Comparisons
+give a step's share of this limit. Products of attention and adapters are left out, so no side can
+reach 100 %.
 
     python bench/peers/matmul_floor.py [MODEL] [TOKENS] [lm|sst2]
 """
@@ -35,7 +35,7 @@ def limit(model: str, tokens: int, work: str, rounds: int = 7) -> dict[str, floa
     if work == "lm":
         # The head sees every token; its gradient with respect to them is one product more.
         shapes += [s.shape for s in sites if s.role == "head" or s.aliases]
-    found = {}
+    medians = {}
     speeds = device.speed(torch.device("cpu"))
     for name, speed in speeds.items():
         if speed < max(speeds.values()) / 4:
@@ -52,8 +52,8 @@ def limit(model: str, tokens: int, work: str, rounds: int = 7) -> dict[str, floa
             for weight in reversed(weights):
                 matmul.input_gradient(slopes[tuple(weight.shape)], weight)
             seconds.append(time.perf_counter() - began)
-        found[name] = median(seconds[1:])
-    return found
+        medians[name] = median(seconds[1:])
+    return medians
 
 
 if __name__ == "__main__":

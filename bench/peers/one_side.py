@@ -1,6 +1,7 @@
-"""One side of a comparison, in a process of its own: prints a line of JSON.
+"""Run one side of the comparison and print its figures as a line of JSON.
 
-    python bench/peers/one_side.py SIDE WORK [--model M] [--steps N] [--seed S] [--matrix | --profile]
+    python bench/peers/one_side.py SIDE WORK [--model M] [--steps N] [--seed S]
+        [--matrix | --profile]
 
 Every side trains the same model on the same examples with rank 8 on every block matrix, nf4 in
 groups of 64 (torchao: int8), embedding and head in 16 bit or wider, AdamW, clipping at 1; it is
@@ -26,12 +27,12 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     job, matrix = _job()
     if matrix:
-        print(json.dumps(six(job)))
+        print(json.dumps(run_matrix(job)))
     else:
-        print(json.dumps(_side(job).one(job)))
+        print(json.dumps(_side(job).run(job)))
 
 
-def six(job: Job) -> dict[str, float]:
+def run_matrix(job: Job) -> dict[str, float]:
     """Two plans (nf4, and with doubly quantised scales) x three seeds, scored, start to end.
 
     Peers go one after another in one process, which is how their scripts are written and what
@@ -39,10 +40,10 @@ def six(job: Job) -> dict[str, float]:
     """
     began = time.perf_counter()
     if job.side.startswith("ours"):
-        quality = lowbit_side.six(job)
+        quality = lowbit_side.run_matrix(job)
     else:
         jobs = [replace(job, dq=dq, seed=seed) for dq in (False, True) for seed in range(3)]
-        quality = [transformers_side.one(each)["quality"] for each in jobs]
+        quality = [transformers_side.run(each)["quality"] for each in jobs]
     return {"seconds": time.perf_counter() - began, "quality": sum(quality) / len(quality)}
 
 
@@ -60,9 +61,9 @@ def _job() -> tuple[Job, bool]:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--profile", action="store_true", help="where our own time goes")
     parser.add_argument("--matrix", action="store_true", help="six runs, start to end")
-    found = vars(parser.parse_args())
-    matrix = found.pop("matrix")
-    return Job(**found), matrix
+    options = vars(parser.parse_args())
+    matrix = options.pop("matrix")
+    return Job(**options), matrix
 
 
 if __name__ == "__main__":

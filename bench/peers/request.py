@@ -1,4 +1,4 @@
-"""What a side of the comparison is asked for, and the examples that every side is given."""
+"""The request to one side of the comparison, and the examples that all sides share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WORKS = {"lm": 4, "sst2": 8}
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked of a side."""
+    """One side's workload and settings."""
 
     side: str
     work: str
@@ -45,8 +45,8 @@ def data_of(job: Job, tokenizer: Any, vocabulary: int) -> tuple[Any, Any]:
     from lowbit.tasks.prepare import prepare
 
     if job.work == "sst2":
-        found = prepare(TaskSpec("sst2", limit=job.sentences), tokenizer, 512, cache_dir())
-        return found.parts["train"], found.parts["scored"]
+        data = prepare(TaskSpec("sst2", limit=job.sentences), tokenizer, 512, cache_dir())
+        return data.parts["train"], data.parts["scored"]
     if tokenizer is not None:
         task = TaskSpec("wikitext2", window=WINDOW)
         parts = prepare(task, tokenizer, 2 * WINDOW, cache_dir()).parts
@@ -54,8 +54,8 @@ def data_of(job: Job, tokenizer: Any, vocabulary: int) -> tuple[Any, Any]:
         return whole["train"], whole["scored"][:LOOKED_AT]
     source = np.random.default_rng(job.seed)
     rows = source.integers(0, vocabulary, (job.steps * WORKS["lm"] + LOOKED_AT, WINDOW + 1))
-    made = [Example(row[:-1], row[1:], i, 1) for i, row in enumerate(rows)]
-    return made[LOOKED_AT:], made[:LOOKED_AT]
+    examples = [Example(row[:-1], row[1:], i, 1) for i, row in enumerate(rows)]
+    return examples[LOOKED_AT:], examples[:LOOKED_AT]
 
 
 def folder_of(reference: str) -> tuple[Path, bool]:
@@ -64,10 +64,10 @@ def folder_of(reference: str) -> tuple[Path, bool]:
 
     if not reference.startswith("random:"):
         return resolve(reference), True
-    return made(reference), False
+    return random_model(reference), False
 
 
-def made(reference: str) -> Path:
+def random_model(reference: str) -> Path:
     """A Llama of random weights with the vocabulary of SmolLM, kept in the cache."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -89,7 +89,7 @@ def made(reference: str) -> Path:
 
 
 def summary(marks: list[tuple[float, int]], peak: int, quality: float) -> dict[str, float]:
-    """Of (seconds, tokens) at the end of every step; the first steps are left out."""
+    """Speed, peak memory and quality; `marks`: (seconds, tokens) after each step, warm-up first."""
     seconds = marks[-1][0] - marks[WARM - 1][0]
     tokens = marks[-1][1] - marks[WARM - 1][1]
     steps = [b[0] - a[0] for a, b in zip(marks[WARM - 1 :], marks[WARM:], strict=False)]

@@ -1,4 +1,4 @@
-"""The peers, driven by transformers' own Trainer:
+"""The peers' sides, run by transformers' Trainer:
 
 a   PEFT and bitsandbytes nf4 as their documentation sets them up
 b   the same, tuned as well as an expert would
@@ -15,7 +15,7 @@ from typing import Any
 from request import RANK, WORKS, Job, data_of, folder_of, summary
 
 
-def one(job: Job) -> dict[str, float]:
+def run(job: Job) -> dict[str, float]:
     import torch
     import transformers
     import transformers.models.bert.modeling_bert

@@ -1,6 +1,8 @@
-"""What a campaign's runs took beside their training: python bench/system/campaign.py LEDGER
+"""Seconds that a campaign's runs spent on training, evaluation and overhead.
 
-Median, least and most of every role's runs that came to an end, in seconds.
+    python bench/system/campaign.py LEDGER
+
+Median, least and most over the completed runs of each role.
 """
 
 from __future__ import annotations
@@ -14,13 +16,13 @@ from lowbit.research.campaign.run_result import Ran
 
 
 def main(path: Path) -> None:
-    found: dict[str, list[Ran]] = {}
+    by_role: dict[str, list[Ran]] = {}
     for event in Ledger(path).events:
         if event.kind == "ran":
             ran = Ran.from_json(event.body["ran"])
             if not ran.reason:
-                found.setdefault(event.body["role"], []).append(ran)
-    for role, runs in found.items():
+                by_role.setdefault(event.body["role"], []).append(ran)
+    for role, runs in by_role.items():
         for what, values in (
             ("training", [ran.trained for ran in runs]),
             ("beside it", [ran.overhead for ran in runs]),

@@ -1,9 +1,11 @@
-"""What a dry run says against what happens:  python bench/system/dry_run.py [MODEL TASK]...
+"""Compare a dry run's estimates with the run itself.
 
-For every model and task: the probe that `lowbit run --dry-run` makes, then the run itself, each in
-a process of its own; bytes, peak memory and time side by side, and whether memory and time are
-within 20 %. Time is what a person waits for the run: starting, loading, training and scoring.
-Exits with 1 where one is not.
+    python bench/system/dry_run.py [MODEL TASK]...
+
+For every model and task it runs the probe of `lowbit run --dry-run` and then the run, each in its
+own process. It prints bytes, peak memory and time of both, and exits with 1 if memory or time
+differ by more than 20 %. Time includes starting, loading, training and scoring. The public API
+does not expose the probe.
 """
 
 from __future__ import annotations
@@ -24,18 +26,20 @@ PLANS = (Plan("nf4", "nf4@64", embedding="bf16"), Plan("bf16", "bf16"))
 
 def main() -> None:
     words = sys.argv[1:] or ["assets:lm-14m", "wikitext2", "assets:minilm", "sst2"]
-    print(f"{'':28} {'said':>8} {'was':>8} {'off':>6}")
-    off = [one(m, t, plan) for m, t in zip(words[::2], words[1::2], strict=True) for plan in PLANS]
+    print(f"{'':28} {'estimate':>8} {'run':>8} {'off':>6}")
+    off = [
+        compare(m, t, plan) for m, t in zip(words[::2], words[1::2], strict=True) for plan in PLANS
+    ]
     raise SystemExit(any(off))
 
 
-def one(model: str, task: str, plan: Plan) -> bool:
+def compare(model: str, task: str, plan: Plan) -> bool:
     """Print a configuration's lines; whether any estimate was too far off."""
     language = task != "sst2"
     train = TrainSpec(epochs=1, batch=4 if language else 8, compute="fp32", keep="last")
     data = TaskSpec(task, limit=240 if language else 1600, scored_limit=120 if language else 0)
     spec = RunSpec(model, data, plan, train, 0)
-    said = call(probe, spec)
+    estimate = call(probe, spec)
     with tempfile.TemporaryDirectory() as folder:
         order = Order(Execution(device="cpu"), jobs=1)
         began = time.perf_counter()
@@ -44,10 +48,10 @@ def one(model: str, task: str, plan: Plan) -> bool:
     if ending.record is None:
         raise SystemExit(ending.message)
     was = ending.record
-    print(f"{spec.name}\n  {'stored bytes':26} {said.stored:8,} {was.bytes.stored:8,}")
+    print(f"{spec.name}\n  {'stored bytes':26} {estimate.stored:8,} {was.bytes.stored:8,}")
     figures = {
-        "peak MB": (said.peak_bytes / 1e6, was.cost.peak_bytes / 1e6),
-        "seconds": (said.total_s, waited),
+        "peak MB": (estimate.peak_bytes / 1e6, was.cost.peak_bytes / 1e6),
+        "seconds": (estimate.total_s, waited),
     }
     for name, (before, after) in figures.items():
         print(f"  {name:26} {before:8,.1f} {after:8,.1f} {before / after - 1:+6.0%}")
@@ -55,7 +59,7 @@ def one(model: str, task: str, plan: Plan) -> bool:
 
 
 def probe(spec: RunSpec) -> object:
-    from lowbit.runs.dry_run import probe as measure
+    from lowbit.runs.dry_run import measure_cost as measure
 
     return measure(spec, Execution(device="cpu"))
 

@@ -1,9 +1,11 @@
-"""Load a model whose 16-bit weights exceed the memory allowed:  python bench/system/limited_memory.py [MB]
+"""Load a model whose 16-bit weights exceed the memory allowed.
+
+    python bench/system/limited_memory.py [MB]
 
 A random Llama is written in shards (336 MB of bf16). Then, in processes that may take MB (default
 200) beyond what an interpreter with the libraries has, it is loaded as transformers does it and as
 lowbit does it for a 4-bit plan. The first must run out of memory, the second must not. Linux only:
-the limit is RLIMIT_DATA.
+the limit is RLIMIT_DATA. The public API only loads a model to train or score it.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ def main() -> None:
         size = sum(p.stat().st_size for p in Path(folder).glob("*.safetensors"))
         print(f"{size / 1e6:.0f} MB of bf16 weights, {allowed} MB allowed beyond the interpreter")
         ended = {how: limited(how, Path(folder), allowed) for how in ("transformers", "lowbit")}
-    for how, said in ended.items():
-        print(f"{how:14} {said}")
+    for how, outcome in ended.items():
+        print(f"{how:14} {outcome}")
     if "out of memory" in ended["lowbit"] or "loaded" in ended["transformers"]:
         raise SystemExit(1)
 
@@ -59,12 +61,12 @@ def make(folder: str) -> None:
 
 
 def limited(how: str, folder: Path, allowed: int) -> str:
-    """What became of a load in a process with a limit."""
+    """The outcome of loading the model in a process with a memory limit."""
     words = [sys.executable, __file__, "--inside", how, str(folder), str(allowed)]
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode == 0:
-        found = json.loads(done.stdout.splitlines()[-1])
-        return f"loaded; {found['kept'] / 1e6:.0f} MB kept, peak {found['peak'] / 1e6:.0f} MB"
+        figures = json.loads(done.stdout.splitlines()[-1])
+        return f"loaded; {figures['kept'] / 1e6:.0f} MB kept, peak {figures['peak'] / 1e6:.0f} MB"
     last = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"{done.returncode}"
     short = "memory" in last.lower() or "alloc" in last.lower() or done.returncode < 0
     return f"out of memory ({last[:70]})" if short else f"failed: {last}"

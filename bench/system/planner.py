@@ -1,4 +1,4 @@
-"""Seconds to solve a plan exactly: so many sites of twenty choices under a budget of bytes.
+"""Seconds to solve a plan exactly, for SITES sites of twenty choices under a byte budget.
 
     python bench/system/planner.py [SITES]
 
@@ -21,15 +21,15 @@ AIM = 3.0
 
 def instance(sites: int, source: random.Random) -> dict[str, list[Option]]:
     """Every site in five formats and four ranks; some matter a hundred times more than others."""
-    found = {}
+    options = {}
     for i in range(sites):
         weight = 10 ** source.uniform(-1, 1)
-        found[f"site {i}"] = [
+        options[f"site {i}"] = [
             Option(f"site {i}", f"int{b}@64", r, cost(weight, b, r), 1000 * b + 60 * r, 400 * r)
             for b in (2, 3, 4, 6, 8)
             for r in (2, 4, 8, 16)
         ]
-    return found
+    return options
 
 
 def cost(weight: float, bits: int, rank: int) -> float:
@@ -42,9 +42,9 @@ def main() -> None:
     for seed in range(ROUNDS):
         choices = instance(sites, random.Random(seed))
         began = time.perf_counter()
-        found = solve(choices, 4_300 * sites)
+        solution = solve(choices, 4_300 * sites)
         seconds.append(time.perf_counter() - began)
-        print(f"{seconds[-1]:6.2f} s   gap {found.gap:.1e}")
+        print(f"{seconds[-1]:6.2f} s   gap {solution.gap:.1e}")
     print(f"{median(seconds):6.2f} s   median of {ROUNDS}, at most {max(seconds):.2f}; aim {AIM:g}")
 
 

@@ -16,14 +16,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.command_line import HEAD, Said, begin, ended, lowbit, record_of, stamps, write_study
+from helpers.command_line import (
+    HEAD,
+    CommandResult,
+    begin,
+    ended,
+    lowbit,
+    record_of,
+    stamps,
+    write_study,
+)
 from safetensors.torch import load_file, save_file
 
 from lowbit.core.errors import RunError
 from lowbit.core.execution import Execution
-from lowbit.core.files import lines
+from lowbit.core.files import read_jsonl
 from lowbit.core.spec import TrainSpec
-from lowbit.quant.byte_counts import Ledger, Shape
+from lowbit.quant.byte_counts import ByteCount, ModelShape
 from lowbit.runs import memory_check
 from lowbit.runs.record import LOG, RECORD, SCORES
 
@@ -43,12 +52,12 @@ def broken(llama: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def adapt(llama: Path, tiny_text: Path, tmp_path: Path) -> Callable[..., Said]:
+def adapt(llama: Path, tiny_text: Path, tmp_path: Path) -> Callable[..., CommandResult]:
     """`lowbit adapt` on the tiny model and text, unless said otherwise."""
 
     def call(
         *more: object, model: object = llama, task: object = tiny_text, plan: object = "bf16"
-    ) -> Said:
+    ) -> CommandResult:
         small = ("--set", "task.window=32", "--set", "train.epochs=1", "--device", "cpu")
         small = (*small, "--set", "execution.threads=1")
         options = ("--out", tmp_path / "runs", "--set", "train.compute=fp32", *small)
@@ -65,10 +74,10 @@ def study(llama: Path, tiny_text: Path, tmp_path: Path) -> Path:
 def append(study: Path, text: str) -> int:
     """Add lines to a study's file; the number of the first."""
     file = study / "study.toml"
-    lines = file.read_text(encoding="utf-8").count("\n")
+    read_jsonl = file.read_text(encoding="utf-8").count("\n")
     with file.open("a", encoding="utf-8") as handle:
         handle.write(text)
-    return lines + 1
+    return read_jsonl + 1
 
 
 # -- what the user wrote ---------------------------------------------------------------------------
@@ -80,7 +89,8 @@ def test_an_unknown_key_is_named_with_its_line_and_the_nearest_valid_name(study:
     assert said.code == 2
     file = study / "study.toml"
     assert (
-        said.complaint == f"{file}, line {line}: unknown key 'plan.mine.rnak'. Did you mean 'rank'?"
+        said.error_line
+        == f"{file}, line {line}: unknown key 'plan.mine.rnak'. Did you mean 'rank'?"
     )
     assert not (study / "results").exists()
 
@@ -89,14 +99,14 @@ def test_a_syntax_error_is_named_with_its_line(study: Path) -> None:
     line = append(study, "title = = 3\n")
     said = lowbit("run", study)
     assert said.code == 2
-    assert f"{study / 'study.toml'}: Invalid value (at line {line}" in said.complaint
+    assert f"{study / 'study.toml'}: Invalid value (at line {line}" in said.error_line
 
 
 def test_an_unknown_format_is_named_with_its_line_and_the_nearest_one(study: Path) -> None:
     line = append(study, '[plan.mine]\nformat = "nf5@64"\n') + 1
     said = lowbit("validate", study)
     assert said.code == 2
-    assert f"line {line}: unknown format 'nf5' in 'nf5@64'. Did you mean 'nf4'?" in said.complaint
+    assert f"line {line}: unknown format 'nf5' in 'nf5@64'. Did you mean 'nf4'?" in said.error_line
 
 
 @pytest.mark.parametrize(
@@ -109,55 +119,55 @@ def test_an_unknown_format_is_named_with_its_line_and_the_nearest_one(study: Pat
     ],
 )
 def test_an_unknown_plan_is_answered_with_the_nearest(
-    adapt: Callable[..., Said], plan: str, message: str
+    adapt: Callable[..., CommandResult], plan: str, message: str
 ) -> None:
     said = adapt(plan=plan)
     assert said.code == 2
-    assert message in said.complaint
+    assert message in said.error_line
 
 
 def test_a_plan_file_with_an_unknown_key_or_format_is_named_with_its_line(
-    adapt: Callable[..., Said], tmp_path: Path
+    adapt: Callable[..., CommandResult], tmp_path: Path
 ) -> None:
     plan = tmp_path / "mine.toml"
     plan.write_text('format = "int4@32"\n[[rule]]\nrole = "ffn"\nfromat = "bf16"\n')
     said = adapt(plan=plan)
     assert said.code == 2
-    assert said.complaint == f"{plan}, line 4: unknown key 'rule.0.fromat'. Did you mean 'format'?"
+    assert said.error_line == f"{plan}, line 4: unknown key 'rule.0.fromat'. Did you mean 'format'?"
     plan.write_text('format = "int4@32"\n[[rule]]\nrole = "ffn"\nformat = "bf61"\n')
     said = adapt(plan=plan)
     assert said.code == 2
-    assert said.complaint.startswith(f"{plan}, line 4: unknown format 'bf61'")
+    assert said.error_line.startswith(f"{plan}, line 4: unknown format 'bf61'")
 
 
 def test_a_rule_that_matches_no_site_is_named_with_names_that_exist(
-    adapt: Callable[..., Said], tmp_path: Path
+    adapt: Callable[..., CommandResult], tmp_path: Path
 ) -> None:
     plan = tmp_path / "mine.toml"
     plan.write_text('[[rule]]\nname = "*.c_attn"\nformat = "int8@row"\n')
     said = adapt(plan=plan)
     assert said.code == 2
-    assert "plan 'mine': its rules may leave sites out" in said.complaint
+    assert "plan 'mine': its rules may leave sites out" in said.error_line
     plan.write_text('format = "bf16"\n' + plan.read_text())
     said = adapt(plan=plan)
     assert said.code == 2
-    assert "rule 1 (name = '*.c_attn') matches no site" in said.complaint
-    assert "'model.layers.0.self_attn.q_proj'" in said.complaint
+    assert "rule 1 (name = '*.c_attn') matches no site" in said.error_line
+    assert "'model.layers.0.self_attn.q_proj'" in said.error_line
 
 
 def test_a_rank_larger_than_its_matrix_is_named_with_the_most_it_may_be(
-    adapt: Callable[..., Said],
+    adapt: Callable[..., CommandResult],
 ) -> None:
     said = adapt("--set", "plan.rank=33")
     assert said.code == 2
-    assert "rank 33 for model.layers.0.self_attn.q_proj of 32 x 32" in said.complaint
-    assert "between 0 and 32" in said.complaint
+    assert "rank 33 for model.layers.0.self_attn.q_proj of 32 x 32" in said.error_line
+    assert "between 0 and 32" in said.error_line
 
 
-def test_a_plan_that_trains_nothing_is_refused(adapt: Callable[..., Said]) -> None:
+def test_a_plan_that_trains_nothing_is_refused(adapt: Callable[..., CommandResult]) -> None:
     said = adapt("--set", "plan.rank=0")
     assert said.code == 2
-    assert said.complaint == "plan 'bf16' trains nothing: give some sites a rank"
+    assert said.error_line == "plan 'bf16' trains nothing: give some sites a rank"
 
 
 # Each breaks a model's folder in its own way: (break it, exit code, what is said).
@@ -227,13 +237,13 @@ BREAKS: dict[str, tuple[Callable[[Path], object], int, str]] = {
 
 @pytest.mark.parametrize("what", BREAKS)
 def test_a_broken_model_folder_is_named_with_what_is_wrong(
-    what: str, broken: Path, adapt: Callable[..., Said]
+    what: str, broken: Path, adapt: Callable[..., CommandResult]
 ) -> None:
     harm, code, message = BREAKS[what]
     harm(broken)
     said = adapt(model=broken)
     assert said.code == code
-    assert message in said.complaint
+    assert message in said.error_line
 
 
 @pytest.mark.parametrize(
@@ -253,7 +263,7 @@ def test_a_model_that_is_nowhere_is_said_to_be(
     reference: str,
     code: int,
     message: str,
-    adapt: Callable[..., Said],
+    adapt: Callable[..., CommandResult],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -261,24 +271,24 @@ def test_a_model_that_is_nowhere_is_said_to_be(
     monkeypatch.setenv("LOWBIT_ASSETS", str(tmp_path))
     said = adapt(model=reference)
     assert said.code == code
-    assert message in said.complaint
+    assert message in said.error_line
 
 
 def test_assets_without_a_folder_say_which_variable_names_it(
-    adapt: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+    adapt: Callable[..., CommandResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LOWBIT_ASSETS", raising=False)
     said = adapt(model="assets:lm-14m")
     assert said.code == 2
-    assert "needs LOWBIT_ASSETS to name a folder with models/ in it" in said.complaint
+    assert "needs LOWBIT_ASSETS to name a folder with models/ in it" in said.error_line
 
 
 def test_an_encoder_is_refused_for_a_language_task(
-    adapt: Callable[..., Said], tiny_model: Callable[[str], Path]
+    adapt: Callable[..., CommandResult], tiny_model: Callable[[str], Path]
 ) -> None:
     said = adapt(model=tiny_model("bert"))
     assert said.code == 2
-    assert "predicts no next token: take a classification task (sst2)" in said.complaint
+    assert "predicts no next token: take a classification task (sst2)" in said.error_line
 
 
 @pytest.mark.parametrize(
@@ -295,39 +305,43 @@ def test_an_encoder_is_refused_for_a_language_task(
     ],
 )
 def test_data_that_cannot_be_used_is_named_with_its_place(
-    name: str, content: str | None, message: str, adapt: Callable[..., Said], tmp_path: Path
+    name: str,
+    content: str | None,
+    message: str,
+    adapt: Callable[..., CommandResult],
+    tmp_path: Path,
 ) -> None:
     if content is not None:
         (tmp_path / name).write_text(content, encoding="utf-8")
     said = adapt(task=tmp_path / name)
     assert said.code == 2
-    assert message in said.complaint
+    assert message in said.error_line
 
 
-def test_an_unknown_task_is_answered_with_the_nearest(adapt: Callable[..., Said]) -> None:
+def test_an_unknown_task_is_answered_with_the_nearest(adapt: Callable[..., CommandResult]) -> None:
     said = adapt(task="sst3")
     assert said.code == 2
-    assert said.complaint == "unknown task 'sst3'. Did you mean 'sst2'?"
+    assert said.error_line == "unknown task 'sst3'. Did you mean 'sst2'?"
 
 
 def test_a_window_longer_than_the_model_is_named_with_the_most_it_takes(
-    adapt: Callable[..., Said],
+    adapt: Callable[..., CommandResult],
 ) -> None:
     said = adapt("--set", "task.window=65")
     assert said.code == 2
-    assert "task.window = 65 is longer than the model, which takes 64 tokens" in said.complaint
+    assert "task.window = 65 is longer than the model, which takes 64 tokens" in said.error_line
 
 
 def test_a_sentence_longer_than_the_model_is_quoted(
-    adapt: Callable[..., Said], tiny_model: Callable[[str], Path], tmp_path: Path
+    adapt: Callable[..., CommandResult], tiny_model: Callable[[str], Path], tmp_path: Path
 ) -> None:
     rows = [{"sentence": f"the cat sat {i}", "label": i % 2} for i in range(40)]
     rows.append({"sentence": "the dog " * 90, "label": 0})
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
     said = adapt(model=tiny_model("bert"), task=tmp_path / "own.jsonl")
     assert said.code == 2
-    assert "'the dog the dog the dog the dog the dog ...' has" in said.complaint
-    assert "the model takes 1 to 64" in said.complaint
+    assert "'the dog the dog the dog the dog the dog ...' has" in said.error_line
+    assert "the model takes 1 to 64" in said.error_line
 
 
 @pytest.mark.parametrize(
@@ -349,20 +363,20 @@ def test_a_sentence_longer_than_the_model_is_quoted(
     ],
 )
 def test_a_setting_that_makes_no_sense_is_named_with_what_would(
-    settings: str, message: str, adapt: Callable[..., Said]
+    settings: str, message: str, adapt: Callable[..., CommandResult]
 ) -> None:
     said = adapt("--set", settings)
     assert said.code == 2
-    assert message in said.complaint
+    assert message in said.error_line
 
 
 def test_a_device_that_is_not_there_is_named_with_those_that_are(
-    adapt: Callable[..., Said], study: Path, monkeypatch: pytest.MonkeyPatch
+    adapt: Callable[..., CommandResult], study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     absent = "mps" if sys.platform != "darwin" else "cuda"
     for said in (adapt("--device", absent), lowbit("run", study, "--device", absent)):
         assert said.code == 2
-        assert f"this machine has no {absent}; it has " in said.complaint
+        assert f"this machine has no {absent}; it has " in said.error_line
 
 
 @pytest.mark.parametrize(
@@ -401,28 +415,28 @@ def test_a_choice_that_no_run_fits_is_refused(
 ) -> None:
     said = lowbit("run", study, *arguments)
     assert said.code == 2
-    assert message in said.complaint
+    assert message in said.error_line
     assert not (study / "results").exists()
 
 
 def test_a_study_that_is_not_there_is_answered_with_the_nearest(study: Path) -> None:
     said = lowbit("status", study.parent / "studdy")
     assert said.code == 2
-    assert said.complaint == f"no study at '{study.parent / 'studdy'}'. Did you mean 'study'?"
+    assert said.error_line == f"no study at '{study.parent / 'studdy'}'. Did you mean 'study'?"
 
 
 def test_a_run_to_export_must_be_one_and_the_folder_empty(
-    study: Path, tmp_path: Path, adapt: Callable[..., Said]
+    study: Path, tmp_path: Path, adapt: Callable[..., CommandResult]
 ) -> None:
     said = lowbit("export", tmp_path / "nothing", "--to", tmp_path / "there")
     assert said.code == 2
-    assert said.complaint == f"{tmp_path / 'nothing'} holds no finished run"
+    assert said.error_line == f"{tmp_path / 'nothing'} holds no finished run"
     adapt("--set", "train.steps=1")
     (run,) = (tmp_path / "runs").glob("*/record.json")
     for to in (study, study / "study.toml"):
         said = lowbit("export", run.parent, "--to", to)
         assert said.code == 2
-        assert said.complaint in (f"{to} is not empty", f"{to} is no folder")
+        assert said.error_line in (f"{to} is not empty", f"{to} is no folder")
 
 
 def test_names_that_look_like_markup_are_only_names(
@@ -462,7 +476,7 @@ def test_a_diverged_run_is_recorded_without_a_score_shown_and_kept(study: Path) 
 
 
 def test_a_score_whose_exponential_is_no_number_is_still_a_score(
-    tiny_model: Callable[[str], Path], adapt: Callable[..., Said], tmp_path: Path
+    tiny_model: Callable[[str], Path], adapt: Callable[..., CommandResult], tmp_path: Path
 ) -> None:
     certain = Path(shutil.copytree(tiny_model("llama-untied"), tmp_path / "certain"))
     tensors = load_file(certain / "model.safetensors")
@@ -502,7 +516,7 @@ def test_a_full_disk_under_the_report_is_said_after_the_runs_are_safe(study: Pat
     (study / "report" / "table.md.partial").symlink_to("/dev/full")
     said = lowbit("run", study)
     assert said.code == 1
-    assert said.complaint.startswith("the disk is full")
+    assert said.error_line.startswith("the disk is full")
     assert len(list((study / "results").glob("*/record.json"))) == 2
 
 
@@ -521,13 +535,15 @@ def test_a_read_only_results_folder_is_named_before_anything_runs(study: Path) -
     finally:
         study.chmod(0o755)
     assert said.code == 1
-    assert said.complaint.startswith(f"no permission ({study / 'results'}")
+    assert said.error_line.startswith(f"no permission ({study / 'results'}")
 
 
-def test_results_under_a_file_are_refused(adapt: Callable[..., Said], tiny_text: Path) -> None:
+def test_results_under_a_file_are_refused(
+    adapt: Callable[..., CommandResult], tiny_text: Path
+) -> None:
     said = adapt("--out", tiny_text / "runs")
     assert said.code == 1
-    assert said.complaint == f"Not a directory ({tiny_text / 'runs' / '.locks'})"
+    assert said.error_line == f"Not a directory ({tiny_text / 'runs' / '.locks'})"
 
 
 @pytest.mark.late
@@ -546,28 +562,30 @@ def test_a_second_process_on_a_study_says_so_waits_and_writes_nothing_twice(stud
     assert "[1/2]" not in two.out
     results = study / "results"
     for folder in results.glob("llama-*"):
-        steps = [line["step"] for line in lines(folder / LOG) if "loss" in line]
+        steps = [line["step"] for line in read_jsonl(folder / LOG) if "loss" in line]
         assert steps == sorted(set(steps))
 
 
 def test_a_run_that_cannot_fit_in_memory_is_refused_before_its_weights_are_read(
-    broken: Path, adapt: Callable[..., Said]
+    broken: Path, adapt: Callable[..., CommandResult]
 ) -> None:
     config = json.loads((broken / "config.json").read_text())
     wide = {"hidden_size": 65_536, "intermediate_size": 262_144, "num_hidden_layers": 2}
     (broken / "config.json").write_text(json.dumps({**config, **wide, "head_dim": 16_384}))
     said = adapt(model=broken, plan="int8@row")
     assert said.code == 1
-    assert "this run needs about" in said.complaint
-    assert "MB are free" in said.complaint
-    assert "Even the weights do not fit" in said.complaint
-    assert "fewer bits or a smaller model" in said.complaint
+    assert "this run needs about" in said.error_line
+    assert "MB are free" in said.error_line
+    assert "Even the weights do not fit" in said.error_line
+    assert "fewer bits or a smaller model" in said.error_line
 
 
 @pytest.mark.parametrize("fits", [1, 3, 16])
 def test_a_batch_that_does_not_fit_is_answered_with_the_largest_half_that_does(fits: int) -> None:
-    count = Ledger(base=1000, other=0, adapters=40, trainable=10, parameters=500, largest_decoded=9)
-    shape = Shape(layers=2, width=32, inner=48, vocabulary=160)
+    count = ByteCount(
+        base=1000, other=0, adapters=40, trainable=10, parameters=500, largest_decoded=9
+    )
+    shape = ModelShape(layers=2, width=32, inner=48, vocabulary=160)
     train = TrainSpec(batch=64, accumulate=2)
     need = memory_check.Need(count, shape, train, Execution(), 32, 4, False)
 
@@ -584,8 +602,8 @@ def test_a_batch_that_does_not_fit_is_answered_with_the_largest_half_that_does(f
 
 
 def test_a_residency_that_does_not_fit_is_answered_with_the_one_that_does() -> None:
-    count = Ledger(10**6, 0, 40, 10, 4 * 10**6, 10**5)
-    shape = Shape(layers=2, width=32, inner=48, vocabulary=160)
+    count = ByteCount(10**6, 0, 40, 10, 4 * 10**6, 10**5)
+    shape = ModelShape(layers=2, width=32, inner=48, vocabulary=160)
     need = memory_check.Need(
         count, shape, TrainSpec(batch=1), Execution(residency="decoded"), 8, 4, False
     )
@@ -596,8 +614,8 @@ def test_a_residency_that_does_not_fit_is_answered_with_the_one_that_does() -> N
 
 
 def test_activations_that_do_not_fit_are_answered_with_checkpointing() -> None:
-    count = Ledger(1000, 0, 40, 10, 500, 9)
-    shape = Shape(layers=24, width=32, inner=48, vocabulary=16)
+    count = ByteCount(1000, 0, 40, 10, 500, 9)
+    shape = ModelShape(layers=24, width=32, inner=48, vocabulary=16)
     need = memory_check.Need(count, shape, TrainSpec(batch=1), Execution(), 512, 4, False)
     small = replace(need, execution=Execution(checkpointing=True)).estimate().total
     with pytest.raises(RunError, match=r"--set execution\.checkpointing=true would fit"):
@@ -624,8 +642,8 @@ def test_a_record_of_other_settings_is_refused_naming_what_differs(study: Path) 
     for command in ("run", "validate"):
         said = lowbit(command, study, "--set", "train.lr=0.002")
         assert said.code == 2
-        assert "recorded with other settings (train.lr: 0.001 -> 0.002)" in said.complaint
-        assert "--rerun" in said.complaint
+        assert "recorded with other settings (train.lr: 0.001 -> 0.002)" in said.error_line
+        assert "--rerun" in said.error_line
     assert stamps(study / "results") == before
     assert lowbit("run", study, "--only", "bf16", "--set", "train.lr=0.002", "--rerun").code == 0
     (folder,) = (study / "results").glob("*bf16-seed0")
@@ -648,7 +666,7 @@ def test_a_torn_record_is_noticed_and_its_run_done_again(study: Path) -> None:
 def test_a_report_without_records_says_how_to_get_them(study: Path) -> None:
     said = lowbit("report", study)
     assert said.code == 1
-    assert said.complaint == f"{study / 'results'} holds no finished run: lowbit run {study}"
+    assert said.error_line == f"{study / 'results'} holds no finished run: lowbit run {study}"
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,18 @@ from pathlib import Path
 
 import psutil
 import pytest
-from helpers.command_line import HEAD, Said, begin, ended, lowbit, record_of, stamps, write_study
+from helpers.command_line import (
+    HEAD,
+    CommandResult,
+    begin,
+    ended,
+    lowbit,
+    record_of,
+    stamps,
+    write_study,
+)
 
-from lowbit.core.files import lines
+from lowbit.core.files import read_jsonl
 from lowbit.runs.record import CHECKPOINT, LOG, RECORD
 
 pytestmark = pytest.mark.slow
@@ -69,7 +78,7 @@ def _left(folder: Path) -> dict[str, object]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in (RECORD, LOG)
     }
-    untimed = [{**line, "tokens_per_s": 0} for line in lines(folder / LOG)]
+    untimed = [{**line, "tokens_per_s": 0} for line in read_jsonl(folder / LOG)]
     kept = ("status", "metrics", "bytes", "sites", "trainable", "fingerprint")
     return {**left, "log": untimed, **{key: record[key] for key in kept}}
 
@@ -89,7 +98,7 @@ class Command:
     def pid(self) -> int:
         return self.apart.pid if self.apart else os.getpid()
 
-    def said(self) -> Said:
+    def said(self) -> CommandResult:
         return ended(self.apart) if self.apart else self.thread.result(120)
 
     def reaches(self, folder: Path, step: int) -> psutil.Process:
@@ -133,7 +142,7 @@ def apart() -> Iterator[Callable[..., Command]]:
             command.apart.communicate()
 
 
-def finish(study: Path) -> Said:
+def finish(study: Path) -> CommandResult:
     """The same command once more, and what every run then left."""
     said = lowbit("run", study, *SETTINGS)
     assert said.code == 0, said
@@ -190,7 +199,7 @@ def test_an_interruption_ends_with_a_message_and_everybody_gone(
     said = command.said()
     assert said.code == 1
     message = "interrupted; what is finished is kept, and the same command goes on"
-    assert said.complaint == message
+    assert said.error_line == message
     assert psutil.wait_procs(family, timeout=60)[1] == []
     finish(study)
     assert _left(hard) == undisturbed[NAMES[1]]

@@ -346,7 +346,7 @@ def test_an_export_onto_other_weights_is_refused(
     run = tmp_path / "runs" / "mine-text-bf16-seed0"
     said = lowbit("export", run, "--to", tmp_path / "out")
     assert said.code == 1
-    assert said.complaint == f"{model} has other weights now than when {run.name} was trained"
+    assert said.error_line == f"{model} has other weights now than when {run.name} was trained"
     assert not (tmp_path / "out").exists()
 
 
@@ -385,7 +385,7 @@ def test_the_demos_plans_are_checked_before_its_model_is_made() -> None:
     assert lowbit("validate", demo).code == 0
     said = lowbit("validate", demo, "--set", "plan.bf16.rank=5000")
     assert said.code == 2
-    assert "rank 5000 for model.layers.0.self_attn.q_proj of 128 x 128" in said.complaint
+    assert "rank 5000 for model.layers.0.self_attn.q_proj of 128 x 128" in said.error_line
 
 
 def test_a_head_trained_alone_is_not_said_to_be_for_peft(
@@ -507,7 +507,7 @@ def test_a_plan_fits_its_training_memory_and_is_told_to_others_with_its_controls
     made = ("--maps", tmp_path / "maps", "--controls", tmp_path / "controls", "--draws", 2)
     tight = planned("--train-memory", limit, *made)
     assert step(tight) <= limit
-    assert f"of {limit:,}, as the ledger counts" in tight
+    assert f"of {limit:,}, as the byte count says" in tight
     told = {path.stem for path in (tmp_path / "maps").glob("*.json")}
     assert told == {"gptqmodel", "autoround", "hqq"}
     held = {path.stem for path in (tmp_path / "controls").glob("*.toml")}

@@ -1,4 +1,4 @@
-"""A campaign whose runs are arithmetic: as fast as the ledger, and as repeatable."""
+"""A campaign whose runs are computed by a formula: fast and repeatable."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def repository(home: Path, train: str = TRAIN) -> Path:
 
 def quality(text: str) -> float:
     """The loss that a program deserves: a better rate helps most, a longer warm-up a little."""
-    found = constants(text)
-    rate = abs(math.log10(float(found["LR"])) + 3.0)
-    shape = 0.0 if found["WARMUP_SHAPE"] == "cosine" else 0.03
-    return 4.0 + 0.3 * rate + shape + (0.05 if found["GROUP"] == 256 else 0.0)
+    values = constants(text)
+    rate = abs(math.log10(float(values["LR"])) + 3.0)
+    shape = 0.0 if values["WARMUP_SHAPE"] == "cosine" else 0.03
+    return 4.0 + 0.3 * rate + shape + (0.05 if values["GROUP"] == 256 else 0.0)
 
 
 @dataclass
@@ -73,10 +73,10 @@ class Arithmetic:
         reason = next((why for what, why in self.broken.items() if what in job.text), "")
         pace = self.pace(job) if self.pace else 1.0
         tokens = job.tokens or round(5_000 * pace)
-        known: dict[str, Any] = {"seconds": 12.0, "peak": 2**30, "tokens": tokens}
-        known |= {"trained": 10.0, "evaluated": 2 / pace, "sealed": True, "level": "arithmetic"}
+        fields: dict[str, Any] = {"seconds": 12.0, "peak": 2**30, "tokens": tokens}
+        fields |= {"trained": 10.0, "evaluated": 2 / pace, "sealed": True, "level": "arithmetic"}
         if reason:
-            return Ran(reason, **known, said=f"because of {reason}")
+            return Ran(reason, **fields, said=f"because of {reason}")
         # A replay meets the luck of the ending's fresh seeds, which it is held against.
         luck = {"replay": "fresh", "again": "screen"}.get(role, role)
         source = random.Random(f"{luck} {seed}")
@@ -84,7 +84,7 @@ class Arithmetic:
         deserved = quality(job.text) - 0.2 * math.log2(tokens / 5_000)
         scores = {part: _scores(deserved, source, own, self.noise) for part in PARTS[role]}
         bits = 1.6 + 16 / max(1, constants(job.text)["GROUP"])
-        return Ran("", **known, scores=scores, bits=bits, zero=0.3)
+        return Ran("", **fields, scores=scores, bits=bits, zero=0.3)
 
 
 def _scores(loss: float, source: random.Random, own: random.Random, noise: float) -> Scores:
@@ -119,6 +119,6 @@ def machine(places: Places, runner: Any = None, **more: Any) -> Loop:
     """The loop over a campaign, on a clock that ticks once a line."""
     ledger = Ledger(places.ledger, ticking(2_000 + len(Ledger(places.ledger).events)))
     more = {"clock": lambda: 5_000.0 + len(ledger.events), "wait": lambda seconds: None, **more}
-    made = Loop(places, ledger, runner or Arithmetic(), **more)
-    made.settle()
-    return made
+    loop = Loop(places, ledger, runner or Arithmetic(), **more)
+    loop.settle()
+    return loop

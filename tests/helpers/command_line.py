@@ -18,8 +18,8 @@ from lowbit.runs.record import RECORD
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a command left: its exit code, and what the person saw."""
+class CommandResult:
+    """A finished command: its exit code and its output."""
 
     code: int
     out: str
@@ -30,25 +30,25 @@ class Said:
         return self.out + self.err
 
     @property
-    def complaint(self) -> str:
+    def error_line(self) -> str:
         """The one line of an error."""
         (line,) = self.err.strip().splitlines()
         assert line.startswith("error: "), line
         return line.removeprefix("error: ")
 
 
-def lowbit(*arguments: object) -> Said:
-    """`lowbit ARGUMENTS`, in this process; whatever needs torch starts its own as always."""
+def lowbit(*arguments: object) -> CommandResult:
+    """Run `lowbit ARGUMENTS` in this process; runs still start processes of their own."""
     out, err, code = io.StringIO(), io.StringIO(), 0
-    words = ["lowbit", *map(str, arguments)]
-    with mock.patch.object(sys, "argv", words), redirect_stdout(out), redirect_stderr(err):
+    argv = ["lowbit", *map(str, arguments)]
+    with mock.patch.object(sys, "argv", argv), redirect_stdout(out), redirect_stderr(err):
         try:
             main.main()
         except SystemExit as end:
             code = int(end.code or 0)
-    said = Said(code, out.getvalue(), err.getvalue())
-    assert "Traceback" not in said.all, said.all
-    return said
+    result = CommandResult(code, out.getvalue(), err.getvalue())
+    assert "Traceback" not in result.all, result.all
+    return result
 
 
 def begin(*arguments: object, **options: Any) -> subprocess.Popen[str]:
@@ -61,10 +61,10 @@ def begin(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     )
 
 
-def ended(process: subprocess.Popen[str], seconds: float = 120) -> Said:
+def ended(process: subprocess.Popen[str], seconds: float = 120) -> CommandResult:
     out, err = process.communicate(timeout=seconds)
     assert "Traceback" not in out + err, out + err
-    return Said(process.returncode, out, err)
+    return CommandResult(process.returncode, out, err)
 
 
 HEAD = """
@@ -87,8 +87,8 @@ threads = 1
 """
 
 
-# Python that begins with this finds no torch: not None in sys.modules, where others look for what
-# has been imported.
+# A Python program that begins with this cannot import torch. A None in sys.modules would not do:
+# other libraries look there for imported modules.
 WITHOUT_TORCH = """
 import sys
 class Absent:

@@ -1,6 +1,6 @@
-"""A tiny model opened, planned and installed: what the laws of layers, plans and loops start from.
+"""Tiny models opened, planned and installed, for tests of layers, plans and the training loop.
 
-The product's own steps in the product's own order; only what `run` would find in files is given.
+The steps are those of a run, in the same order, without its files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lowbit.models.family import find_sites
 from lowbit.models.loading import Checkpoint, Kind, load, open_checkpoint, skeleton
 from lowbit.plan.rules import choose
 from lowbit.quant.formats import parse
-from lowbit.runs.build import Installed, plan_sites
+from lowbit.runs.build import BuiltModel, plan_sites
 from lowbit.tasks.base import Batch
 from lowbit.tasks.batching import IGNORED
 
@@ -42,7 +42,7 @@ FEW = (CASES[0], CASES[4], CASES[5], CASES[7])
 
 @dataclass(frozen=True)
 class Opened:
-    """A model folder, and what is to be done with it."""
+    """A model folder, its kind of task and its sites."""
 
     checkpoint: Checkpoint
     kind: Kind
@@ -53,14 +53,14 @@ class Opened:
         torch.manual_seed(1)
         return load(self.checkpoint, self.kind, LABELS, PAD)
 
-    def counted(self, plan: Plan) -> Installed:
+    def counted(self, plan: Plan) -> BuiltModel:
         """The plan in the byte count, as `run` counts it."""
         return plan_sites(plan, self.checkpoint, self.kind, LABELS)
 
 
 @dataclass(frozen=True)
-class Made:
-    """A model with its plan carried out."""
+class PlannedModel:
+    """A model with its plan installed."""
 
     model: nn.Module
     sites: tuple[Site, ...]
@@ -88,13 +88,13 @@ def installed(
     compute: torch.dtype = torch.float32,
     seed: int = 0,
     residency: Residency = "packed",
-) -> Made:
+) -> PlannedModel:
     """`plan` carried out, or its `choices` replaced."""
     plan = plan or Plan("plain")
     chosen = choose(plan, start.sites) if choices is None else choices
     model = start.model()
     install(model, start.sites, chosen, Settings(plan, compute, seed, residency))
-    return Made(model, start.sites, chosen)
+    return PlannedModel(model, start.sites, chosen)
 
 
 def some_ids(rows: int = 3, time: int = 12) -> Tensor:
@@ -112,8 +112,8 @@ def batch_of(ids: Tensor, target: Tensor) -> Batch:
 
 def logits(model: nn.Module, ids: Tensor) -> Tensor:
     with torch.no_grad():
-        found: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-    return found
+        output: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    return output
 
 
 def stir(model: nn.Module, seed: int = 3) -> None:

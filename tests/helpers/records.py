@@ -1,4 +1,4 @@
-"""Runs that never ran: folders with plausible records, written as real ones are."""
+"""Synthetic runs: folders with plausible records, written by the product's own functions."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.models import CASES, Made, installed, opened, stir
+from helpers.models import CASES, PlannedModel, installed, opened, stir
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -79,7 +79,7 @@ def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
     return {n: g for n, g in zip(named, found, strict=True) if g is not None}
 
 
-def made(tiny_model: Folder, name: str, kind: Kind, plan: Plan | None = None) -> Made:
+def made(tiny_model: Folder, name: str, kind: Kind, plan: Plan | None = None) -> PlannedModel:
     found = installed(opened(tiny_model(name), kind), plan or Plan("p", "int4@16", rank=2))
     stir(found.model)
     found.model.eval()

@@ -123,7 +123,7 @@ def living(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
         scratch: Scratch | None = None,
     ) -> Tensor:
         found = decode(store, dtype, rows, scratch)
-        places = [] if scratch is None else [held.data_ptr() for held in scratch._held.values()]
+        places = [] if scratch is None else [held.data_ptr() for held in scratch._buffers.values()]
         # A plain type is a view of what is stored.
         if found.data_ptr() not in (store.codes.data_ptr(), *places):
             made.append(StorageWeakRef(found.untyped_storage()))
@@ -184,7 +184,7 @@ def test_all_matrices_are_decoded_into_one_place_as_large_as_the_largest(
     made = installed(opened(tiny_model("llama")), Plan("p", "nf4@16", rank=2, embedding="nf4@16"))
     loss, _ = training_loss(made.model, "language", batch_of("language"))
     loss.backward()
-    held = sum(t.numel() * t.element_size() for t in scratch._held.values())
+    held = sum(t.numel() * t.element_size() for t in scratch._buffers.values())
     assert held == max(4 * site.shape[0] * site.shape[1] for site in made.sites)
 
 

@@ -13,8 +13,8 @@ from helpers.models import (
     FEW,
     LABELS,
     PAD,
-    Made,
     Opened,
+    PlannedModel,
     installed,
     logits,
     opened,
@@ -81,7 +81,7 @@ def batch_of(kind: Kind) -> Batch:
     return flat_batch(ids, target)
 
 
-def gradients(made: Made, kind: Kind) -> dict[str, Tensor | None]:
+def gradients(made: PlannedModel, kind: Kind) -> dict[str, Tensor | None]:
     loss, count = training_loss(made.model, kind, batch_of(kind))
     (loss / count).backward()
     return {n: p.grad for n, p in made.model.named_parameters() if p.requires_grad}

@@ -16,7 +16,7 @@ from helpers.layers import (
     every_format,
     packed,
 )
-from helpers.models import Made, installed, opened, some_ids, stir
+from helpers.models import PlannedModel, installed, opened, some_ids, stir
 from torch import Tensor, nn
 
 from lowbit.core.schedules import RankSchedule
@@ -32,7 +32,7 @@ from lowbit.train.evaluate import evaluate
 from lowbit.train.losses import training_loss
 
 
-def gradients(made: Made, kind: Kind) -> dict[str, Tensor]:
+def gradients(made: PlannedModel, kind: Kind) -> dict[str, Tensor]:
     """Of one training step, dropout drawn from the same seed each time."""
     torch.manual_seed(11)
     made.model.train()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.models import Made, batch_of, installed, opened, some_ids
+from helpers.models import PlannedModel, batch_of, installed, opened, some_ids
 from torch import Tensor, nn
 
 from lowbit.core.schedules import RankSchedule
@@ -32,12 +32,12 @@ MATRICES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "dow
 
 
 @pytest.fixture
-def ours(tiny_model: Folder) -> Made:
+def ours(tiny_model: Folder) -> PlannedModel:
     return installed(opened(tiny_model("llama"), "language"), PLAN)
 
 
 @pytest.fixture
-def theirs(tiny_model: Folder, ours: Made) -> Any:
+def theirs(tiny_model: Folder, ours: PlannedModel) -> Any:
     """PEFT's model with our starting parameters."""
     config = peft.AdaLoraConfig(
         init_r=INITIAL,
@@ -70,22 +70,22 @@ def both(site: str, adapter: Any, model: nn.Module) -> list[tuple[str, Tensor, T
     ]
 
 
-def ranks(made: Made) -> dict[str, list[bool]]:
+def ranks(made: PlannedModel) -> dict[str, list[bool]]:
     return {n: (a.E != 0).tolist() for n, a in adapters(made.model).items()}  # type: ignore
 
 
-def their_ranks(made: Made, model: nn.Module) -> dict[str, list[bool]]:
+def their_ranks(made: PlannedModel, model: nn.Module) -> dict[str, list[bool]]:
     return {
         n: (both(n, a, model)[1][2].flatten() != 0).tolist()
         for n, a in adapters(made.model).items()
     }
 
 
-def svd(made: Made) -> dict[str, SvdAdapter]:
+def svd(made: PlannedModel) -> dict[str, SvdAdapter]:
     return {n: a for n, a in adapters(made.model).items() if isinstance(a, SvdAdapter)}
 
 
-def test_equal_gradients_give_equal_ranks_at_every_step(ours: Made, theirs: Any) -> None:
+def test_equal_gradients_give_equal_ranks_at_every_step(ours: PlannedModel, theirs: Any) -> None:
     hooks, source = rank_hooks(SCHEDULE, svd(ours)), torch.Generator().manual_seed(1)
     assert hooks.after_step is not None
     seen = set()
@@ -107,7 +107,7 @@ def test_equal_gradients_give_equal_ranks_at_every_step(ours: Made, theirs: Any)
     assert len(seen) > 4
 
 
-def test_training_both_ends_with_equal_ranks(ours: Made, theirs: Any) -> None:
+def test_training_both_ends_with_equal_ranks(ours: PlannedModel, theirs: Any) -> None:
     hooks = rank_hooks(SCHEDULE, svd(ours))
     assert hooks.after_step is not None
     assert hooks.penalty is not None

@@ -11,17 +11,17 @@ import sys
 
 import pytest
 import torch
+from helpers import error_bounds
 from torch import Tensor
 
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
 from lowbit.layers.frozen import Frozen
 from lowbit.quant import bitsandbytes as kernel
-from lowbit.quant import error_bounds
 from lowbit.quant.codec import decode, encode, scales_of
 from lowbit.quant.formats import FORMATS, levels_of, parse
 from lowbit.quant.packing import unpack
-from lowbit.runs.device import set_up
+from lowbit.runs.device import open_machine
 
 functional = pytest.importorskip(
     "bitsandbytes.functional", reason="bitsandbytes is not installed", exc_type=ImportError
@@ -201,6 +201,6 @@ def test_without_it_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
     kernel.library.cache_clear()
     try:
         with pytest.raises(UserError, match=r"pip install 'lowbit\[bitsandbytes\]'"):
-            set_up(Execution(device="cpu", decoder="bitsandbytes"), "fp32")
+            open_machine(Execution(device="cpu", decoder="bitsandbytes"), "fp32")
     finally:
         kernel.library.cache_clear()

@@ -18,8 +18,8 @@ import torch
 from helpers.models import (
     LABELS,
     PAD,
-    Made,
     Opened,
+    PlannedModel,
     everywhere,
     installed,
     logits,
@@ -38,6 +38,7 @@ from lowbit.layers.adapters import Adapter, SvdAdapter
 from lowbit.layers.frozen import Frozen
 from lowbit.layers.install import adapters
 from lowbit.layers.linear import Adapted
+from lowbit.models.family import family_of
 from lowbit.models.loading import Kind
 from lowbit.quant.codec import encode
 from lowbit.quant.formats import parse
@@ -77,11 +78,11 @@ def close(found: Tensor, expected: Tensor) -> bool:
 
 
 def origin(start: Opened) -> ours.Origin:
-    conv1d = start.checkpoint.config.model_type == "gpt2"
-    return ours.Origin("tiny", "f" * 16, {"a": "nf4@64"}, conv1d)
+    transposed = family_of(start.checkpoint.config.model_type).transposed
+    return ours.Origin("tiny", "f" * 16, {"a": "nf4@64"}, transposed)
 
 
-def trained_model(start: Opened, plan: Plan) -> Made:
+def trained_model(start: Opened, plan: Plan) -> PlannedModel:
     """As after training: no delta is zero, and a rank schedule has cut directions."""
     made = installed(start, plan)
     stir(made.model)
@@ -92,7 +93,7 @@ def trained_model(start: Opened, plan: Plan) -> Made:
     return made
 
 
-def bare(start: Opened, made: Made, **how: Any) -> nn.Module:
+def bare(start: Opened, made: PlannedModel, **how: Any) -> nn.Module:
     return merge.plain(made.model, made.sites, start.checkpoint, start.kind, LABELS, PAD, **how)
 
 

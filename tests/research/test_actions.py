@@ -273,16 +273,16 @@ def test_a_mistake_is_told_in_a_sentence(
         words[-1] = str(tmp_path)
     said = lowbit("research", *words)
     assert said.code == 2
-    assert complaint in said.complaint
+    assert complaint in said.error_line
 
 
 def test_a_folder_outside_git_or_uncommitted_says_what_to_do(tmp_path: Path) -> None:
     for name in ("program.md", "prepare.py", "train.py"):
         (tmp_path / name).write_text("x = 1\n")
     said = lowbit("research", "init", tmp_path, "--model", "x")
-    assert "git init" in said.complaint
+    assert "git init" in said.error_line
     git(tmp_path, "init", "--quiet")
-    assert "must be committed" in lowbit("research", "init", tmp_path, "--model", "x").complaint
+    assert "must be committed" in lowbit("research", "init", tmp_path, "--model", "x").error_line
 
 
 def test_status_fits_eighty_columns(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,7 +347,7 @@ def test_an_ending_has_to_be_meant(places: Places) -> None:
     assert "sealed" not in [event.kind for event in Ledger(places.ledger).events]
     begun(places.folder, replace(SETTINGS, tag="two"))
     said = lowbit("research", "report", places.folder, "--ending")
-    assert (said.code, "which of" in said.complaint) == (2, True), "the newest is a guess"
+    assert (said.code, "which of" in said.error_line) == (2, True), "the newest is a guess"
     actions.report(campaign(places), ending=True, early=True)
     assert campaign(places).state().ended is not None
 

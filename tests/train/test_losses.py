@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.models import Made, batch_of, installed, opened, some_ids, stir
+from helpers.models import PlannedModel, batch_of, installed, opened, some_ids, stir
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -126,7 +126,7 @@ def test_without_gradients_the_head_keeps_nothing() -> None:
 # --- models ---------------------------------------------------------------------------------------
 
 
-def made(tiny_model: Folder, name: str, kind: Kind | None = None) -> Made:
+def made(tiny_model: Folder, name: str, kind: Kind | None = None) -> PlannedModel:
     found = installed(opened(tiny_model(name), kind), Plan("p", "int4@16", rank=2))
     stir(found.model)
     found.model.eval()

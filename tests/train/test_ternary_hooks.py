@@ -23,7 +23,8 @@ from lowbit.layers.ternary.linear import layers
 from lowbit.plan.rules import choose
 from lowbit.quant.byte_counts import ModelShape as LedgerShape
 from lowbit.quant.byte_counts import base_bytes, count_bytes, matrix_bytes, training_bytes
-from lowbit.runs.build import install_run
+from lowbit.runs.build import build_run
+from lowbit.runs.device import cpu_machine
 from lowbit.runs.export import ternary
 from lowbit.runs.prepare import prepare_run
 from lowbit.runs.record import ADAPTER, LOG
@@ -197,7 +198,9 @@ def done(
 
 
 def test_shares_of_zero_dead_and_flipped_weights_are_logged(done: Path) -> None:
-    log = [line for line in read_jsonl(done / "results" / "llama-text-T-seed0" / LOG) if "loss" in line]
+    log = [
+        line for line in read_jsonl(done / "results" / "llama-text-T-seed0" / LOG) if "loss" in line
+    ]
     assert log[-1]["ternary"]["strength"] == 1.0
     for line in log:
         found = line["ternary"]
@@ -213,7 +216,7 @@ def test_the_packed_export_scores_as_the_run_was_scored(done: Path) -> None:
     record = record_of(folder)
     spec = check(RunSpec, record["spec"], None)
     start = prepare_run(spec)
-    made = install_run(spec, start, Execution(device="cpu", threads=1), torch.device("cpu"), "fp32")
+    made = build_run(start, cpu_machine(Execution(device="cpu", threads=1)))
     count = len(layers(made.model))
     assert count == sum(site.role in BLOCK_ROLES for site in made.sites)
     ternary.attach(made.model, folder / ADAPTER)
@@ -231,7 +234,7 @@ def test_export_to_an_ordinary_model_says_where_a_bias_has_no_place(
 ) -> None:
     folder = done / "results" / "llama-text-T-seed0"
     said = lowbit("export", folder, "--to", tmp_path / "out")
-    assert "no place" in said.complaint
+    assert "no place" in said.error_line
 
 
 def test_a_run_that_is_stopped_goes_on_to_the_same_bits(
@@ -268,7 +271,9 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(
     assert one == two
 
     def log(of: Path) -> list[dict[str, Any]]:
-        return [{k: v for k, v in line.items() if k != "tokens_per_s"} for line in read_jsonl(of / LOG)]
+        return [
+            {k: v for k, v in line.items() if k != "tokens_per_s"} for line in read_jsonl(of / LOG)
+        ]
 
     assert log(folder) == log(whole)
     assert (folder / RECORD).is_file()
