@@ -38,7 +38,7 @@ STRANGERS = (("plan", "models", "tasks"), ("planner", "study"))
 ROOT_FILES = {"__init__.py", "__main__.py", "py.typed"}
 TORCH_FREE = (
     *("core", "plan", "report", "cli", "study", "sensitivity.theory"),
-    *("quant.formats", "quant.byte_counts", "quant.error_bounds"),
+    *("quant.formats", "quant.byte_counts"),
     *("tasks.checks", "runs.record", "runs.request", "runs.memory_check", "runs.isolated_cost"),
     *("runs.freeze", "runs.workers.pool", "runs.workers.process"),
     *("sensitivity.table", "sensitivity.predictors", "sensitivity.guide"),
@@ -56,7 +56,6 @@ CALLERS = {
 ENTRIES = ("lowbit", "__main__", "cli.main", "tasks", "models", "research.proposers")
 """Where everything starts: the public API, the command line, and the folders of plug-ins."""
 UNREACHED = {
-    "quant.error_bounds": "the bound that the contract suite of formats checks",
     "research.candidate.jail": "started as a script, by its path: see research.candidate.sandbox",
     "sensitivity.theory.distortion": "formulas for the papers and the notebook",
     "sensitivity.theory.equations": "the equations of the papers as LaTeX",

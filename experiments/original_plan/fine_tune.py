@@ -12,7 +12,7 @@ from typing import Any
 
 from lowbit.cli.run import adapt_one
 from lowbit.core.errors import RunError, UserError
-from lowbit.core.files import lines, to_json, write_atomic
+from lowbit.core.files import read_jsonl, to_json, write_atomic
 from lowbit.core.spec import RunSpec
 from lowbit.core.toml import check
 from lowbit.runs.record import LOG, Record
@@ -64,7 +64,7 @@ def fine_tune(asked: Asked, results: Path, stem: str) -> Path:
     if record is None or record.status != "done":
         raise RunError(f"{folder} has no score: {record.message if record else 'not finished'}")
     where = folder.relative_to(results).as_posix()
-    return write(metrics(asked, record, list(lines(folder / LOG)), where), results, stem)
+    return write(metrics(asked, record, list(read_jsonl(folder / LOG)), where), results, stem)
 
 
 def _apart(one: Study) -> Study:

@@ -35,8 +35,8 @@ def path(tmp_path_factory) -> Path:
 
 def test_what_was_kept_comes_back(tmp_path):
     path = tmp_path / "deep" / "x.safetensors"
-    assert equal(array_store.remembered(path, "key", lambda: ARRAYS), ARRAYS)
-    assert equal(array_store.remembered(path, "key", lambda: pytest.fail("made twice")), ARRAYS)
+    assert equal(array_store.load_or_compute(path, "key", lambda: ARRAYS), ARRAYS)
+    assert equal(array_store.load_or_compute(path, "key", lambda: pytest.fail("made twice")), ARRAYS)
     assert [file.name for file in path.parent.iterdir()] == ["x.safetensors"]
 
 
@@ -60,7 +60,7 @@ def test_a_changed_byte_is_noticed(content, path, data):
 def test_a_file_made_for_another_key_is_made_again(tmp_path):
     path = tmp_path / "x.safetensors"
     array_store.save(path, "another", {"a": ARRAYS["b"]})
-    assert equal(array_store.remembered(path, "key", lambda: ARRAYS), ARRAYS)
+    assert equal(array_store.load_or_compute(path, "key", lambda: ARRAYS), ARRAYS)
     assert equal(array_store.load(path, "key"), ARRAYS)
 
 

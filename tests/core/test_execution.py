@@ -238,7 +238,7 @@ def lacks_cost(folder: Path) -> bool:
 
 def test_shared_times_are_replaced_by_those_of_a_pass_alone(spec: RunSpec, tmp_path: Path) -> None:
     folder = tmp_path / spec.name
-    record = run(spec, folder, Execution(threads=1), memory=2**33)
+    run(spec, folder, Execution(threads=1), memory=2**33)
     assert record.cost.timed == "shared"
     assert rows([finished(folder)])[0].shared
     isolated_cost.write(folder, spec, a_pass(spec, peak_bytes=123, tokens_per_s=4.5))
@@ -255,7 +255,7 @@ def test_memory_is_that_of_packed_weights_whatever_the_runs_kept(
     folder = tmp_path / spec.name
     record = run(spec, folder, Execution(threads=1, residency="decoded"))
     assert lacks_cost(folder)
-    known = isolated_cost.measure(probe, spec, Execution(threads=1, residency="decoded"))
+    known = isolated_cost.measure(measure_cost, spec, Execution(threads=1, residency="decoded"))
     isolated_cost.write(folder, spec, known)
     assert not lacks_cost(folder)
     assert known.decoded_peak_bytes > 0
@@ -289,7 +289,7 @@ def test_a_pass_of_other_settings_counts_for_nothing(
     spec: RunSpec, tmp_path: Path, changed: str
 ) -> None:
     folder = tmp_path / spec.name
-    record = run(spec, folder, Execution(threads=1), memory=2**33)
+    run(spec, folder, Execution(threads=1), memory=2**33)
     other = replace(spec, train=replace(spec.train, lr=0.5)) if changed == "lr" else spec
     compute = "bf16" if changed == "compute" else "fp32"
     isolated_cost.write(folder, other, a_pass(other, compute=compute))

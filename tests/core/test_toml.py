@@ -16,12 +16,12 @@ from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
-from lowbit.core.toml import lay, override
-from lowbit.plan.file import plan_from
+from lowbit.core.toml import merge_tables, override
+from lowbit.plan.file import load_plan
 from lowbit.plan.named import NAMED, named
 from lowbit.runs.request import single
 from lowbit.study.claims import MOST_CLAIMS
-from lowbit.study.study import Study, read
+from lowbit.study.study import Study, read_study
 
 HEAD = """title = "T"
 hypothesis = "H"
@@ -58,7 +58,7 @@ def line_of(text: str, part: str) -> int:
 
 def refused(path: Path, **options: object) -> str:
     with pytest.raises(UserError) as error:
-        read(str(path), **options)  # type: ignore[arg-type]
+        read_study(str(path), **options)  # type: ignore[arg-type]
     assert error.value.exit_code == 2
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -138,7 +138,7 @@ def test_an_unknown_key_of_a_plan_file_is_named_likewise(
     path = write(text, "plan.toml")
     line = line_of(text, key.rpartition(".")[2])
     with pytest.raises(UserError) as error:
-        plan_from(str(path))
+        load_plan(str(path))
     expected = f"{path}, line {line}: unknown key '{key}'. Did you mean '{nearest}'?"
     assert str(error.value) == expected
 
@@ -289,7 +289,7 @@ def first(study: Study) -> RunSpec:
 def test_a_setting_is_laid_over_the_file_with_dashes_and_underscores_alike(write: Write) -> None:
     path = write(STUDY + "[train]\nlog_every = 5\n")
     for setting in ("train.log-every=7", "train.log_every=7", " train.log-every = 7 "):
-        assert first(read(str(path), [setting])).train.log_every == 7
+        assert first(read_study(str(path), [setting])).train.log_every == 7
 
 
 @pytest.mark.parametrize("spelled", ["my-plan", "my_plan"])
@@ -298,13 +298,13 @@ def test_a_plans_name_is_found_with_dashes_and_underscores_alike(
     spelled: str, said: str, write: Write
 ) -> None:
     text = STUDY.replace("bf16", spelled) + f"[plan.{spelled}]\nrank = 2\n"
-    plan = first(read(str(write(text)), [f"plan.{said}.rank=3"])).plan
+    plan = first(read_study(str(write(text)), [f"plan.{said}.rank=3"])).plan
     assert (plan.name, plan.rank) == (spelled, 3)
 
 
 def test_a_plan_whose_name_has_spaces_and_dots_can_be_set(write: Write) -> None:
     text = STUDY.replace("bf16", "mixed 8/4.5") + '[plan."mixed 8/4.5"]\nrank = 2\n'
-    plan = first(read(str(write(text)), ['plan."mixed 8/4.5".rank=3'])).plan
+    plan = first(read_study(str(write(text)), ['plan."mixed 8/4.5".rank=3'])).plan
     assert (plan.name, plan.rank) == ("mixed 8/4.5", 3)
 
 
@@ -314,14 +314,14 @@ def test_a_table_named_like_a_known_plan_changes_that_plan_and_no_more(
 ) -> None:
     text = STUDY.replace("bf16", name)
     expected = {**asdict(named(name)), "rank": 5}
-    by_setting = first(read(str(write(text)), [f"plan.{name}.rank=5"])).plan
-    by_table = first(read(str(write(text + f'[plan."{name}"]\nrank = 5\n')))).plan
+    by_setting = first(read_study(str(write(text)), [f"plan.{name}.rank=5"])).plan
+    by_table = first(read_study(str(write(text + f'[plan."{name}"]\nrank = 5\n')))).plan
     assert asdict(by_setting) == asdict(by_table) == expected
 
 
 def test_one_entry_of_a_list_is_set_by_its_number(write: Write) -> None:
     path = write(STUDY + "[workload.train]\nepochs = 5\n")
-    assert first(read(str(path), ["workload.0.train.epochs=9"])).train.epochs == 9
+    assert first(read_study(str(path), ["workload.0.train.epochs=9"])).train.epochs == 9
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_a_setting_that_fits_nothing_is_refused(setting: str, message: str, writ
 
 def test_a_plan_may_be_made_by_settings_that_also_use_it(write: Write) -> None:
     settings = ['plans=["mine"]', "plan.mine.format=int4@32"]
-    plan = first(read(str(write(STUDY)), settings)).plan
+    plan = first(read_study(str(write(STUDY)), settings)).plan
     assert (plan.name, plan.format) == ("mine", "int4@32")
 
 
@@ -376,7 +376,7 @@ def test_what_is_laid_over_wins_and_the_rest_stays(under: dict, over: dict) -> N
             return b
         return {k: expected(a.get(k), b[k]) if k in b else a[k] for k in {*a, *b}}
 
-    assert lay(json.loads(json.dumps(under)), over) == expected(under, over)
+    assert merge_tables(json.loads(json.dumps(under)), over) == expected(under, over)
 
 
 # -- profiles, seeds, only -------------------------------------------------------------------------
@@ -393,7 +393,7 @@ train.epochs = 2
 
 def test_a_profile_changes_what_it_says_and_its_results_lie_apart(write: Write) -> None:
     path = write(STUDY + "[train]\nepochs = 9\nbatch = 3\n" + PROFILE)
-    usual, quick, nested = (read(str(path), profile=p) for p in (None, "quick", "nested"))
+    usual, quick, nested = (read_study(str(path), profile=p) for p in (None, "quick", "nested"))
     assert (first(usual).train.epochs, first(usual).seed) == (9, 0)
     assert (first(quick).train.epochs, first(quick).train.batch, first(quick).seed) == (2, 3, 5)
     assert (first(nested).train.epochs, first(nested).train.batch) == (2, 3)
@@ -421,18 +421,18 @@ def test_only_matches_names_plans_tasks_and_models(write: Write) -> None:
         (["bf16", "int4@32"], 2),
         (["mine-wikitext2-bf16-seed0"], 1),
     ):
-        assert len(read(path, only=only).runs) == kept
+        assert len(read_study(path, only=only).runs) == kept
     assert "--only int3* matches no run." in refused(Path(path), only=["int3*"])
 
 
 def test_seeds_of_the_command_line_replace_the_studys(write: Write) -> None:
-    assert [r.seed for r in read(str(write(STUDY)), seeds=(3, 4)).runs] == [3, 4]
+    assert [r.seed for r in read_study(str(write(STUDY)), seeds=(3, 4)).runs] == [3, 4]
 
 
 def test_a_workloads_own_settings_win_over_the_studys(write: Write) -> None:
     text = HEAD + "[train]\nepochs = 9\nbatch = 3\n[task]\nwindow = 7\nlimit = 5\n"
     own = '[[workload]]\nmodel = "n"\ntask = { name = "sst2", window = 8 }\n'
-    study = read(str(write(text + WORKLOAD + own + "[workload.train]\nepochs = 1\n")))
+    study = read_study(str(write(text + WORKLOAD + own + "[workload.train]\nepochs = 1\n")))
     one, two = study.runs
     assert (one.train.epochs, one.train.batch, one.task.window, one.task.limit) == (9, 3, 7, 5)
     assert (two.train.epochs, two.train.batch, two.task.window, two.task.limit) == (1, 3, 8, 5)
@@ -471,10 +471,10 @@ def test_a_setting_of_one_run_that_fits_nothing_is_refused(setting: str, message
 
 
 def test_a_plan_file_is_named_after_itself_unless_it_says(write: Write) -> None:
-    assert plan_from(str(write('format = "int4@32"\n', "mine.toml"))).name == "mine"
-    assert plan_from(str(write('name = "other"\n', "mine.toml"))).name == "other"
+    assert load_plan(str(write('format = "int4@32"\n', "mine.toml"))).name == "mine"
+    assert load_plan(str(write('name = "other"\n', "mine.toml"))).name == "other"
     with pytest.raises(UserError, match=r"no file .*nowhere\.toml"):
-        plan_from(str(write("", "x.toml").with_name("nowhere.toml")))
+        load_plan(str(write("", "x.toml").with_name("nowhere.toml")))
 
 
 # --- parts ----------------------------------------------------------------------------------------
@@ -490,22 +490,22 @@ TWO = STUDY.replace('plans = ["bf16"]', 'plans = ["bf16"]\nseeds = [0, 1, 2]') +
 
 
 def test_a_part_adds_its_runs_and_shares_those_of_the_main_matrix(write: Write) -> None:
-    study = read(str(write(TWO)))
+    study = read_study(str(write(TWO)))
     main, more = study.parts
     assert len(study.runs) == 3 + 2
     assert [(r.plan.name, r.seed) for r in study.part(more)] == [
         ("nf4@64", 0), ("nf4@64", 1), ("bf16", 0), ("bf16", 1)
     ]  # fmt: skip
     assert [r.seed for r in study.part(main)] == [0, 1, 2]
-    assert {r.plan.name for r in read(str(write(TWO)), only=["more"]).runs} == {"nf4@64", "bf16"}
+    assert {r.plan.name for r in read_study(str(write(TWO)), only=["more"]).runs} == {"nf4@64", "bf16"}
 
 
 def test_other_seeds_leave_a_part_the_seeds_it_has(write: Write) -> None:
-    study = read(str(write(TWO)), seeds=(1, 2))
+    study = read_study(str(write(TWO)), seeds=(1, 2))
     assert sorted((r.plan.name, r.seed) for r in study.runs) == [
         ("bf16", 1), ("bf16", 2), ("nf4@64", 1)
     ]  # fmt: skip
-    assert [p.name for p in read(str(write(TWO)), seeds=(2,)).parts] == ["main"]
+    assert [p.name for p in read_study(str(write(TWO)), seeds=(2,)).parts] == ["main"]
 
 
 @pytest.mark.parametrize(
@@ -525,17 +525,17 @@ def test_a_part_that_cannot_be_is_refused(old: str, new: str, said: str, write: 
 
 def test_a_cut_of_a_task_has_a_name_of_its_own(write: Write) -> None:
     text = STUDY + WORKLOAD.replace('"wikitext2"', '{name = "wikitext2", limit = 9, tag = "few"}')
-    one, two = read(str(write(text))).runs
+    one, two = read_study(str(write(text))).runs
     assert (one.task.called, two.task.called) == ("wikitext2", "wikitext2 (few)")
     assert (one.name, two.name) == ("m-wikitext2-bf16-seed0", "m-wikitext2_few-bf16-seed0")
-    kept = read(str(write(text + '[profile.x]\n"seeds" = [4]\n').parent), profile="x")
+    kept = read_study(str(write(text + '[profile.x]\n"seeds" = [4]\n').parent), profile="x")
     assert {run.seed for run in kept.runs} == {4}
 
 
 def test_a_plan_may_lie_in_a_file_beside_the_study(write: Write, tmp_path: Path) -> None:
     write('format = "int3@64"\nrank = 5\n', "kept.toml")
     text = STUDY.replace('["bf16"]', '["mine"]') + '[plan.mine]\nfile = "kept.toml"\nrank = 6\n'
-    (run,) = read(str(write(text))).runs
+    (run,) = read_study(str(write(text))).runs
     assert run.plan == Plan("mine", "int3@64", rank=6)
     said = refused(write(text.replace("kept.toml", "gone.toml")))
     assert said == f"no file {tmp_path / 'gone.toml'}"
@@ -552,20 +552,20 @@ def _with_folder(write: Write, tmp_path: Path, more: str = "") -> Path:
 
 def test_a_folder_of_plans_is_taken_by_patterns(write: Write, tmp_path: Path) -> None:
     path = _with_folder(write, tmp_path, "alpha = 3.0\n")
-    study = read(str(path))
+    study = read_study(str(path))
     plans = {run.plan.name: run.plan for run in study.runs}
     assert list(plans) == ["bf16", *(f"lm/random-{i}" for i in range(3)), "lm/planned"]
     assert [plans[f"lm/random-{i}"].format for i in range(3)] == ["int2@64", "int3@64", "int4@64"]
     assert (plans["lm/planned"].rank, plans["lm/planned"].alpha) == (4, 3.0)
-    (run,) = read(str(path), only=("lm/planned",), seeds=(0,)).runs
+    (run,) = read_study(str(path), only=("lm/planned",), seeds=(0,)).runs
     assert study.place(run).name == run.name
     assert "/" not in run.name
     claim = CLAIM.replace("nf4@64", "lm/planned").replace('"bf16"', '"lm/random-1"')
     mean = 'mean_with = ["lm/random-*"]\n'
     path.write_text(path.read_text() + claim.replace("[[claim]]", "[[question]]") + mean)
-    (asked,) = read(str(path)).questions
+    (asked,) = read_study(str(path)).questions
     assert asked.plans == ("lm/planned", "lm/random-1", "lm/random-0", "lm/random-2")
-    changed = read(str(path), settings=("plan.lm/planned.rank=2",), seeds=(0,)).runs[-1]
+    changed = read_study(str(path), settings=("plan.lm/planned.rank=2",), seeds=(0,)).runs[-1]
     assert changed.plan.rank == 2
 
 
@@ -584,20 +584,20 @@ def test_a_folder_of_plans_that_cannot_be_is_refused(
     path = _with_folder(write, tmp_path, "alpha = 3.0\n")
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(UserError, match=re.escape(said)):
-        read(str(path))
+        read_study(str(path))
 
 
 def test_the_profile_that_the_study_is_has_a_name(write: Write) -> None:
     text = 'default_profile = "small"\n' + STUDY + '[profile.big]\n"train.epochs" = 9\n'
     path = str(write(text))
-    assert read(path, profile="small") == read(path)
-    assert {run.train.epochs for run in read(path, profile="big").runs} == {9}
+    assert read_study(path, profile="small") == read_study(path)
+    assert {run.train.epochs for run in read_study(path, profile="big").runs} == {9}
     assert "Did you mean 'small'?" in refused(Path(path), profile="smal")
 
 
 def test_alpha_is_a_number_or_twice_the_rank(write: Write) -> None:
     text = STUDY.replace('["bf16"]', '["x"]') + '[plan.x]\nalpha = "2r"\n'
-    (run,) = read(str(write(text))).runs
+    (run,) = read_study(str(write(text))).runs
     assert (run.plan.alpha_at(4), run.plan.alpha_at(10)) == (8, 20)
     assert Plan("p", alpha=3.0).alpha_at(4) == 3.0
     assert "alpha" in refused(write(text.replace('"2r"', '"3r"')))

@@ -27,7 +27,7 @@ from original_plan.predicted_gaps import FORESEEN, entry, foreseen, told
 from original_plan.tables import read, write_tables, write_validation
 
 from lowbit.core.errors import RunError, UserError
-from lowbit.core.files import write_lines
+from lowbit.core.files import write_jsonl
 from lowbit.core.spec import RunSpec
 from lowbit.core.toml import check
 from lowbit.runs.record import ADAPTER, LOG, Record, finish, load
@@ -57,7 +57,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
         spec = study.runs[0]
         folder = study.place(spec)
         if load(folder) is None:
-            write_lines(folder / LOG, LOGGED)
+            write_jsonl(folder / LOG, LOGGED)
             (folder / ADAPTER).mkdir()
             (folder / ADAPTER / "weights").write_text("trained")
             finish(folder, as_if(like, spec))
@@ -303,7 +303,7 @@ def test_a_study_is_collected_with_its_predictions_by_bits_and_rank(
             plan = replace(base.plan, name=f"{bits} r{rank}", format=format_of(bits), rank=rank,
                            embedding="bf16")  # fmt: skip
             spec = replace(base, plan=plan)
-            write_lines(home / spec.name / LOG, LOGGED)
+            write_jsonl(home / spec.name / LOG, LOGGED)
             runs.append((home / spec.name, finish(home / spec.name, as_if(like, spec))))
             specs.append(spec)
     cells = [SimpleNamespace(kind="adapted", model="assets:lm-14m", task="wikitext2",

@@ -18,7 +18,7 @@ from lowbit.cli.run import AS_ARGUMENT
 from lowbit.core.errors import RunError, UserError
 from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
-from lowbit.models.loading import PICKLES, WANTED, load, open_checkpoint, resolve, skeleton
+from lowbit.models.loading import PATTERNS, PICKLES, load, open_checkpoint, resolve, skeleton
 from lowbit.runs.check import check_runs
 
 
@@ -33,10 +33,10 @@ def test_a_hub_id_is_fetched_without_its_pickles(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     assert resolve("owner/name") == tiny_model("llama")
-    assert asked == {"reference": "owner/name", "revision": None, "patterns": WANTED}
+    assert asked == {"reference": "owner/name", "revision": None, "patterns": PATTERNS}
     assert resolve("owner/name@refs/pr/4") == tiny_model("llama")
     assert (asked["reference"], asked["revision"]) == ("owner/name", "refs/pr/4")
-    assert not set(WANTED) & set(PICKLES)
+    assert not set(PATTERNS) & set(PICKLES)
 
 
 def test_a_hub_id_that_has_only_pickles_is_told_where_safetensors_may_be(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lowbit.core.spec import Plan
-from lowbit.plan.file import plan_from, to_toml
+from lowbit.plan.file import load_plan, to_toml
 from lowbit.plan.named import NAMED
 
 
@@ -17,4 +17,4 @@ from lowbit.plan.named import NAMED
 def test_a_plan_reads_back_as_it_was_written(plan: Plan, tmp_path: Path) -> None:
     path = tmp_path / "plan.toml"
     path.write_text(to_toml(plan), encoding="utf-8")
-    assert plan_from(str(path)) == replace(plan, name="plan")
+    assert load_plan(str(path)) == replace(plan, name="plan")

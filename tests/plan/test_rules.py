@@ -15,7 +15,7 @@ from lowbit.core.errors import UserError
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import BLOCK_ROLES, Choice, Plan, Role, Rule, Site
 from lowbit.models.loading import Kind
-from lowbit.plan.file import plan_from
+from lowbit.plan.file import load_plan
 from lowbit.plan.named import NAMED, named
 from lowbit.plan.rules import TRAINED_HEAD, careful, choose, describe, matches
 from lowbit.quant.formats import CASTS, FORMATS, bits_of, parse, spell
@@ -248,6 +248,6 @@ def test_rules_that_may_leave_sites_out_need_a_format(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('rank = 4\n\n[[rule]]\nrole = "attention"\nformat = "nf4@64"\n')
     with pytest.raises(UserError, match="'mine': its rules may leave sites out"):
-        plan_from(str(path))
+        load_plan(str(path))
     path.write_text('format = "bf16"\n' + path.read_text())
-    assert plan_from(str(path)).format == "bf16"
+    assert load_plan(str(path)).format == "bf16"

@@ -16,7 +16,7 @@ from torch import Tensor
 from lowbit.core.errors import RunError
 from lowbit.core.spec import QuantSpec
 from lowbit.quant import codec
-from lowbit.quant.codec import Packed, Room, decode, encode, scales_of
+from lowbit.quant.codec import Packed, Scratch, decode, encode, scales_of
 from lowbit.quant.formats import (
     CASTS,
     FORMATS,
@@ -387,8 +387,8 @@ def test_codes_do_not_depend_on_how_many_rows_are_coded_at_a_time(
 
 @pytest.mark.parametrize("text", [*FORMATS, "nf4@64+dq", "int3@16:zp", "bf16"])
 def test_a_place_that_is_used_again_holds_the_same_matrix_bit_for_bit(text: str) -> None:
-    room = Room()
+    scratch = Scratch()
     for shape in ((6, 100), (12, 48), (3, 200)):
         packed = encode(torch.randn(shape), parse(text))
         for dtype in (torch.float32, torch.bfloat16):
-            assert torch.equal(decode(packed, dtype, room=room), decode(packed, dtype))
+            assert torch.equal(decode(packed, dtype, scratch=scratch), decode(packed, dtype))

@@ -10,12 +10,12 @@ from typing import get_args
 
 import pytest
 import torch
+from helpers import error_bounds
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from lowbit.core.spec import Group, OffsetRule, QuantSpec, ScaleRule
-from lowbit.quant import error_bounds
-from lowbit.quant.byte_counts import DQ_BLOCK, groups, stored
+from lowbit.quant.byte_counts import DQ_BLOCK, groups, matrix_bytes
 from lowbit.quant.codec import CAST_TYPES, TENSORS, Packed, decode, encode, scales_of
 from lowbit.quant.formats import CASTS, FORMATS, bits_of, levels_of, parse, spell
 from lowbit.quant.packing import pack
@@ -196,7 +196,7 @@ def test_what_is_stored_is_integers_without_gradient_and_a_copy(spec: QuantSpec)
 def test_bytes_are_what_the_ledger_says(spec: QuantSpec) -> None:
     for group in GROUPS:
         packed = kept(spec, group)
-        count = stored(packed.spec, SHAPE)
+        count = matrix_bytes(packed.spec, SHAPE)
         held = {name: t.numel() * t.element_size() for name, t in packed.tensors().items()}
         assert packed.nbytes == count.total == sum(held.values())
         assert (held["codes"], held.get("offsets", 0)) == (count.codes, count.offsets)
@@ -211,7 +211,7 @@ def test_bytes_are_what_the_ledger_says_in_any_shape(
 ) -> None:
     for group in (1, 16, 100, *GROUPS):
         packed = encode(gaussian(shape), at(spec, group))
-        assert packed.nbytes == stored(packed.spec, shape).total
+        assert packed.nbytes == matrix_bytes(packed.spec, shape).total
 
 
 @every

@@ -117,7 +117,7 @@ def test_the_appendices_hold_what_the_records_say(demo: tuple[Path, list[Finishe
 
 def test_the_page_has_ranks_costs_and_settings(demo: tuple[Path, list[FinishedRun]]) -> None:
     text = demo[0].read_text(encoding="utf-8")
-    for heading in ("Ranks that were left", "What a run costs", "Settings"):
+    for heading in ("Ranks after training", "Costs of a run", "Settings"):
         assert f"<summary>{heading}</summary>" in text
     assert "wall clock, s" in text
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lowbit.cli import tools
 from lowbit.core.errors import UserError
 from lowbit.core.spec import BLOCK_ROLES
-from lowbit.plan.file import plan_from
+from lowbit.plan.file import load_plan
 from lowbit.plan.named import NAMED
 from lowbit.plan.rules import choose
 from lowbit.runs.freeze import frozen
@@ -25,7 +25,7 @@ BLOCKS = [site.name for site in sites() if site.role in BLOCK_ROLES]
 
 def ended_with(folder: Path, ranks: Sequence[int]) -> Record:
     """A record whose schedule left these ranks."""
-    _, record = make_run(folder, "bf16")
+    record = make_run(folder, "bf16").record
     left = dict(zip(BLOCKS, ranks, strict=True))
     found = tuple(replace(s, final_rank=left.get(s.name, 0)) for s in record.sites)
     return replace(record, sites=found)
@@ -49,10 +49,10 @@ def test_every_site_gets_the_rank_it_ended_with(folder: Path, ranks: list[int]) 
 def test_a_run_is_frozen_from_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, _ = make_run(tmp_path, "bf16")
+    run = make_run(tmp_path, "bf16").folder
     tools.freeze(run, tmp_path / "kept.toml")
     assert "kept.toml" in capsys.readouterr().out
-    assert plan_from(str(tmp_path / "kept.toml")).rank == 8
+    assert load_plan(str(tmp_path / "kept.toml")).rank == 8
     for target, said in (("kept.toml", "is there already"), ("kept.json", "ends in .toml")):
         with pytest.raises(UserError, match=said):
             tools.freeze(run, tmp_path / target)

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from helpers.records import FACTS, make_run
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lowbit.core.errors import RunError, UserError
 from lowbit.core.execution import ONEDNN, Execution
-from lowbit.core.files import lines, to_json, write_atomic, write_lines
+from lowbit.core.files import read_jsonl, to_json, write_atomic, write_jsonl
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.core.toml import check
@@ -89,8 +88,8 @@ def test_lines_come_back_as_they_were_written(
     rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("lines") / "x.jsonl"
-    write_lines(path, rows)
-    assert list(lines(path)) == rows
+    write_jsonl(path, rows)
+    assert list(read_jsonl(path)) == rows
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -152,7 +151,6 @@ def test_what_is_no_record_at_all_is_no_record(text: str, run: FinishedRun) -> N
 @pytest.mark.parametrize(
     "change",
     [
-        {"schema": 2},
         {"unknown": 1},
         {"files": []},
         {"facts": {}},
@@ -164,6 +162,13 @@ def test_a_record_of_another_shape_is_no_record(change: dict[str, Any], run: Fin
     body = json.loads((run[0] / RECORD).read_text())
     (run[0] / RECORD).write_text(json.dumps({**body, **change}))
     assert load(run[0]) is None
+
+
+def test_a_record_of_another_schema_is_an_error(run: FinishedRun) -> None:
+    body = json.loads((run[0] / RECORD).read_text())
+    (run[0] / RECORD).write_text(json.dumps({**body, "schema": 2}))
+    with pytest.raises(RunError, match="has schema 2"):
+        load(run[0])
 
 
 @pytest.mark.parametrize("name", [LOG, SCORES, "adapter/adapter_model.safetensors"])
@@ -321,7 +326,7 @@ def test_vectors_that_nobody_noted_keep_no_two_records_apart(tmp_path: Path) -> 
 
 
 def test_a_cpus_vectors_are_noted() -> None:
-    cpu = machine.facts(torch.device("cpu"), "fp32", Execution(), "", "", ())
+    cpu = machine.facts(machine.cpu_machine(), "", "", ())
     assert cpu.simd == matmul.simd_name()
 
 

@@ -13,13 +13,13 @@ from helpers.models import opened
 from scipy import stats
 
 from lowbit.cli import run as commands
-from lowbit.core.files import lines
+from lowbit.core.files import read_jsonl
 from lowbit.core.spec import BLOCK_ROLES
 from lowbit.plan.rules import choose
 from lowbit.report.figures import gradients, memory, pareto, ranks
 from lowbit.study.cells import Setting, settings
 from lowbit.study.results import read_results
-from lowbit.study.study import Study, read
+from lowbit.study.study import Study, read_study
 from lowbit.study.verdicts import Verdicts, judge
 
 ROOT = Path(__file__).parents[2] / "studies" / "joint"
@@ -30,7 +30,7 @@ SIX = ("B-FP", "B-Q4", "B-Ada", "Joint-1", "Joint-2", "Joint-3")
 
 @pytest.fixture(scope="module")
 def study() -> Study:
-    return read(str(ROOT))
+    return read_study(str(ROOT))
 
 
 def test_the_main_matrix_is_six_plans_two_tasks_six_seeds(study: Study) -> None:
@@ -43,8 +43,8 @@ def test_the_main_matrix_is_six_plans_two_tasks_six_seeds(study: Study) -> None:
 
 
 def test_the_laptop_and_the_full_profile_have_the_same_runs(study: Study) -> None:
-    assert read(str(ROOT), profile="laptop") == study
-    full = read(str(ROOT), profile="full")
+    assert read_study(str(ROOT), profile="laptop") == study
+    full = read_study(str(ROOT), profile="full")
     found = [run.plan for run in study.runs if run.plan.name not in PATTERNS]
     moved = {"middle two 8-bit": (5, 6), "random two 8-bit": (6, 11)}  # of twelve layers
     for ours, theirs in zip(found, (run.plan for run in full.runs), strict=True):
@@ -222,7 +222,7 @@ def test_mcnemar_counts_the_sentences_that_one_side_alone_had_right(
 
     def right(plan: str) -> dict[int, float]:
         where = Path(str(folder).format(plan.replace("-", "_")))
-        return {row["example"]: row["sum"] for row in lines(where / "scores.jsonl")}
+        return {row["example"]: row["sum"] for row in read_jsonl(where / "scores.jsonl")}
 
     ours, theirs = right(found.claim.plan), right(found.claim.than)
     only_ours = sum(ours[i] > theirs[i] for i in ours)
@@ -235,7 +235,7 @@ def test_mcnemar_counts_the_sentences_that_one_side_alone_had_right(
 def test_slices_are_balanced(study: Study) -> None:
     """A seed's runs hold every plan on every task once."""
     for seed in range(6):
-        one = read(str(ROOT), seeds=(seed,))
+        one = read_study(str(ROOT), seeds=(seed,))
         main = one.part(one.parts[0])
         assert Counter((r.plan.name, r.task.called) for r in main) == Counter(
             (plan, task) for plan in SIX for task in ("sst2", "wikitext2")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from lowbit.core.errors import LowbitError, said_by_system
+from lowbit.core.errors import LowbitError, describe_os_error
 
 StudyArgument = Annotated[str, typer.Argument(help="A study's folder, or its study.toml.")]
 SetOption = Annotated[
@@ -65,7 +65,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except BrokenPipeError:
             raise typer.Exit(1) from None
         except OSError as error:
-            complain(said_by_system(error))
+            complain(describe_os_error(error))
             raise typer.Exit(1) from None
 
     return wrapped

@@ -81,7 +81,7 @@ def _said(found: BudgetPlan, best: Candidate, wanted: PlanRequest) -> list[str]:
     size = best.solution.stored + found.other
     peak = best.solution.training + found.overhead
     limit = f" of {training:,}" if training else ""
-    step = f"A training step takes {peak:,}{limit}, as the ledger counts."
+    step = f"A training step takes {peak:,}{limit}, as the byte count says."
     lines = [f"{size:,} of {budget:,} bytes. {step}"]
     if found.fits_in_full:
         return [*lines, "The budget holds the whole model in 16 bits at the largest rank."]

@@ -11,17 +11,18 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from lowbit.cli.child_process import _checked, _execution, _make_models, probe_run
+from lowbit.cli.child_process import _checked, _execution, _make_models, measure_run
 from lowbit.cli.console import out, say
 from lowbit.cli.study import report
 from lowbit.core.errors import LowbitError, RunError
 from lowbit.core.execution import Execution
-from lowbit.core.files import lines
+from lowbit.core.files import read_jsonl
 from lowbit.core.spec import RunSpec
 from lowbit.report import wording
 from lowbit.runs import isolated_cost
 from lowbit.runs.pack import drop
 from lowbit.runs.record import LOG, RECORD, check_current
+from lowbit.runs.run_cost import RunCost
 from lowbit.runs.store import FinishedRun, ResultsFolder
 from lowbit.runs.workers.pool import Ending, Job, Order, run_jobs
 from lowbit.runs.workers.process import call
@@ -62,8 +63,8 @@ def carry_out(study: Study, jobs: int, device: str | None, rerun: bool) -> None:
 def _time_alone(study: Study, execution: Execution) -> None:
     """A few steps of each configuration alone, where its runs' own cost says too little."""
 
-    def probe(run: RunSpec, execution: Execution, timed: bool) -> Any:
-        return call(probe_run, run, execution, timed)
+    def probe(run: RunSpec, execution: Execution, timed: bool) -> RunCost:
+        return call(measure_run, run, execution, timed)
 
     results = ResultsFolder(study.results)
     for run in study.runs:
@@ -127,7 +128,9 @@ def _warnings(folder: Path) -> list[str]:
     """What the run's log warned of."""
     path = folder / LOG
     return [
-        line["warning"] for line in (lines(path) if path.is_file() else ()) if "warning" in line
+        line["warning"]
+        for line in (read_jsonl(path) if path.is_file() else ())
+        if "warning" in line
     ]
 
 

@@ -24,14 +24,14 @@ Arrays = dict[str, np.ndarray]
 SEAL = "seal"
 
 
-def remembered(path: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
-    """What is kept at `path` for `key`, or else what `make` gives, kept from now on."""
-    kept = load(path, key)
-    if kept is not None:
-        return kept
-    made = make()
-    save(path, key, made)
-    return made
+def load_or_compute(path: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
+    """The arrays cached at `path` for `key`; computed by `make` and saved if there are none."""
+    cached = load(path, key)
+    if cached is not None:
+        return cached
+    arrays = make()
+    save(path, key, arrays)
+    return arrays
 
 
 def load(path: Path, key: str) -> Arrays | None:

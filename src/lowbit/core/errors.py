@@ -1,8 +1,8 @@
-"""Errors are for the person: what was wrong, where, and what would be right.
+"""Errors that are shown without a traceback: what is wrong, where, and what would be right.
 
-Two kinds, because a shell can only be told so much. `UserError` is something the user wrote
-(exit code 2); `RunError` is something that happened while running (exit code 1). Anything else
-that escapes is a bug of ours and deserves its traceback.
+`UserError` means that the input is wrong (exit code 2). `RunError` means that the input is fine
+but something failed while running (exit code 1). Any other exception is a bug in lowbit and keeps
+its traceback.
 """
 
 from __future__ import annotations
@@ -23,6 +23,34 @@ _DISK = {
 }
 
 
+_SYNONYMS: dict[str, tuple[str, ...]] = {
+    "learning_rate": ("lr",),
+    "batch_size": ("batch",),
+    "per_device_train_batch_size": ("batch",),
+    "per_device_eval_batch_size": ("eval_batch",),
+    "eval_batch_size": ("eval_batch",),
+    "gradient_accumulation_steps": ("accumulate",),
+    "grad_accum": ("accumulate",),
+    "num_epochs": ("epochs",),
+    "num_train_epochs": ("epochs",),
+    "max_steps": ("steps",),
+    "warmup_ratio": ("warmup",),
+    "max_grad_norm": ("clip",),
+    "grad_clip": ("clip",),
+    "logging_steps": ("log_every",),
+    "max_length": ("window",),
+    "max_seq_length": ("window",),
+    "seq_len": ("window",),
+    "lora_rank": ("rank",),
+    "r": ("rank",),
+    "lora_alpha": ("alpha",),
+    "lora_dropout": ("dropout",),
+    "target_modules": ("name",),
+    "dtype": ("compute", "format"),
+}
+"""Names that other libraries use for a setting, and lowbit's name of it."""
+
+
 class LowbitError(Exception):
     """Base of the errors shown without a traceback."""
 
@@ -30,20 +58,20 @@ class LowbitError(Exception):
 
 
 class UserError(LowbitError):
-    """What the user wrote cannot be carried out."""
+    """The input is wrong: a file, an option or a value has to be changed."""
 
     exit_code = 2
 
 
 class RunError(LowbitError):
-    """What was asked for was fine; something happened on the way."""
+    """The input is fine, but the work failed: a full disk, a torn file, a diverged run."""
 
     exit_code = 1
 
 
 @contextmanager
 def about(what: str) -> Iterator[None]:
-    """What goes wrong while something is at hand says what that was."""
+    """Prefix the message of every `RunError` raised inside with `what`."""
     try:
         yield
     except RunError as error:
@@ -51,7 +79,7 @@ def about(what: str) -> Iterator[None]:
 
 
 class BadValueError(UserError, ValueError):
-    """A setting whose value no run could have."""
+    """A setting whose value is outside the allowed ones."""
 
     def __init__(self, table: str, key: str, value: object, right: str) -> None:
         super().__init__(f"{table}.{key} = {value!r}: should be {right}")
@@ -60,16 +88,17 @@ class BadValueError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Bounds:
-    """The numbers that a setting may be; NaN is within no bounds."""
+    """The interval of numbers allowed for a setting. NaN and infinity are never allowed."""
 
     low: float
     high: float = float("inf")
     above: bool = False
-    """`low` itself is too little."""
+    """The interval excludes `low` itself."""
     below: bool = False
-    """`high` itself is too much."""
+    """The interval excludes `high` itself."""
 
     def holds(self, value: float) -> bool:
+        """Whether a value is in the interval."""
         low = value > self.low if self.above else value >= self.low
         high = value < self.high if self.below else value <= self.high
         return low and high and value != float("inf")
@@ -82,23 +111,32 @@ class Bounds:
 
 
 def check_bounds(table: str, settings: object, bounds: Mapping[str, Bounds]) -> None:
-    """Raise `BadValueError` for the first of the settings that is out of its bounds."""
+    """Raise `BadValueError` for the first setting that is out of its bounds."""
     for key, allowed in bounds.items():
         value = getattr(settings, key)
         if not allowed.holds(value):
             raise BadValueError(table, key, value, str(allowed))
 
 
-def said_by_system(error: OSError) -> str:
-    """What happened to a file, in words, and to which."""
+def describe_os_error(error: OSError) -> str:
+    """An operating system error in words, with the file it concerns."""
     where = f" ({error.filename})" if error.filename else ""
-    kept = "; nothing finished is lost" if error.errno in _DISK else ""
-    return f"{_DISK.get(error.errno or 0, error.strerror or error)}{where}{kept}"
+    reassurance = "; nothing finished is lost" if error.errno in _DISK else ""
+    return f"{_DISK.get(error.errno or 0, error.strerror or error)}{where}{reassurance}"
 
 
 def nearest(wrong: str, valid: Iterable[str]) -> str:
-    """` Did you mean 'x'?` when something is near, else the list of what is valid."""
+    """The end of an error message: the valid name closest to a wrong one, else all valid names.
+
+    A common name from another library is translated first: `learning_rate` suggests `lr`.
+
+    >>> nearest("batch_size", ["lr", "batch", "epochs"])
+    " Did you mean 'batch'?"
+    """
     options = sorted(set(valid))
+    for synonym in _SYNONYMS.get(wrong.lower().replace("-", "_"), ()):
+        if synonym in options:
+            return f" Did you mean '{synonym}'?"
     lowered = {option.lower(): option for option in options}
     close = get_close_matches(wrong.lower(), lowered, n=1, cutoff=0.5)
     if close:

@@ -1,4 +1,8 @@
-"""Files that are whole or not there, and JSON that has no NaN in it."""
+"""Atomic file writes, file digests, and JSON without NaN.
+
+Every result file is written to a temporary neighbour and renamed over its path, so a reader sees
+the old file or the new one, never half of one, even when the process is killed.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from typing import Any
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """All of it or none: a temporary neighbour, flushed to the disk, then renamed over `path`."""
+    """Write a file whole or not at all; missing folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
@@ -25,22 +29,24 @@ def write_atomic(path: Path, content: bytes) -> None:
         raise
 
 
-def digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSONL file."""
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSONL file, one by one."""
     with path.open(encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)
 
 
-def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write objects as a JSONL file, atomically."""
     write_atomic(path, "".join(to_json(row) + "\n" for row in rows).encode())
 
 
 def to_json(value: Any) -> str:
-    """JSON without NaN: a number that is none has no place in a record."""
+    """Compact JSON; NaN and infinity raise ValueError, because JSON has no spelling for them."""
     return json.dumps(value, allow_nan=False, separators=(",", ":"))

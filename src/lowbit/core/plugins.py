@@ -19,12 +19,12 @@ from lowbit.core.errors import UserError, nearest
 def plugins(package: str, constant: str) -> dict[str, Any]:
     """Every `constant` that a module of `package` defines, by its `.name`."""
     folder = importlib.import_module(package)
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     for module in sorted(m.name for m in pkgutil.iter_modules(folder.__path__)):
         entry = getattr(importlib.import_module(f"{package}.{module}"), constant, None)
         if entry is not None:
-            found[entry.name] = entry
-    return found
+            entries[entry.name] = entry
+    return entries
 
 
 def lookup(what: str, name: str, options: dict[str, Any]) -> Any:

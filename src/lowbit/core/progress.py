@@ -80,7 +80,7 @@ def phases(
     began: dict[str, tuple[float, int]] = {}
     drawn = _sayable("█░", "#.", out)
 
-    def told(what: str, done: int, total: int) -> None:
+    def update(what: str, done: int, total: int) -> None:
         if stop():
             raise SystemExit(1)
         if not shown:
@@ -97,7 +97,7 @@ def phases(
             out.write(f"\r{f'{what:<11} {gauge} {done}/{total}  {left}':<{LINE}.{LINE}}")
         out.flush()
 
-    return told
+    return update
 
 
 def _sayable(text: str, otherwise: str, out: TextIO) -> str:

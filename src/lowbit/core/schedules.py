@@ -125,7 +125,8 @@ class Distil:
             raise BadValueError("distil", "layers", (), "blocks, like [2, 4], to compare after")
 
     @property
-    def wanted(self) -> bool:
+    def enabled(self) -> bool:
+        """Whether any distillation loss has a weight."""
         return bool(self.logits or self.off or self.features)
 
     def nbytes(self, tokens: int, width: int) -> int:

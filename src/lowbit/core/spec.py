@@ -1,11 +1,10 @@
-"""The words everything else is written in.
+"""The settings of a run, as frozen dataclasses: no torch, no files, few methods.
 
-Frozen dataclasses and nothing more: no torch, no files, no behaviour beyond small derived facts.
-A study file, a command line and a test all end up as these, so two runs are the same run exactly
-when their `RunSpec`s are equal, and `fingerprint` says so in sixteen characters.
+Study files, command lines and tests are all turned into these classes. Two runs are the same run
+exactly when their `RunSpec`s are equal; `fingerprint` is a hash of it, sixteen characters long.
 
-pydantic reads them straight from TOML (`__pydantic_config__` forbids unknown keys); nothing here
-depends on it.
+pydantic reads the classes from TOML (`__pydantic_config__` forbids unknown keys), but this module
+does not import it.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ Base = Literal["frozen", "trained"]
 
 BLOCK_ROLES: tuple[Role, ...] = ("attention", "ffn")
 DEMO_MODEL = "demo:tiny"
-"""The one model that is made, not found (`demo.model_folder`)."""
+"""The demo model, which lowbit trains itself instead of loading it."""
 _FROM_0, _FROM_1, _FRACTION = Bounds(0), Bounds(1), Bounds(0, 1)
 SEEDS, _BELOW_ONE = Bounds(0, 2**32 - 1), Bounds(0, 1, below=True)
 
@@ -47,11 +46,11 @@ class QuantSpec:
 
 @dataclass(frozen=True)
 class Site:
-    """One weight matrix of a model, (out_features, in_features) whatever the module's own habit.
+    """One weight matrix of a model; `shape` is always (out_features, in_features).
 
-    A tied head is no second site: its name is an alias, and its bytes are counted once.
+    A tied head is not a second site: its name is an alias, and its bytes are counted once.
     `fresh` marks a head that the checkpoint does not hold and that was initialised at random.
-    `bias` numbers lie beside the matrix and are trained, or left alone, with it.
+    `bias` is the size of the module's bias, which is trained only if the matrix is.
     """
 
     name: str
@@ -71,7 +70,7 @@ class Choice:
     rank: int = 0
     base: Base = "frozen"
     folded: bool = False
-    """A bias of 16 bits a row, which training made, is stored with it."""
+    """A 16-bit bias per row, created by training, is stored with the matrix."""
 
     @property
     def ternary(self) -> bool:
@@ -101,7 +100,7 @@ class Rule:
 
 
 BARE = "none"
-"""The adapter of a plan that has none: its base is scored as it is stored."""
+"""`Plan.adapter` of a plan without an adapter: its base is scored as it is stored."""
 
 
 @dataclass(frozen=True)
@@ -179,8 +178,8 @@ class TaskSpec:
 
     def cut(self, called: str) -> TaskSpec:
         """The task of that name, settings aside."""
-        found = re.fullmatch(r"(.*) \((.*)\)", called)
-        return replace(self, name=found[1] if found else called, tag=found[2] if found else "")
+        match = re.fullmatch(r"(.*) \((.*)\)", called)
+        return replace(self, name=match[1] if match else called, tag=match[2] if match else "")
 
 
 @dataclass(frozen=True)
@@ -225,7 +224,7 @@ class TrainSpec:
         check_bounds("train", self, bounds | {"weight_decay": _FROM_0})
 
     def warm_steps(self, total: int) -> int:
-        """How long the warm-up is, of so many steps."""
+        """The number of warm-up steps among `total`."""
         return math.ceil(self.warmup * total)
 
 
@@ -240,7 +239,7 @@ run before them still is what is declared."""
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Everything that was declared about one run."""
+    """All settings of one run."""
 
     model: str
     task: TaskSpec
@@ -252,13 +251,13 @@ class RunSpec:
         check_bounds("run", self, {"seed": SEEDS})
 
     def declared(self) -> dict[str, Any]:
-        """The spec as JSON would keep it."""
-        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        """The settings as JSON objects, without later settings that have their default."""
+        settings: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         for table, later in _LATER.items():
             for key, default in later.items():
-                if found[table][key] == default:
-                    del found[table][key]
-        return found
+                if settings[table][key] == default:
+                    del settings[table][key]
+        return settings
 
     @property
     def training(self) -> TrainSpec:
@@ -282,7 +281,7 @@ class RunSpec:
 
     @property
     def name(self) -> str:
-        """A folder's name that a person can say: model-task-plan-seed."""
+        """The readable name of the run's folder: model-task-plan-seed."""
         task = "_".join(filter(None, (_short(self.task.name), self.task.tag)))
         parts = [_short(self.model), task, self.plan.name, f"seed{self.seed}"]
         return "-".join("".join(c if c.isalnum() or c in "@+._" else "_" for c in p) for p in parts)

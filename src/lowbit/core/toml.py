@@ -1,8 +1,8 @@
-"""From TOML and `--set` to the words of `spec`, with errors that find the line.
+"""TOML files and `--set` overrides, read into the dataclasses of `spec`.
 
-A file is read once into plain data, overrides are laid over it, and pydantic checks the whole
-against the dataclasses: strictly, and with no unknown keys. Whatever is wrong is said with its
-file, its line, and the nearest valid name.
+A file is read once into plain data and the overrides are merged into it. Then pydantic validates
+the whole against the dataclasses, strictly and without unknown keys. An error names the file, the
+line, and the nearest valid key.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 
 
 def read_toml(path: Path) -> Raw:
+    """A TOML file as plain data, or a `UserError` that names the file."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -35,7 +36,7 @@ def read_toml(path: Path) -> Raw:
 
 
 def check(kind: type[T], raw: Raw, path: Path | None, inside: tuple[str | int, ...] = ()) -> T:
-    """`raw` as a `kind`, or an error that says where it is not one.
+    """Validate plain data as an instance of `kind`, or raise a `UserError` with file and line.
 
     `inside`: the keys under which `raw` stands in the file.
     """
@@ -43,9 +44,9 @@ def check(kind: type[T], raw: Raw, path: Path | None, inside: tuple[str | int, .
     try:
         return adapter.validate_json(to_json(raw), strict=True)
     except pydantic.ValidationError as error:
-        found = error.errors(include_url=False)
-        # A misspelt key also leaves the right one missing: the spelling is what to say.
-        first = next((e for e in found if e["type"] in _UNKNOWN), found[0])
+        errors = error.errors(include_url=False)
+        # A misspelt key also leaves the right one missing: report the spelling.
+        first = next((e for e in errors if e["type"] in _UNKNOWN), errors[0])
         raise UserError(_explain(kind, first, path, inside)) from None
 
 
@@ -57,32 +58,35 @@ def _explain(
     if isinstance(refused, BadValueError):
         where = [*where, refused.key]
     key = ".".join(str(part) for part in (*inside, *where))
-    place = at(path, *inside, *where)
+    place = location(path, *inside, *where)
     if error["type"] in _UNKNOWN:
         valid = _valid_names(kind, where[:-1])
         return f"{place}unknown key '{key}'.{nearest(str(where[-1]), valid)}"
     if error["type"] in ("missing", "missing_argument"):
-        return f"{at(path, *inside, *where[:-1])}'{key}' is missing"
+        return f"{location(path, *inside, *where[:-1])}'{key}' is missing"
     if isinstance(refused, BadValueError):
         return f"{place}{key} = {refused.value!r}: should be {refused.right}"
-    said = error["input"]
-    said = (
-        "a table" if isinstance(said, dict) else "a list" if isinstance(said, list) else repr(said)
-    )
+    value = _description(error["input"])
     if error["type"].startswith("dataclass"):
-        return f"{place}{key} is {said} and should be a table"
+        return f"{place}{key} is {value} and should be a table"
     right = error["msg"].removeprefix("Input ").replace("a valid array", "a list")
     right = right.replace("an object", "a table")
-    return f"{place}{key} is {said} and {right}"
+    return f"{place}{key} is {value} and {right}"
 
 
-def at(path: Path | None, *keys: str | int) -> str:
-    """`FILE, line 7: ` for the key that stands under `keys`; nothing without a file."""
+def _description(value: object) -> str:
+    if isinstance(value, dict):
+        return "a table"
+    return "a list" if isinstance(value, list) else repr(value)
+
+
+def location(path: Path | None, *keys: str | int) -> str:
+    """`FILE, line 7: ` for the key at `keys`, to begin an error message; "" without a file."""
     return f"{path}{_line(path, keys)}: " if path else ""
 
 
 def _valid_names(kind: Any, where: Sequence[str | int]) -> list[str]:
-    """The keys allowed at a place, found by walking the dataclasses' type hints."""
+    """The keys allowed under `where`, read from the dataclasses' type hints."""
     for part in where:
         kind = _step(kind, part)
     kind = next((k for k in _members(kind) if dataclasses.is_dataclass(k)), None)
@@ -104,27 +108,27 @@ def _members(kind: Any) -> tuple[Any, ...]:
 
 
 def _line(path: Path | None, where: Sequence[str | int]) -> str:
-    """`, line 7` where the key's own line can be found; nothing where it came from `--set`."""
+    """`, line 7` for a key of the file; "" for a key that came from `--set`."""
     if path is None or not path.is_file():
         return ""
     names = [str(part) for part in where if isinstance(part, str)]
     counts = [part for part in where if isinstance(part, int)]
     table: list[str] = []
-    seen: dict[str, int] = {}
+    entries: dict[str, int] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         header = re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]", line)
         if header:
             table = [part.strip().strip("\"'") for part in header[2].split(".")]
             if header[1] == "[[":
-                seen[header[2]] = seen.get(header[2], -1) + 1
-            entry = seen.get(header[2])
+                entries[header[2]] = entries.get(header[2], -1) + 1
+            entry = entries.get(header[2])
             if table == names and (not counts or entry is None or entry in counts):
                 return f", line {number}"
-        found = re.match(r"\s*([\w.\"'-]+)\s*=", line)
-        if found is None:
+        assignment = re.match(r"\s*([\w.\"'-]+)\s*=", line)
+        if assignment is None:
             continue
-        keys = table + [part.strip("\"'") for part in found[1].split(".")]
-        index = seen.get(".".join(table))
+        keys = table + [part.strip("\"'") for part in assignment[1].split(".")]
+        index = entries.get(".".join(table))
         right_entry = not counts or index is None or index in counts
         if keys == names[: len(keys)] and right_entry and len(keys) > len(table):
             inside = len(keys) == len(names) or names[-1] in line
@@ -134,17 +138,17 @@ def _line(path: Path | None, where: Sequence[str | int]) -> str:
 
 
 def override(raw: Raw, settings: Sequence[str]) -> Raw:
-    """Lay `a.b=c` settings over `raw`; `-` and `_` are alike in keys."""
+    """Apply `--set` overrides, written `a.b=c`, to plain data; `-` and `_` are alike in keys."""
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key.strip(" ."):
             raise UserError(f"--set {setting}: expected KEY=VALUE, like --set train.lr=1e-4")
-        put(raw, key, _value(value.strip()))
+        set_key(raw, key, _value(value.strip()))
     return raw
 
 
-def put(raw: Raw, key: str, value: Any) -> None:
-    """raw[a][b] = value for the key `a.b`, tables made where they are missing."""
+def set_key(raw: Raw, key: str, value: Any) -> None:
+    """raw[a][b] = value for the key `a.b`; missing tables are created."""
     *tables, last = (
         quoted or bare for quoted, bare in re.findall(r'"([^"]+)"|([^.]+)', key.strip())
     )
@@ -153,7 +157,7 @@ def put(raw: Raw, key: str, value: Any) -> None:
         place = _inside(place, table, key)
     if isinstance(place, list):
         raise UserError(f"'{key}': say which of the list, like {tables[-1]}.0.{last}")
-    lay(place, {_spelled(last, place): value})
+    merge_tables(place, {_spelled(last, place): value})
 
 
 def _inside(place: Any, part: str, key: str) -> Any:
@@ -164,30 +168,30 @@ def _inside(place: Any, part: str, key: str) -> Any:
             )
             raise UserError(f"'{key}': '{part}' should be {right}")
         return place[int(part)]
-    found = place.setdefault(_spelled(part, place), {})
-    if not isinstance(found, dict | list):
+    child = place.setdefault(_spelled(part, place), {})
+    if not isinstance(child, dict | list):
         raise UserError(f"'{key}': '{part}' is no table")
-    return found
+    return child
 
 
-def lay(under: Raw, over: Raw) -> Raw:
-    """Lay `over` over `under`, table by table."""
+def merge_tables(under: Raw, over: Raw) -> Raw:
+    """Merge `over` into `under`, table by table; values of `over` win."""
     for key, value in over.items():
         if isinstance(value, dict) and isinstance(under.get(key), dict):
-            lay(under[key], value)
+            merge_tables(under[key], value)
         else:
             under[key] = value
     return under
 
 
 def _spelled(key: str, table: Raw) -> str:
-    """The key as the table has it, `-` and `_` alike."""
-    alike = [known for known in table if known.replace("-", "_") == key.replace("-", "_")]
+    """The key as the table spells it; `-` and `_` are alike."""
+    alike = [name for name in table if name.replace("-", "_") == key.replace("-", "_")]
     return key if key in table else alike[0] if alike else key.replace("-", "_")
 
 
 def _value(text: str) -> Any:
-    """A TOML value where it is one, else the text itself."""
+    """The text as a TOML value; text that is no TOML value is a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -2,7 +2,7 @@
 
 bert              BERT and MiniLM
 dropout           dropout with cheap random numbers
-family            what a family is, and how its sites are found
+family            what a model family is, and how sites are listed
 gpt2              GPT-2 and DialoGPT
 llama             Llama, SmolLM, Qwen, Mistral
 loading           from a name to a model on disk

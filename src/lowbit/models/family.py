@@ -1,4 +1,4 @@
-"""What a family is, and how its sites are found in a model.
+"""What a model family is, and how the sites of a model are listed.
 
 A family is data: which `model_type`s it covers, and a list of name patterns with their roles. A
 weight matrix that no pattern matches is an error, never a silently unquantised layer.
@@ -18,10 +18,11 @@ from lowbit.core.spec import Role, Site
 from lowbit.models.packed_attention import Segments
 
 MATRICES = ("Linear", "Conv1D", "Embedding")
+"""Classes of modules that hold one weight matrix."""
 
 
 def last_token(model: nn.Module, hidden: Tensor, segments: Segments) -> Tensor:
-    """A causal model has read a whole sentence at its last token."""
+    """Class logits of a causal model: its head applied to the last token of each example."""
     head: nn.Module = model.score  # type: ignore[assignment]
     return head(hidden[segments.last])
 
@@ -31,19 +32,21 @@ class Family:
     """`sites`: (pattern over module names, role); a group named `depth` numbers the blocks.
 
     `classify(model, hidden, segments)`: class logits (examples, classes) of (tokens, width).
+    `transposed`: its block matrices are Conv1D modules, which store a weight as (in, out).
     """
 
     name: str
     model_types: tuple[str, ...]
     sites: tuple[tuple[str, Role], ...]
     classify: Callable[[nn.Module, Tensor, Segments], Tensor] = last_token
+    transposed: bool = False
 
     def match(self, module: str) -> Site | None:
-        """The site that a module name denotes, shape still unknown."""
+        """The site of a module, by its name; the shape is filled in later."""
         for pattern, role in self.sites:
-            found = re.fullmatch(pattern, module)
-            if found:
-                depth = found.groupdict().get("depth")
+            match = re.fullmatch(pattern, module)
+            if match:
+                depth = match.groupdict().get("depth")
                 return Site(module, role, (0, 0), None if depth is None else int(depth))
         return None
 
@@ -54,8 +57,8 @@ def family_of(model_type: str) -> Family:
     for family in families.values():
         if model_type in family.model_types:
             return family
-    known = ", ".join(t for f in families.values() for t in f.model_types)
-    raise UserError(f"no model family covers '{model_type}'. Covered: {known}.")
+    covered = ", ".join(t for f in families.values() for t in f.model_types)
+    raise UserError(f"no model family covers '{model_type}'. Covered: {covered}.")
 
 
 def is_transposed(module: nn.Module) -> bool:

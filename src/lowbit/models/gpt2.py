@@ -15,4 +15,5 @@ FAMILY = Family(
         (_BLOCK + r"mlp\.c_(fc|proj)", "ffn"),
         (r"lm_head|score", "head"),
     ),
+    transposed=True,
 )

@@ -25,13 +25,13 @@ from lowbit.models.family import family_of
 Kind = Literal["language", "classification"]
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-WANTED = ["*.safetensors", "*.json", "*.txt", "*.model"]
+PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model"]
 _ITEM = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder that holds a model, and what its headers say."""
+    """A model folder, with its configuration and the headers of its weight files."""
 
     folder: Path
     config: Any
@@ -44,7 +44,7 @@ class Checkpoint:
 def resolve(reference: str, instead: str = "") -> Path:
     """The local folder that a reference stands for; fetches from the hub when it must.
 
-    `instead`: how whoever calls is given a folder, said where the hub cannot be reached.
+    `instead`: how to give a local folder instead, for the error when the hub is unreachable.
     """
     if reference.startswith("assets:"):
         return _asset(reference.removeprefix("assets:"))
@@ -64,19 +64,19 @@ def _asset(name: str) -> Path:
     if not root:
         raise UserError(f"assets:{name} needs LOWBIT_ASSETS to name a folder with models/ in it")
     models = Path(root) / "models"
-    known = [p.name for p in models.iterdir() if p.is_dir()] if models.is_dir() else []
-    if name not in known:
-        raise UserError(f"no model '{name}' in {models}.{nearest(name, known)}")
+    names = [p.name for p in models.iterdir() if p.is_dir()] if models.is_dir() else []
+    if name not in names:
+        raise UserError(f"no model '{name}' in {models}.{nearest(name, names)}")
     return models / name
 
 
 def _fetch(reference: str, instead: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    name, _, said = reference.partition("@")
-    revision = said or None
+    name, _, suffix = reference.partition("@")
+    revision = suffix or None
     try:
-        found = Path(snapshot_download(name, revision=revision, allow_patterns=WANTED))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=PATTERNS))
     except Exception as error:
         raise RunError(
             f"could not fetch '{reference}' from the hub: {type(error).__name__}. "
@@ -84,13 +84,13 @@ def _fetch(reference: str, instead: str) -> Path:
             "Check the name and the network, or give a local folder that holds them in its place"
             + (f": {instead}" if instead else "")
         ) from error
-    if not any(found.glob("*.safetensors")):
+    if not any(folder.glob("*.safetensors")):
         _refuse_pickles(name, revision)
-    return found
+    return folder
 
 
 def _refuse_pickles(name: str, revision: str | None) -> None:
-    """Of a repository without safetensors: say so, where the hub can be asked what it has."""
+    """Raise an error if the hub lists only pickled weights for a repository."""
     from huggingface_hub import list_repo_files
 
     files: list[str] = []
@@ -118,25 +118,28 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         family_of(str(declared["model_type"]))
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (ValueError, OSError, KeyError, TypeError) as error:
-        said = str(error).partition("\n")[0]
-        raise UserError(f"{folder / 'config.json'} is no model's configuration: {said}") from error
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{folder / 'config.json'} is no model's configuration: {reason}"
+        ) from error
     names, item = _headers(weight_files(folder))
     return Checkpoint(folder, config, names, item)
 
 
 def weight_files(folder: Path) -> list[Path]:
-    found = sorted(folder.glob("*.safetensors"))
+    """The safetensors files of a model folder; pickled weights are refused."""
+    files = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
             expected = {folder / n for n in json.loads(index.read_text())["weight_map"].values()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(f"{index} is torn or no index of weights") from error
-        missing = sorted(p.name for p in expected - set(found))
+        missing = sorted(p.name for p in expected - set(files))
         if missing:
             raise UserError(f"{folder}: the index names {', '.join(missing)}, which is not there")
-    if found:
-        return found
+    if files:
+        return files
     pickled = [p.name for pattern in PICKLES for p in sorted(folder.glob(pattern))]
     if pickled:
         raise UserError(
@@ -163,7 +166,7 @@ def _headers(files: list[Path]) -> tuple[frozenset[str], int]:
 
 
 def tokenizer_of(folder: Path) -> Any:
-    """The fast tokenizer that lies beside the weights."""
+    """The fast tokenizer in a model folder."""
     from transformers import AutoTokenizer
 
     if not any((folder / name).is_file() for name in TOKENIZERS):
@@ -171,8 +174,8 @@ def tokenizer_of(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True)
     except (ValueError, OSError) as error:
-        said = str(error).strip().partition("\n")[0]
-        raise UserError(f"{folder} holds no tokenizer that can be read: {said}") from error
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{folder} holds no tokenizer that can be read: {reason}") from error
 
 
 def auto(kind: Kind) -> Any:
@@ -207,7 +210,7 @@ def skeleton(checkpoint: Checkpoint, kind: Kind, labels: int = 0) -> nn.Module:
 def load(checkpoint: Checkpoint, kind: Kind, labels: int = 0, pad: int | None = None) -> nn.Module:
     """The model as stored, in the checkpoint's own type, in evaluation mode."""
     with quiet():
-        model, found = auto(kind).from_pretrained(
+        model, report = auto(kind).from_pretrained(
             checkpoint.folder,
             config=configured(checkpoint, kind, labels, pad),
             use_safetensors=True,
@@ -216,19 +219,19 @@ def load(checkpoint: Checkpoint, kind: Kind, labels: int = 0, pad: int | None = 
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    _check_loaded(checkpoint, found)
+    _check_loaded(checkpoint, report)
     return model.eval()
 
 
-def _check_loaded(checkpoint: Checkpoint, found: Mapping[str, Any]) -> None:
-    """Only a head may be new: anything else that is absent would be random numbers, unsaid."""
-    for name, stored, wanted in sorted(found["mismatched_keys"]):
+def _check_loaded(checkpoint: Checkpoint, report: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that lacks weights: only a new head may be initialised at random."""
+    for name, stored, expected in sorted(report["mismatched_keys"]):
         raise UserError(
             f"{checkpoint.folder}: '{name}' is {tuple(stored)} in the weights, and "
-            f"{tuple(wanted)} by config.json and the task's classes"
+            f"{tuple(expected)} by config.json and the task's classes"
         )
     family = family_of(checkpoint.config.model_type)
-    for name in sorted(found["missing_keys"]):
+    for name in sorted(report["missing_keys"]):
         site = family.match(name.rpartition(".")[0])
         if site is None or site.role != "head":
             raise UserError(f"{checkpoint.folder}: its weights lack '{name}'")
@@ -241,7 +244,7 @@ def max_length(config: Any) -> int:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """transformers reports fresh heads and progress; we report them ourselves."""
+    """Silence transformers' warnings and progress bars: lowbit shows its own."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

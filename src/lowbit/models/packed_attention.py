@@ -1,4 +1,4 @@
-"""Attention over examples that lie one after another, with no padding between them.
+"""Attention over examples packed one after another, without padding.
 
 A batch is a single row of tokens, and `Segments` says where each example begins and ends. Every
 other part of a transformer works on tokens one by one and needs to know nothing of it. Here,
@@ -87,11 +87,11 @@ def use(model: nn.Module) -> None:
 
 
 def hidden_states(body: nn.Module, ids: Tensor, segments: Segments) -> Tensor:
-    """(tokens, width): what a model's body makes of its examples."""
-    return _called(body, ids, segments).last_hidden_state[0]
+    """(tokens, width): the last hidden states of a model's body."""
+    return _run_body(body, ids, segments).last_hidden_state[0]
 
 
-def _called(body: nn.Module, ids: Tensor, segments: Segments, **more: Any) -> Any:
+def _run_body(body: nn.Module, ids: Tensor, segments: Segments, **more: Any) -> Any:
     return body(
         input_ids=ids[None],
         position_ids=segments.positions[None],
@@ -106,11 +106,11 @@ def _called(body: nn.Module, ids: Tensor, segments: Segments, **more: Any) -> An
 def with_features(
     body: nn.Module, ids: Tensor, segments: Segments, layers: Sequence[int]
 ) -> tuple[Tensor, dict[int, Tensor]]:
-    """`hidden_states`, and what stands after some of the blocks, counted from 1."""
+    """`hidden_states`, and the hidden states after some blocks, counted from 1."""
     if not layers:
         return hidden_states(body, ids, segments), {}
-    found = _called(body, ids, segments, output_hidden_states=True)
-    return found.last_hidden_state[0], {n: found.hidden_states[n][0] for n in layers}
+    output = _run_body(body, ids, segments, output_hidden_states=True)
+    return output.last_hidden_state[0], {n: output.hidden_states[n][0] for n in layers}
 
 
 def _register() -> None:
@@ -147,11 +147,11 @@ def attend(
     fold = _batched if segments.alike else _padded
     inputs = (fold(query, segments), fold(key, segments), fold(value, segments))
     if dropout:
-        found = _with_dropout(*inputs, mask, causal, scaling, dropout)
+        heads = _with_dropout(*inputs, mask, causal, scaling, dropout)
     else:
-        found = _attention(*inputs, mask, causal, scaling)
-    found = found.transpose(1, 2)
-    flat = found.reshape(-1, *found.shape[2:])
+        heads = _attention(*inputs, mask, causal, scaling)
+    heads = heads.transpose(1, 2)
+    flat = heads.reshape(-1, *heads.shape[2:])
     return (flat if segments.alike else flat.index_select(0, segments.places))[None], None
 
 
@@ -164,13 +164,13 @@ def _one_by_one(
     window: int | None,
     scaling: float | None,
 ) -> Tensor:
-    """Every example on its own. Split at once: the gradient of a slice is as long as the whole."""
-    found = []
+    """Attend example by example. One split: a slice's gradient would be as long as the whole."""
+    outputs = []
     parts = (t.split(segments.lengths, 2) for t in (query, key, value))
     for q, k, v in zip(*parts, strict=True):
         mask, still = _mask(Segments((q.shape[2],), segments.device), causal, window)
-        found.append(_attention(q, k, v, mask, still, scaling).transpose(1, 2))
-    return torch.cat(found, 1)
+        outputs.append(_attention(q, k, v, mask, still, scaling).transpose(1, 2))
+    return torch.cat(outputs, 1)
 
 
 def _attention(

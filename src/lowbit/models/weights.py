@@ -1,8 +1,8 @@
-"""Weights read one tensor at a time, so that a model larger than memory can be made small.
+"""Weights read one tensor at a time, so that a model larger than memory can be quantised.
 
-`blank` builds the model without weights; `Weights` fills any module of it from the files when it
-is asked to. Whoever encodes a matrix and drops it before the next is filled never holds more than
-one of them. Files are read with ordinary reads, not mapped: a mapping would count as held.
+`blank` builds the model without weights, and `Weights.fill` reads one module's weights from the
+files. A caller that encodes a matrix and drops it before filling the next never has more than one
+in memory. Files are read, not memory-mapped: mapped pages would count as memory of the process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TYPES = {
     "BF16": torch.bfloat16,
     "F16": torch.float16,
 }
-# Names that checkpoints of before 2019 use.
+# Names in checkpoints from before 2019.
 _OLD = (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta"))
 
 
@@ -44,7 +44,7 @@ class Place:
 
 
 class Weights:
-    """The tensors of a checkpoint, each read when it is wanted."""
+    """The tensors of a checkpoint, each read from its file when `fill` needs it."""
 
     def __init__(self, checkpoint: Checkpoint, prefix: str, device: torch.device) -> None:
         self.checkpoint, self.prefix, self.device = checkpoint, prefix, device
@@ -54,23 +54,23 @@ class Weights:
 
     @cached_property
     def places(self) -> dict[str, Place]:
-        found: dict[str, Place] = {}
+        places: dict[str, Place] = {}
         for path in weight_files(self.checkpoint.folder):
-            found |= _places(path)
-        return found
+            places |= _places(path)
+        return places
 
     def fill(self, module: nn.Module, name: str) -> None:
-        """Give a module, and all in it, whatever weights it does not have yet."""
+        """Read the weights that a module, or a module inside it, does not have yet."""
         for inner, child in module.named_modules():
             full = ".".join(part for part in (name, inner) if part)
             for key, parameter in child.named_parameters(recurse=False):
                 if parameter.is_meta:
-                    known = self._read_already.get(parameter)
-                    if known is None:
+                    weight = self._read_already.get(parameter)
+                    if weight is None:
                         tensor = self._read(f"{full}.{key}", tuple(parameter.shape))
-                        known = nn.Parameter(tensor, requires_grad=False)
-                        self._read_already[parameter] = known
-                    setattr(child, key, known)
+                        weight = nn.Parameter(tensor, requires_grad=False)
+                        self._read_already[parameter] = weight
+                    setattr(child, key, weight)
 
     def _read(self, name: str, shape: tuple[int, ...]) -> Tensor:
         place = self._find(name)
@@ -87,7 +87,7 @@ class Weights:
         return _load(place).to(self.device)
 
     def _find(self, name: str) -> Place | None:
-        """By its name, or by what it is called in a checkpoint of the bare body, or long ago."""
+        """A tensor by its name, its name in a checkpoint of the bare body, or its pre-2019 name."""
         bare = name.removeprefix(self.prefix + ".")
         for candidate in (name, bare, f"{self.prefix}.{name}"):
             for new, old in (("", ""), *_OLD):
@@ -100,7 +100,7 @@ class Weights:
 def blank(
     checkpoint: Checkpoint, kind: Kind, labels: int, pad: int | None, device: torch.device
 ) -> tuple[nn.Module, Weights]:
-    """The model with no weights yet, and what fills it."""
+    """The model without weights, and the `Weights` that fill it."""
     with torch.device("meta"), quiet():
         model = auto(kind).from_config(configured(checkpoint, kind, labels, pad))
     for module in model.modules():
@@ -109,7 +109,7 @@ def blank(
 
 
 def _fill_buffers(model: Any, module: nn.Module) -> None:
-    """What is computed and not stored (rotary frequencies, positions), as transformers does it."""
+    """Compute the buffers that no file stores (rotary frequencies, positions)."""
     empty = {n: b for n, b in module.named_buffers(recurse=False) if b.is_meta}
     for name, buffer in empty.items():
         module._buffers[name] = torch.zeros_like(buffer, device="cpu")
@@ -141,9 +141,9 @@ def _place(path: Path, entry: dict[str, Any], base: int, end: int) -> Place:
 
 
 def _load(place: Place) -> Tensor:
-    held = np.empty(place.size, np.uint8)
+    buffer = np.empty(place.size, np.uint8)
     with place.path.open("rb") as file:
         file.seek(place.start)
-        if file.readinto(held) != place.size:  # type: ignore[arg-type]
+        if file.readinto(buffer) != place.size:  # type: ignore[arg-type]
             raise RunError(f"{place.path} ends before its last tensor")
-    return torch.from_numpy(held).view(place.dtype).view(place.shape)
+    return torch.from_numpy(buffer).view(place.dtype).view(place.shape)

@@ -1,6 +1,6 @@
-"""What a plan declares: a format and a rank for every site. No torch.
+"""Plans: a storage format and an adapter rank for every site. No torch.
 
-file   a plan's TOML file, read and written
-named  plans that have names
-rules  a plan's rules applied to a model's sites
+file   plans as TOML files: `load_plan` and `to_toml`
+named  the built-in plans
+rules  a plan's rules, applied to a model's sites
 """

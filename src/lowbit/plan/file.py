@@ -1,4 +1,4 @@
-"""Plans as a person writes them: a TOML file, a name, or a format. Read and written here."""
+"""Plans as TOML files: reading, checking and writing them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,29 @@ from typing import Any
 
 from lowbit.core.errors import UserError
 from lowbit.core.spec import Plan
-from lowbit.core.toml import Raw, at, check, read_toml
+from lowbit.core.toml import Raw, check, location, read_toml
 from lowbit.plan.named import named
 from lowbit.quant.formats import parse
 
 
-def plan_from(text: str) -> Plan:
-    """A plan's TOML file, a named configuration, or a format."""
+def load_plan(text: str) -> Plan:
+    """Load a plan from a TOML file, by its name, or from a format.
+
+    Args:
+        text: The path of a `.toml` file, the name of a built-in plan (`B-Q4`), or a format
+            (`nf4@64`), which stores all block matrices in that format.
+
+    Returns:
+        The plan. Its name is the file's own unless the file sets `name`.
+
+    Raises:
+        UserError: The file, the name or a format in it is not valid.
+
+    >>> load_plan("nf4@64").format
+    'nf4@64'
+    >>> load_plan("B-FP").rank
+    8
+    """
     path = Path(text)
     if path.suffix != ".toml":
         return named(text)
@@ -25,33 +41,42 @@ def plan_from(text: str) -> Plan:
 
 
 def check_rest(raw: Raw, path: Path | None, *inside: str) -> None:
-    """A plan with rules says what everything gets that no rule matches."""
+    """Require a `format` in a plan with rules: its sites that no rule matches need one."""
     if raw.get("rule") and "format" not in raw:
         name = inside[-1] if inside else (path.stem if path else "it")
         raise UserError(
-            f"{at(path, *inside)}plan '{name}': its rules may leave sites out, and it gives those "
-            'no format; add format = "bf16", say, above the rules'
+            f"{location(path, *inside)}plan '{name}': its rules may leave sites out, and "
+            'it gives those no format; add format = "bf16", say, above the rules'
         )
 
 
 def check_formats(plan: Plan, path: Path | None, *inside: str) -> None:
-    """Every format that a plan names, with its place where it is none."""
-    said: list[tuple[tuple[str | int, ...], str | None]] = [
+    """Parse every format that a plan names; an error names the file and the line."""
+    formats: list[tuple[tuple[str | int, ...], str | None]] = [
         (("format",), plan.format),
         (("embedding",), plan.embedding),
         *((("rule", i, "format"), rule.format) for i, rule in enumerate(plan.rule)),
     ]
-    for keys, text in said:
+    for keys, text in formats:
         try:
             parse(text or "bf16")
         except UserError as error:
-            raise UserError(f"{at(path, *inside, *keys)}{error}") from None
+            raise UserError(f"{location(path, *inside, *keys)}{error}") from None
 
 
 def to_toml(plan: Plan, about: str = "") -> str:
-    """A plan's file, without its name (the file's own) and without what is default.
+    """A plan as the text of a TOML file, without its name and without default values.
 
-    `about`: where it comes from, in a comment.
+    Args:
+        plan: The plan. Its name is not written: a loaded plan is named after its file.
+        about: A comment for the first line, such as where the plan comes from.
+
+    Returns:
+        The text, which `load_plan` reads back.
+
+    >>> print(to_toml(Plan("mine", "nf4@64", rank=4)), end="")
+    format = "nf4@64"
+    rank = 4
     """
     usual = Plan(plan.name)
     lines = [f"# {' '.join(about.split())}"] if about else []

@@ -1,5 +1,5 @@
-"""The configurations with names: the six of the joint study, each also with adapters on query and
-value alone (`B-FP.qv`), and any format as a plan.
+"""The built-in plans: the six of the joint study, and each with adapters on query and value only
+(`B-FP.qv`). A format is also a plan.
 
 A format used as a plan (`--plan nf4@64`) stores the block matrices in it; embeddings and heads
 keep at least eight bits (`rules.careful`).
@@ -43,16 +43,16 @@ _SIX = (
     ),
 )
 _QUERY_AND_VALUE = ("*.query", "*.value", "*.q_proj", "*.v_proj", "*.c_attn")
-"""Where LoRA was first put; GPT-2 keeps both, with the key, in one matrix."""
+"""The matrices that the LoRA paper adapts; GPT-2 stores query, key and value in one matrix."""
 
 
 def query_and_value(plan: Plan) -> Plan:
-    """The same storage, with adapters on query and value alone: `NAME.qv`."""
+    """The same formats, with adapters on query and value only: `NAME.qv`."""
     ranks = [rule.rank for rule in plan.rule if rule.role == "attention" and rule.rank is not None]
     bare = (replace(rule, rank=None) for rule in plan.rule)
-    kept = tuple(rule for rule in bare if rule.format is not None)
+    formats = tuple(rule for rule in bare if rule.format is not None)
     adapted = Rule(name=_QUERY_AND_VALUE, rank=ranks[0] if ranks else plan.rank)
-    return replace(plan, name=f"{plan.name}.qv", rank=0, rule=(*kept, adapted))
+    return replace(plan, name=f"{plan.name}.qv", rank=0, rule=(*formats, adapted))
 
 
 NAMED: dict[str, Plan] = {plan.name: plan for six in _SIX for plan in (six, query_and_value(six))}
@@ -60,11 +60,11 @@ NAMED: dict[str, Plan] = {plan.name: plan for six in _SIX for plan in (six, quer
 
 def named(text: str, others: dict[str, Plan] | None = None) -> Plan:
     """A plan by name: one of `others` (a study's own), a named configuration, or a format."""
-    known = {**NAMED, **(others or {})}
-    if text in known:
-        return known[text]
+    plans = {**NAMED, **(others or {})}
+    if text in plans:
+        return plans[text]
     stem = text.split("@")[0].split(":")[0].split("+")[0]
     if stem in FORMATS or stem in CASTS:
         parse(text)
         return Plan(text, text)
-    raise UserError(f"unknown plan '{text}'.{nearest(text, [*known, *FORMATS, *CASTS])}")
+    raise UserError(f"unknown plan '{text}'.{nearest(text, [*plans, *FORMATS, *CASTS])}")

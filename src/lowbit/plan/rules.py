@@ -2,7 +2,7 @@
 
 Defaults first: block matrices get the plan's format and rank; embeddings and heads get rank 0 and
 a format of at least eight bits; a fresh head is trained in fp32. Then the rules in order, later
-ones winning. A rule that matches nothing is a mistake and is named.
+ones winning. A rule that matches no site is an error.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from lowbit.core.spec import BLOCK_ROLES, Choice, Plan, Rule, Site
 from lowbit.quant.formats import bits_of, is_cast, parse, spell
 
 GRIDS = ("absmean", "absmax", "lsq")
-"""Scale rules that ternary training knows."""
+"""Scale rules that ternary training supports."""
 TRAINED_HEAD = Choice(parse("fp32"), 0, "trained")
 
 
 def choose(plan: Plan, sites: Sequence[Site]) -> dict[str, Choice]:
-    """A choice for every site, or an error that names the rule or the site at fault."""
+    """A choice for every site, or a `UserError` that names the rule or the site at fault."""
     blocks = 1 + max((s.depth for s in sites if s.depth is not None), default=-1)
     choices = {site.name: _default(plan, site) for site in sites}
     for number, rule in enumerate(plan.rule, 1):
-        hit = [site for site in sites if matches(rule, site, blocks)]
-        if not hit:
+        matching = [site for site in sites if matches(rule, site, blocks)]
+        if not matching:
             raise UserError(
                 f"plan '{plan.name}': rule {number} ({describe(rule)}) matches no site of this "
                 f"model; sites are called like {_sample(sites)}"
             )
-        if rule.rank and not any(site.role in BLOCK_ROLES for site in hit):
+        if rule.rank and not any(site.role in BLOCK_ROLES for site in matching):
             raise UserError(
                 f"plan '{plan.name}': rule {number} gives embeddings or heads a rank; theirs is 0"
             )
-        for site in hit:
+        for site in matching:
             if not site.fresh:
                 choices[site.name] = _apply(plan, rule, choices[site.name], site)
     _check_ranks(plan, sites, choices)
@@ -57,12 +57,12 @@ def _default(plan: Plan, site: Site) -> Choice:
 
 
 def careful(text: str) -> str:
-    """What embeddings and heads get unless the plan says: never fewer than eight bits."""
+    """The default format of embeddings and heads: the plan's, or `int8@row` if that is smaller."""
     return text if bits_of(parse(text)) >= 8 else "int8@row"
 
 
 def matches(rule: Rule, site: Site, blocks: int) -> bool:
-    """All of a rule's conditions hold for a site of a model of so many blocks."""
+    """Whether all conditions of a rule hold for a site of a model with `blocks` blocks."""
     if rule.role is not None and rule.role != site.role:
         return False
     if rule.depth and site.depth not in {d + blocks if d < 0 else d for d in rule.depth}:
@@ -73,7 +73,7 @@ def matches(rule: Rule, site: Site, blocks: int) -> bool:
 
 
 def _based(plan: Plan, choice: Choice, site: Site) -> Choice:
-    """Trained where the plan trains ternary matrices and this is one; else frozen."""
+    """The choice with a trained base, if the plan trains ternary matrices and this is one."""
     if plan.ternary is None or site.role not in BLOCK_ROLES:
         return choice
     if choice.quant.format == "ternary":
@@ -83,8 +83,8 @@ def _based(plan: Plan, choice: Choice, site: Site) -> Choice:
 
 def _apply(plan: Plan, rule: Rule, choice: Choice, site: Site) -> Choice:
     if rule.format is not None:
-        was, choice = choice.ternary, replace(choice, quant=parse(rule.format))
-        if was and choice.quant.format != "ternary":
+        was_ternary, choice = choice.ternary, replace(choice, quant=parse(rule.format))
+        if was_ternary and choice.quant.format != "ternary":
             choice = Choice(choice.quant, plan.rank)
         choice = _based(plan, choice, site)
     if rule.rank is not None and site.role in BLOCK_ROLES:
@@ -141,8 +141,10 @@ def _check_trained(plan: Plan, sites: Sequence[Site], choices: Mapping[str, Choi
 
 def describe(rule: Rule) -> str:
     """A rule's conditions, as the user wrote them."""
-    said = {"role": rule.role, "depth": list(rule.depth) or None, "name": rule.name}
-    return ", ".join(f"{k} = {v!r}" for k, v in said.items() if v is not None) or "no condition"
+    conditions = {"role": rule.role, "depth": list(rule.depth) or None, "name": rule.name}
+    return (
+        ", ".join(f"{k} = {v!r}" for k, v in conditions.items() if v is not None) or "no condition"
+    )
 
 
 def _sample(sites: Sequence[Site]) -> str:

@@ -12,10 +12,10 @@ from lowbit.core.spec import BLOCK_ROLES, RunSpec, Site
 from lowbit.planner.knapsack import Choices, Solution
 from lowbit.planner.options import FULL_PRECISION, TRAINING_BYTES, options, possible_ranks
 from lowbit.planner.request import PlanRequest
-from lowbit.quant.byte_counts import Ledger, adapter_numbers, stored
+from lowbit.quant.byte_counts import ByteCount, adapter_numbers, matrix_bytes
 from lowbit.quant.formats import parse
 from lowbit.runs import device
-from lowbit.runs.build import Installed, needs, plan_sites
+from lowbit.runs.build import BuiltModel, memory_need, planned_sites
 from lowbit.runs.prepare import Prepared
 from lowbit.sensitivity.table import SensitivityTable
 
@@ -60,7 +60,7 @@ def check_smallest_plan(spec: RunSpec, prepared: Prepared, request: PlanRequest)
         if site.fresh:
             continue
         formats = (*request.formats, FULL_PRECISION)
-        least += min(stored(parse(text), site.shape).total for text in formats)
+        least += min(matrix_bytes(parse(text), site.shape).total for text in formats)
         if site.role in BLOCK_ROLES:
             rank = possible_ranks(site.name, site.shape, request.ranks)[0]
             least += 4 * adapter_numbers(site, rank)
@@ -68,11 +68,10 @@ def check_smallest_plan(spec: RunSpec, prepared: Prepared, request: PlanRequest)
         raise UserError(f"a budget of {request.stored:,} bytes: the smallest plan has {least:,}")
 
 
-def _counted(spec: RunSpec, prepared: Prepared) -> Installed:
+def _counted(spec: RunSpec, prepared: Prepared) -> BuiltModel:
     """The model's sites and its other bytes, counted at rank 1: ranks are not chosen yet."""
     plan = replace(spec.plan, rank=1)
-    labels = len(prepared.data.labels)
-    return plan_sites(plan, prepared.checkpoint, prepared.task.kind, labels)
+    return planned_sites(prepared.with_plan(plan))
 
 
 def _head(sites: Sequence[Site]) -> int:
@@ -114,8 +113,8 @@ def check_headroom(left: Headroom, request: PlanRequest) -> None:
             )
 
 
-def _step_bytes(spec: RunSpec, prepared: Prepared, execution: Execution, count: Ledger) -> int:
+def _step_bytes(spec: RunSpec, prepared: Prepared, execution: Execution, count: ByteCount) -> int:
     """Bytes of a training step besides bases and adapters: activations and decoded weights."""
     compute = device.compute_of(execution, spec.train.compute)
-    estimate = needs(spec, prepared, count, execution, compute).estimate()
+    estimate = memory_need(prepared.with_spec(spec), count, execution, compute).estimate()
     return estimate.decoded + estimate.activations

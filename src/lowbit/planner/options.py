@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from lowbit.core.errors import UserError
 from lowbit.core.spec import Plan, Rule, Site
 from lowbit.planner.knapsack import Choices, Option, Solution
-from lowbit.quant.byte_counts import adapter_numbers, stored
+from lowbit.quant.byte_counts import adapter_numbers, matrix_bytes
 from lowbit.quant.formats import parse
 from lowbit.sensitivity.table import Predictor, RankEffect, SensitivityTable, SiteTable
 from lowbit.sensitivity.theory.damage import converse
@@ -59,7 +59,7 @@ def options(
 def _of_site(site: SiteTable, text: str, ranks: Sequence[int], costs: CostModel) -> list[Option]:
     exact = text == FULL_PRECISION
     damage = 0.0 if exact else getattr(site.damages[text], costs.predictor)
-    base = stored(parse(text), site.shape).total
+    base = matrix_bytes(parse(text), site.shape).total
     if site.reach is None:
         return [Option(site.name, text, 0, damage, base, base, damage)]
     rows = []
@@ -113,7 +113,7 @@ def converse_bound(table: SensitivityTable, solution: Solution) -> float:
     for site in table.sites:
         if site.spectra is None or chosen[site.name].format == FULL_PRECISION:
             continue
-        size += stored(parse(chosen[site.name].format), site.shape).total
+        size += matrix_bytes(parse(chosen[site.name].format), site.shape).total
         numbers = site.shape[0] * site.shape[1]
         pairs = [site.variance * a * g for a in site.spectra[0] for g in site.spectra[1]]
         values += pairs

@@ -1,8 +1,8 @@
-"""nf4 decoded by bitsandbytes' kernel, for those who have it: the same numbers, fused on a GPU.
+"""Decode nf4 with bitsandbytes' fused GPU kernel: the same numbers as our own decoder.
 
-Its layout is ours but for two things: the first code of a byte is its upper half, and scales are
-fp32. Both are turned on the way in, so that what is stored stays ours and no copy is kept.
-It is an optional package, imported when it is first asked for.
+Its layout differs from ours in two ways: the first code of a byte is the upper half, and scales
+are fp32. Both are converted at each call, so the stored tensors stay ours and no copy is kept.
+bitsandbytes is an optional package, imported at the first use.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from lowbit.core.errors import UserError
 from lowbit.quant.codec import Packed, scales_of
 
 SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
-"""Groups that its kernels know."""
+"""Group sizes that its kernels support."""
 
 
 @cache
 def library() -> Any:
-    """bitsandbytes' functions, or an error that says how to get them."""
+    """bitsandbytes' functions, or an error that says how to install them."""
     try:
         import bitsandbytes.functional as functional
     except ImportError:
@@ -34,7 +34,7 @@ def library() -> Any:
 
 
 def fits(packed: Packed) -> bool:
-    """Whether its kernel can read this matrix: its decoder is wrong where a group crosses rows."""
+    """Whether its kernel decodes this matrix correctly: no group may cross rows."""
     spec = packed.spec
     whole = spec.group in SIZES and packed.shape[1] % int(spec.group) == 0
     return spec.format == "nf4" and spec.offset == "none" and whole
@@ -51,6 +51,6 @@ def decode(packed: Packed, dtype: torch.dtype) -> Tensor:
         quant_type="nf4",
         dtype=dtype,
     )
-    turned = (packed.codes >> 4) | (packed.codes << 4)
-    found: Tensor = functional.dequantize_4bit(turned.view(-1, 1), state)
-    return found
+    swapped = (packed.codes >> 4) | (packed.codes << 4)
+    weight: Tensor = functional.dequantize_4bit(swapped.view(-1, 1), state)
+    return weight

@@ -1,9 +1,8 @@
-"""The byte ledger: the one place that counts.
+"""Count the bytes of a plan: stored, and while training. No other module counts bytes.
 
-Exact where bytes are stored (codes with their padding, scales, offsets, adapters), an estimate
-where they depend on the run (activations). Torch-free, so that a planner can ask it a million
-times and a paper can ask it anywhere. Tests hold every stored figure equal to what the layers
-really keep.
+Stored bytes are exact: codes with their padding, scales, offsets, adapters. Bytes that depend on
+the run (activations) are an estimate. No torch is needed, so a planner can count millions of plans
+quickly. Tests compare every stored figure with the tensors that the layers keep.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from lowbit.quant.formats import CASTS, FORMATS, is_cast, parse
 SCALE_BYTES = 2
 DQ_BLOCK = 256
 LOGITS = 2**21
-"""Logits alive at a time, as long as 64 tokens have no more."""
+"""Logits in memory at a time, unless 64 tokens have more."""
 SCALE_SPEC = parse(f"int8@{DQ_BLOCK}")
-"""How `+dq` stores the scales, their mean removed."""
+"""How `+dq` stores the scales, after their mean is subtracted."""
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Bytes of one matrix at rest."""
+class MatrixBytes:
+    """Stored bytes of one matrix, by part."""
 
     codes: int
     scales: int
@@ -36,23 +35,23 @@ class Stored:
 
 
 def groups(spec: QuantSpec, shape: tuple[int, int]) -> int:
-    """How many scales a matrix of this shape has."""
+    """The number of scales of a matrix of this shape."""
     rows, columns = shape
     if spec.group == "tensor":
         return 1
     return rows if spec.group == "row" else rows * -(-columns // int(spec.group))
 
 
-def stored(spec: QuantSpec, shape: tuple[int, int]) -> Stored:
+def matrix_bytes(spec: QuantSpec, shape: tuple[int, int]) -> MatrixBytes:
     """Exact bytes of a matrix stored as `spec`."""
     rows, columns = shape
     if is_cast(spec):
-        return Stored(rows * columns * CASTS[spec.format].bits // 8, 0, 0)
+        return MatrixBytes(rows * columns * CASTS[spec.format].bits // 8, 0, 0)
     count = groups(spec, shape)
     # Doubly quantised scales: a byte each, one fp16 scale a block, and their fp32 mean.
     doubled = count + SCALE_BYTES * -(-count // DQ_BLOCK) + 4
     offsets = {"none": 0, "zp": count, "min": SCALE_BYTES * count}[spec.offset]
-    return Stored(
+    return MatrixBytes(
         codes=rows * FORMATS[spec.format].packing.row_bytes(columns),
         scales=doubled if spec.dq else SCALE_BYTES * count,
         offsets=offsets,
@@ -60,8 +59,8 @@ def stored(spec: QuantSpec, shape: tuple[int, int]) -> Stored:
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What a run's activations depend on, read off a model's configuration."""
+class ModelShape:
+    """The sizes that activation memory depends on, from a model's configuration."""
 
     layers: int
     width: int
@@ -70,8 +69,8 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Ledger:
-    """All bytes of one plan on one model."""
+class ByteCount:
+    """The byte count of one plan on one model."""
 
     base: int
     other: int
@@ -80,30 +79,31 @@ class Ledger:
     parameters: int
     largest_decoded: int
     masters: int = 0
-    """Of trained bases that are stored in few bits: their 32-bit weights while they train."""
+    """fp32 master weights, during training, of trained bases that are stored in few bits."""
 
     @property
     def stored(self) -> int:
-        """Base, norms and biases, adapters: what has to be kept to use the result."""
+        """Bytes needed to use the result: base, norms and biases, adapters."""
         return self.base + self.other + self.adapters
 
     @property
     def share(self) -> float:
-        """Trainable parameters over all parameters of the model before adaptation."""
+        """Trainable parameters divided by the model's parameters before adaptation."""
         return self.trainable / self.parameters
 
 
 def adapter_numbers(site: Site, rank: int) -> int:
-    """Entries of A (rank x in) and B (out x rank)."""
+    """The number of entries of A (rank x in) and B (out x rank) together."""
     return rank * (site.shape[0] + site.shape[1])
 
 
-def ledger(
+def count_bytes(
     sites: Iterable[Site], choices: Mapping[str, Choice], other_numbers: int, other_bytes: int
-) -> Ledger:
-    """Count a plan. Adapters and trained bases are kept in fp32, as they are trained.
+) -> ByteCount:
+    """Count the bytes of a plan. Adapters and trained bases are stored in fp32.
 
-    `other_numbers` and `other_bytes` are of what is no site (`spare`).
+    `other_numbers` and `other_bytes`: parameters outside all sites (`other_parameters`), and their
+    bytes.
     """
     base = adapters = trainable = parameters = largest = masters = 0
     for site in sites:
@@ -113,27 +113,29 @@ def ledger(
         delta = adapter_numbers(site, choice.rank)
         if choice.ternary:
             own = numbers + (site.shape[0] if choice.folded else site.bias)
-            base, masters, trainable = base + kept(site, choice), masters + 4 * own, trainable + own
+            base += base_bytes(site, choice)
+            masters += 4 * own
+            trainable += own
             parameters += site.bias
         elif choice.base == "trained":
             delta += numbers + site.bias
             parameters += site.bias
         else:
-            base += kept(site, choice)
+            base += base_bytes(site, choice)
         adapters += 4 * delta
         trainable += delta
     numbers = parameters + other_numbers
-    return Ledger(base, other_bytes, adapters, trainable, numbers, 4 * largest, masters)
+    return ByteCount(base, other_bytes, adapters, trainable, numbers, 4 * largest, masters)
 
 
-def kept(site: Site, choice: Choice) -> int:
-    """Bytes of a site's base at rest; a bias that was trained with it lies beside it in 16 bits."""
+def base_bytes(site: Site, choice: Choice) -> int:
+    """Stored bytes of a site's base, with the 16-bit bias that was trained with it, if any."""
     bias = (site.shape[0] if choice.folded else site.bias) if choice.ternary else 0
-    return stored(choice.quant, site.shape).total + 2 * bias
+    return matrix_bytes(choice.quant, site.shape).total + 2 * bias
 
 
-def spare(sites: Iterable[Site], choices: Mapping[str, Choice], parameters: int) -> int:
-    """Of a model's parameters, those that are no part of a site: norms, and biases left alone."""
+def other_parameters(sites: Iterable[Site], choices: Mapping[str, Choice], parameters: int) -> int:
+    """The number of parameters outside all sites: norms, and biases that are not trained."""
     return parameters - sum(
         site.shape[0] * site.shape[1] + (site.bias if choices[site.name].base == "trained" else 0)
         for site in sites
@@ -142,7 +144,7 @@ def spare(sites: Iterable[Site], choices: Mapping[str, Choice], parameters: int)
 
 @dataclass(frozen=True)
 class TrainingBytes:
-    """An estimate of what a training step holds at its peak."""
+    """An estimate of the bytes in memory at the peak of a training step."""
 
     stored: int
     gradients: int
@@ -157,18 +159,17 @@ class TrainingBytes:
 
 
 def training_bytes(
-    count: Ledger,
-    shape: Shape,
+    count: ByteCount,
+    shape: ModelShape,
     tokens: int,
     item: int,
     checkpointing: bool = False,
     teacher: int = 0,
 ) -> TrainingBytes:
-    """The training view: gradients, AdamW's two moments, one decoded matrix, activations.
+    """Estimate a training step: gradients, AdamW's two moments, a decoded matrix, activations.
 
-    Activations: about eight widths and four inner widths a token and layer are kept for the
-    backward pass; with checkpointing one width a layer, and one layer whole. Logits go by in
-    slices, three copies of one. `item` is the compute type's bytes.
+    `item`: bytes of the compute type. `teacher`: bytes of the teacher's outputs. Activations are
+    estimated by `activations`.
     """
     return TrainingBytes(
         stored=count.stored + count.masters,
@@ -180,9 +181,14 @@ def training_bytes(
     )
 
 
-def activations(shape: Shape, tokens: int, item: int, checkpointing: bool = False) -> int:
-    """What a step keeps of its tokens for the backward pass, and a slice of logits."""
+def activations(shape: ModelShape, tokens: int, item: int, checkpointing: bool = False) -> int:
+    """Bytes of the tensors kept for the backward pass, and of a slice of logits.
+
+    A layer keeps about eight widths and four inner widths per token. With checkpointing it keeps
+    one width, and one layer at a time is kept in full. Logits are computed in slices, of which
+    three copies are in memory.
+    """
     layer = tokens * (8 * shape.width + 4 * shape.inner) * item
-    kept = tokens * shape.layers * shape.width * item + layer
-    kept = kept if checkpointing else shape.layers * layer
-    return kept + 3 * min(tokens * shape.vocabulary, max(LOGITS, 64 * shape.vocabulary)) * 4
+    checkpointed = tokens * shape.layers * shape.width * item + layer
+    hidden = checkpointed if checkpointing else shape.layers * layer
+    return hidden + 3 * min(tokens * shape.vocabulary, max(LOGITS, 64 * shape.vocabulary)) * 4

@@ -53,7 +53,7 @@ class Packed:
     dq_mean: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is stored, by name."""
+        """The stored tensors, by name."""
         named = {name: getattr(self, name) for name in TENSORS}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
@@ -76,7 +76,7 @@ def encode(weight: Float[Tensor, "rows columns"], spec: QuantSpec) -> Packed:
         kind = str(plain.dtype).removeprefix("torch.")
         raise RunError(f"a weight matrix holds numbers too large for {kind}")
     if is_cast(spec):
-        # A copy: what is stored must not change with the weight that it was made from.
+        # A copy: the stored tensor must not change when the weight does.
         return Packed(spec, (rows, columns), plain.view(torch.uint8).view(rows, -1).clone())
     blocks = _blocks(plain, spec)
     levels = torch.tensor(levels_of(spec), dtype=torch.float32, device=weight.device)
@@ -86,7 +86,7 @@ def encode(weight: Float[Tensor, "rows columns"], spec: QuantSpec) -> Packed:
     if spec.group == "tensor":
         blocks, scale = [plain[:, None]], scale.expand(rows, 1)
         offset = None if offset is None else offset.expand(rows, 1)
-    # A stretch of rows at a time: choosing and packing codes takes several times the weights.
+    # A block of rows at a time: choosing codes takes several times the memory of the weights.
     step = max(1, _STRETCH // max(1, columns))
     packed = []
     for first in range(0, max(1, rows), step):
@@ -182,39 +182,39 @@ def _offsets_of(packed: Packed, scale: Tensor) -> Tensor | None:
     return -levels[packed.offsets.long()] * scale
 
 
-class Room:
-    """A place to decode into, used again by every matrix: it stays in the processor's cache.
+class Scratch:
+    """A buffer to decode into. Every matrix reuses it, so it stays in the processor's cache.
 
-    What was decoded into it is overwritten by the next.
+    Each decode overwrites the one before it.
     """
 
     def __init__(self) -> None:
-        self._held: dict[torch.dtype, Tensor] = {}
+        self._buffers: dict[torch.dtype, Tensor] = {}
 
     def take(self, count: int, dtype: torch.dtype) -> Tensor:
-        """`count` numbers of a type, with whatever they hold."""
-        held = self._held.get(dtype)
-        if held is None or held.numel() < count:
-            held = self._held[dtype] = torch.empty(count, dtype=dtype)
-        return held[:count]
+        """An uninitialised tensor of `count` numbers."""
+        buffer = self._buffers.get(dtype)
+        if buffer is None or buffer.numel() < count:
+            buffer = self._buffers[dtype] = torch.empty(count, dtype=dtype)
+        return buffer[:count]
 
 
 def decode(
     packed: Packed,
     dtype: torch.dtype = torch.float32,
     rows: Tensor | None = None,
-    room: Room | None = None,
+    scratch: Scratch | None = None,
 ) -> Float[Tensor, "rows columns"]:
-    """The matrix that the codes stand for, or only its `rows` (an embedding looks up few).
+    """Decode a matrix, or only its `rows` (an embedding looks up few).
 
-    To be read, not written to: a plain type asked for as itself is a view of what is stored, and
-    what lies in a `room` lasts until the next decode there.
+    Do not write to the result: a plain type decoded to itself is a view of the stored tensor, and
+    a matrix in `scratch` is valid until the next decode there.
     """
     columns = packed.shape[1]
     codes = packed.codes if rows is None else packed.codes[rows]
     if packed.spec.format in CASTS:
         return codes.view(CAST_TYPES[packed.spec.format]).to(dtype)
-    weight = _look_up(codes, packed.spec, columns, room)
+    weight = _look_up(codes, packed.spec, columns, scratch)
     scale = scales_of(packed)
     offset = _offsets_of(packed, scale)
     if rows is not None and packed.spec.group != "tensor":
@@ -226,21 +226,23 @@ def decode(
     return weight.to(dtype)
 
 
-def _look_up(codes: Tensor, spec: QuantSpec, columns: int, room: Room | None = None) -> Tensor:
+def _look_up(
+    codes: Tensor, spec: QuantSpec, columns: int, scratch: Scratch | None = None
+) -> Tensor:
     """The levels of packed codes, unscaled, in an fp32 matrix that may be written to."""
     packing = FORMATS[spec.format].packing
     rows, padded = len(codes), codes.shape[1] // packing.bytes * packing.codes
     table = _table(levels_of(spec), packing, codes.device)
     index = words(codes, packing).view(-1)
-    if room is None or codes.device.type != "cpu":
-        found = table.index_select(0, index)
+    if scratch is None or codes.device.type != "cpu":
+        values = table.index_select(0, index)
     else:
-        found = torch.index_select(table, 0, index, out=room.take(len(index), table.dtype))
+        values = torch.index_select(table, 0, index, out=scratch.take(len(index), table.dtype))
     if packing.word_codes == 5:
         # Five floats are no machine word; five small integers padded to eight bytes are.
-        digits = found.view(torch.int8).view(rows, padded // 5, 8)[..., :5]
+        digits = values.view(torch.int8).view(rows, padded // 5, 8)[..., :5]
         return digits.reshape(rows, padded)[:, :columns].to(torch.float32)
-    return found.view(torch.float32).view(rows, padded)[:, :columns].contiguous()
+    return values.view(torch.float32).view(rows, padded)[:, :columns].contiguous()
 
 
 def _group_views(weight: Tensor, spec: QuantSpec) -> list[tuple[slice, Tensor]]:

@@ -199,7 +199,7 @@ def _assemble(
 ) -> QuantSpec:
     variant, scale = next(iter(form.variants)), form.scale
     offset: OffsetRule = "none"
-    seen: set[str] = set()
+    kinds: set[str] = set()
     for suffix in suffixes:
         if suffix in form.variants and suffix:
             kind, variant = "levels", suffix
@@ -210,11 +210,11 @@ def _assemble(
         else:
             valid = [v for v in (*form.variants, *_SCALES, *form.offsets) if v not in ("", "none")]
             raise UserError(f"'{text}': no suffix ':{suffix}' here.{nearest(suffix, valid)}")
-        if kind in seen:
+        if kind in kinds:
             raise UserError(f"'{text}': two suffixes choose the {kind}")
-        seen.add(kind)
+        kinds.add(kind)
     if offset != "none":
-        if seen & {"levels", "scale"}:
+        if kinds & {"levels", "scale"}:
             raise UserError(f"'{text}': with :{offset} the levels and the scale are the range's")
         variant, scale = "unit", "absmax"
     return QuantSpec(form.name, variant, _group(text, group), scale, offset, dq)

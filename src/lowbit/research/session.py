@@ -76,7 +76,7 @@ def sealed(settings: Settings, places: Places) -> Runner:
 
 def check_texts(state: State, places: Places) -> None:
     """What candidates read and what scores them is what it was at the beginning."""
-    from lowbit.core.files import digest
+    from lowbit.core.files import file_digest
     from lowbit.research.candidate.text_split import prepare
 
     facts = state.begun["texts"]
@@ -86,7 +86,7 @@ def check_texts(state: State, places: Places) -> None:
     if not all(path.is_file() for path in paths.values()):
         prepare(state.settings, places)
     for name, path in paths.items():
-        if digest(path) != facts[name]["sha256"]:
+        if file_digest(path) != facts[name]["sha256"]:
             raise RunError(
                 f"{path} is not what the campaign began with; remove {places.work} to have it "
                 "made again from the data"

@@ -1,6 +1,6 @@
-"""A plan carried out on a model: sites chosen, bytes counted, packed layers installed.
+"""Build a plan's model: choose its sites, count its bytes, install packed layers.
 
-Everything that needs a model as a run would have it comes here: runs, dry runs and exports.
+Runs, dry runs, scores of untrained models and exports all build their models here.
 """
 
 from __future__ import annotations
@@ -28,76 +28,119 @@ from lowbit.models.loading import (
 )
 from lowbit.models.weights import blank
 from lowbit.plan.rules import choose
-from lowbit.quant.byte_counts import Ledger, ledger, spare
+from lowbit.quant.byte_counts import ByteCount, count_bytes, other_parameters
 from lowbit.quant.formats import is_cast, spell
 from lowbit.runs import allocator, memory_check
-from lowbit.runs import device as machine
+from lowbit.runs.device import Machine
 from lowbit.runs.encoding_cache import Encodings
 from lowbit.runs.export import peft
-from lowbit.runs.prepare import Prepared, prepare_run, weights_digest
+from lowbit.runs.prepare import Prepared, weights_digest
 from lowbit.train import compile, losses
-from lowbit.train.distillation import Distiller, room, teach
+from lowbit.train.distillation import Distiller, run_teacher, teacher_nbytes
 from lowbit.train.hooks import Hooks
 from lowbit.train.rank_schedule import rank_hooks
 from lowbit.train.ternary_hooks import ternary_hooks
 
+SiteChoices = tuple[str, dict[str, str], dict[str, int]]
+"""A plan's name, formats by site (those below 16 bits), and ranks by site."""
+
 
 @dataclass(frozen=True)
-class Installed:
-    """A model with its plan carried out."""
+class BuiltModel:
+    """A model with its sites, the plan's choice for each, and their bytes."""
 
     model: nn.Module
     sites: tuple[Site, ...]
     choices: dict[str, Choice]
-    count: Ledger
+    count: ByteCount
     other: tuple[int, int]
-    """Numbers and bytes of what is no site."""
+    """Parameters outside all sites, and their bytes."""
     distiller: Distiller | None = None
 
 
-
-
-def install_run(
-    spec: RunSpec,
-    start: Prepared,
-    execution: Execution,
-    device: torch.device,
-    compute: str,
-    memory: int | None = None,
-) -> Installed:
-    """The model in its packed form on its device, after a check that it can be trained there.
-
-    `memory`: what this run may take, where it is not alone on the machine.
-    """
-    planned = plan_sites(spec.plan, start.checkpoint, start.task.kind, len(start.data.labels))
-    need = needs(spec, start, planned.count, execution, compute)
+def build_run(prepared: Prepared, machine: Machine) -> BuiltModel:
+    """The model in its packed form on its device, after a check that a training step fits there."""
+    spec = prepared.spec
+    planned = planned_sites(prepared)
+    memory = memory_need(prepared, planned.count, machine.execution, machine.compute)
+    memory_check.check(machine.free_memory, memory)
     distil = _distil(spec)
-    memory_check.check(machine.free_memory(device) if memory is None else memory, need)
-    distiller = _taught(spec, start, distil, device) if distil.wanted else None
-    model = _carried_out(spec, start, planned, execution, device, compute)
-    if execution.checkpointing:
-        how = {"use_reentrant": False}
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)  # type: ignore[operator]
-    if execution.compile:
+    distiller = _distiller(prepared, distil, machine.device) if distil.enabled else None
+    model = _stored_model(prepared, planned, machine)
+    if machine.execution.checkpointing:
+        options = {"use_reentrant": False}
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)  # type: ignore[operator]
+    if machine.execution.compile:
         compile.compile_small(model)
     return replace(planned, model=model, distiller=distiller)
 
 
-def needs(
-    spec: RunSpec, start: Prepared, count: Ledger, execution: Execution, compute: str
+def build_untrained(
+    prepared: Prepared, machine: Machine, adapter: peft.Loaded | None = None
+) -> BuiltModel:
+    """The model as the plan stores it, with a given adapter or none: nothing to train."""
+    planned = planned_sites(prepared)
+    head = next((site.name for site in planned.sites if site.fresh), None)
+    if head is not None and adapter is None:
+        raise UserError(
+            f"{prepared.spec.model} holds no '{head}': its head would be random, and so would "
+            "every score. `lowbit adapt` trains one."
+        )
+    bare = {name: replace(choice, rank=0) for name, choice in planned.choices.items()}
+    planned = replace(planned, choices=bare)
+    model = _stored_model(prepared, planned, machine).eval()
+    if adapter is not None:
+        peft.attach(model, adapter)
+    return replace(planned, model=model)
+
+
+def planned_sites(prepared: Prepared) -> BuiltModel:
+    """The plan's choices and bytes on the model's skeleton; no weight is loaded."""
+    return plan_sites(prepared.spec.plan, prepared.checkpoint, prepared.kind, prepared.labels)
+
+
+def plan_sites(plan: Plan, checkpoint: Checkpoint, kind: losses.Kind, labels: int) -> BuiltModel:
+    """A plan's choices and bytes where no data is prepared; no weight is loaded."""
+    model = skeleton(checkpoint, kind, labels)
+    sites = find_sites(model, checkpoint.matrices)
+    choices = choose(plan, sites)
+    numbers = sum(p.numel() for p in model.parameters())
+    other = other_parameters(sites, choices, numbers)
+    other_bytes = other * checkpoint.item
+    count = count_bytes(sites, choices, other, other_bytes)
+    if not count.trainable and not plan.adapter:
+        raise UserError(f"plan '{plan.name}' trains nothing: give some sites a rank")
+    return BuiltModel(model, sites, choices, count, (other, other_bytes))
+
+
+def site_choices(prepared: Prepared) -> SiteChoices:
+    """What the plan stores and trains at each site of this model."""
+    plan, planned = prepared.spec.plan, planned_sites(prepared)
+    stored = {s.name: planned.choices[s.name] for s in planned.sites if not s.fresh}
+    formats = {n: spell(choice.quant) for n, choice in stored.items() if not is_cast(choice.quant)}
+    # A schedule reduces ranks to a mean of `target`; training decides which sites keep how many.
+    most = math.inf if plan.schedule.kind == "fixed" else plan.schedule.target
+    return plan.name, formats, {n: int(min(c.rank, most)) for n, c in stored.items()}
+
+
+def memory_need(
+    prepared: Prepared, count: ByteCount, execution: Execution, compute: str
 ) -> memory_check.Need:
     """What a training step's memory depends on."""
-    parts, shape = start.data.parts, memory_check.shape_of(start.checkpoint.config)
+    spec, parts = prepared.spec, prepared.data.parts
+    shape = memory_check.shape_of(prepared.checkpoint.config)
     return memory_check.Need(
         count=count,
         shape=shape,
-        # A batch never holds more than there is.
+        # A batch never holds more examples than there are.
         train=replace(spec.train, batch=min(spec.train.batch, len(parts["train"]))),
         execution=execution,
         window=max(len(e.ids) for part in parts.values() for e in part),
         item=4 if compute == "fp32" else 2,
-        classes=start.task.kind == "classification",
-        teacher=room(_distil(spec), parts["train"], shape.width, shape.layers, start.task.kind),
+        classes=prepared.kind == "classification",
+        teacher=teacher_nbytes(
+            _distil(spec), parts["train"], shape.width, shape.layers, prepared.kind
+        ),
     )
 
 
@@ -105,85 +148,41 @@ def _distil(spec: RunSpec) -> Distil:
     return spec.plan.ternary.distil if spec.plan.ternary else Distil()
 
 
-def _taught(spec: RunSpec, start: Prepared, distil: Distil, device: torch.device) -> Distiller:
-    """The unquantised model says what it has to say, and is gone before anything is installed."""
+def _distiller(prepared: Prepared, distil: Distil, device: torch.device) -> Distiller:
+    """Outputs of the unquantised model, which is freed before anything is installed."""
     with allocator.sparing():
-        model = load(start.checkpoint, start.task.kind).float().to(device)
-        return teach(model, start.data.parts["train"], distil, spec.train.eval_batch, device)
+        model = load(prepared.checkpoint, prepared.kind).float().to(device)
+        text, size = prepared.data.parts["train"], prepared.spec.train.eval_batch
+        return run_teacher(model, text, distil, size, device)
 
 
-def install_bare(
-    spec: RunSpec,
-    start: Prepared,
-    execution: Execution,
-    device: torch.device,
-    compute: str,
-    lent: peft.Loaded | None = None,
-) -> Installed:
-    """The model as the plan stores it, with no adapter or a lent one: nothing to train."""
-    planned = plan_sites(spec.plan, start.checkpoint, start.task.kind, len(start.data.labels))
-    fresh = next((site.name for site in planned.sites if site.fresh), None)
-    if fresh is not None and lent is None:
-        raise UserError(
-            f"{spec.model} holds no '{fresh}': its head would be random, and so would every score. "
-            "`lowbit adapt` trains one."
-        )
-    bare = {name: replace(choice, rank=0) for name, choice in planned.choices.items()}
-    planned = replace(planned, choices=bare)
-    model = _carried_out(spec, start, planned, execution, device, compute).eval()
-    if lent is not None:
-        peft.attach(model, lent)
-    return replace(planned, model=model)
-
-
-def _carried_out(
-    spec: RunSpec,
-    start: Prepared,
-    planned: Installed,
-    execution: Execution,
-    device: torch.device,
-    compute: str,
-) -> nn.Module:
+def _stored_model(prepared: Prepared, planned: BuiltModel, machine: Machine) -> nn.Module:
     """The model with every site stored as planned, read matrix by matrix."""
-    settings = Settings(
-        spec.plan, machine.TYPES[compute], spec.seed, execution.residency, execution.decoder
-    )
-    encodings = Encodings(cache_dir(), weights_digest(start.checkpoint))
-    labels = len(start.data.labels)
+    spec, execution, checkpoint = prepared.spec, machine.execution, prepared.checkpoint
+    settings = Settings(spec.plan, machine.dtype, spec.seed, execution.residency, execution.decoder)
+    encodings = Encodings(cache_dir(), weights_digest(checkpoint))
     with allocator.sparing():
-        model, weights = blank(start.checkpoint, start.task.kind, labels, start.pad, device)
+        model, weights = blank(
+            checkpoint, prepared.kind, prepared.labels, prepared.pad, machine.device
+        )
         install(model, planned.sites, planned.choices, settings, weights, encodings)
-    return model.to(device)
+    return model.to(machine.device)
 
 
-def plan_sites(plan: Plan, checkpoint: Checkpoint, kind: losses.Kind, labels: int) -> Installed:
-    """A plan counted on a model's skeleton, nothing loaded."""
-    model = skeleton(checkpoint, kind, labels)
-    sites = find_sites(model, checkpoint.matrices)
-    choices = choose(plan, sites)
-    numbers = sum(p.numel() for p in model.parameters())
-    other = spare(sites, choices, numbers)
-    other_bytes = other * checkpoint.item
-    count = ledger(sites, choices, other, other_bytes)
-    if not count.trainable and not plan.adapter:
-        raise UserError(f"plan '{plan.name}' trains nothing: give some sites a rank")
-    return Installed(model, sites, choices, count, (other, other_bytes))
-
-
-def hooks_of(plan: Plan, made: Installed) -> Hooks:
+def hooks_of(plan: Plan, built: BuiltModel) -> Hooks:
     """The plan's rank schedule or ternary training, and gradients' norms by depth in the log."""
     hooks = Hooks()
     if plan.schedule.kind != "fixed":
-        found = {n: a for n, a in adapters(made.model).items() if isinstance(a, SvdAdapter)}
-        hooks = rank_hooks(plan.schedule, found)
-    hooks = replace(hooks, look=partial(gradient_norms, made.model, made.sites))
+        svd = {n: a for n, a in adapters(built.model).items() if isinstance(a, SvdAdapter)}
+        hooks = rank_hooks(plan.schedule, svd)
+    hooks = replace(hooks, look=partial(gradient_norms, built.model, built.sites))
     if plan.ternary is None:
         return hooks
-    return ternary_hooks(hooks, plan.ternary, made.model, made.distiller)
+    return ternary_hooks(hooks, plan.ternary, built.model, built.distiller)
 
 
 def gradient_norms(model: nn.Module, sites: Sequence[Site]) -> dict[str, dict[str, float]]:
-    """Norm of what is trained, by depth of its site; what lies in no block by its role."""
+    """Gradient norm of the trained parameters by depth of site; outside all blocks, by role."""
     squares: dict[str, float] = {}
     for site in sites:
         key = site.role if site.depth is None else str(site.depth)
@@ -191,22 +190,3 @@ def gradient_norms(model: nn.Module, sites: Sequence[Site]) -> dict[str, dict[st
             if parameter.grad is not None:
                 squares[key] = squares.get(key, 0.0) + float(parameter.grad.square().sum())
     return {"grad_norms": {key: math.sqrt(square) for key, square in squares.items()}}
-
-
-
-
-
-
-Choices = tuple[str, dict[str, str], dict[str, int]]
-"""A plan's name, the formats of its sites that are not in 16 bits, and the ranks of all."""
-
-
-def choices_of(spec: RunSpec) -> Choices:
-    start = prepare_run(spec)
-    planned = plan_sites(spec.plan, start.checkpoint, start.task.kind, len(start.data.labels))
-    stored = {s.name: planned.choices[s.name] for s in planned.sites if not s.fresh}
-    formats = {n: spell(choice.quant) for n, choice in stored.items() if not is_cast(choice.quant)}
-    # A schedule cuts to so many directions a site, on average; which, training decides.
-    schedule = spec.plan.schedule
-    most = math.inf if schedule.kind == "fixed" else schedule.target
-    return spec.plan.name, formats, {n: int(min(c.rank, most)) for n, c in stored.items()}

@@ -1,87 +1,83 @@
-"""What a model scores before any training, as a plan stores it: asked again and again, so kept.
+"""Scores of models before any training, cached.
 
-The 16-bit model is what every gap is measured against, and it does not change. A file an
-evaluation, named by everything that the scores depend on: weights, data, the format of every
-site, device, compute type, versions. Only sums and counts are kept, one pair an example.
+Every gap is measured from the 16-bit model, whose scores never change. Each evaluation is a file
+named by everything that its scores depend on: weights, data, the format of every site, device,
+compute type, versions. Only a sum and a count are kept for each example.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
-from lowbit.runs import device as machine
-from lowbit.core.array_store import Arrays, remembered
+from lowbit.core.array_store import Arrays, load_or_compute
 from lowbit.core.cache import cache_dir
-from lowbit.core.execution import Execution
-from lowbit.core.files import digest
-from lowbit.core.spec import RunSpec
-from lowbit.core.stats import Floats, Gap, paired_gap, ratio
-from lowbit.runs.export import peft
+from lowbit.core.files import file_digest
+from lowbit.core.stats import paired_gap
 from lowbit.quant.formats import spell
-from lowbit.runs.prepare import (Prepared, prepare_run, weights_digest)
-from lowbit.runs.build import (Installed, install_bare, plan_sites)
+from lowbit.runs.build import BuiltModel, build_untrained, planned_sites
+from lowbit.runs.comparison import Comparison, UntrainedScores
+from lowbit.runs.device import Machine
+from lowbit.runs.export import peft
+from lowbit.runs.prepare import Prepared
 from lowbit.runs.record import ADAPTER
+from lowbit.runs.record_fields import facts_of
 from lowbit.train.evaluate import evaluate
 
 EVALUATION = 3
-"""To be raised whenever the same model would be scored differently."""
+"""Increase whenever the same model would be scored differently."""
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """Scores of a part, each array (examples,); `stored` is the bytes of the model at rest."""
-
-    metric: str
-    better: str
-    loss: float
-    sums: Floats
-    counts: Floats
-    documents: Floats
-    words: Floats
-    stored: int
-
-    @property
-    def value(self) -> float:
-        return float(ratio(self.sums, self.counts))
+def compare_with_16_bits(prepared: Prepared, machine: Machine, part: str = "scored") -> Comparison:
+    """Score the plan's model and the 16-bit model on a part of the data, both untrained."""
+    plan = untrained_scores(prepared, machine, part)
+    plain = replace(prepared.spec.plan, format="bf16", embedding="bf16", rule=())
+    full = untrained_scores(prepared.with_plan(plain), machine, part)
+    pairs = (plan.sums, plan.counts, full.sums, full.counts)
+    gap = paired_gap(*pairs, plan.documents, np.random.default_rng(0))
+    return Comparison(plan, full, gap)
 
 
-@dataclass(frozen=True)
-class Compared:
-    """A stored model beside the 16-bit one, paired by document."""
+def untrained_scores(
+    prepared: Prepared,
+    machine: Machine,
+    part: str = "scored",
+    adapter_from: Path | None = None,
+) -> UntrainedScores:
+    """The scores of a model that is stored as the plan says, and not trained.
 
-    found: Evaluation
-    sixteen: Evaluation
-    gap: Gap
-
-
-def compared(spec: RunSpec, execution: Execution, part: str = "scored") -> Compared:
-    """The plan's model and the 16-bit one on a part, neither of them trained."""
-    found = evaluated(spec, execution, part)
-    plain = replace(spec.plan, format="bf16", embedding="bf16", rule=())
-    sixteen = evaluated(replace(spec, plan=plain), execution, part)
-    pair = (found.sums, found.counts, sixteen.sums, sixteen.counts)
-    return Compared(found, sixteen, paired_gap(*pair, found.documents, np.random.default_rng(0)))
-
-
-def evaluated(
-    spec: RunSpec, execution: Execution, part: str = "scored", at: Path | None = None
-) -> Evaluation:
-    """The scores of a model that is stored as the spec's plan says, and not trained.
-
-    `at`: a finished run, whose adapter it is scored with.
+    `adapter_from`: the folder of a finished run, whose adapter is attached before scoring.
     """
-    device, compute = machine.set_up(execution, spec.train.compute)
-    start = prepare_run(spec)
-    planned = plan_sites(spec.plan, start.checkpoint, start.task.kind, len(start.data.labels))
-    facts = machine.facts(device, compute, execution, start.data.fingerprint, "", ())
+    planned, task = planned_sites(prepared), prepared.task
+    key = _key(prepared, machine, planned, part, adapter_from)
+    path = cache_dir() / "evaluations" / f"{sha256(key.encode()).hexdigest()[:24]}.safetensors"
+
+    def evaluated() -> Arrays:
+        adapter = None if adapter_from is None else peft.read(adapter_from / ADAPTER)
+        return _score_arrays(build_untrained(prepared, machine, adapter), prepared, part)
+
+    arrays, count = dict(load_or_compute(path, key, evaluated)), planned.count
+    loss = float(arrays.pop("loss")[0])
+    stored = count.base + count.other
+    return UntrainedScores(task.metric, task.better, loss, **arrays, stored=stored)
+
+
+def _key(
+    prepared: Prepared,
+    machine: Machine,
+    planned: BuiltModel,
+    part: str,
+    adapter_from: Path | None,
+) -> str:
+    """Everything that the scores depend on."""
+    facts = facts_of(prepared, machine)
     about = [
         facts.device,
-        compute,
+        facts.compute,
         facts.cpu,
         facts.simd,
         facts.torch,
@@ -89,31 +85,19 @@ def evaluated(
         facts.decoder,
     ]
     formats = {name: spell(choice.quant) for name, choice in planned.choices.items()}
-    weights = weights_digest(start.checkpoint)
-    where = "" if at is None else digest(at / ADAPTER / peft.WEIGHTS)
-    known = [EVALUATION, weights, facts.data, part, spec.train.eval_batch, where]
-    key = json.dumps([*known, formats, about])
-    path = cache_dir() / "evaluations" / f"{sha256(key.encode()).hexdigest()[:24]}.safetensors"
-
-    def make() -> Arrays:
-        lent = None if at is None else peft.read(at / ADAPTER)
-        made = install_bare(spec, start, execution, device, compute, lent)
-        return _scored(made, start, spec, part)
-
-    arrays, count, task = dict(remembered(path, key, make)), planned.count, start.task
-    loss = float(arrays.pop("loss")[0])
-    stored = count.base + count.other
-    return Evaluation(task.metric, task.better, loss, **arrays, stored=stored)
+    adapter = "" if adapter_from is None else file_digest(adapter_from / ADAPTER / peft.WEIGHTS)
+    batch = prepared.spec.train.eval_batch
+    return json.dumps([EVALUATION, facts.weights, facts.data, part, batch, adapter, formats, about])
 
 
-def _scored(made: Installed, start: Prepared, spec: RunSpec, part: str) -> Arrays:
-    examples = start.data.parts[part]
-    device = next(made.model.parameters()).device
-    found, loss = evaluate(made.model, examples, start.task.kind, spec.train.eval_batch, device)
+def _score_arrays(built: BuiltModel, prepared: Prepared, part: str) -> Arrays:
+    examples, batch = prepared.data.parts[part], prepared.spec.train.eval_batch
+    device = next(built.model.parameters()).device
+    scores, loss = evaluate(built.model, examples, prepared.kind, batch, device)
     return {
         "loss": np.array([loss]),
-        "sums": np.array([s for s, _ in found]),
-        "counts": np.array([c for _, c in found], float),
+        "sums": np.array([s for s, _ in scores]),
+        "counts": np.array([c for _, c in scores], float),
         "documents": np.array([example.document for example in examples], float),
         "words": np.array([example.words for example in examples], float),
     }

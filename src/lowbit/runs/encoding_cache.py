@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowbit.core.array_store import Arrays, remembered
+from lowbit.core.array_store import Arrays, load_or_compute
 from lowbit.core.spec import QuantSpec
 from lowbit.quant.codec import TENSORS, Packed, encode
 from lowbit.quant.formats import is_cast, spell
@@ -37,7 +37,7 @@ class Encodings:
             return encode(weight, spec)
         key = f"{ENCODER}|{self.checkpoint}|{name}|{spell(spec)}|{spec}|{tuple(weight.shape)}"
         path = self.cache / "encoded" / f"{sha256(key.encode()).hexdigest()[:24]}.safetensors"
-        arrays = remembered(path, key, partial(_arrays, weight, spec))
+        arrays = load_or_compute(path, key, partial(_arrays, weight, spec))
         tensors = {n: torch.from_numpy(np.array(arrays[n])) for n in TENSORS if n in arrays}
         return Packed(spec, (weight.shape[0], weight.shape[1]), **tensors)
 

@@ -1,7 +1,7 @@
-"""Before a run that cannot fit in memory: say so, and say what would fit.
+"""Refuses a run that cannot fit in memory before it starts, and names settings that would fit.
 
-The ledger's training view is an estimate, so a run is refused only when the estimate alone is
-more than the memory there is; a ten-step measurement (`lowbit run --dry-run`) is the exact way.
+The bytes of a training step are an estimate (`quant.byte_counts`), so a run is refused only when
+the estimate exceeds the free memory. `lowbit run --dry-run` measures ten steps instead.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 from lowbit.core.errors import RunError
 from lowbit.core.execution import Execution
 from lowbit.core.spec import TrainSpec
-from lowbit.quant.byte_counts import Ledger, Shape, TrainingBytes, training_bytes
+from lowbit.quant.byte_counts import ByteCount, ModelShape, TrainingBytes, training_bytes
 
 
-def shape_of(config: Any) -> Shape:
+def shape_of(config: Any) -> ModelShape:
     """What activations depend on, read off a transformers configuration."""
     width = int(config.hidden_size)
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
-    return Shape(
+    return ModelShape(
         layers=int(config.num_hidden_layers),
         width=width,
         inner=int(inner or 4 * width),
@@ -30,17 +30,20 @@ def shape_of(config: Any) -> Shape:
 
 @dataclass(frozen=True)
 class Need:
-    """What a step's memory depends on: `window` tokens an example, `item` bytes a number."""
+    """What the memory of a training step depends on.
 
-    count: Ledger
-    shape: Shape
+    `window` is tokens per example, `item` bytes per number.
+    """
+
+    count: ByteCount
+    shape: ModelShape
     train: TrainSpec
     execution: Execution
     window: int
     item: int
     classes: bool
     teacher: int = 0
-    """Bytes of what a teacher said of the training text."""
+    """Bytes of the teacher's outputs for the training text."""
 
     def estimate(self) -> TrainingBytes:
         """Peak bytes of a training step."""
@@ -56,14 +59,14 @@ class Need:
 
 def check(free: int, need: Need) -> TrainingBytes:
     """The estimate, or an error with the nearest setting that would fit."""
-    found = need.estimate()
-    if found.total <= free:
-        return found
+    estimate = need.estimate()
+    if estimate.total <= free:
+        return estimate
     raise RunError(
-        f"this run needs about {megabytes(found.total)} and {megabytes(free)} are free "
-        f"(weights {megabytes(found.stored)}, decoded {megabytes(found.decoded)}, "
-        f"adapter states {megabytes(found.gradients + found.optimiser)}, "
-        f"activations {megabytes(found.activations)}). " + _advice(free, need)
+        f"this run needs about {megabytes(estimate.total)} and {megabytes(free)} are free "
+        f"(weights {megabytes(estimate.matrix_bytes)}, decoded {megabytes(estimate.decoded)}, "
+        f"adapter states {megabytes(estimate.gradients + estimate.optimiser)}, "
+        f"activations {megabytes(estimate.activations)}). " + _advice(free, need)
     )
 
 
@@ -72,9 +75,9 @@ def _advice(free: int, need: Need) -> str:
         if milder.estimate().total <= free:
             return f"With the same steps, {words} would fit."
     least = replace(need, train=replace(need.train, batch=1), execution=_SMALLEST).estimate()
-    if least.stored > free:
+    if least.matrix_bytes > free:
         return (
-            f"Even the weights do not fit: this model in {free / least.stored * 100:.0f} % of "
+            f"Even the weights do not fit: this model in {free / least.matrix_bytes * 100:.0f} % of "
             "its bytes would, so take fewer bits or a smaller model."
         )
     return (

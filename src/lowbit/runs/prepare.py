@@ -1,16 +1,21 @@
-"""What a run starts from: the model's folder, and the task's data tokenised for it."""
+"""What a run starts from: the model's folder, and the task's data tokenised for it.
+
+Preparing reads and tokenises text, so it is done once for each model and task. `Prepared.with_plan`
+gives the same model and data for another plan.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from lowbit.core.cache import cache_dir
-from lowbit.core.files import digest
-from lowbit.core.spec import RunSpec
+from lowbit.core.files import file_digest
+from lowbit.core.spec import Plan, RunSpec
 from lowbit.models.loading import (
     Checkpoint,
+    Kind,
     max_length,
     open_checkpoint,
     tokenizer_of,
@@ -22,31 +27,58 @@ from lowbit.tasks.prepare import find, prepare
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run starts from: a model on disk, and data cut for it."""
+    """A run's specification with its model on disk and its tokenised data."""
 
+    spec: RunSpec
     checkpoint: Checkpoint
     task: Task
     data: Data
     pad: int
 
+    @property
+    def kind(self) -> Kind:
+        return self.task.kind
+
+    @property
+    def labels(self) -> int:
+        """Number of classes; 0 for language modelling."""
+        return len(self.data.labels)
+
+    def with_spec(self, spec: RunSpec) -> Prepared:
+        """The same model and data for another run of the same model and task."""
+        if (spec.model, spec.task) != (self.spec.model, self.spec.task):
+            raise ValueError(
+                f"prepared for {self.spec.model} on {self.spec.task.name}, not for {spec.model} "
+                f"on {spec.task.name}: prepare that run"
+            )
+        return replace(self, spec=spec)
+
+    def with_plan(self, plan: Plan) -> Prepared:
+        """The same model and data for another plan."""
+        return replace(self, spec=replace(self.spec, plan=plan))
+
 
 def prepare_run(spec: RunSpec, instead: str = "") -> Prepared:
-    """The model's folder, the task's data tokenised for it. `instead`: as `resolve` has it."""
+    """Open the model's folder and tokenise the task's data for it.
+
+    `instead`: where a user gives a model's folder, for the error when the name leads nowhere.
+    """
     checkpoint = open_checkpoint(model_folder(spec.model, instead=instead))
     tokenizer = tokenizer_of(checkpoint.folder)
     task = find(spec.task.name, spec.task)
     data = prepare(spec.task, tokenizer, max_length(checkpoint.config), cache_dir())
     pad = tokenizer.pad_token_id
-    return Prepared(checkpoint, task, data, tokenizer.eos_token_id or 0 if pad is None else pad)
+    pad = tokenizer.eos_token_id or 0 if pad is None else pad
+    return Prepared(spec, checkpoint, task, data, pad)
 
 
 def weights_digest(checkpoint: Checkpoint) -> str:
-    """The checkpoint's weights, so that records on different ones are never compared."""
+    """A digest of the weights; runs on different weights are never compared."""
     files = sorted(checkpoint.folder.glob("*.safetensors"))
     return "+".join(_digest(path, path.stat().st_mtime_ns)[:16] for path in files)
 
 
 @cache
 def _digest(path: Path, changed: int) -> str:
-    """Read whole once, for as long as the file stays the same."""
-    return digest(path)
+    """Cached by modification time: a file is read again only when it has changed."""
+    return file_digest(path)

@@ -1,4 +1,4 @@
-"""What a run is recorded to have kept and cost: the ledger with the ranks that are left."""
+"""What a run is recorded to have kept and cost: the byte count with the ranks that are left."""
 
 from __future__ import annotations
 
@@ -7,26 +7,68 @@ from dataclasses import replace
 from typing import Literal
 
 from lowbit.core.spec import Choice, Site
-from lowbit.runs.device import PeakMemory
-from lowbit.quant.byte_counts import kept, ledger
+from lowbit.quant.byte_counts import base_bytes, count_bytes
 from lowbit.quant.formats import spell
-from lowbit.runs.record import Bytes, Cost, SiteRecord
+from lowbit.runs.build import BuiltModel
+from lowbit.runs.device import Machine, PeakMemory, facts
+from lowbit.runs.prepare import Prepared, weights_digest
+from lowbit.runs.record import Bytes, Cost, Facts, Record, SiteRecord
 from lowbit.train.checkpoint import Position
 
 Choices = Mapping[str, Choice]
 Ranks = Mapping[str, int]
 
 
+def facts_of(prepared: Prepared, machine: Machine) -> Facts:
+    """The facts of this machine with those of the run's weights and data."""
+    data, weights = prepared.data, weights_digest(prepared.checkpoint)
+    return facts(machine, data.fingerprint, weights, data.notes)
+
+
+def make_record(
+    prepared: Prepared,
+    built: BuiltModel,
+    *,
+    facts: Facts,
+    metrics: Mapping[str, float],
+    ranks: Ranks,
+    trainable: int,
+    cost: Cost,
+    diverged: str = "",
+) -> Record:
+    """The record of a run that has ended; without metrics its status is `diverged`.
+
+    `ranks` by site are the final ones; `diverged` says why training stopped early.
+    """
+    spec, task = prepared.spec, prepared.task
+    return Record(
+        status="done" if metrics else "diverged",
+        fingerprint=spec.fingerprint,
+        spec=spec.declared(),
+        metric=task.metric,
+        better=task.better,
+        metrics=dict(metrics),
+        bytes=bytes_of(built.sites, built.choices, ranks, built.other),
+        trainable=trainable,
+        parameters=built.count.parameters,
+        sites=site_records(built.sites, built.choices, ranks),
+        facts=facts,
+        cost=cost,
+        message=diverged or ("" if metrics else "the scored split's loss is not finite"),
+    )
+
+
 def bytes_of(
     sites: Sequence[Site], choices: Choices, ranks: Ranks, other: tuple[int, int]
 ) -> Bytes:
-    """`other`: numbers and bytes of what is no site."""
+    """Stored bytes at the final ranks. `other`: parameters outside all sites, and their bytes."""
     final = {name: replace(choice, rank=ranks[name]) for name, choice in choices.items()}
-    count = ledger(sites, final, *other)
+    count = count_bytes(sites, final, *other)
     return Bytes(count.stored, count.base, count.other, count.adapters)
 
 
 def site_records(sites: Sequence[Site], choices: Choices, ranks: Ranks) -> tuple[SiteRecord, ...]:
+    """What the record says of each site."""
     return tuple(_site(site, choices[site.name], ranks[site.name]) for site in sites)
 
 
@@ -40,11 +82,12 @@ def _site(site: Site, choice: Choice, final: int) -> SiteRecord:
         rank=choice.rank,
         final_rank=final,
         base=choice.base,
-        bytes=kept(site, choice),
+        bytes=base_bytes(site, choice),
     )
 
 
-def cost(spent: Position, memory: PeakMemory, timed: Literal["alone", "shared"]) -> Cost:
+def cost_of(spent: Position, memory: PeakMemory, timed: Literal["alone", "shared"]) -> Cost:
+    """Time, memory and tokens; `timed` says whether the run had the machine to itself."""
     return Cost(
         wall_s=round(spent.wall_s, 3),
         cpu_s=round(spent.cpu_s, 3),

@@ -10,7 +10,7 @@ from lowbit.core.errors import UserError, nearest
 from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.core.toml import Raw, check, override
-from lowbit.plan.file import check_formats, plan_from
+from lowbit.plan.file import check_formats, load_plan
 
 SINGLE = ("train", "task", "plan", "execution")
 """What `--set` may change of a single run."""
@@ -20,7 +20,7 @@ def single(
     model: str, task: str, plan: str, seed: int, settings: Sequence[str]
 ) -> tuple[RunSpec, Execution]:
     """One run from the command line: the same keys as in a study, for `lowbit adapt`."""
-    chosen = json.loads(json.dumps(asdict(plan_from(plan))))
+    chosen = json.loads(json.dumps(asdict(load_plan(plan))))
     raw: Raw = {"train": {}, "task": {"name": task}, "plan": chosen, "execution": {}}
     override(raw, settings)
     for key in raw:

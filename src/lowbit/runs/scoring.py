@@ -1,4 +1,4 @@
-"""The scored split, read once: every example's score on disk, the metrics in the record."""
+"""Scores a model on the scored split: a line for each example on disk, the metrics returned."""
 
 from __future__ import annotations
 
@@ -8,32 +8,35 @@ from typing import Any
 
 from torch import nn
 
-from lowbit.core.files import write_lines
-from lowbit.runs.prepare import (Prepared)
+from lowbit.core.files import write_jsonl
+from lowbit.runs.prepare import Prepared
 from lowbit.runs.record import SCORES
-from lowbit.train.evaluate import Found, evaluate, ratio
+from lowbit.train.evaluate import ExampleScores, evaluate, ratio
 
 
-def score(model: nn.Module, start: Prepared, size: int, folder: Path) -> dict[str, float]:
-    """Read the scored split, once; no metrics at all where a score is not finite."""
-    part, kind = start.data.parts["scored"], start.task.kind
-    found, loss = evaluate(model, part, kind, size, next(model.parameters()).device)
-    value = ratio(found)
-    if not all(map(math.isfinite, (value, loss, *(s for s, _ in found)))):
+def score(model: nn.Module, prepared: Prepared, folder: Path) -> dict[str, float]:
+    """Write every example's score; return the metrics, or none where a score is not finite."""
+    part, kind = prepared.data.parts["scored"], prepared.kind
+    size = prepared.spec.train.eval_batch
+    scores, loss = evaluate(model, part, kind, size, next(model.parameters()).device)
+    value = ratio(scores)
+    if not all(map(math.isfinite, (value, loss, *(s for s, _ in scores)))):
         return {}
-    write_lines(folder / SCORES, _score_lines(start, found))
-    metrics: dict[str, float] = {start.task.metric: value, "loss": loss}
+    write_jsonl(folder / SCORES, _score_lines(prepared, scores))
+    metrics: dict[str, float] = {prepared.task.metric: value, "loss": loss}
     if kind == "language":
         words = sum(example.words for example in part)
-        a_word = sum(s for s, _ in found) / max(1, words)
-        # A loss can be finite while its exponential is no number any more.
+        a_word = sum(s for s, _ in scores) / max(1, words)
+        # A finite loss can have an exponential that overflows.
         nats = {"perplexity": value, "word_perplexity": a_word}
         metrics |= {name: math.exp(nat) for name, nat in nats.items() if nat < 700}
     return metrics
 
 
-def _score_lines(start: Prepared, found: Found) -> list[dict[str, Any]]:
+def _score_lines(prepared: Prepared, scores: ExampleScores) -> list[dict[str, Any]]:
     return [
         {"example": i, "document": example.document, "sum": s, "count": c, "words": example.words}
-        for i, (example, (s, c)) in enumerate(zip(start.data.parts["scored"], found, strict=True))
+        for i, (example, (s, c)) in enumerate(
+            zip(prepared.data.parts["scored"], scores, strict=True)
+        )
     ]

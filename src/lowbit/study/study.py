@@ -89,7 +89,7 @@ def locate(reference: str) -> Path:
     raise UserError(f"no study at '{reference}'.{nearest(path.name, names)}")
 
 
-def read(
+def read_study(
     reference: str,
     settings: Sequence[str] = (),
     profile: str | None = None,

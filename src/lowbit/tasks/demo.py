@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lowbit.core.array_store import remembered
+from lowbit.core.array_store import load_or_compute
 from lowbit.core.cache import cache_dir
 from lowbit.core.errors import UserError
 from lowbit.core.spec import TaskSpec
@@ -56,7 +56,7 @@ def docstrings() -> tuple[Document, ...]:
     """
     key = hashlib.sha256(f"{sys.version}|{_root()}|{CHARACTERS}|{SHORTEST}".encode()).hexdigest()
     path = cache_dir() / "texts" / f"docstrings-{key[:16]}.safetensors"
-    kept = remembered(path, key, lambda: {"texts": _to_array(_parsed())})
+    kept = load_or_compute(path, key, lambda: {"texts": _to_array(_parsed())})
     return tuple(Document(text) for text in json.loads(kept["texts"].tobytes()))
 
 
@@ -65,16 +65,16 @@ def _to_array(texts: Sequence[str]) -> np.ndarray:
 
 
 def _parsed() -> list[str]:
-    found: dict[str, str] = {}
-    room = CHARACTERS
+    texts: dict[str, str] = {}
+    remaining = CHARACTERS
     for name, path in sorted(_modules().items(), key=lambda item: _digest(item[0])):
         text = _docstrings_of(path)
-        if SHORTEST <= len(text) <= room and text not in found.values():
-            found[name] = text
-            room -= len(text)
-        if room < SHORTEST:
+        if SHORTEST <= len(text) <= remaining and text not in texts.values():
+            texts[name] = text
+            remaining -= len(text)
+        if remaining < SHORTEST:
             break
-    return [found[name] for name in sorted(found)]
+    return [texts[name] for name in sorted(texts)]
 
 
 def _root() -> Path:

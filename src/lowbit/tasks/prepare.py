@@ -16,7 +16,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from lowbit.core.array_store import Arrays, remembered
+from lowbit.core.array_store import Arrays, load_or_compute
 from lowbit.core.errors import UserError
 from lowbit.core.plugins import lookup, plugins
 from lowbit.core.spec import TaskSpec
@@ -49,7 +49,7 @@ def prepare(
     key = _key(source, task, tokenizer, spec)
     make = partial(encode, source, task, tokenizer, spec)
     path = cache and cache / "tasks" / f"{_short(task.name)}-{key[:16]}.safetensors"
-    arrays = remembered(path, key, make) if path else make()
+    arrays = load_or_compute(path, key, make) if path else make()
     parts = {part: examples.examples(_of(part, arrays), task.kind) for part in PARTS}
     parts |= (rest := _rest(parts, spec))
     limits = {"train": spec.limit, "scored": spec.scored_limit}

@@ -61,8 +61,8 @@ def hold_out(
 
 def without(documents: Sequence[Document], others: Sequence[Document]) -> tuple[Document, ...]:
     """The documents whose text is in none of `others`."""
-    seen = {document.text for document in others}
-    return tuple(document for document in documents if document.text not in seen)
+    texts = {document.text for document in others}
+    return tuple(document for document in documents if document.text not in texts)
 
 
 def stretches(texts: Sequence[str], where: str) -> dict[str, tuple[Document, ...]]:
@@ -90,13 +90,13 @@ def _amount(texts: Sequence[str], share: Share) -> tuple[int, float]:
 def _take(waiting: Sequence[str], count: int, characters: float) -> list[str]:
     """Texts in their order until there is enough, passing over those that alone are too much."""
     taken: list[str] = []
-    room = characters
+    remaining = characters
     for text in waiting:
-        if len(taken) == count or room <= 0:
+        if len(taken) == count or remaining <= 0:
             break
         if len(text) <= characters:
             taken.append(text)
-            room -= len(text)
+            remaining -= len(text)
     return taken or [min(waiting, key=len)]
 
 

@@ -114,7 +114,7 @@ def teacher_nbytes(
     distil: Distil, part: Sequence[Example], width: int, blocks: int, kind: Kind
 ) -> int:
     """Bytes that the teacher's outputs will take; `UserError` if they exceed `distil.cache`."""
-    if not distil.wanted:
+    if not distil.enabled:
         return 0
     if kind != "language":
         raise UserError("distil: needs a language task; a classifier's new head has no teacher")

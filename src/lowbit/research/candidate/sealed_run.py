@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lowbit.core.files import digest
+from lowbit.core.files import file_digest
 from lowbit.research.campaign.run_result import Ran, Scores
 from lowbit.research.campaign.settings import (
     CHECK,
@@ -220,7 +220,7 @@ def _evaluated(evaluator: subprocess.Popen[str], longest: float, folder: Path) -
 def manifest(paths: list[Path]) -> dict[str, str]:
     """Digests by path; what was a file and is none any more differs too."""
     return {
-        str(path): digest(path) if path.is_file() and not path.is_symlink() else ""
+        str(path): file_digest(path) if path.is_file() and not path.is_symlink() else ""
         for path in paths
     }
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from lowbit.core.errors import UserError
-from lowbit.core.files import digest, write_atomic
+from lowbit.core.files import file_digest, write_atomic
 from lowbit.core.spec import TaskSpec
 from lowbit.models.loading import max_length, open_checkpoint, resolve, tokenizer_of
 from lowbit.research.campaign.settings import CHECK, DATA, KEPT_CHECK, Places, Settings
@@ -57,17 +57,17 @@ def prepare(settings: Settings, places: Places) -> dict[str, Any]:
         rows = token_rows(parts[part], tokenizer, settings.window)
         rows = rows[:CHECK_ROWS] if name == CHECK else rows
         _save(places.given / name, rows)
-        facts[name] = {"rows": len(rows), "sha256": digest(places.given / name)}
+        facts[name] = {"rows": len(rows), "sha256": file_digest(places.given / name)}
     # The same rows where no candidate reaches them: its claim is about those.
     kept = places.kept / KEPT_CHECK
     write_atomic(kept, json.dumps(rows.tolist()).encode())
-    facts[KEPT_CHECK] = {"rows": len(rows), "sha256": digest(kept)}
+    facts[KEPT_CHECK] = {"rows": len(rows), "sha256": file_digest(kept)}
     for name, texts in split([document.text for document in parts["scored"]]).items():
         if name in reads:
             texts = first(texts, reads[name], _sizer(tokenizer))
         path = places.kept / f"{name}.json"
         write_atomic(path, json.dumps(texts).encode())
-        facts[path.name] = {"articles": len(texts), "sha256": digest(path)}
+        facts[path.name] = {"articles": len(texts), "sha256": file_digest(path)}
     return facts
 
 

@@ -40,7 +40,8 @@ class Origin:
     fingerprint: str
     formats: Mapping[str, str]
     """Site -> how its base is stored."""
-    conv1d: bool = False
+    transposed: bool = False
+    """Whether the base stores its block matrices as (in, out): PEFT's `fan_in_fan_out`."""
 
 
 def write(folder: Path, model: nn.Module, kind: Kind, origin: Origin) -> dict[str, int]:
@@ -75,7 +76,7 @@ def _config(ranks: Mapping[str, int], heads: list[str], kind: Kind, origin: Orig
         "alpha_pattern": dict(ranks),
         "target_modules": sorted(ranks),
         "modules_to_save": heads or None,
-        "fan_in_fan_out": origin.conv1d,
+        "fan_in_fan_out": origin.transposed,
         "lora_dropout": 0.0,
         "bias": "none",
         "inference_mode": True,

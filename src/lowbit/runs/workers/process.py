@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from lowbit.core.errors import LowbitError, RunError, said_by_system
+from lowbit.core.errors import LowbitError, RunError, describe_os_error
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def guarded(function: Callable[..., Any], *arguments: Any) -> Any:
     except OSError as error:
         if error.errno is None:
             return Failure(f"{type(error).__name__}: {error}", 1, traceback.format_exc())
-        return Failure(said_by_system(error), 1)
+        return Failure(describe_os_error(error), 1)
     except Exception as error:
         if isinstance(error, MemoryError) or "memory" in str(error).lower():
             said = str(error).strip().partition("\n")[0]
