@@ -3,8 +3,8 @@
     make bench   or   python bench/peers/compare.py [--only lm] [--quick]
 
 Four workloads. Every side runs in its own process and sides alternate; medians and spreads are over
-the rounds. The limit (`bench/peers/matmul_floor.py`) is measured again in every round, because a shared
-machine does not always run at the same speed.
+the rounds. The limit (`bench/peers/matmul_floor.py`) is measured again in every round, because a
+shared machine does not always run at the same speed.
 
     lm        one step of the assets' language model, 4 x 256 tokens of WikiText-2
     lm-wide   the same of ten random Llama layers of width 576, vocabulary 49,152
