@@ -25,7 +25,7 @@ from lowbit.report import appendix, draw, page
 from lowbit.report.figures import predicted
 from lowbit.study import predicted_vs_observed
 from lowbit.study.results import read_results
-from lowbit.study.study import read
+from lowbit.study.study import read_study
 from lowbit.study.summary_rows import rows
 from lowbit.study.verdicts import judge
 
@@ -68,7 +68,7 @@ def in_text(sheet: str) -> Iterator[float]:
 
 def of_study(name: str) -> dict[str, str]:
     """The digests of one committed study, by what they are of."""
-    study = read(str(ROOT / name))
+    study = read_study(str(ROOT / name))
     verdicts, cells = (
         judge(read_results(study)),
         predicted_vs_observed.predicted_gaps(read_results(study)),
@@ -82,7 +82,7 @@ def of_study(name: str) -> dict[str, str]:
     for cell in cells:
         key = f"cell {cell.kind} / {cell.part} / {cell.model} / {cell.task} / {cell.plan}"
         found[key] = digest(numbers(cell))
-    for part, setting in draw.shown(read_results(study)):
+    for part, setting in draw.part_settings(read_results(study)):
         for figure, data in draw.data_of(part, setting, draw.ALL):
             key = f"figure {figure} / {part.name} / {setting.model} / {setting.task}"
             found[key] = digest(numbers(data))

@@ -18,7 +18,7 @@ from lowbit.runs.record import Record
 from lowbit.study.predicted_vs_observed import late, predicted_gaps, refused, unpredicted
 from lowbit.study.results import read_results
 from lowbit.study.results_table import results_rows, write_results
-from lowbit.study.study import Study, read as read_study
+from lowbit.study.study import Study, read_study
 from lowbit.study.verdicts import judge
 
 PLANNER = Path(__file__).parents[2] / "studies" / "planner"
@@ -61,7 +61,7 @@ def test_a_report_of_the_planner_study_reads_each_record_once(
     for check in (refused, unpredicted, late):
         check(results)
     contents = page.contents(results, "")
-    for part, setting in draw.shown(results):
+    for part, setting in draw.part_settings(results):
         list(draw.data_of(part, setting, draw.ALL))
     assert gaps == list(contents.predicted)
     assert set(reads.values()) == {1}

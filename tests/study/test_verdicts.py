@@ -98,7 +98,7 @@ def test_a_difference_of_differences_is_what_it_says(results: Path) -> None:
     assert two.beside is not None
     apart = [a - b for a, b in zip(one.beside.by_seed, two.beside.by_seed, strict=True)]
     assert found.beside.by_seed == pytest.approx(apart)
-    assert "more than bf16 than nf4@64+dq" in wording.asked(found)
+    assert "more than bf16 than nf4@64+dq" in wording.comparison(found)
     turned = claim("bf16", "nf4@64+dq", less=("mixed-8-4-3", "int2@64"))
     assert only(judge(study(results, turned))).state == "contradicted"
     assert found.state == "held"
@@ -114,9 +114,11 @@ def test_a_plan_against_the_mean_of_several_gains_the_mean_of_its_gains(results:
     assert found.gain.estimate == pytest.approx(sum(gains) / 3)
     seeds = zip(*(one.beside.by_seed for one in each if one.beside is not None), strict=True)
     assert found.beside.by_seed == pytest.approx([sum(three) / 3 for three in seeds])
-    assert "than the mean of int2@64, mixed-8-4-3 and nf4@64+dq, on" in wording.asked(found)
+    assert "than the mean of int2@64, mixed-8-4-3 and nf4@64+dq, on" in wording.comparison(found)
     many = claim("bf16", "int2@64", mean_with=("mixed-8-4-3", "nf4@64+dq", "int8@row"))
-    assert "than the mean of int2@64 and 3 more, on" in wording.asked(replace(found, claim=many))
+    assert "than the mean of int2@64 and 3 more, on" in wording.comparison(
+        replace(found, claim=many)
+    )
     with pytest.raises(BadValueError, match="without less"):
         claim("bf16", "int2@64", mean_with=("int8@row",), less=("int8@row", "nf4@64+dq"))
     with pytest.raises(BadValueError, match="metric as the measure"):
@@ -310,7 +312,7 @@ def test_accuracy_has_mcnemar_beside_it(tmp_path: Path) -> None:
     assert found.beside is not None
     assert len(found.beside.mcnemar) == 6
     assert found.beside.pooled is not None
-    said = wording.beside(found)
+    said = wording.other_tests(found)
     assert "McNemar pooled" in said
     assert "Wilcoxon" in said
 
@@ -399,7 +401,7 @@ def test_a_parts_figures_are_held_against_its_control(results: Path, tmp_path: P
     whole = study(results)
     part = Part("few", "Few bits", ("int2@64", "nf4@64+dq"), (TASK,), SEEDS, control="nf4@64+dq")
     parted = replace(whole, parts=(*whole.parts, part))
-    pairs = draw.shown(read_results(parted))
+    pairs = draw.part_settings(read_results(parted))
     assert [p.name for p, _ in pairs] == [MAIN, "few"]
     assert [cell.plan for cell in pairs[1][1].cells] == ["int2@64", "nf4@64+dq"]
     names = {path.name for path in draw.draw(pairs, tmp_path, ["pareto", "forest"])}

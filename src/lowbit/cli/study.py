@@ -67,13 +67,17 @@ def compare(study: Study) -> None:
         for finding in findings:
             say("")
             wrapped(f"{finding.claim.text}: {finding.state.upper()}", first="")
-            for line in (wording.asked(finding), wording.effect(finding), wording.beside(finding)):
+            for line in (
+                wording.comparison(finding),
+                wording.effect(finding),
+                wording.other_tests(finding),
+            ):
                 wrapped(line)
     if not (found.claims or found.questions):
         say("This study states no claims and asks no questions; `lowbit report` shows its table.")
     if found.missing:
         say(f"\n{len(found.missing)} of {len(study.runs)} runs are missing:")
-        wrapped("; ".join(wording.gathered(found.missing)))
+        wrapped("; ".join(wording.runs_by_seed(found.missing)))
     predicted = predicted_vs_observed.predicted_gaps(results)
     absent = predicted_vs_observed.without_runs(results, predicted)
     if predicted:

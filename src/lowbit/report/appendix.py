@@ -1,4 +1,4 @@
-"""A paper's appendices, from the records: ranks found, bits of every matrix, settings, logs.
+"""A paper's appendices, from the records: final ranks, bits of every matrix, settings, logs.
 
 Markdown for reading, CSV for others. Ranks are means over seeds with the smallest and largest.
 """
@@ -35,20 +35,20 @@ LOGGED = (
 )
 
 
-def appendices(shown: Sequence[tuple[Part, Setting]]) -> dict[str, tuple[str, str]]:
+def appendices(part_settings: Sequence[tuple[Part, Setting]]) -> dict[str, tuple[str, str]]:
     """(Markdown, CSV) of each appendix."""
-    made = {
+    grids = {
         "appendix-a-ranks": ranks,
         "appendix-b-bits": bits,
         "settings": hyperparameters,
         "costs": costs,
     }
-    return {name: _both(shown, grid) for name, grid in made.items()}
+    return {name: _both(part_settings, grid) for name, grid in grids.items()}
 
 
-def _both(shown: Sequence[tuple[Part, Setting]], grid: Any) -> tuple[str, str]:
+def _both(part_settings: Sequence[tuple[Part, Setting]], grid: Any) -> tuple[str, str]:
     texts, rows = [], []
-    for part, setting in shown:
+    for part, setting in part_settings:
         head, body = grid(setting)
         texts.append(
             f"**{part.title} · {setting.model} · {setting.task}**\n\n{_markdown(head, body)}"
@@ -62,7 +62,7 @@ def _both(shown: Sequence[tuple[Part, Setting]], grid: Any) -> tuple[str, str]:
 
 
 def ranks(setting: Setting) -> Grid:
-    """A row a matrix, a column a plan: the rank that was left after training."""
+    """One row per matrix, one column per plan: the rank after training."""
     names = _sites(setting, adapted=True)
     plans = [cell for cell in setting.cells if cell.done]
     return (
@@ -85,17 +85,17 @@ def _rank(cell: Cell, name: str) -> str:
 
 
 def bits(setting: Setting) -> Grid:
-    """A row a matrix, a column a plan: how it is stored."""
+    """One row per matrix, one column per plan: its storage format."""
     names = _sites(setting)
     formats = [{s.name: s.format for s in cell.records[0].sites} for cell in setting.cells]
     return (
         ["matrix", *(cell.plan for cell in setting.cells)],
-        [[name, *(found.get(name, "–") for found in formats)] for name in names],
+        [[name, *(stored.get(name, "–") for stored in formats)] for name in names],
     )
 
 
 def hyperparameters(setting: Setting) -> Grid:
-    """A row a setting, a column a plan: what was declared."""
+    """One row per setting, one column per plan: its declared value."""
     specs = [_flat(cell.records[0].spec) for cell in setting.cells]
     keys = [k for k in dict.fromkeys(k for spec in specs for k in spec) if k not in ("seed",)]
     body = [[key, *(str(spec.get(key, "–")) for spec in specs)] for key in keys]
@@ -104,10 +104,10 @@ def hyperparameters(setting: Setting) -> Grid:
 
 
 def costs(setting: Setting) -> Grid:
-    """A row a cost, a column a plan: of a run alone on the machine, where that is known."""
+    """One row per cost, one column per plan; memory is that of a run alone, where measured."""
     plans = [cell for cell in setting.cells if cell.done]
-    known = [_cost(cell) for cell in plans]
-    body = [[name, *(cost[name] for cost in known)] for name in COSTS]
+    costs_by_plan = [_cost(cell) for cell in plans]
+    body = [[name, *(cost[name] for cost in costs_by_plan)] for name in COSTS]
     return ["of a run", *(cell.plan for cell in plans)], body
 
 
@@ -129,15 +129,15 @@ def _cost(cell: Cell) -> dict[str, str]:
 
 
 def _flat(spec: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in spec.items():
         if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
+            values |= _flat(value, f"{prefix}{key}.")
         elif isinstance(value, list):
-            found[f"{prefix}{key}"] = "; ".join(_rule(item) for item in value) or "none"
+            values[f"{prefix}{key}"] = "; ".join(_rule(item) for item in value) or "none"
         else:
-            found[f"{prefix}{key}"] = "none" if value in (None, "") else value
-    return found
+            values[f"{prefix}{key}"] = "none" if value in (None, "") else value
+    return values
 
 
 def _rule(rule: Any) -> str:

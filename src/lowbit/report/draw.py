@@ -1,6 +1,6 @@
 """All figures of a study, part by part and task by task, from its records. No torch.
 
-A file is called FIGURE[-PART][-TASK]: the main matrix needs no name, nor does a study's only task.
+A file's name is FIGURE[-PART][-TASK], without the main matrix and a study's only task.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from lowbit.core.errors import UserError, nearest
 from lowbit.report import figures
 from lowbit.report.figures import curves, forest, gradients, memory, pareto, ranks, sizes
-from lowbit.report.figures import predicted as foreseen
+from lowbit.report.figures import predicted as predicted_figure
 from lowbit.study.cells import Setting, settings
 from lowbit.study.predicted_vs_observed import PredictedGap
 from lowbit.study.results import Results
@@ -33,13 +33,13 @@ DATA: dict[str, Any] = {
 }
 """What each figure shows of one setting; `forest` also needs the part's control."""
 ALL = (*DATA, "forest", "predicted")
-Shown = tuple[Part, Setting]
-Wanted = tuple[str, Any, Path, str]
+PartSetting = tuple[Part, Setting]
+FigureFile = tuple[str, Any, Path, str]
 MANY = 12
-"""Figures from which on starting processes costs less than it saves."""
+"""From this many figures, starting processes costs less than it saves."""
 
 
-def shown(results: Results) -> list[Shown]:
+def part_settings(results: Results) -> list[PartSetting]:
     """Every part with each of its settings that has a run."""
     return [
         (part, setting) for part in results.parts for setting in settings(results.of_part(part))
@@ -47,7 +47,7 @@ def shown(results: Results) -> list[Shown]:
 
 
 def draw(
-    pairs: Sequence[Shown],
+    pairs: Sequence[PartSetting],
     folder: Path,
     only: Sequence[str] = (),
     predicted: Sequence[PredictedGap] = (),
@@ -56,40 +56,42 @@ def draw(
     for name in only:
         if name not in ALL:
             raise UserError(f"no figure '{name}'.{nearest(name, ALL)}")
-    called = suffixes(pairs)
-    wanted: list[Wanted] = [
-        (name, data, folder, stem(name, part, called[setting.model, setting.task]))
+    names = suffixes(pairs)
+    files: list[FigureFile] = [
+        (name, data, folder, stem(name, part, names[setting.model, setting.task]))
         for part, setting in pairs
         for name, data in data_of(part, setting, only or ALL)
     ]
     if predicted and "predicted" in (only or ALL):
-        wanted.append(("predicted", foreseen.data(predicted), folder, ""))
-    return [path for paths in _saved(wanted) for path in paths]
+        files.append(("predicted", predicted_figure.data(predicted), folder, ""))
+    return [path for paths in _saved(files) for path in paths]
 
 
-def _saved(wanted: Sequence[Wanted]) -> list[list[Path]]:
-    """One after another; many of them on all cores, since most of a study's page is drawing."""
+def _saved(files: Sequence[FigureFile]) -> list[list[Path]]:
+    """One after another, or on several cores where there are many: drawing takes longest."""
     cores = min(os.cpu_count() or 1, 4)
-    if len(wanted) >= MANY and cores > 1:
+    if len(files) >= MANY and cores > 1:
         try:
             with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
-                return list(pool.map(figures.save, *zip(*wanted, strict=True)))
-        except BrokenProcessPool:  # As where a script has no guard around what it does.
+                return list(pool.map(figures.save, *zip(*files, strict=True)))
+        except BrokenProcessPool:  # A calling script without a __main__ guard breaks the pool.
             pass
-    return [figures.save(*one) for one in wanted]
+    return [figures.save(*file) for file in files]
 
 
-def suffixes(pairs: Sequence[Shown]) -> dict[tuple[str, str], str]:
-    """What tells the settings apart in a file's name: nothing, the task, or model and task."""
-    found = dict.fromkeys((setting.model, setting.task) for _, setting in pairs)
-    tails = [(_tail(model), _tail(task)) for model, task in found]
+def suffixes(pairs: Sequence[PartSetting]) -> dict[tuple[str, str], str]:
+    """The end of each setting's file names: nothing, the task, or model and task."""
+    workloads = dict.fromkeys((setting.model, setting.task) for _, setting in pairs)
+    tails = [(_tail(model), _tail(task)) for model, task in workloads]
     tasks = [task for _, task in tails]
-    if len(found) == 1:
-        return dict.fromkeys(found, "")
+    if len(workloads) == 1:
+        return dict.fromkeys(workloads, "")
     if len(set(tasks)) == len(tasks):
-        return dict(zip(found, tasks, strict=True))
+        return dict(zip(workloads, tasks, strict=True))
     numbered = enumerate(tails, 1)
-    return dict(zip(found, (f"{i}-{model}-{task}" for i, (model, task) in numbered), strict=True))
+    return dict(
+        zip(workloads, (f"{i}-{model}-{task}" for i, (model, task) in numbered), strict=True)
+    )
 
 
 def _tail(reference: str) -> str:
@@ -104,9 +106,9 @@ def data_of(part: Part, setting: Setting, names: Sequence[str]) -> Iterator[tupl
             if data:
                 yield name, data
         elif name == "forest" and part.control:
-            found = forest.data(setting, part.control)
-            if found.effects:
-                yield name, found
+            effects = forest.data(setting, part.control)
+            if effects.effects:
+                yield name, effects
 
 
 def stem(name: str, part: Part, suffix: str) -> str:

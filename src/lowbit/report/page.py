@@ -51,7 +51,7 @@ class Bitmap:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a report is made of: parts with their finished runs, and what was decided."""
+    """What a report shows: parts with their finished runs, verdicts and predictions."""
 
     title: str
     hypothesis: str
@@ -68,7 +68,7 @@ class Contents:
         return list({run.name: run for _, runs in self.parts for run in runs}.values())
 
     @property
-    def shown(self) -> list[tuple[Part, Setting]]:
+    def part_settings(self) -> list[tuple[Part, Setting]]:
         return [(part, setting) for part, runs in self.parts for setting in settings(runs)]
 
 
@@ -82,10 +82,10 @@ def contents(results: Results, generated_by: str) -> Contents:
     return Contents(study.title, study.hypothesis, generated_by, parts, verdicts, gaps, absent)
 
 
-def write(folder: Path, made: Contents) -> Path:
+def write(folder: Path, contents: Contents) -> Path:
     """Write the page, the figures and the tables into a folder; returns the page's path."""
-    draw.draw(made.shown, folder / "figures", predicted=made.predicted)
-    tables = [(part, rows(runs)) for part, runs in made.parts if runs]
+    draw.draw(contents.part_settings, folder / "figures", predicted=contents.predicted)
+    tables = [(part, rows(runs)) for part, runs in contents.parts if runs]
     several = len(tables) > 1
     text = "\n".join(
         (f"## {part.title}\n\n" if several else "") + to_markdown(table) for part, table in tables
@@ -95,26 +95,26 @@ def write(folder: Path, made: Contents) -> Path:
         write_atomic(folder / "table1.md", to_markdown(tables[0][1]).encode())
         write_atomic(folder / "table1.csv", to_csv(tables[0][1]).encode())
     write_atomic(folder / "table.csv", to_csv([row for _, t in tables for row in t]).encode())
-    for name, (markdown, sheet) in appendices(made.shown).items():
+    for name, (markdown, sheet) in appendices(contents.part_settings).items():
         write_atomic(folder / f"{name}.md", markdown.encode())
         write_atomic(folder / f"{name}.csv", sheet.encode())
-    write_atomic(folder / "logs.csv", logs(made.runs).encode())
-    write_atomic(folder / PAGE, page(made).encode())
+    write_atomic(folder / "logs.csv", logs(contents.runs).encode())
+    write_atomic(folder / PAGE, page(contents).encode())
     return folder / PAGE
 
 
-def page(made: Contents) -> str:
+def page(contents: Contents) -> str:
     """The HTML file's text."""
-    records = [run.record for run in made.runs]
+    records = [run.record for run in contents.runs]
     template = environment().get_template("report.html.j2")
     return template.render(
-        title=made.title,
-        hypothesis=made.hypothesis,
-        generated_by=made.generated_by,
-        verdicts=made.verdicts,
-        predicted=_predicted(made.predicted, made.absent),
+        title=contents.title,
+        hypothesis=contents.hypothesis,
+        generated_by=contents.generated_by,
+        verdicts=contents.verdicts,
+        predicted=_predicted(contents.predicted, contents.absent),
         criterion=scorecard_table.CRITERION,
-        sections=[section for part, runs in made.parts for section in _sections(part, runs)],
+        sections=[section for part, runs in contents.parts for section in _sections(part, runs)],
         records=records,
         notes=list(dict.fromkeys(note for record in records for note in record.facts.notes)),
         versions=versions(records),
@@ -122,18 +122,18 @@ def page(made: Contents) -> str:
     )
 
 
-def _predicted(found: Sequence[PredictedGap], absent: Sequence[str]) -> list[dict[str, Any]]:
+def _predicted(gaps: Sequence[PredictedGap], absent: Sequence[str]) -> list[dict[str, Any]]:
     """For every kind of gap: its cells, and how each predictor did."""
-    cells = {kind: [c for c in found if c.kind == kind] for kind in scorecard_table.kinds(found)}
-    done = {kind: [s for s in scores(found) if s.kind == kind] for kind in cells}
+    cells = {kind: [c for c in gaps if c.kind == kind] for kind in scorecard_table.kinds(gaps)}
+    done = {kind: [s for s in scores(gaps) if s.kind == kind] for kind in cells}
     return [
         {
             "kind": kind,
-            "cells": (scorecard_table.HEADS, scorecard_table.cell_rows(mine)),
+            "cells": (scorecard_table.HEADS, scorecard_table.cell_rows(of_kind)),
             "scores": (scorecard_table.SCORED, scorecard_table.score_rows(done[kind])),
-            "unfinished": scorecard_table.unfinished(mine, absent.count(kind)),
+            "unfinished": scorecard_table.unfinished(of_kind, absent.count(kind)),
         }
-        for kind, mine in cells.items()
+        for kind, of_kind in cells.items()
     ]
 
 
@@ -183,7 +183,7 @@ def _shared_parts(names: Sequence[str]) -> int:
 
 
 def versions(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """Every recorded fact but the notes, with all the values it took."""
+    """Every recorded fact except the notes, with all its values over the records."""
     facts = [{k: v for k, v in asdict(r.facts).items() if k != "notes"} for r in records]
     keys = list(facts[0]) if facts else []
     return [(key, ", ".join(sorted({_fact(key, fact[key]) for fact in facts}))) for key in keys]
@@ -204,7 +204,7 @@ def shade(site: SiteRecord) -> str:
 
 
 def embed(value: Any) -> Markup:
-    """JSON that may stand inside a script element: no character of it can end the element."""
+    """JSON for the inside of a script element: no character in it can end the element."""
     text = json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -238,7 +238,7 @@ def environment(*folders: tuple[str, str]) -> Environment:
         bits=bits,
         shade=shade,
         effect=wording.effect,
-        beside=wording.beside,
-        gathered=wording.gathered,
+        other_tests=wording.other_tests,
+        runs_by_seed=wording.runs_by_seed,
     )
     return environment

@@ -14,9 +14,9 @@ from lowbit.study.predicted_vs_observed import RESOLVED, TRUSTED, PredictedGap
 from lowbit.study.scorecard import CLOSE, COVERED, ENOUGH, FAR, Score, scores
 
 SHOWN = (TRUSTED, "kl")
-"""The predictors whose numbers stand beside each cell."""
+"""The predictors with columns of their own in the table of cells."""
 LEAST = 12
-"""Letters that a plan's name has room for before it is folded."""
+"""Characters of a plan's name that fit before it is folded."""
 HEADS = ("plan", "n", "observed", "s.e.", "closed", "off", "KL (run)", "off", "judged")
 SCORED = ("predictor", "sharp", "≤ 10 %", "> 25 %", "covered", "r", "off by", "criterion")
 CRITERION = (
@@ -31,15 +31,15 @@ CRITERION = (
 )
 
 
-def kinds(found: Sequence[PredictedGap]) -> list[str]:
-    return list(dict.fromkeys(cell.kind for cell in found))
+def kinds(gaps: Sequence[PredictedGap]) -> list[str]:
+    return list(dict.fromkeys(cell.kind for cell in gaps))
 
 
-def cell_rows(found: Sequence[PredictedGap]) -> list[list[str]]:
+def cell_rows(gaps: Sequence[PredictedGap]) -> list[list[str]]:
     """A row a cell, with task and model where there are several."""
-    tasks, models = ({getattr(c, what) for c in found} for what in ("task", "model"))
+    tasks, models = ({getattr(c, what) for c in gaps} for what in ("task", "model"))
     rows = []
-    for cell in found:
+    for cell in gaps:
         more = [cell.task] * (len(tasks) > 1) + [cell.model] * (len(models) > 1)
         rows.append(_cell(cell, " · ".join([cell.plan, *more])))
     return rows
@@ -60,8 +60,8 @@ def _judged(cell: PredictedGap) -> str:
     return "inside" if cell.within(TRUSTED) else "outside"
 
 
-def score_rows(found: Sequence[Score]) -> list[list[str]]:
-    return [_score(one) for one in found]
+def score_rows(kind_scores: Sequence[Score]) -> list[list[str]]:
+    return [_score(score) for score in kind_scores]
 
 
 def _score(one: Score) -> list[str]:
@@ -79,40 +79,38 @@ def _score(one: Score) -> list[str]:
     ]
 
 
-def unfinished(found: Sequence[PredictedGap], absent: int) -> str:
-    """What a scorecard owes its readers while seeds are missing; nothing where none is.
+def unfinished(gaps: Sequence[PredictedGap], absent: int) -> str:
+    """A note about missing seeds; empty where none is missing.
 
-    `absent`: cells that were foretold, and have no finished pair of runs.
+    `absent`: the number of predicted cells without a finished pair of runs.
     """
-    fewer, alone = sum(cell.unfinished for cell in found), sum(cell.single_run for cell in found)
-    counts = [f"{fewer} of {len(found)} cells have fewer seeds than declared"] * bool(fewer)
+    fewer, alone = sum(cell.unfinished for cell in gaps), sum(cell.single_run for cell in gaps)
+    counts = [f"{fewer} of {len(gaps)} cells have fewer seeds than declared"] * bool(fewer)
     counts += [f"{absent} more have no runs yet"] * bool(absent)
-    said = [f"Unfinished, so no verdict above is final: {', '.join(counts)}."] * bool(counts)
+    sentences = [f"Unfinished, so no verdict above is final: {', '.join(counts)}."] * bool(counts)
     if alone:
-        said.append(f"{alone} trained with one seed: their error holds no seeds' noise.")
-    return " ".join(said)
+        sentences.append(f"{alone} trained with one seed: their error holds no seeds' noise.")
+    return " ".join(sentences)
 
 
-def tables(
-    found: Sequence[PredictedGap], absent: Sequence[str], width: int
-) -> list[RenderableType]:
-    """Cells, a table a task, and scores of every kind of gap, for a terminal so wide.
+def tables(gaps: Sequence[PredictedGap], absent: Sequence[str], width: int) -> list[RenderableType]:
+    """For each kind of gap: one table of cells a task, and the predictors' scores.
 
     `absent`: the kind of every cell that has no runs yet.
     """
-    made: list[RenderableType] = []
-    for kind in kinds(found):
-        mine = [cell for cell in found if cell.kind == kind]
-        settings = list(dict.fromkeys((cell.model, cell.task) for cell in mine))
+    parts: list[RenderableType] = []
+    for kind in kinds(gaps):
+        of_kind = [cell for cell in gaps if cell.kind == kind]
+        settings = list(dict.fromkeys((cell.model, cell.task) for cell in of_kind))
         for setting in settings:
             of = f"{kind}, {' · '.join(_telling(setting, settings))}" if settings[1:] else kind
-            rows = cell_rows([cell for cell in mine if (cell.model, cell.task) == setting])
-            made.append(_narrowed(f"{of}: gap to 16 bits in nats", rows, width))
-        of_kind = [one for one in scores(found) if one.kind == kind]
-        made.append(_page(f"{kind}: how predictors did", SCORED, score_rows(of_kind), width))
-        if said := unfinished(mine, absent.count(kind)):
-            made.append(Padding(Text(said), (0, 0, 0, 2), expand=False))
-    return made
+            rows = cell_rows([cell for cell in of_kind if (cell.model, cell.task) == setting])
+            parts.append(_narrowed(f"{of}: gap to 16 bits in nats", rows, width))
+        kind_scores = [score for score in scores(gaps) if score.kind == kind]
+        parts.append(_page(f"{kind}: how predictors did", SCORED, score_rows(kind_scores), width))
+        if note := unfinished(of_kind, absent.count(kind)):
+            parts.append(Padding(Text(note), (0, 0, 0, 2), expand=False))
+    return parts
 
 
 def _telling(setting: tuple[str, str], among: Sequence[tuple[str, str]]) -> list[str]:
@@ -122,7 +120,7 @@ def _telling(setting: tuple[str, str], among: Sequence[tuple[str, str]]) -> list
 
 
 def _narrowed(title: str, rows: Sequence[Sequence[str]], width: int) -> Table:
-    """Without what running the model says where there is no room for it: `compare.md` has it."""
+    """Without the columns of the model run if the terminal is narrow; `compare.md` has them."""
     if _wide(HEADS, rows) > width:
         heads, *rows = ([*row[:6], row[-1]] for row in (HEADS, *rows))
         return _page(title, heads, rows, width)
@@ -150,18 +148,18 @@ def _page(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], width
     return page
 
 
-def to_markdown(found: Sequence[PredictedGap], absent: Sequence[str]) -> str:
-    """Nothing where nothing was predicted."""
-    if not found:
+def to_markdown(gaps: Sequence[PredictedGap], absent: Sequence[str]) -> str:
+    """Empty where nothing was predicted."""
+    if not gaps:
         return ""
     lines = ["", "## Predictions", "", CRITERION]
-    for kind in kinds(found):
-        mine = [cell for cell in found if cell.kind == kind]
-        lines += ["", f"### {kind}", "", *_markdown(HEADS, cell_rows(mine)), ""]
-        of_kind = [one for one in scores(found) if one.kind == kind]
-        lines += _markdown(SCORED, score_rows(of_kind))
-        said = unfinished(mine, absent.count(kind))
-        lines += ["", said] if said else []
+    for kind in kinds(gaps):
+        of_kind = [cell for cell in gaps if cell.kind == kind]
+        lines += ["", f"### {kind}", "", *_markdown(HEADS, cell_rows(of_kind)), ""]
+        kind_scores = [score for score in scores(gaps) if score.kind == kind]
+        lines += _markdown(SCORED, score_rows(kind_scores))
+        note = unfinished(of_kind, absent.count(kind))
+        lines += ["", note] if note else []
     return "\n".join(lines) + "\n"
 
 

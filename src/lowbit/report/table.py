@@ -91,9 +91,9 @@ def _bytes(values: Sequence[int]) -> tuple[str, list[str]]:
     unit, scale = next(
         (u, s) for u, s in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if top >= s or s == 1e3
     )
-    wanted = max(0, min(3, 2 - math.floor(math.log10(bottom / scale))))
+    digits = max(0, min(3, 2 - math.floor(math.log10(bottom / scale))))
     room = max(0, 5 - len(f"{top / scale:.0f}"))
-    return unit, [f"{value / scale:.{min(wanted, room)}f}" for value in values]
+    return unit, [f"{value / scale:.{min(digits, room)}f}" for value in values]
 
 
 def _count(value: float) -> str:

@@ -16,7 +16,7 @@ NOISY = (
     "step adds more. If the loss suffers, a smaller learning rate or a longer warm-up is what to "
     "try."
 )
-"""What the theory says to a gradient's variance that grows."""
+"""What the theory says about a gradient's variance that grows."""
 
 SCALES = {"nats": 1.0, "points": 100.0, "perplexity": 1.0, "bytes": 1.0}
 DIGITS = {"nats": 4, "points": 2, "perplexity": 2}
@@ -30,8 +30,8 @@ def amount(finding: Finding, value: float, signed: bool = True) -> str:
     return text.replace("-", "−")
 
 
-def asked(finding: Finding) -> str:
-    """What is held against what."""
+def comparison(finding: Finding) -> str:
+    """The comparison that a claim makes, in a sentence."""
     claim = finding.claim
     margin = ""
     if finding.margin:
@@ -49,7 +49,7 @@ def asked(finding: Finding) -> str:
 
 
 def _others(claim: Claim) -> str:
-    """What a claim holds its plan against, be it a mean of several."""
+    """The plan, or the mean of several plans, that a claim compares with."""
     if not claim.mean_with:
         return claim.than
     named = (claim.than, *claim.mean_with)
@@ -72,14 +72,14 @@ def effect(finding: Finding) -> str:
         more = f"; {finding.reason}" if finding.reason else ""
         percent = f"{100 * share:.1f} %".replace("-", "−")
         return f"saves {amount(finding, gain.estimate)} {unit(finding)}, {percent}{more}"
-    said = (
+    text = (
         f"gain {amount(finding, gain.estimate)} {unit(finding)} (95 % {amount(finding, gain.low)} "
         f"to {amount(finding, gain.high)})"
     )
     if finding.p is not None:
-        said += f", p {probability(finding.p)}"
+        text += f", p {probability(finding.p)}"
     if finding.adjusted is not None:
-        said += f", by Holm p {probability(finding.adjusted)}"
+        text += f", by Holm p {probability(finding.adjusted)}"
     seeds = (
         f"{finding.seeds} of {finding.declared_seeds}"
         if finding.seeds < finding.declared_seeds
@@ -87,31 +87,31 @@ def effect(finding: Finding) -> str:
     )
     more = f"; {finding.reason}" if finding.reason else ""
     word = "seed" if seeds == "1" else "seeds"
-    return f"{said}; {seeds} {word}, {gain.documents} documents{more}"
+    return f"{text}; {seeds} {word}, {gain.documents} documents{more}"
 
 
-def beside(finding: Finding) -> str:
-    """The other tests, over the same pairs."""
-    found = finding.beside
-    if found is None:
+def other_tests(finding: Finding) -> str:
+    """Results of the other tests over the same pairs."""
+    tests = finding.beside
+    if tests is None:
         return ""
     parts = []
-    if found.effect_size is not None:
-        parts.append(f"effect size over seeds {found.effect_size:+.2f}".replace("-", "−"))
-    for name, p in (("t", found.t), ("Wilcoxon", found.wilcoxon), ("TOST", found.tost)):
+    if tests.effect_size is not None:
+        parts.append(f"effect size over seeds {tests.effect_size:+.2f}".replace("-", "−"))
+    for name, p in (("t", tests.t), ("Wilcoxon", tests.wilcoxon), ("TOST", tests.tost)):
         if p is not None:
             parts.append(f"{name} p {probability(p)}")
-    if found.pooled is not None:
-        each = ", ".join(f"p {probability(one.p)}" for one in found.mcnemar)
+    if tests.pooled is not None:
+        each = ", ".join(f"p {probability(test.p)}" for test in tests.mcnemar)
         parts.append(
-            f"McNemar pooled {found.pooled.only_a}:{found.pooled.only_b} "
-            f"p {probability(found.pooled.p)} (by seed {each})"
+            f"McNemar pooled {tests.pooled.only_a}:{tests.pooled.only_b} "
+            f"p {probability(tests.pooled.p)} (by seed {each})"
         )
     return "; ".join(parts)
 
 
 def probability(p: float) -> str:
-    """With its sign, as it stands after the name of a test."""
+    """With its relation sign, to follow the name of a test."""
     return f"= {p:.2g}" if p >= 0.001 else "< 0.001"
 
 
@@ -122,28 +122,30 @@ def to_markdown(verdicts: Verdicts) -> str:
     lines += ["", "## Questions", "", "Exploratory: not corrected, and decided by nothing.", ""]
     lines += _table(verdicts.questions) or ["None."]
     if verdicts.missing:
-        names = "; ".join(gathered(verdicts.missing))
+        names = "; ".join(runs_by_seed(verdicts.missing))
         lines += ["", f"{len(verdicts.missing)} runs are missing: {names}."]
     return "\n".join(lines) + "\n"
 
 
-def gathered(names: Sequence[str]) -> list[str]:
-    """A run's name, or several that differ in their seed alone as one."""
+def runs_by_seed(names: Sequence[str]) -> list[str]:
+    """Names of runs; runs that differ in their seed alone share one."""
     seeds: dict[str, list[str]] = {}
     for name in names:
         stem, _, seed = name.rpartition("-seed")
         seeds.setdefault(stem, []).append(seed)
-    return [f"{stem}-seed{','.join(mine)}" for stem, mine in seeds.items()]
+    return [f"{stem}-seed{','.join(run_seeds)}" for stem, run_seeds in seeds.items()]
 
 
 def _table(findings: tuple[Finding, ...]) -> list[str]:
     if not findings:
         return []
     rows = [
-        f"| {_cell(one.claim.text)} | {one.state} | {_cell(effect(one))} | {_cell(beside(one))} |"
-        for one in findings
-    ]
-    return ["| | | effect | beside it |", "| --- | --- | --- | --- |", *rows]
+        (_cell(finding.claim.text), finding.state, _cell(effect(finding)),
+         _cell(other_tests(finding)))
+        for finding in findings
+    ]  # fmt: skip
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return ["| | | effect | beside it |", "| --- | --- | --- | --- |", *lines]
 
 
 def _cell(text: str) -> str:

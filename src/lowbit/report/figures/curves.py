@@ -1,4 +1,4 @@
-"""How training went: the loss over steps, a line a plan, and the selection split beside it.
+"""How training went: the loss over steps, a line a plan, and the loss on the selection split.
 
 Thin lines are seeds, the thick one their mean over the steps that all of them logged; circles are
 the mean on the selection split. A plan whose every run diverged has thin lines only.
@@ -105,11 +105,11 @@ def _frame(ax: Axes, data: Curves) -> None:
 
 def limits(data: Curves) -> tuple[float, float] | None:
     """The loss axis, set by what finished: a diverging run leaves the frame."""
-    shown = [v for c in data.curves for part in _frame_parts(c, data.alike) for _, v in part]
-    if not shown:
+    values = [v for c in data.curves for part in _frame_parts(c, data.alike) for _, v in part]
+    if not values:
         return None
-    room = 0.06 * (max(shown) - min(shown)) or 0.1
-    return min(shown) - room, max(shown) + room
+    room = 0.06 * (max(values) - min(values)) or 0.1
+    return min(values) - room, max(values) + room
 
 
 def _frame_parts(curve: Curve, alike: bool) -> tuple[Series, ...]:
@@ -124,9 +124,9 @@ def _name_ends(ax: Axes, ends: Sequence[tuple[int, float, str, str]]) -> None:
     figure.draw_without_rendering()
     low, high = ax.get_ylim()
     ordered = sorted(ends, key=lambda end: end[1])
-    wanted = [min(1.0, max(0.0, (value - low) / (high - low))) for _, value, _, _ in ordered]
+    heights = [min(1.0, max(0.0, (value - low) / (high - low))) for _, value, _, _ in ordered]
     line = 10.5 * figure.dpi / 72 / ax.get_window_extent().height
-    for (step, value, name, hue), place in zip(ordered, spread(wanted, line), strict=True):
+    for (step, value, name, hue), place in zip(ordered, spread(heights, line), strict=True):
         ax.annotate(
             name,
             (step, min(high, max(low, value))),

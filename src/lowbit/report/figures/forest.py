@@ -40,10 +40,12 @@ def data(setting: Setting, control: str) -> Forest:
     scale, unit = (1.0, "nats") if setting.metric == "loss" else (100.0, "points")
     effects = []
     for cell in setting.cells:
-        found = None if cell.plan == control else gain_over(setting, cell.plan, control)
-        if found is not None:
-            gain, low, high = (scale * v for v in (found.estimate, found.low, found.high))
-            effects.append(Effect(cell.plan, gain, low, high, found.seeds))
+        comparison = None if cell.plan == control else gain_over(setting, cell.plan, control)
+        if comparison is not None:
+            gain, low, high = (
+                scale * v for v in (comparison.estimate, comparison.low, comparison.high)
+            )
+            effects.append(Effect(cell.plan, gain, low, high, comparison.seeds))
     return Forest(control, unit, tuple(effects))
 
 
@@ -58,8 +60,8 @@ def draw(ax: Axes, data: Forest) -> None:
         sure = effect.low > 0 or effect.high < 0
         ax.plot([effect.low, effect.high], [i, i], color=COLOURS[1] if sure else GREY, lw=1.6)
         ax.plot([effect.gain], [i], "o", ms=5, mfc=COLOURS[1] if sure else "white", mec=COLOURS[1])
-        said = f"{effect.gain:+.3g} [{effect.low:+.3g}, {effect.high:+.3g}]"
-        ax.annotate(said, (1.01, i), xycoords=("axes fraction", "data"), va="center", fontsize=7.5,
+        label = f"{effect.gain:+.3g} [{effect.low:+.3g}, {effect.high:+.3g}]"
+        ax.annotate(label, (1.01, i), xycoords=("axes fraction", "data"), va="center", fontsize=7.5,
                     color=INK)  # fmt: skip
     ax.set_yticks(range(len(data.effects)), [plain(e.plan) for e in data.effects])
     ax.set_ylim(len(data.effects) - 0.4, -0.6)

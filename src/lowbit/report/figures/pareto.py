@@ -2,7 +2,7 @@
 
 Small dots are the seeds, the marker their mean with its 95 % interval over seeds. A plan is on the
 front when no other is at least as good in both and better in one; the front is drawn as stairs,
-since between two plans nothing is known to exist.
+since no plan is known between two plans.
 """
 
 from __future__ import annotations

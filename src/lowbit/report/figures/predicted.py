@@ -1,6 +1,6 @@
 """Predicted against observed gaps, both in nats on logarithmic axes.
 
-By the closed form to trust, unless another predictor is asked for: running the model is no theory.
+The predictor is the trusted closed form unless the caller names another one.
 On the line a prediction is right; the band is 10 % to either side. Filled marks are cells that the
 tokens can resolve. Bars are 95 % of both. A gap that is not positive has no place on such axes and
 is counted in the corner, and so are those with fewer seeds than declared.
@@ -28,7 +28,7 @@ class Mark:
     plan: str
     observed: float
     se: float
-    foreseen: float
+    predicted: float
     spread: float
     sharp: bool
 
@@ -56,7 +56,7 @@ def data(cells: Sequence[PredictedGap], predictor: str = TRUSTED) -> Predicted:
 
 
 def draw(ax: Axes, data: Predicted) -> None:
-    values = [v for mark in data.marks for v in (mark.observed, mark.foreseen)]
+    values = [v for mark in data.marks for v in (mark.observed, mark.predicted)]
     if not values:
         ax.set_axis_off()
         ax.text(0.5, 0.5, "no positive gap to draw", ha="center", color=INK)
@@ -66,13 +66,13 @@ def draw(ax: Axes, data: Predicted) -> None:
                     color=GREY, alpha=0.2, lw=0)  # fmt: skip
     ax.plot([low, high], [low, high], color=GREY, lw=0.8)
     for i, (kind, shape) in enumerate(MARKS.items()):
-        mine = [mark for mark in data.marks if mark.kind == kind]
-        for mark in mine:
+        of_kind = [mark for mark in data.marks if mark.kind == kind]
+        for mark in of_kind:
             wide, tall = min(1.96 * mark.se, 0.95 * mark.observed), 1.96 * mark.spread
-            ax.errorbar(mark.observed, mark.foreseen, xerr=wide,
-                        yerr=min(tall, 0.95 * mark.foreseen), fmt=shape, ms=5, lw=0.8,
+            ax.errorbar(mark.observed, mark.predicted, xerr=wide,
+                        yerr=min(tall, 0.95 * mark.predicted), fmt=shape, ms=5, lw=0.8,
                         color=COLOURS[i], mfc=COLOURS[i] if mark.sharp else "white")  # fmt: skip
-        if mine:
+        if of_kind:
             ax.plot([], [], shape, color=COLOURS[i], label=kind)
     ax.set_xscale("log")
     ax.set_yscale("log")
