@@ -12,7 +12,7 @@ from original_plan.fine_tune import TASK
 from original_plan.from_records import collect
 
 from lowbit.core.errors import LowbitError
-from lowbit.study.study import read
+from lowbit.study.study import read_study
 
 if __name__ == "__main__":
     words = parser(__doc__)
@@ -20,7 +20,7 @@ if __name__ == "__main__":
     words.add_argument("--task", default=TASK)
     said = words.parse_args()
     try:
-        made = collect(read(str(said.study)), said.results, said.task)
+        made = collect(read_study(str(said.study)), said.results, said.task)
     except LowbitError as error:
         sys.exit(f"error: {error}")
     print(f"metrics  {said.results}: {len(made)} runs")
