@@ -9,7 +9,7 @@ from statistics import mean, stdev
 import pytest
 
 from lowbit.study.results import read_results
-from lowbit.study.study import Study, read
+from lowbit.study.study import Study, read_study
 
 ROOT = Path(__file__).parents[2] / "studies" / "planner"
 CONTROLS = (
@@ -27,7 +27,7 @@ HEADER = re.compile(r"# [^:]+: ([\d,]+) of ([\d,]+) bytes; ")
 
 @pytest.fixture(scope="module")
 def study() -> Study:
-    return read(str(ROOT))
+    return read_study(str(ROOT))
 
 
 def number(text: str) -> int:

@@ -12,7 +12,7 @@ from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.study import additions
 from lowbit.study.additions import Additions, MoreText
 from lowbit.study.forecasts import partner, points
-from lowbit.study.study import Study, read
+from lowbit.study.study import Study, read_study
 
 STUDY = """
 title = "Again"
@@ -86,7 +86,7 @@ def runs_of(study: Study, plan: str, task: str) -> list[RunSpec]:
 
 
 def test_a_workload_of_adapters_trains_nothing_and_takes_those_of_its_seeds(folder: Path) -> None:
-    study = read(str(folder))
+    study = read_study(str(folder))
     first = {(r.plan.name, r.seed): r for r in study.runs if r.task.called == "demo"}
     for plan, of in (("own", "own"), ("low", "low"), ("moved", "own")):
         again = runs_of(study, plan, "demo (more)")
@@ -101,7 +101,7 @@ def test_a_workload_of_adapters_trains_nothing_and_takes_those_of_its_seeds(fold
 
 
 def test_a_gap_on_more_text_is_counted_from_the_same_adapter_there(folder: Path) -> None:
-    study = read(str(folder))
+    study = read_study(str(folder))
     transplanted, again, adapted = study.forecasts
     (here, _), (there, _) = (runs_of(study, "moved", t) for t in ("demo", "demo (more)"))
     (own, _), (owned, _) = (runs_of(study, "own", t) for t in ("demo", "demo (more)"))
@@ -127,7 +127,7 @@ def test_mistakes_in_such_a_workload_are_named(
     path = folder / "study.toml"
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(UserError, match=words):
-        read(str(folder))
+        read_study(str(folder))
 
 
 def test_what_was_added_is_read_as_it_was_written(folder: Path) -> None:
@@ -137,7 +137,7 @@ def test_what_was_added_is_read_as_it_was_written(folder: Path) -> None:
     text = MoreText("moved", "demo", ("own", "moved"), 25)
     additions.write(results, Additions({"moved": (2,)}, (text,)))
     assert additions.read(results) == Additions({"moved": (2,)}, (text,))
-    before, study = len(STUDY), read(str(folder))
+    before, study = len(STUDY), read_study(str(folder))
     assert before == len((folder / "study.toml").read_text()), "what is written stays"
     (part,) = (p for p in study.parts if p.name == additions.part_name(text))
     assert additions.origin(part.name) == "moved"
@@ -151,14 +151,14 @@ def test_what_was_added_is_read_as_it_was_written(folder: Path) -> None:
     assert [f.part for f in study.forecasts].count(part.name) == 1
     # A second part with the same text of the same task has no second workload.
     additions.write(results, Additions({}, (text, replace(text, part="main", plans=("low",)))))
-    study = read(str(folder))
+    study = read_study(str(folder))
     assert {r.plan.name for r in study.runs if r.task.scored_limit == 25} == {"own", "moved", "low"}
     additions.write(results, Additions({}, (replace(text, task="elsewhere"),)))
     with pytest.raises(UserError, match="'elsewhere' that the study does not have"):
-        read(str(folder))
+        read_study(str(folder))
     (results / additions.FILE).write_text('{"seeds": {}}')
     with pytest.raises(UserError, match="is torn"):
-        read(str(folder))
+        read_study(str(folder))
 
 
 def test_text_that_forecasts_are_calibrated_on_is_not_added(folder: Path) -> None:
@@ -169,7 +169,7 @@ def test_text_that_forecasts_are_calibrated_on_is_not_added(folder: Path) -> Non
     (folder / "results").mkdir()
     text = MoreText("moved", "demo", ("own", "moved"), 25)
     additions.write(folder / "results", Additions({}, (text,)))
-    study = read(str(folder))
+    study = read_study(str(folder))
     again = [run.task for run in study.runs if run.task.scored_limit == 25]
     assert {(task.rest, task.scored_rest) for task in again} == {(20, 10)}
     # The same where the study says it of all its tasks.
@@ -177,7 +177,7 @@ def test_text_that_forecasts_are_calibrated_on_is_not_added(folder: Path) -> Non
     path.write_text(STUDY.replace("[[workload]]\nmodel", every, 1).replace(
         'name = "demo", scored_limit = 10', 'name = "demo"'
     ), encoding="utf-8")  # fmt: skip
-    study = read(str(folder))
+    study = read_study(str(folder))
     again = [run.task for run in study.runs if run.task.scored_limit == 25]
     assert {(task.rest, task.scored_rest) for task in again} == {(20, 10)}
 

@@ -47,7 +47,7 @@ from lowbit.study.predicted_vs_observed import (
 from lowbit.study.results import read_results
 from lowbit.study.schema import Part
 from lowbit.study.scorecard import scores, short_of_text, unresolved, vaguely_predicted
-from lowbit.study.study import read_study as read_study
+from lowbit.study.study import read_study
 
 
 def forecast_in(results: Path, name: str) -> PointForecast | None:

@@ -117,13 +117,13 @@ def predict(
 
     if not task:
         from lowbit.cli import predict_study
-        from lowbit.study.study import read
+        from lowbit.study.study import read_study
 
         if plan or bits or at or tokens:
             raise UserError(
                 "a study says itself what is predicted: no --plan, --bits, --at or --tokens"
             )
-        predict_study.predict(read(model, settings or (), profile), jobs or 1)
+        predict_study.predict(read_study(model, settings or (), profile), jobs or 1)
         return
     if profile or jobs:
         raise UserError("--profile and --jobs are for studies, which are given without --task")

@@ -9,6 +9,7 @@ from typing import Any, cast
 from lowbit.core.execution import Execution
 from lowbit.core.spec import DEMO_MODEL, RunSpec
 from lowbit.runs.check import IN_A_STUDY, check_runs
+from lowbit.runs.run_cost import RunCost
 from lowbit.runs.workers.process import call, orphaned
 from lowbit.study.study import Study
 
@@ -37,7 +38,8 @@ def make_model(reference: str, shown: bool) -> str:
         return str(model_folder(reference, watcher))
 
 
-def probe_run(run: RunSpec, execution: Execution, timed: bool = True) -> Any:
-    from lowbit.runs.dry_run import probe
+def measure_run(run: RunSpec, execution: Execution, timed: bool = True) -> RunCost:
+    """Measure what a run costs; runs in a process of its own."""
+    from lowbit.runs.dry_run import measure_cost
 
-    return probe(run, execution, timed)
+    return measure_cost(run, execution, timed)

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from lowbit.cli.child_process import _checked, _execution, _make_models, probe_run
+from lowbit.cli.child_process import _checked, _execution, _make_models, measure_run
 from lowbit.cli.console import out, say
 from lowbit.core.errors import RunError
 from lowbit.core.progress import clock
@@ -33,7 +33,7 @@ def dry_run(study: Study, device: str | None, instead: str = IN_A_STUDY) -> None
             continue
         cells.setdefault((run.model, run.task, run.plan, run.train), []).append(run)
     for same in cells.values():
-        found = start(probe_run, same[0], execution).answer()
+        found = start(measure_run, same[0], execution).answer()
         name = same[0].name.removesuffix(f"-seed{same[0].seed}")
         if isinstance(found, Failure):
             table.add_row(name, str(len(same)), *"–––––", "does not run")

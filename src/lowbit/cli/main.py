@@ -65,16 +65,16 @@ def run(
 
     Finished runs are skipped; an interrupted one goes on from its last checkpoint.
     """
-    from lowbit.cli import dry_run
+    from lowbit.cli.dry_run import dry_run as show_costs
     from lowbit.cli import run as commands
-    from lowbit.study.study import Study, read
+    from lowbit.study.study import Study, read_study
 
     def chosen_now() -> Study:
-        return read(study, settings or (), profile, seeds_of(seeds), only or ())
+        return read_study(study, settings or (), profile, seeds_of(seeds), only or ())
 
     chosen = chosen_now()
     if dry_run:
-        dry_run.dry_run(chosen, device)
+        show_costs(chosen, device)
     elif until_resolved:
         from lowbit.cli import resolve
         from lowbit.core.errors import UserError
@@ -93,9 +93,9 @@ def run(
 def status(study: StudyArgument, settings: SetOption = None, profile: ProfileOption = None) -> None:
     """Which runs of a study are done, under way, diverged, missing or out of date."""
     from lowbit.cli import study as looking
-    from lowbit.study.study import read
+    from lowbit.study.study import read_study
 
-    looking.status(read(study, settings or (), profile))
+    looking.status(read_study(study, settings or (), profile))
 
 
 @app.command()
@@ -105,9 +105,9 @@ def validate(
 ) -> None:
     """Check a study without running it: keys, formats, plans against the models, records."""
     from lowbit.cli import study as looking
-    from lowbit.study.study import read
+    from lowbit.study.study import read_study
 
-    looking.validate(read(study, settings or (), profile))
+    looking.validate(read_study(study, settings or (), profile))
 
 
 @app.command()
@@ -115,9 +115,9 @@ def validate(
 def report(study: StudyArgument, settings: SetOption = None, profile: ProfileOption = None) -> None:
     """Write a study's table, figures and one self-contained HTML page from its records."""
     from lowbit.cli import study as looking
-    from lowbit.study.study import read
+    from lowbit.study.study import read_study
 
-    looking.report(read(study, settings or (), profile))
+    looking.report(read_study(study, settings or (), profile))
 
 
 @app.command()
@@ -130,9 +130,9 @@ def compare(
     Works on what is there, and lists what is missing. Needs no torch.
     """
     from lowbit.cli import study as looking
-    from lowbit.study.study import read
+    from lowbit.study.study import read_study
 
-    looking.compare(read(study, settings or (), profile))
+    looking.compare(read_study(study, settings or (), profile))
 
 
 @app.command()
@@ -148,9 +148,9 @@ def draw(
 ) -> None:
     """Draw a study's figures from its records, as PDF and PNG."""
     from lowbit.cli import study as looking
-    from lowbit.study.study import read
+    from lowbit.study.study import read_study
 
-    looking.draw(read(study, settings or (), profile), figure or ())
+    looking.draw(read_study(study, settings or (), profile), figure or ())
 
 
 @app.command()
@@ -172,7 +172,7 @@ def adapt(
 
     Settings as in a study: --set train.epochs=1 --set task.limit=2000 --set plan.rank=4
     """
-    from lowbit.cli import dry_run
+    from lowbit.cli.dry_run import dry_run as show_costs
     from lowbit.cli import run as commands
     from lowbit.runs.request import single
     from lowbit.study.study import Study
@@ -180,7 +180,7 @@ def adapt(
     spec, execution = single(model, task, plan, seed, settings or ())
     one = Study(out, spec.name, "", (), (spec,), execution, out)
     if dry_run:
-        dry_run.dry_run(one, device, commands.AS_ARGUMENT)
+        show_costs(one, device, commands.AS_ARGUMENT)
     else:
         commands.adapt_one(one, device, rerun)
 

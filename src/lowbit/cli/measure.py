@@ -101,10 +101,10 @@ def measured(
     from lowbit.runs.prepare import prepare_run
     from lowbit.sensitivity import measure
 
-    device.set_up(execution, "fp32")
+    device.open_machine(execution, "fp32")
     calibration = Calibration(tokens, at)
     on_progress = phases(tell, stop=orphaned)
-    return measure.measure(spec, prepare_run(spec), asked, calibration, on_progress)
+    return measure.measure(prepare_run(spec), asked, calibration, on_progress)
 
 
 def shown() -> bool:

@@ -197,8 +197,10 @@ def _write_maps(solution: Solution, folder: Path) -> None:
 def solved(spec: RunSpec, execution: Execution, wanted: PlanRequest, tell: bool) -> BudgetPlan:
     """In a process of its own."""
     from lowbit.planner.planner import make_plan
+    from lowbit.runs import device, prepare
 
-    return make_plan(spec, execution, wanted, phases(tell, stop=orphaned))
+    machine = device.open_machine(execution, spec.train.compute)
+    return make_plan(prepare.prepare_run(spec), machine, wanted, phases(tell, stop=orphaned))
 
 
 def _candidates(found: BudgetPlan) -> Table:

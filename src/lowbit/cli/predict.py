@@ -73,11 +73,11 @@ def predicted(
     from lowbit.runs.prepare import prepare_run
     from lowbit.sensitivity.predict import predict_plans
 
-    device.set_up(execution, "fp32")
+    device.open_machine(execution, "fp32")
     first = next(iter(specs.values()))
     plans = {name: spec.plan for name, spec in specs.items()}
     on_progress = phases(tell, stop=orphaned)
-    return predict_plans(first, prepare_run(first), plans, Calibration(tokens, at), on_progress)
+    return predict_plans(prepare_run(first), plans, Calibration(tokens, at), on_progress)
 
 
 def _prediction(table: SensitivityTable, name: str, formats: dict[str, str]) -> Table:

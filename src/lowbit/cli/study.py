@@ -129,7 +129,7 @@ def draw(study: Study, only: Sequence[str]) -> None:
     where = _reports(study) / "figures"
     results = read_results(study)
     gaps = predicted_vs_observed.predicted_gaps(results)
-    written = drawing.draw(drawing.shown(results), where, only, gaps)
+    written = drawing.draw(drawing.part_settings(results), where, only, gaps)
     if not written:
         raise RunError(f"{study.results} holds no finished run: lowbit run {study.folder}")
     for path in written:
@@ -145,7 +145,7 @@ def _reports(study: Study) -> Path:
 
 def status(study: Study) -> None:
     """Every run that there is something of; what is missing, a line a plan; how many of each."""
-    from lowbit.report.wording import gathered
+    from lowbit.report.wording import runs_by_seed
 
     table = Table(box=None, padding=(0, 1))
     for name in ("run", "state", "result"):
@@ -155,7 +155,7 @@ def status(study: Study) -> None:
     for name, (state, result) in states.items():
         if state != MISSING:
             table.add_row(name, state, result)
-    for name in gathered([name for name, (state, _) in states.items() if state == MISSING]):
+    for name in runs_by_seed([name for name, (state, _) in states.items() if state == MISSING]):
         table.add_row(name, MISSING, "")
     out().print(table)
     counted = Counter(state for state, _ in states.values())

@@ -19,6 +19,7 @@ from lowbit.core.files import write_atomic
 from lowbit.core.spec import Plan, RunSpec
 from lowbit.core.toml import check
 from lowbit.plan.file import to_toml
+from lowbit.runs.comparison import Comparison
 from lowbit.runs.freeze import frozen
 from lowbit.runs.record import Record
 from lowbit.runs.store import find_run
@@ -66,12 +67,12 @@ def freeze(folder: Path, to: Path) -> None:
 
 def evaluate(spec: RunSpec, execution: Execution, part: str) -> None:
     """What a plan's storage costs the model as it was found."""
-    found = call(compare_run, spec, execution, part)
+    comparison = call(compare_run, spec, execution, part)
     table = Table(box=None, padding=(0, 1))
-    language = found.found.metric == "loss"
+    language = comparison.plan.metric == "loss"
     for name in ("stored as", "bytes", *(("loss", "perplexity") if language else ("accuracy",))):
         table.add_column(name, justify="left" if name == "stored as" else "right")
-    plans = {spec.plan.name: found.found, "16 bit": found.sixteen}
+    plans = {spec.plan.name: comparison.plan, "16 bit": comparison.full_precision}
     for name, one in plans.items():
         value = (
             [f"{one.value:.4f}", f"{math.exp(one.value):.2f}"]
@@ -80,7 +81,7 @@ def evaluate(spec: RunSpec, execution: Execution, part: str) -> None:
         )
         table.add_row(Text(name), f"{one.stored:,}", *value)
     out().print(table)
-    gap, scale, unit = found.gap, 1 if language else 100, "nats" if language else "points"
+    gap, scale, unit = comparison.gap, 1 if language else 100, "nats" if language else "points"
     if gap.low is None:
         say(f"gap {scale * gap.estimate:+.4f} {unit}; a single document has no interval")
         return
@@ -90,10 +91,13 @@ def evaluate(spec: RunSpec, execution: Execution, part: str) -> None:
     )
 
 
-def compare_run(spec: RunSpec, execution: Execution, part: str) -> Any:
-    from lowbit.runs.cached_scores import compared
+def compare_run(spec: RunSpec, execution: Execution, part: str) -> Comparison:
+    from lowbit.runs.cached_scores import compare_with_16_bits
+    from lowbit.runs.device import open_machine
+    from lowbit.runs.prepare import prepare_run
 
-    return compared(spec, execution, part)
+    machine = open_machine(execution, spec.train.compute)
+    return compare_with_16_bits(prepare_run(spec), machine, part)
 
 
 TOOLS = {

@@ -1,6 +1,7 @@
 """The base of all other packages: dataclasses of a run, errors, files, statistics. No torch.
 
 array_store   named arrays in one checked file, computed once
+byte_sizes    sizes like 12MB, read
 cache         the folder of cached files
 errors        error classes, and suggestions of the nearest valid name
 execution     how a run is carried out: device, threads, residency

@@ -6,6 +6,7 @@ controls          simpler plans of the same size, for comparison
 knapsack          the integer program: one option per site within the byte limits
 options           the options of every site, with predicted cost and bytes
 other_quantizers  a plan's bits as config files for GPTQModel, AutoRound and HQQ
+plan_for_budget   a plan under a byte budget, for a model and task given by name
 planner           from a request to a solved plan
 request           what the user asks the planner for
 search            the exact plan under a budget, and the frontier of all budgets

@@ -6,6 +6,7 @@ page             the HTML page
 scorecard_table  predicted gaps and predictors as tables
 table            the study's table
 wording          findings in words
+write_report     the report of a study given by name
 charts/          interactive charts of the page
 figures/         figures for a paper
 templates/       the page's HTML and CSS

@@ -8,6 +8,8 @@ demo_model      the tiny model that is pretrained here
 device          devices, compute types, and the facts of this machine
 dry_run         what a run costs, from ten steps of it
 encoding_cache  encoded matrices, kept
+evaluate        scores of an untrained model next to 16 bits
+export_model    a finished run as an ordinary model folder
 finished_run    a finished run's folder as a plain model
 freeze          the plan that a run ended with
 isolated_cost   what a configuration costs alone on the machine

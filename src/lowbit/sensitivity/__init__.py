@@ -1,6 +1,7 @@
 """Measures once what low precision does to a model, to predict the cost of any plan.
 
 build_table      damage of every site in every format, from a model and calibration text
+by_name          measure and predict, for a model, task and plans given by name
 calibration      calibration text, spread evenly over a task's data
 curvature        gradient, Fisher's diagonal and K-FAC factors of every site
 guide            recommended formats by rank and data size

@@ -4,6 +4,7 @@ additions              seeds and text that were added later
 cells                  runs grouped by plan and setting, paired seed by seed
 checks                 what a study may not declare
 claims                 one plan against another, and the tests that decide
+execute                runs what a study lacks, and single runs
 forecasts              predictions made before the runs, kept as files
 make_forecast          how such a prediction is made
 pairing                gains over paired runs

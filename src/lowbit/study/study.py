@@ -76,7 +76,7 @@ class Study:
         return {seed for part in mine for seed in part.seeds}
 
 
-def locate(reference: str) -> Path:
+def locate(reference: str | Path) -> Path:
     """The study.toml that a folder, a file or a study's name stands for."""
     path = Path(reference)
     for candidate in (path, path / "study.toml"):
@@ -90,13 +90,43 @@ def locate(reference: str) -> Path:
 
 
 def read_study(
-    reference: str,
+    reference: str | Path,
     settings: Sequence[str] = (),
     profile: str | None = None,
     seeds: Sequence[int] = (),
     only: Sequence[str] = (),
 ) -> Study:
-    """Read a study and lay a profile and `--set` settings over it."""
+    """Read a study's declaration, with a profile and settings applied to it.
+
+    Args:
+        reference: The study's folder or its `study.toml`.
+        settings: Overrides like `"train.lr=1e-3"`, as for `--set`.
+        profile: A `[profile.NAME]` of the study; its results lie in a folder of their own.
+        seeds: Other seeds than the declared ones.
+        only: Globs that choose runs by name, plan, part, task or model.
+
+    Returns:
+        The study with its matrix of runs written out. No record is read.
+
+    Raises:
+        UserError: There is no such study, or a key or value in it is not valid.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from lowbit import read_study
+        >>> declaration = '''
+        ... title = "Four bits"
+        ... hypothesis = "Four bits cost little."
+        ... plans = ["bf16", "nf4@64"]
+        ... seeds = [0, 1]
+        ... [[workload]]
+        ... model = "demo:tiny"
+        ... task = "demo"
+        ... '''
+        >>> _ = Path("study.toml").write_text(declaration)
+        >>> [run.plan.name for run in read_study("study.toml").runs]
+        ['bf16', 'bf16', 'nf4@64', 'nf4@64']
+    """
     path = locate(reference)
     written = spelled_out(read_toml(path), path)
     validate(written, path)

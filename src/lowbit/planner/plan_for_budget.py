@@ -1,0 +1,83 @@
+"""A plan under a byte budget, for a model and a task given by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lowbit.core.byte_sizes import parse_bytes
+from lowbit.planner.budget_plan import BudgetPlan
+from lowbit.planner.request import PlanRequest
+from lowbit.quant.formats import parse
+from lowbit.runs.request import Settings, single, without_plan
+from lowbit.sensitivity.by_name import FORMATS, RANKS, TOKENS, OnProgress, ignore_progress
+
+PLANNED = ("int8@row", *FORMATS, "int4@32", "int3@32")
+"""The formats that plans choose among by default, with several group sizes."""
+
+
+def plan_for_budget(
+    model: str | Path,
+    task: str,
+    budget: int | str,
+    *,
+    train_memory: int | str = 0,
+    formats: Sequence[str] = PLANNED,
+    ranks: Sequence[int] = RANKS,
+    tokens: int = TOKENS,
+    at: str | Path | None = None,
+    controls: int = 0,
+    untrained: bool = False,
+    settings: Settings = (),
+    on_progress: OnProgress = ignore_progress,
+) -> BudgetPlan:
+    """Find the best formats and ranks of all sites under a budget of bytes. Trains nothing.
+
+    Args:
+        model: A folder, a hub id, `assets:NAME` or `demo:tiny`.
+        task: A task's name, or a file of text.
+        budget: Stored bytes, such as `12_000_000` or `"12MB"`.
+        train_memory: The peak of a training step, such as `"2GB"`; 0 sets no limit.
+        formats: The formats to choose among.
+        ranks: The ranks to choose among.
+        tokens: Tokens of calibration text.
+        at: The folder of a finished 16-bit run; its adapter is merged first.
+        controls: Random plans of the same size to make, besides the other controls; 0 makes none.
+        untrained: Plan for a model that is stored and not trained afterwards.
+        settings: Overrides like `{"execution.threads": 1}`.
+        on_progress: Called with a phase, the steps done and all steps.
+
+    Returns:
+        The candidates, the best one first, with their predictions.
+
+    Raises:
+        UserError: No plan fits the budget, or an argument is not valid.
+
+    Example:
+        >>> from lowbit import plan_for_budget
+        >>> planned = plan_for_budget("demo:tiny", "demo", "1MB", formats=["int4@64", "int8@64"],
+        ...                           ranks=[4], tokens=256, settings={"execution.threads": 1})
+        >>> best = planned.candidates[0]
+        >>> best.solution.stored + planned.other <= 1_000_000
+        True
+    """
+    from lowbit.planner.planner import make_plan
+
+    spec, execution = single(model, task, "bf16", 0, without_plan(settings))
+    for text in formats:
+        parse(text)
+    request = PlanRequest(
+        _size(budget),
+        _size(train_memory),
+        tuple(formats),
+        tuple(sorted(set(ranks))),
+        tokens,
+        None if at is None else Path(at),
+        controls,
+        untrained=untrained,
+    )
+    return make_plan(spec, execution, request, on_progress)
+
+
+def _size(value: int | str) -> int:
+    return parse_bytes(value) if isinstance(value, str) else value

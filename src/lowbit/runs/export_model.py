@@ -1,0 +1,66 @@
+"""Writes a finished run's model as an ordinary transformers folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lowbit.core.errors import UserError
+from lowbit.runs.record import Record
+from lowbit.runs.store import find_run
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """A written model folder. The losses, on calibration text, are None where only the base was
+    written: `loss` of the folder, `loss_if_stored_again` of the same weights in the plan's formats.
+    """
+
+    folder: Path
+    loss: float | None = None
+    loss_if_stored_again: float | None = None
+
+
+def export_model(
+    run: str | Path, to: str | Path, what: Literal["base", "merged"] = "merged"
+) -> ExportedModel:
+    """Write a finished run's model as an ordinary transformers folder.
+
+    Args:
+        run: The folder of a finished run.
+        to: The folder to write; it must be empty or absent.
+        what: `merged` writes base and adapter as one model; `base` writes the decoded base alone.
+
+    Returns:
+        The folder, and after a merge its loss on calibration text.
+
+    Raises:
+        UserError: The run is not finished, or the folder is not empty.
+
+    Example:
+        >>> from lowbit import adapt, export_model
+        >>> run = adapt("demo:tiny", "demo", "nf4@64",
+        ...             settings={"train.steps": 2, "execution.threads": 1})
+        >>> exported = export_model(run.folder, "merged")
+        >>> (exported.folder / "config.json").is_file()
+        True
+    """
+    folder, target = Path(run), Path(to)
+    record = finished_record(folder)
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{target} is no folder")
+    if target.exists() and any(target.iterdir()):
+        raise UserError(f"{target} is not empty")
+    from lowbit.runs.finished_run import export_plain
+
+    losses = export_plain(folder, target, what == "merged", record)
+    return ExportedModel(target, losses.get("merged"), losses.get("stored again"))
+
+
+def finished_record(folder: Path) -> Record:
+    """The record of a run that ended well."""
+    finished = find_run(folder)
+    if finished is None or finished.record.status != "done":
+        raise UserError(f"{folder} holds no finished run")
+    return finished.record
