@@ -190,9 +190,7 @@ def test_no_plan_is_below_the_converse() -> None:
     bits = 8 * matrix_bytes(parse("int3@64"), few.shape).total / (few.shape[0] * few.shape[1])
     # Two eigenvalues a quarter and one: above the water both, so their geometric mean counts.
     expected = 0.5 * few.shape[0] * few.shape[1] * 0.5 * 4.0**-bits
-    assert converse_bound(site, Solution((option,), 0.0)) == pytest.approx(
-        expected, rel=1e-6
-    )
+    assert converse_bound(site, Solution((option,), 0.0)) == pytest.approx(expected, rel=1e-6)
     few = next(s for s in sizes if s is not None)
     assert kfac_damage(measured, few) == pytest.approx(6 * 0.001)
 

@@ -7,36 +7,49 @@ from pathlib import Path
 
 import pytest
 
-from lowbit.core.execution import Execution
-from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
-from lowbit.planner import planner
-from lowbit.planner.request import PlanRequest
-from lowbit.runs import build, prepare
+from lowbit.core.spec import RunSpec
+from lowbit.planner.plan_for_budget import plan_for_budget
+from lowbit.runs import prepare
 from lowbit.runs.prepare import Prepared
+from lowbit.sensitivity.by_name import measure, predict
 
 Folder = Callable[[str], Path]
+ON_CPU = {"task.window": 24, "execution.device": "cpu", "execution.threads": 1}
 
 
-def test_a_plan_prepares_the_model_and_the_data_once(
-    tiny_model: Folder, tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Measuring, the budget, the candidates and the final predictions share one `Prepared`."""
+@pytest.fixture
+def preparations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[RunSpec]:
+    """The runs that were prepared, once each time."""
     monkeypatch.setenv("LOWBIT_CACHE", str(tmp_path / "cache"))
-    specs = []
+    specs: list[RunSpec] = []
+    prepare_run = prepare.prepare_run
 
     def counting(spec: RunSpec, instead: str = "") -> Prepared:
         specs.append(spec)
-        return prepared(spec, instead)
+        return prepare_run(spec, instead)
 
-    prepared = prepare.prepare_run
-    for module in (prepare, planner, build):
-        monkeypatch.setattr(module, "prepare_run", counting, raising=False)
-    task = TaskSpec(str(tiny_text), window=24)
-    spec = RunSpec(str(tiny_model("llama")), task, Plan("own", "bf16"), TrainSpec(steps=1), 0)
-    request = PlanRequest(32_000, 0, ("int8@16", "int3@16"), (2, 4), 60)
-    plan = planner.make_plan(
-        spec, Execution(device="cpu", threads=1), request, lambda phase, done, total: None
+    monkeypatch.setattr(prepare, "prepare_run", counting)
+    return specs
+
+
+def test_a_plan_prepares_the_model_and_the_data_once(
+    tiny_model: Folder, tiny_text: Path, preparations: list[RunSpec]
+) -> None:
+    """Measuring, the budget, the candidates and the final predictions share one `Prepared`."""
+    model, formats = tiny_model("llama"), ("int8@16", "int3@16")
+    plan = plan_for_budget(
+        model, str(tiny_text), 32_000, formats=formats, ranks=(2, 4), tokens=60, settings=ON_CPU
     )
     assert not plan.fits_in_full
     assert plan.predictions
-    assert len(specs) == 1
+    assert len(preparations) == 1
+
+
+def test_predictions_and_tables_prepare_the_model_once(
+    tiny_model: Folder, tiny_text: Path, preparations: list[RunSpec]
+) -> None:
+    model, plans = tiny_model("llama"), ["int8@16", "int3@16"]
+    predict(model, str(tiny_text), plans, tokens=60, settings=ON_CPU)
+    assert len(preparations) == 1
+    measure(model, str(tiny_text), ["int8@16"], tokens=60, settings=ON_CPU)
+    assert len(preparations) == 2

@@ -17,18 +17,20 @@ from lowbit.core.execution import Execution
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import BLOCK_ROLES, Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.planner.budget import check_smallest_plan, headroom
+from lowbit.planner.budget_plan import BudgetPlan
 from lowbit.planner.options import uniform_solution
 from lowbit.planner.planner import make_plan
 from lowbit.planner.request import PlanRequest
-from lowbit.runs.build import choices_of, needs, plan_sites
-from lowbit.runs.cached_scores import evaluated
+from lowbit.runs.build import memory_need, planned_sites, site_choices
+from lowbit.runs.cached_scores import untrained_scores
+from lowbit.runs.device import cpu_machine
 from lowbit.runs.prepare import prepare_run
 from lowbit.runs.record import ADAPTER
 from lowbit.runs.run import run
 from lowbit.runs.store import Scores, find_run
 from lowbit.sensitivity import curvature
 from lowbit.sensitivity.calibration import calibration_text
-from lowbit.sensitivity.measure import measure
+from lowbit.sensitivity.measure import sensitivity_table
 from lowbit.sensitivity.open_model import merged_run
 from lowbit.sensitivity.table import Calibration, MeasureRequest, SensitivityTable
 
@@ -40,7 +42,11 @@ def table_of(
     spec: RunSpec, request: MeasureRequest, tokens: int, at: Path | None = None
 ) -> SensitivityTable:
     """Measured, or read from the cache."""
-    return measure(spec, prepare_run(spec), request, Calibration(tokens, at), lambda *a: None)
+    return sensitivity_table(prepare_run(spec), request, Calibration(tokens, at), lambda *a: None)
+
+
+def plan_of(spec: RunSpec, request: PlanRequest) -> BudgetPlan:
+    return make_plan(prepare_run(spec), cpu_machine(CPU), request, lambda *a: None)
 
 
 @pytest.fixture
@@ -66,7 +72,7 @@ def moved(spec: RunSpec, adapter: str, text: str = "int3@16") -> RunSpec:
 def test_a_bare_base_scores_what_evaluate_says(spec: RunSpec, tmp_path: Path) -> None:
     bare = moved(spec, "none")
     record = run(bare, tmp_path / "a", CPU)
-    found = evaluated(bare, CPU)
+    found = untrained_scores(prepare_run(bare), cpu_machine(CPU))
     assert np.allclose(scores_in(tmp_path / "a").sum, found.sums, rtol=1e-5)
     assert (record.trainable, record.bytes.adapters) == (0, 0)
     assert record.bytes.stored == found.stored
@@ -111,10 +117,10 @@ def test_the_transplanted_gap_is_foreseen_where_the_adapter_stands(
     run(spec, tmp_path / spec.name, CPU)
     guest = moved(spec, "own")
     home, away = (
-        evaluated(one, CPU, "calibration", tmp_path / spec.name)
+        untrained_scores(prepare_run(one), cpu_machine(CPU), "calibration", tmp_path / spec.name)
         for one in (moved(spec, "own", "bf16"), guest)
     )
-    _, formats, _ = choices_of(guest.plan, prepare_run(guest))
+    _, formats, _ = site_choices(prepare_run(guest).with_plan(guest.plan))
     asked = MeasureRequest(("int3@16",), (1, 2), 2, joint=(("moved", tuple(formats.items())),))
     table = table_of(guest, asked, 132, tmp_path / spec.name)
     own = table_of(guest, asked, 132)
@@ -155,25 +161,50 @@ def test_a_classifiers_plan_keeps_to_its_budget_head_included(
     run(there, tmp_path / "bert", CPU)
     formats, at = ("int8@16", "int3@16"), tmp_path / "bert"
     with pytest.raises(UserError, match="a budget of 1,000 bytes: the smallest plan has") as said:
-        make_plan(there, CPU, PlanRequest(1000, 0, formats, (2, 4), 60, at), lambda *a: None)
+        make_plan(
+            prepare_run(there),
+            cpu_machine(CPU),
+            PlanRequest(1000, 0, formats, (2, 4), 60, at),
+            lambda *a: None,
+        )
     least = int(re.search(r"has ([\d,]+)", str(said.value))[1].replace(",", ""))  # type: ignore[index]
     budget = round(1.3 * least)
-    found = make_plan(there, CPU, PlanRequest(budget, 0, formats, (2, 4), 60, at), lambda *a: None)
+    found = make_plan(
+        prepare_run(there),
+        cpu_machine(CPU),
+        PlanRequest(budget, 0, formats, (2, 4), 60, at),
+        lambda *a: None,
+    )
     best = found.candidates[0]
     even = [c.remaining for c in found.candidates if c.plan.name.startswith("uniform")]
     assert best.remaining <= min(even), "by what was seen on text that nothing was costed on"
     assert best.change.kl >= 0.0
     record = run(replace(there, plan=best.plan), tmp_path / "best", CPU)
     assert record.bytes.stored == best.solution.stored + found.other <= budget
-    whole = make_plan(there, CPU, PlanRequest(10**9, 0, formats, (2, 4), 60, at), lambda *a: None)
+    whole = make_plan(
+        prepare_run(there),
+        cpu_machine(CPU),
+        PlanRequest(10**9, 0, formats, (2, 4), 60, at),
+        lambda *a: None,
+    )
     (only,) = whole.candidates
     assert (whole.fits_in_full, only.plan.format, only.plan.rank) == (True, "bf16", 4)
     assert (only.change.kl, only.change.loss) == (0.0, 0.0)
     # What is said before anything is measured is what is found when everything is.
-    exact = make_plan(there, CPU, PlanRequest(least, 0, formats, (2, 4), 60, at), lambda *a: None)
+    exact = make_plan(
+        prepare_run(there),
+        cpu_machine(CPU),
+        PlanRequest(least, 0, formats, (2, 4), 60, at),
+        lambda *a: None,
+    )
     assert exact.candidates[0].solution.stored + exact.other == least
     with pytest.raises(UserError, match=r"of which .* are activations"):
-        make_plan(there, CPU, PlanRequest(10**9, 1000, formats, (2, 4), 60, at), lambda *a: None)
+        make_plan(
+            prepare_run(there),
+            cpu_machine(CPU),
+            PlanRequest(10**9, 1000, formats, (2, 4), 60, at),
+            lambda *a: None,
+        )
 
 
 @pytest.mark.parametrize("residency", ["packed", "decoded"])
@@ -189,23 +220,24 @@ def test_a_plans_training_memory_is_the_ledgers(
     table = table_of(spec, asked, 60)
     strange = replace(there, plan=replace(there.plan, rank=10**6))
     wanted = PlanRequest(10**9, 0, formats, ranks, 60)
-    check_smallest_plan(strange, prepare_run(strange), wanted)
-    found = headroom(strange, prepare_run(strange), here, wanted, table)
+    check_smallest_plan(prepare_run(strange), wanted)
+    found = headroom(prepare_run(strange), cpu_machine(here, compute), wanted, table)
     adapted = {site.name: site.reach is not None for site in table.sites}
     chosen = uniform_solution(found.choices, adapted, "int3@16", 4)
     assert chosen is not None
-    start, plan = prepare_run(there), Plan("u", "int3@16", embedding="int3@16", rank=4)
-    count = plan_sites(plan, start.checkpoint, start.task.kind, 0).count
-    need = needs(there, start, count, here, compute)
+    plan = Plan("u", "int3@16", embedding="int3@16", rank=4)
+    start = prepare_run(there).with_plan(plan)
+    count = planned_sites(start).count
+    need = memory_need(start, count, here, compute)
     assert chosen.training + found.overhead == need.estimate().total
     assert chosen.stored + found.other == count.stored
 
 
 def test_a_plan_that_cuts_its_ranks_is_predicted_at_what_it_cuts_to(spec: RunSpec) -> None:
     cut = Plan("cut", "int4@16", rank=8, schedule=RankSchedule("adalora", target=2))
-    _, _, ranks = choices_of(cut, prepare_run(spec))
+    _, _, ranks = site_choices(prepare_run(spec).with_plan(cut))
     assert set(ranks.values()) == {0, 2}
-    _, _, ranks = choices_of(replace(cut, schedule=RankSchedule()), prepare_run(spec))
+    _, _, ranks = site_choices(prepare_run(spec).with_plan(replace(cut, schedule=RankSchedule())))
     assert set(ranks.values()) == {0, 8}
 
 

@@ -25,9 +25,7 @@ def test_all_plans_are_predicted_from_one_table_and_one_preparation(
     prepared = prepare_run(spec)
     for name in ("open_checkpoint", "tokenizer_of"):
         monkeypatch.setattr(prepare, name, None)  # a second preparation would need them
-    forecast = predict_plans(
-        spec, prepared, plans, Calibration(60), lambda phase, done, total: None
-    )
+    forecast = predict_plans(prepared, plans, Calibration(60), lambda phase, done, total: None)
     assert [plan.name for plan in forecast.plans] == list(plans)
     assert "int3@16" in forecast.plans[1].formats.values()
     assert {*forecast.plans[1].ranks.values()} == {0, 2}

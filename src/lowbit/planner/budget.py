@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lowbit.core.errors import UserError
-from lowbit.core.execution import Execution
-from lowbit.core.spec import BLOCK_ROLES, RunSpec, Site
+from lowbit.core.spec import BLOCK_ROLES, Site
 from lowbit.planner.knapsack import Choices, Solution
 from lowbit.planner.options import FULL_PRECISION, TRAINING_BYTES, options, possible_ranks
 from lowbit.planner.request import PlanRequest
 from lowbit.quant.byte_counts import ByteCount, adapter_numbers, matrix_bytes
 from lowbit.quant.formats import parse
-from lowbit.runs import device
 from lowbit.runs.build import BuiltModel, memory_need, planned_sites
+from lowbit.runs.device import Machine
 from lowbit.runs.prepare import Prepared
 from lowbit.sensitivity.table import SensitivityTable
 
@@ -52,9 +51,9 @@ class Headroom:
         return self.largest.fits(*self.limits)
 
 
-def check_smallest_plan(spec: RunSpec, prepared: Prepared, request: PlanRequest) -> None:
+def check_smallest_plan(prepared: Prepared, request: PlanRequest) -> None:
     """Before measuring: reject ranks that fit no site, and a budget that is too small."""
-    counted = _counted(spec, prepared)
+    counted = _counted(prepared)
     least = counted.other[1] + 4 * _head(counted.sites)
     for site in counted.sites:
         if site.fresh:
@@ -68,9 +67,9 @@ def check_smallest_plan(spec: RunSpec, prepared: Prepared, request: PlanRequest)
         raise UserError(f"a budget of {request.stored:,} bytes: the smallest plan has {least:,}")
 
 
-def _counted(spec: RunSpec, prepared: Prepared) -> BuiltModel:
+def _counted(prepared: Prepared) -> BuiltModel:
     """The model's sites and its other bytes, counted at rank 1: ranks are not chosen yet."""
-    plan = replace(spec.plan, rank=1)
+    plan = replace(prepared.spec.plan, rank=1)
     return planned_sites(prepared.with_plan(plan))
 
 
@@ -80,17 +79,16 @@ def _head(sites: Sequence[Site]) -> int:
 
 
 def headroom(
-    spec: RunSpec,
     prepared: Prepared,
-    execution: Execution,
+    machine: Machine,
     request: PlanRequest,
     table: SensitivityTable,
 ) -> Headroom:
-    counted = _counted(spec, prepared)
+    counted = _counted(prepared)
     head = _head(counted.sites)
     other = counted.other[1] + 4 * head
     overhead = counted.other[1] + TRAINING_BYTES * head
-    overhead += _step_bytes(spec, prepared, execution, counted.count)
+    overhead += _step_bytes(prepared, machine, counted.count)
     formats = (*request.formats, FULL_PRECISION)
     choices = options(table, formats, request.ranks, request.costs)
     training = request.training - overhead if request.training else None
@@ -113,8 +111,7 @@ def check_headroom(left: Headroom, request: PlanRequest) -> None:
             )
 
 
-def _step_bytes(spec: RunSpec, prepared: Prepared, execution: Execution, count: ByteCount) -> int:
+def _step_bytes(prepared: Prepared, machine: Machine, count: ByteCount) -> int:
     """Bytes of a training step besides bases and adapters: activations and decoded weights."""
-    compute = device.compute_of(execution, spec.train.compute)
-    estimate = memory_need(prepared.with_spec(spec), count, execution, compute).estimate()
+    estimate = memory_need(prepared, count, machine.execution, machine.compute).estimate()
     return estimate.decoded + estimate.activations

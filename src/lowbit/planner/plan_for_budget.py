@@ -62,6 +62,8 @@ def plan_for_budget(
         True
     """
     from lowbit.planner.planner import make_plan
+    from lowbit.runs.device import open_machine
+    from lowbit.runs.prepare import prepare_run
 
     spec, execution = single(model, task, "bf16", 0, without_plan(settings))
     for text in formats:
@@ -76,7 +78,8 @@ def plan_for_budget(
         controls,
         untrained=untrained,
     )
-    return make_plan(spec, execution, request, on_progress)
+    machine = open_machine(execution, spec.train.compute)
+    return make_plan(prepare_run(spec), machine, request, on_progress)
 
 
 def _size(value: int | str) -> int:

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lowbit.core.execution import Execution
-from lowbit.core.spec import Plan, RunSpec
+from lowbit.core.spec import Plan
 from lowbit.planner.budget import Headroom, check_headroom, check_smallest_plan, headroom
 from lowbit.planner.budget_plan import BudgetPlan, Candidate
 from lowbit.planner.controls import controls
@@ -30,9 +29,9 @@ from lowbit.planner.options import (
 from lowbit.planner.request import PlanRequest
 from lowbit.planner.search import frontier, solve
 from lowbit.quant.formats import bits_of, parse
-from lowbit.runs import device
-from lowbit.runs.prepare import Prepared, prepare_run
-from lowbit.sensitivity.measure import measure, output_changes
+from lowbit.runs.device import Machine
+from lowbit.runs.prepare import Prepared
+from lowbit.sensitivity.measure import output_changes, sensitivity_table
 from lowbit.sensitivity.measured_model import OnProgress
 from lowbit.sensitivity.predictors import Prediction, predictions
 from lowbit.sensitivity.table import Calibration, MeasureRequest, SensitivityTable
@@ -42,35 +41,33 @@ UNIFORM = 8
 
 
 def make_plan(
-    spec: RunSpec, execution: Execution, request: PlanRequest, on_progress: OnProgress
+    prepared: Prepared, machine: Machine, request: PlanRequest, on_progress: OnProgress
 ) -> BudgetPlan:
     """Solve for the budget, then choose among the best plans by running them on the selection part.
 
-    The spec's own plan does not matter. The model and its data are prepared once.
+    The plan of the prepared run does not matter.
     """
-    device.set_up(execution, "fp32")
-    prepared = prepare_run(spec)
-    check_smallest_plan(spec, prepared, request)
+    check_smallest_plan(prepared, request)
     ranks = tuple(sorted({*MeasureRequest.ranks, *request.ranks}))  # one table serves many requests
     question = MeasureRequest(
         request.formats, ranks, samples=0, uniform=False, exact=False, costed=True
     )
     calibration = Calibration(request.tokens, request.at)
-    table = measure(spec, prepared, question, calibration, on_progress)
-    left = headroom(spec, prepared, execution, request, table)
+    table = sensitivity_table(prepared, question, calibration, on_progress)
+    left = headroom(prepared, machine, request, table)
     uniform = _uniform(left.choices, table, request)
     if left.fits_in_full:
         solutions = {"16 bits": left.largest}
     else:
         check_headroom(left, request)
         solutions = {**_solutions(table, left, request), **_best_of(uniform, left)}
-    candidates = _candidates(spec, prepared, solutions, request, on_progress)
+    candidates = _candidates(prepared, solutions, request, on_progress)
     best = candidates[0].solution
     return BudgetPlan(
         candidates=tuple(candidates),
         other=left.other,
         fits_in_full=left.fits_in_full,
-        predictions=_predictions(spec, prepared, calibration, best, on_progress),
+        predictions=_predictions(prepared, calibration, best, on_progress),
         converse=converse_bound(table, best),
         kfac_damage=kfac_damage(table, best),
         frontier=tuple((s.stored + left.other, s.cost) for s in frontier(left.choices)),
@@ -142,7 +139,6 @@ def _best_of(uniform: Mapping[str, Solution], left: Headroom) -> dict[str, Solut
 
 
 def _candidates(
-    spec: RunSpec,
     prepared: Prepared,
     solutions: Mapping[str, Solution],
     request: PlanRequest,
@@ -154,7 +150,7 @@ def _candidates(
         for name, s in solutions.items()
     }
     selection = Calibration(request.tokens, request.at, ("selection",))
-    changes = output_changes(spec, prepared, formats, selection, on_progress)
+    changes = output_changes(prepared, formats, selection, on_progress)
     candidates = [
         Candidate(to_plan(s, name), s, changes[name], expected_damage(s, changes[name].kl))
         for name, s in solutions.items()
@@ -163,7 +159,6 @@ def _candidates(
 
 
 def _predictions(
-    spec: RunSpec,
     prepared: Prepared,
     calibration: Calibration,
     solution: Solution,
@@ -177,5 +172,5 @@ def _predictions(
     question = MeasureRequest(
         formats, (1,), samples=0, joint=(("planned", chosen),), uniform=False, exact=False
     )
-    table = measure(spec, prepared, question, calibration, on_progress)
+    table = sensitivity_table(prepared, question, calibration, on_progress)
     return predictions(table.whole["planned"])

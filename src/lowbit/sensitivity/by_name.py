@@ -122,7 +122,7 @@ def predict(
     first = next(iter(specs.values()))
     by_name = {name: spec.plan for name, spec in specs.items()}
     calibration = Calibration(tokens, None if at is None else Path(at))
-    return predict_plans(first, prepare_run(first), by_name, calibration, on_progress)
+    return predict_plans(prepare_run(first), by_name, calibration, on_progress)
 
 
 def requested_plans(
@@ -157,4 +157,4 @@ def _table(
     spec, execution = single(model, task, "bf16", 0, without_plan(settings))
     open_machine(execution, "fp32")
     calibration = Calibration(tokens, None if at is None else Path(at))
-    return measuring.measure(spec, prepare_run(spec), request, calibration, on_progress)
+    return measuring.sensitivity_table(prepare_run(spec), request, calibration, on_progress)

@@ -18,7 +18,7 @@ from transformers import PretrainedConfig
 from lowbit.core.cache import cache_dir
 from lowbit.core.errors import UserError
 from lowbit.core.files import file_digest, write_atomic
-from lowbit.core.spec import RunSpec, Site
+from lowbit.core.spec import Site
 from lowbit.layers import matmul
 from lowbit.runs import device
 from lowbit.runs.export.peft import WEIGHTS
@@ -46,14 +46,14 @@ CACHE_VERSION = 12
 """Raised whenever the same model would be measured differently."""
 
 
-def measure(
-    spec: RunSpec,
+def sensitivity_table(
     prepared: Prepared,
     request: MeasureRequest,
     calibration: Calibration,
     on_progress: OnProgress,
 ) -> SensitivityTable:
     """The sensitivity table of a model and task; the plan and training settings do not matter."""
+    spec = prepared.spec
     if calibration.at is None and prepared.task.kind != "language":
         raise UserError(
             f"{spec.task.name}: a classifier has no trained head before training; measure it at a "
@@ -68,7 +68,7 @@ def measure(
     with FileLock(f"{path}.lock"):
         if path.is_file():
             return from_text(path.read_text(encoding="utf-8"))
-        model = _open(spec, prepared, calibration)
+        model = _open(prepared, calibration)
         model.curved = subset_indices(model.batches, request.curved)
         model.sites = sites_to_measure(model, request)
         table = build_table(model, request, (spec.model, spec.task.called), on_progress)
@@ -95,14 +95,12 @@ def _architecture(config: PretrainedConfig) -> str:
     return sha256(json.dumps(body, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _open(
-    spec: RunSpec, prepared: Prepared, calibration: Calibration, least: int | None = None
-) -> MeasuredModel:
+def _open(prepared: Prepared, calibration: Calibration, least: int | None = None) -> MeasuredModel:
     """The model at its base or at a finished run, with its calibration text."""
     text = _text(prepared, calibration, least)
     if calibration.at is None:
         return open_model(prepared, text)
-    run = finished_run(spec, calibration.at)
+    run = finished_run(prepared.spec, calibration.at)
     return open_finished_run(run, prepared, calibration.at, text)
 
 
@@ -121,7 +119,6 @@ def sites_to_measure(model: MeasuredModel, request: MeasureRequest) -> tuple[Sit
 
 
 def output_changes(
-    spec: RunSpec,
     prepared: Prepared,
     choices: Mapping[str, Mapping[str, str]],
     calibration: Calibration,
@@ -131,7 +128,7 @@ def output_changes(
 
     `choices`: by name, the formats of the sites below 16 bits.
     """
-    model = _open(spec, prepared, calibration, least=1)
+    model = _open(prepared, calibration, least=1)
     outputs = model.outputs()
     losses, units, changes = model.losses(outputs), sum(model.counts), {}
     for i, (name, formats) in enumerate(choices.items()):

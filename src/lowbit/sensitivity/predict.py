@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lowbit.core.spec import Plan, RunSpec
+from lowbit.core.spec import Plan
 from lowbit.runs.build import site_choices
 from lowbit.runs.prepare import Prepared
-from lowbit.sensitivity.measure import measure
+from lowbit.sensitivity.measure import sensitivity_table
 from lowbit.sensitivity.measured_model import OnProgress
 from lowbit.sensitivity.predictors import PlanPredictions, PredictedPlan
 from lowbit.sensitivity.table import Calibration, MeasureRequest
 
 
 def predict_plans(
-    spec: RunSpec,
     prepared: Prepared,
     plans: Mapping[str, Plan],
     calibration: Calibration,
@@ -28,5 +27,5 @@ def predict_plans(
     formats = tuple(dict.fromkeys(text for row in rows for text in row.formats.values()))
     joint = tuple((row.name, tuple(row.formats.items())) for row in rows)
     request = MeasureRequest(formats, joint=joint, uniform=False, exact=False)
-    table = measure(spec, prepared, request, calibration, on_progress)
+    table = sensitivity_table(prepared, request, calibration, on_progress)
     return PlanPredictions(table, tuple(rows))

@@ -12,7 +12,7 @@ from lowbit.quant.formats import bits_of, parse
 from lowbit.runs import device
 from lowbit.runs.build import site_choices
 from lowbit.runs.prepare import prepare_run
-from lowbit.sensitivity.measure import measure
+from lowbit.sensitivity.measure import sensitivity_table
 from lowbit.sensitivity.measured_model import OnProgress
 from lowbit.sensitivity.predictors import remaining_share
 from lowbit.sensitivity.table import Calibration, MeasureRequest, SensitivityTable
@@ -45,7 +45,7 @@ def forecast_plans(
     # Where nothing is trained, training text is text like any other that is not scored.
     more = "train" if forecast.kind == "untrained" else "spare"
     calibration = Calibration(forecast.tokens, at, ("calibration", more))
-    table = measure(first, prepared, asked, calibration, told)
+    table = sensitivity_table(prepared, asked, calibration, told)
     predicted = [_plan_forecast(table, *choice) for choice in choices]
     return PointForecast(
         about=point.about,
