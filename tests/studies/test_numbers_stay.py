@@ -23,7 +23,7 @@ import pytest
 
 from lowbit.report import appendix, draw, page
 from lowbit.report.figures import predicted
-from lowbit.study import predicted_vs_observed
+from lowbit.study.predicted_vs_observed import predicted_gaps
 from lowbit.study.results import read_results
 from lowbit.study.study import read_study
 from lowbit.study.summary_rows import rows
@@ -68,52 +68,49 @@ def in_text(sheet: str) -> Iterator[float]:
 
 def of_study(name: str) -> dict[str, str]:
     """The digests of one committed study, by what they are of."""
-    study = read_study(str(ROOT / name))
-    verdicts, cells = (
-        judge(read_results(study)),
-        predicted_vs_observed.predicted_gaps(read_results(study)),
-    )
-    contents = page.contents(read_results(study), "")
-    found = {"missing": str(len(verdicts.missing))}
+    results = read_results(read_study(str(ROOT / name)))
+    verdicts, gaps = judge(results), predicted_gaps(results)
+    contents = page.contents(results, "")
+    digests = {"missing": str(len(verdicts.missing))}
     for kind, findings in (("claim", verdicts.claims), ("question", verdicts.questions)):
         for index, finding in enumerate(findings):
             key = f"{kind} {index} {finding.claim.plan} over {finding.claim.than}"
-            found[f"{key}: {finding.state}"] = digest(numbers(finding))
-    for cell in cells:
+            digests[f"{key}: {finding.state}"] = digest(numbers(finding))
+    for cell in gaps:
         key = f"cell {cell.kind} / {cell.part} / {cell.model} / {cell.task} / {cell.plan}"
-        found[key] = digest(numbers(cell))
-    for part, setting in draw.part_settings(read_results(study)):
+        digests[key] = digest(numbers(cell))
+    for part, setting in draw.part_settings(results):
         for figure, data in draw.data_of(part, setting, draw.ALL):
             key = f"figure {figure} / {part.name} / {setting.model} / {setting.task}"
-            found[key] = digest(numbers(data))
-    if cells:
-        found["figure predicted"] = digest(numbers(predicted.data(cells)))
+            digests[key] = digest(numbers(data))
+    if gaps:
+        digests["figure predicted"] = digest(numbers(predicted.data(gaps)))
     for part, runs in contents.parts:
         for row in rows(runs):
             key = f"row {part.name} / {row.model} / {row.task} / {row.plan}"
-            found[key] = digest(numbers(row))
-    for name, (_, sheet) in appendix.appendices(contents.shown).items():
-        found[f"appendix {name}"] = digest(in_text(sheet))
-    found["logs"] = digest(in_text(appendix.logs(contents.runs)))
-    return found
+            digests[key] = digest(numbers(row))
+    for name, (_, sheet) in appendix.appendices(contents.part_settings).items():
+        digests[f"appendix {name}"] = digest(in_text(sheet))
+    digests["logs"] = digest(in_text(appendix.logs(contents.runs)))
+    return digests
 
 
 def stored() -> dict[str, Any]:
     return json.loads(STORE.read_text(encoding="utf-8")) if STORE.is_file() else {}
 
 
-def keep(name: str, found: Any) -> None:
-    body = {**stored(), name: found}
+def keep(name: str, digests: Any) -> None:
+    body = {**stored(), name: digests}
     STORE.write_text(json.dumps(body, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 @pytest.mark.late
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_numbers_of_a_committed_study_are_what_they_were(name: str) -> None:
-    found = of_study(name)
+    digests = of_study(name)
     if os.environ.get("LOWBIT_STORE_NUMBERS"):
-        keep(name, found)
+        keep(name, digests)
     expected = stored()[name]
-    assert sorted(found) == sorted(expected)
-    moved = {key for key, value in found.items() if value != expected[key]}
+    assert sorted(digests) == sorted(expected)
+    moved = {key for key, value in digests.items() if value != expected[key]}
     assert moved == set()

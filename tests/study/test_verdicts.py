@@ -14,11 +14,11 @@ from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.report import draw, wording
 from lowbit.runs.record import Record
+from lowbit.runs.store import FinishedRun, ResultsFolder
 from lowbit.study import verdicts as deciding
 from lowbit.study.cells import settings
 from lowbit.study.claims import Claim, check_claims
 from lowbit.study.pairing import winner
-from lowbit.runs.store import FinishedRun, ResultsFolder
 from lowbit.study.results import read_results
 from lowbit.study.schema import MAIN, Part
 from lowbit.study.study import Study

@@ -90,6 +90,8 @@ def pack(
     for paths in small:
         for path in paths:
             path.unlink()
+        if paths and not any(paths[0].parent.iterdir()):
+            paths[0].parent.rmdir()
     left = tuple(folder.name for folder in folders if folder not in whole)
     files = packed_files(results)
     return PackResult(len(again.names), len(files), sum(p.stat().st_size for p in files), left)
