@@ -23,6 +23,7 @@ from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.report.figures import memory
 from lowbit.report.table import footnotes
 from lowbit.runs import allocator, device, isolated_cost
+from lowbit.runs.dry_run import measure_cost
 from lowbit.runs.record import SCORES, Record, load
 from lowbit.runs.run import run
 from lowbit.runs.store import FinishedRun, find_run
@@ -167,7 +168,7 @@ def test_a_compiler_that_fails_is_said_once_and_done_without(
         raise RuntimeError("InvalidCxxCompiler: no working C++ compiler")
 
     monkeypatch.setattr(torch, "compile", lambda *_, **__: broken)
-    monkeypatch.setattr(compile, "_said", [])
+    monkeypatch.setattr(compile, "_failures", [])
     model, x = small(), torch.randn(3, 4)
     before = model(x)
     compile.compile_small(model)
@@ -238,7 +239,7 @@ def lacks_cost(folder: Path) -> bool:
 
 def test_shared_times_are_replaced_by_those_of_a_pass_alone(spec: RunSpec, tmp_path: Path) -> None:
     folder = tmp_path / spec.name
-    run(spec, folder, Execution(threads=1), memory=2**33)
+    record = run(spec, folder, Execution(threads=1), memory=2**33)
     assert record.cost.timed == "shared"
     assert rows([finished(folder)])[0].shared
     isolated_cost.write(folder, spec, a_pass(spec, peak_bytes=123, tokens_per_s=4.5))
