@@ -15,8 +15,10 @@ from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.runs import cached_scores
-from lowbit.runs.build import install_bare
-from lowbit.runs.cached_scores import compared, evaluated
+from lowbit.runs.build import build_untrained
+from lowbit.runs.cached_scores import compare_with_16_bits
+from lowbit.runs.comparison import Comparison, UntrainedScores
+from lowbit.runs.device import cpu_machine
 from lowbit.runs.prepare import prepare_run
 from lowbit.train.evaluate import evaluate
 
@@ -47,9 +49,17 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return made
 
 
+def evaluated(spec: RunSpec, part: str = "scored") -> UntrainedScores:
+    return cached_scores.untrained_scores(prepare_run(spec), cpu_machine(CPU), part)
+
+
+def compared(spec: RunSpec) -> Comparison:
+    return compare_with_16_bits(prepare_run(spec), cpu_machine(CPU))
+
+
 def test_scores_are_those_of_the_stored_model(spec: RunSpec) -> None:
-    found, start = evaluated(spec, CPU), prepare_run(spec)
-    made = install_bare(spec, start, CPU, torch.device("cpu"), "fp32")
+    found, start = evaluated(spec), prepare_run(spec)
+    made = build_untrained(start, cpu_machine(CPU))
     assert not [p for p in made.model.parameters() if p.requires_grad]
     scores, loss = evaluate(
         made.model, start.data.parts["scored"], "language", 3, torch.device("cpu")
@@ -60,8 +70,8 @@ def test_scores_are_those_of_the_stored_model(spec: RunSpec) -> None:
 
 
 def test_what_was_scored_is_not_scored_again(spec: RunSpec, looked: list[int]) -> None:
-    first = evaluated(spec, CPU)
-    again = evaluated(replace(spec, seed=7, plan=replace(spec.plan, name="q", rank=5)), CPU)
+    first = evaluated(spec)
+    again = evaluated(replace(spec, seed=7, plan=replace(spec.plan, name="q", rank=5)))
     assert len(looked) == 1
     assert np.array_equal(first.sums, again.sums)
 
@@ -70,7 +80,7 @@ def test_what_was_scored_is_not_scored_again(spec: RunSpec, looked: list[int]) -
 def test_what_the_scores_depend_on_is_scored_anew(
     spec: RunSpec, looked: list[int], what: str, tiny_model: Folder, tmp_path: Path
 ) -> None:
-    first = evaluated(spec, CPU)
+    first = evaluated(spec)
     other, part = spec, "scored"
     if what in ("format", "embedding"):
         other = replace(spec, plan=replace(spec.plan, **{what: "int8@16"}))
@@ -83,17 +93,17 @@ def test_what_the_scores_depend_on_is_scored_anew(
     else:
         (kept,) = (tmp_path / "cache" / "evaluations").iterdir()
         kept.write_bytes(kept.read_bytes()[:-1])
-    found = evaluated(other, CPU, part)
+    found = evaluated(other, part)
     assert len(looked) == 2
     assert np.array_equal(found.sums, first.sums) == (what == "torn")
 
 
 def test_the_gap_is_paired_with_the_model_in_sixteen_bits(spec: RunSpec, looked: list[int]) -> None:
-    both = compared(spec, CPU)
-    assert both.gap.estimate == pytest.approx(both.found.value - both.sixteen.value)
+    both = compared(spec)
+    assert both.gap.estimate == pytest.approx(both.plan.value - both.full_precision.value)
     assert both.gap.estimate != 0
-    assert both.found.stored < both.sixteen.stored
-    plain = compared(replace(spec, plan=Plan("bf16", "bf16")), CPU)
+    assert both.plan.stored < both.full_precision.stored
+    plain = compared(replace(spec, plan=Plan("bf16", "bf16")))
     assert plain.gap.estimate == 0
     assert len(looked) == 2
 
@@ -103,4 +113,4 @@ def test_a_head_that_would_be_random_has_no_scores(
 ) -> None:
     bert = replace(spec, model=str(tiny_model("bert")), task=TaskSpec(str(tiny_jsonl)))
     with pytest.raises(UserError, match=r"holds no 'classifier'.*lowbit adapt"):
-        evaluated(bert, CPU)
+        evaluated(bert)

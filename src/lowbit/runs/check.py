@@ -1,4 +1,4 @@
-"""lowbit.runs.check"""
+"""Checks every run of a study against its model and data, before any run begins."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ IN_A_STUDY = (
     'in a study, model = "FOLDER" in every [[workload]] that names it, or --set '
     "workload.N.model=FOLDER, where N counts them from 0"
 )
-"""How a study is given a model's folder."""
+"""Where a study's file gives a model's folder, for error messages."""
 
 
 def check_runs(runs: Sequence[RunSpec], execution: Execution, instead: str = IN_A_STUDY) -> str:
-    """In a process: device, data and every plan against its model, before any run begins.
+    """Check the device, the data and every plan; runs in a process of its own.
 
-    Gives what `compute = "auto"` means here, for all of them alike; "" where none asks.
-    `instead`: how a model's folder is given, where its name leads nowhere.
+    Returns what `compute = "auto"` means on this machine, or "" where no run uses `auto`.
+    `instead`: where a user gives a model's folder, for the error when the name leads nowhere.
     """
     from lowbit.runs.build import plan_sites
     from lowbit.runs.demo_model import blueprint
-    from lowbit.runs.device import set_up
+    from lowbit.runs.device import open_machine
     from lowbit.runs.prepare import prepare_run
     from lowbit.tasks.prepare import find
 
-    found = {compute: set_up(execution, compute)[1] for compute in {r.train.compute for r in runs}}
+    declared = {r.train.compute for r in runs}
+    settled = {compute: open_machine(execution, compute).compute for compute in declared}
     for run in {(r.model, r.task): r for r in runs}.values():
         if run.model == DEMO_MODEL:
-            # Not made yet, perhaps: its shape is known without its weights.
+            # Perhaps not pretrained yet; its shape is known without its weights.
             checkpoint, kind, labels = blueprint(), find(run.task.name, run.task).kind, 2
         else:
-            start = prepare_run(run, instead)
-            checkpoint, kind, labels = start.checkpoint, start.task.kind, len(start.data.labels)
+            prepared = prepare_run(run, instead)
+            checkpoint, kind, labels = prepared.checkpoint, prepared.kind, prepared.labels
         for plan in {r.plan: r for r in runs if (r.model, r.task) == (run.model, run.task)}:
             plan_sites(plan, checkpoint, kind, labels)
-    return found.get("auto", "")
+    return settled.get("auto", "")

@@ -25,7 +25,7 @@ from lowbit.core.progress import Watcher, nobody
 from lowbit.core.spec import DEMO_MODEL, TaskSpec, TrainSpec
 from lowbit.models.loading import Checkpoint, quiet, resolve, tokenizer_of
 from lowbit.tasks.prepare import find, prepare
-from lowbit.train.loop import Setting, adapt
+from lowbit.train.loop import LoopSettings, train_model
 
 VOCABULARY = 2048
 WINDOW = 128
@@ -78,7 +78,7 @@ def _make(folder: Path, texts: list[str], watcher: Watcher) -> None:
     data = prepare(TASK, tokenizer, SHAPE["max_position_embeddings"], cache_dir())
     torch.manual_seed(0)
     model = _untrained(tokenizer)
-    setting = Setting(
+    setting = LoopSettings(
         kind="language",
         train=TRAIN,
         seed=0,
@@ -87,7 +87,7 @@ def _make(folder: Path, texts: list[str], watcher: Watcher) -> None:
         checkpoint=growing / "checkpoint.safetensors",
         watcher=watcher,
     )
-    adapt(model, data.parts, setting)
+    train_model(model, data.parts, setting)
     with quiet():
         model.to(torch.bfloat16).save_pretrained(growing)  # type: ignore[operator, arg-type]
     (growing / "checkpoint.safetensors").unlink(missing_ok=True)

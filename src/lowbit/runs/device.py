@@ -2,7 +2,8 @@
 
 `auto` is never recorded: a device is looked for (CUDA, then MPS, then CPU), and the compute type
 follows a measurement, because a CPU without bf16 instructions multiplies bf16 ten times slower
-than fp32, and one with them four times faster.
+than fp32, and one with them four times faster. `open_machine` settles both, once per process, and
+everything below it takes the `Machine` that it returns.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import platform
 import sys
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -20,39 +22,66 @@ import psutil
 import torch
 
 from lowbit import __version__
-from lowbit.runs import allocator
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
 from lowbit.layers import matmul
 from lowbit.quant import bitsandbytes
+from lowbit.runs import allocator
 from lowbit.runs.record import Facts
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def available() -> list[str]:
-    found = ["cuda"] if torch.cuda.is_available() else []
-    found += ["mps"] if torch.backends.mps.is_available() else []
-    return [*found, "cpu"]
+@dataclass(frozen=True)
+class Machine:
+    """Where and how a run computes: settled values, no `auto`."""
+
+    device: torch.device
+    compute: str
+    execution: Execution
+    memory: int | None = None
+    """Bytes that this run may take where several run at once; None for a run alone."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return TYPES[self.compute]
+
+    @property
+    def free_memory(self) -> int:
+        """Bytes that this run may take now."""
+        return free_memory(self.device) if self.memory is None else self.memory
 
 
-def resolve_device(declared: str) -> torch.device:
-    if declared == "auto":
-        return torch.device(available()[0])
-    if declared not in available():
-        raise UserError(f"this machine has no {declared}; it has {', '.join(available())}")
-    return torch.device(declared)
-
-
-def set_up(execution: Execution, compute: str) -> tuple[torch.device, str]:
-    """In a process of its own: threads and memory as they are to be, device and compute type."""
+def open_machine(execution: Execution, compute: str, memory: int | None = None) -> Machine:
+    """Apply the settings of threads and memory to this process; settle device and compute type."""
     device = resolve_device(execution.device)
     if execution.threads:
         torch.set_num_threads(execution.threads)
     (allocator.spare if execution.sparing else allocator.keep)()
     if execution.decoder == "bitsandbytes":
         bitsandbytes.library()  # an error now rather than in the first product
-    return device, compute_of(execution, compute)
+    return Machine(device, compute_of(execution, compute), execution, memory)
+
+
+def cpu_machine(execution: Execution | None = None, compute: str = "fp32") -> Machine:
+    """The CPU as it is: no setting of this process changes."""
+    return Machine(torch.device("cpu"), compute, execution or Execution())
+
+
+def available() -> list[str]:
+    """The device types of this machine, the fastest first."""
+    devices = ["cuda"] if torch.cuda.is_available() else []
+    devices += ["mps"] if torch.backends.mps.is_available() else []
+    return [*devices, "cpu"]
+
+
+def resolve_device(declared: str) -> torch.device:
+    """`auto`: the fastest device; an error where the machine lacks a device."""
+    if declared == "auto":
+        return torch.device(available()[0])
+    if declared not in available():
+        raise UserError(f"this machine has no {declared}; it has {', '.join(available())}")
+    return torch.device(declared)
 
 
 def compute_of(execution: Execution, compute: str) -> str:
@@ -67,8 +96,8 @@ def resolve_compute(declared: str, device: torch.device) -> str:
         speeds = speed(device)
         return max(speeds, key=lambda name: speeds[name])
     if not supports(declared, device):
-        known = ", ".join(name for name in TYPES if supports(name, device))
-        raise UserError(f"this {device.type} device cannot compute in {declared}; it has {known}")
+        types = ", ".join(name for name in TYPES if supports(name, device))
+        raise UserError(f"this {device.type} device cannot compute in {declared}; it has {types}")
     return declared
 
 
@@ -94,7 +123,7 @@ def speed(device: torch.device, size: int = 768, rounds: int = 7) -> dict[str, f
 
 
 _ENOUGH = 0.5
-"""Seconds after which a speed is known well enough."""
+"""Seconds of measurement after which a speed is accurate enough."""
 
 
 def _products(device: torch.device, dtype: torch.dtype, size: int, rounds: int) -> float:
@@ -106,7 +135,7 @@ def _products(device: torch.device, dtype: torch.dtype, size: int, rounds: int) 
         synchronise(device)
         seconds.append(time.perf_counter() - began)
         if len(seconds) > 1 and sum(seconds) > _ENOUGH:
-            break  # emulated, perhaps: that is known by now
+            break  # perhaps emulated: more rounds would add nothing
     return 2 * size**3 / median(seconds[1:]) / 1e9
 
 
@@ -125,11 +154,11 @@ def free_memory(device: torch.device) -> int:
 
 
 class PeakMemory:
-    """Peak memory since `start`, above what was held then: an interpreter with its libraries and
-    the tokenised data, before the model.
+    """Peak memory since `start`, above what the process held at `start`.
 
-    Linux lets a process forget its high-water mark, which makes the figure exact; elsewhere it is
-    the process's own peak. On CUDA it is the device's.
+    `start` is called before the model is loaded, so the interpreter, its libraries and the
+    tokenised data do not count. Linux can reset a process's high-water mark, which makes the figure
+    exact; elsewhere it is the peak of the whole process. On CUDA it is the device's.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -137,7 +166,7 @@ class PeakMemory:
         self.idle = 0
 
     def start(self) -> None:
-        """Take what is held now for idle, and forget the peak so far."""
+        """Count what is held now as idle, and reset the peak."""
         if self.device.type == "cuda":
             self.idle = self.held()
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -153,6 +182,7 @@ class PeakMemory:
         return int(psutil.Process().memory_info().rss)
 
     def peak(self) -> int:
+        """The most bytes held since `start`, idle bytes included."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         status = Path("/proc/self/status")
@@ -166,18 +196,12 @@ class PeakMemory:
         return most if sys.platform == "darwin" else 1024 * most
 
 
-def facts(
-    device: torch.device,
-    compute: str,
-    execution: Execution,
-    data: str,
-    weights: str,
-    notes: tuple[str, ...],
-) -> Facts:
+def facts(machine: Machine, data: str, weights: str, notes: tuple[str, ...]) -> Facts:
     """What is recorded about the machine and the libraries."""
+    device, execution = machine.device, machine.execution
     return Facts(
         device=device_name(device),
-        compute=compute,
+        compute=machine.compute,
         threads=torch.get_num_threads(),
         residency=execution.residency,
         checkpointing=execution.checkpointing,
@@ -188,7 +212,7 @@ def facts(
         transformers=version("transformers"),
         lowbit=__version__,
         cpu=cpu_name(),
-        simd=matmul.vectors() if device.type == "cpu" else "",
+        simd=matmul.simd_name() if device.type == "cpu" else "",
         cores=psutil.cpu_count() or 1,
         memory=psutil.virtual_memory().total,
         system=f"{platform.system()} {platform.machine()}",
@@ -206,6 +230,7 @@ def device_name(device: torch.device) -> str:
 
 
 def cpu_name() -> str:
+    """The CPU's model name, as the system reports it."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -1,8 +1,8 @@
-"""What a run would cost, by ten real steps of it on this machine (more where they are short).
+"""What a run would cost, measured on ten of its steps on this machine (more if they are short).
 
-Bytes at rest are exact (from the byte count); memory is the peak of these steps, of a step and of an
-evaluation of the longest examples there are; time is the tokens of the run at their measured
-speed, and those of its evaluations at theirs.
+Stored bytes are counted exactly. Memory is the peak of these steps and of a step and an evaluation
+over the longest examples. Time is the run's tokens at the measured speed of training, and the
+tokens of its evaluations at the measured speed of evaluation.
 """
 
 from __future__ import annotations

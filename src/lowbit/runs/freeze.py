@@ -33,5 +33,14 @@ def frozen(plan: Plan, record: Record) -> Plan:
     )
 
 
-
-
+def freeze_run(folder: Path, to: Path) -> Plan:
+    """Write the final ranks of a finished run as a plan's TOML file."""
+    record = finished_record(folder)
+    if to.suffix != ".toml":
+        raise UserError(f"{to}: a plan's file ends in .toml")
+    if to.exists():
+        raise UserError(f"{to} is there already")
+    plan = frozen(check(Plan, record.spec["plan"], None, ("plan",)), record)
+    about = f"# The ranks of {folder.name}, which its schedule found; nothing is scheduled here.\n"
+    write_atomic(to, (about + to_toml(plan)).encode())
+    return plan

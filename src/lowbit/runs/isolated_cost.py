@@ -14,39 +14,15 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lowbit.core.execution import Execution
 from lowbit.core.files import to_json, write_atomic
 from lowbit.core.spec import RunSpec
 from lowbit.runs.record import Cost, Record
+from lowbit.runs.run_cost import RunCost
 
 FOLDER = "solo"
-
-
-class Found(Protocol):
-    """What a probe of ten steps tells (`probe.Probe`)."""
-
-    @property
-    def peak_bytes(self) -> int: ...
-    @property
-    def weights_bytes(self) -> int: ...
-    @property
-    def trained_bytes(self) -> int: ...
-    @property
-    def data_bytes(self) -> int: ...
-    @property
-    def total_s(self) -> float: ...
-    @property
-    def cpu_s(self) -> float: ...
-    @property
-    def gpu_s(self) -> float: ...
-    @property
-    def tokens_per_s(self) -> float: ...
-    @property
-    def step_s(self) -> float: ...
-    @property
-    def compute(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -97,34 +73,36 @@ def missing(record: Record, cost: Solo | None) -> bool:
 
 
 def measure(
-    probe: Callable[[RunSpec, Execution, bool], Found], run: RunSpec, execution: Execution
+    measure_cost: Callable[[RunSpec, Execution, bool], RunCost],
+    run: RunSpec,
+    execution: Execution,
 ) -> Solo:
-    """A pass as the runs were carried out, and one that takes no more memory than it needs."""
-    found, decoded = probe(run, execution, True), 0
+    """Measure twice: with the runs' own settings, and with the least memory."""
+    cost, decoded = measure_cost(run, execution, True), 0
     if execution.residency == "decoded":
-        decoded = found.peak_bytes
-    packed = probe(run, replace(execution, residency="packed", sparing=True), False)
+        decoded = cost.peak_bytes
+    packed = measure_cost(run, replace(execution, residency="packed", sparing=True), False)
     return Solo(
         peak_bytes=packed.peak_bytes,
         decoded_peak_bytes=decoded,
-        weights_bytes=found.weights_bytes,
-        trained_bytes=found.trained_bytes,
-        data_bytes=found.data_bytes,
-        total_s=round(found.total_s, 1),
-        cpu_s=round(found.cpu_s, 1),
-        gpu_s=round(found.gpu_s, 1),
-        tokens_per_s=found.tokens_per_s,
-        step_s=found.step_s,
-        compute=found.compute,
+        weights_bytes=cost.weights_bytes,
+        trained_bytes=cost.trained_bytes,
+        data_bytes=cost.data_bytes,
+        total_s=round(cost.total_s, 1),
+        cpu_s=round(cost.cpu_s, 1),
+        gpu_s=round(cost.gpu_s, 1),
+        tokens_per_s=cost.tokens_per_s,
+        step_s=cost.step_s,
+        compute=cost.compute,
         sparing=True,
         declared=_declared(run.declared()),
     )
 
 
-def write(folder: Path, run: RunSpec, known: Solo) -> None:
+def write(folder: Path, run: RunSpec, cost: Solo) -> None:
     path = path_of(folder, run.seed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, (to_json(asdict(known)) + "\n").encode())
+    write_atomic(path, (to_json(asdict(cost)) + "\n").encode())
 
 
 def parse(text: str, record: Record) -> Solo | None:

@@ -64,7 +64,7 @@ def check(free: int, need: Need) -> TrainingBytes:
         return estimate
     raise RunError(
         f"this run needs about {megabytes(estimate.total)} and {megabytes(free)} are free "
-        f"(weights {megabytes(estimate.matrix_bytes)}, decoded {megabytes(estimate.decoded)}, "
+        f"(weights {megabytes(estimate.stored)}, decoded {megabytes(estimate.decoded)}, "
         f"adapter states {megabytes(estimate.gradients + estimate.optimiser)}, "
         f"activations {megabytes(estimate.activations)}). " + _advice(free, need)
     )
@@ -75,9 +75,9 @@ def _advice(free: int, need: Need) -> str:
         if milder.estimate().total <= free:
             return f"With the same steps, {words} would fit."
     least = replace(need, train=replace(need.train, batch=1), execution=_SMALLEST).estimate()
-    if least.matrix_bytes > free:
+    if least.stored > free:
         return (
-            f"Even the weights do not fit: this model in {free / least.matrix_bytes * 100:.0f} % of "
+            f"Even the weights do not fit: this model in {free / least.stored * 100:.0f} % of "
             "its bytes would, so take fewer bits or a smaller model."
         )
     return (

@@ -1,7 +1,6 @@
-"""One run's story: find, prepare, load, choose, install, adapt, score, record.
+"""One run from start to end: prepare, build, train, score, record.
 
-The only module that knows all the layers; the command line, the engines and the research loop
-call `run` and nothing below it.
+This is the only module that knows all the layers below. Workers call `run` and nothing below it.
 """
 
 from __future__ import annotations
@@ -10,32 +9,31 @@ import os
 import shutil
 from pathlib import Path
 
-import torch
-
-from lowbit.runs import device as machine
-from lowbit.runs.record_fields import bytes_of, cost, site_records
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
 from lowbit.core.progress import Watcher, nobody
 from lowbit.core.spec import RunSpec
-from lowbit.runs.device import PeakMemory
-from lowbit.runs.export import peft, ternary
-from lowbit.runs.untrained import lent
+from lowbit.models.family import family_of
 from lowbit.quant.formats import spell
-from lowbit.runs.prepare import (Prepared, prepare_run, weights_digest)
-from lowbit.runs.build import (Installed, hooks_of, install_run)
+from lowbit.runs.build import BuiltModel, build_run, hooks_of
+from lowbit.runs.device import Machine, PeakMemory, open_machine
+from lowbit.runs.export import peft, ternary
+from lowbit.runs.prepare import Prepared, prepare_run
 from lowbit.runs.record import (
     ADAPTER,
     CHECKPOINT,
     LOG,
     RECORD,
     SCORES,
+    Facts,
     Record,
     finish,
     resumable,
 )
+from lowbit.runs.record_fields import cost_of, facts_of, make_record
 from lowbit.runs.scoring import score
-from lowbit.train.loop import Setting, adapt
+from lowbit.runs.untrained import score_untrained
+from lowbit.train.loop import LoopSettings, train_model
 
 
 def run(
@@ -47,102 +45,100 @@ def run(
 ) -> Record:
     """Carry out one run, or the rest of it, and leave its record in `folder`.
 
-    `memory`: the bytes it may take where others run beside it; its times are then `shared`.
+    `memory`: the bytes it may take where several run at once; its times are then `shared`.
     """
-    device, compute = machine.set_up(execution, spec.train.compute)
+    machine = open_machine(execution, spec.train.compute, memory)
     _clear(folder)
     if spec.plan.adapter:
-        return lent(spec, folder, execution, device, compute)
-    return _trained(spec, folder, execution, device, compute, memory, watcher)
+        return score_untrained(spec, folder, machine)
+    return _train(spec, folder, machine, watcher)
 
 
-def _trained(
-    spec: RunSpec,
-    folder: Path,
-    execution: Execution,
-    device: torch.device,
-    compute: str,
-    memory: int | None,
-    watcher: Watcher,
-) -> Record:
-    peak = PeakMemory(device)
-    start = prepare_run(spec)
-    # The tokenised data stays, whatever was needed to make it; it is no part of a run's memory.
+def _train(spec: RunSpec, folder: Path, machine: Machine, watcher: Watcher) -> Record:
+    peak = PeakMemory(machine.device)
+    prepared = prepare_run(spec)
+    # Memory is counted from here: the tokenised data stays, but it is no part of a run's memory.
     peak.start()
-    made = install_run(spec, start, execution, device, compute, memory)
-    weights, data = weights_digest(start.checkpoint), start.data
-    facts = machine.facts(device, compute, execution, data.fingerprint, weights, data.notes)
-    setting = Setting(
-        kind=start.task.kind,
-        train=spec.training,
-        seed=spec.seed,
-        device=device,
-        fingerprint=resumable(spec, facts),
-        log=folder / LOG,
-        checkpoint=folder / CHECKPOINT,
-        hooks=hooks_of(spec.plan, made),
-        watcher=watcher,
-        checkpoint_every=_checkpoint_every(),
-    )
-    outcome = adapt(made.model, start.data.parts, setting)
-    metrics, ranks = {}, {s.name: made.choices[s.name].rank for s in made.sites}
+    built = build_run(prepared, machine)
+    facts = facts_of(prepared, machine)
+    settings = _loop_settings(prepared, built, machine, facts, folder, watcher)
+    outcome = train_model(built.model, prepared.data.parts, settings)
+    metrics, ranks = {}, {s.name: built.choices[s.name].rank for s in built.sites}
     if not outcome.diverged:
-        metrics = score(made.model, start, spec.train.eval_batch, folder)
+        metrics = score(built.model, prepared, folder)
         if metrics and outcome.position.best_value is not None:
             metrics["selection"] = outcome.position.best_value
             metrics["best_step"] = float(outcome.position.best_step)
     if metrics:
-        ranks = _write_adapter(spec, start, made, folder)
-    trained = sum(p.numel() for p in made.model.parameters() if p.requires_grad)
-    record = Record(
-        status="done" if metrics else "diverged",
-        fingerprint=spec.fingerprint,
-        spec=spec.declared(),
-        metric=start.task.metric,
-        better=start.task.better,
-        metrics=metrics,
-        bytes=bytes_of(made.sites, made.choices, ranks, made.other),
-        trainable=trained,
-        parameters=made.count.parameters,
-        sites=site_records(made.sites, made.choices, ranks),
+        ranks = _write_adapter(prepared, built, folder)
+    record = make_record(
+        prepared,
+        built,
         facts=facts,
-        cost=cost(outcome.position, peak, "alone" if memory is None else "shared"),
-        message=outcome.diverged or ("" if metrics else "the scored split's loss is not finite"),
+        metrics=metrics,
+        ranks=ranks,
+        trainable=sum(p.numel() for p in built.model.parameters() if p.requires_grad),
+        cost=cost_of(outcome.position, peak, "alone" if machine.memory is None else "shared"),
+        diverged=outcome.diverged,
     )
-    finished = finish(folder, record)
+    record = finish(folder, record)
     _tidy(folder)
-    return finished
+    return record
+
+
+def _loop_settings(
+    prepared: Prepared,
+    built: BuiltModel,
+    machine: Machine,
+    facts: Facts,
+    folder: Path,
+    watcher: Watcher,
+) -> LoopSettings:
+    spec = prepared.spec
+    return LoopSettings(
+        kind=prepared.kind,
+        train=spec.training,
+        seed=spec.seed,
+        device=machine.device,
+        fingerprint=resumable(spec, facts),
+        log=folder / LOG,
+        checkpoint=folder / CHECKPOINT,
+        hooks=hooks_of(spec.plan, built),
+        watcher=watcher,
+        checkpoint_every=_checkpoint_every(),
+    )
 
 
 def _checkpoint_every() -> float:
     """Seconds between checkpoints; tests that kill runs want them often."""
-    said = os.environ.get("LOWBIT_CHECKPOINT_EVERY", "30")
+    text = os.environ.get("LOWBIT_CHECKPOINT_EVERY", "30")
     try:
-        return float(said)
+        return float(text)
     except ValueError:
-        raise UserError(f"LOWBIT_CHECKPOINT_EVERY={said}: expected seconds, like 30") from None
+        raise UserError(f"LOWBIT_CHECKPOINT_EVERY={text}: expected seconds, like 30") from None
 
 
 def _tidy(folder: Path) -> None:
-    """A finished run needs no checkpoint, nor what a kill left half written."""
-    for rest in (folder / CHECKPOINT, *folder.glob("*.partial")):
-        rest.unlink(missing_ok=True)
+    """Remove the checkpoint and files that a killed process left half written."""
+    for path in (folder / CHECKPOINT, *folder.glob("*.partial")):
+        path.unlink(missing_ok=True)
 
 
 def _clear(folder: Path) -> None:
-    """What an earlier run left in the folder: a diverged one must not seem to have its scores."""
+    """Remove an earlier run's results: a run that diverges must not appear to have its scores."""
     (folder / RECORD).unlink(missing_ok=True)
     (folder / SCORES).unlink(missing_ok=True)
     shutil.rmtree(folder / ADAPTER, ignore_errors=True)
 
 
-def _write_adapter(spec: RunSpec, start: Prepared, made: Installed, folder: Path) -> dict[str, int]:
+def _write_adapter(prepared: Prepared, built: BuiltModel, folder: Path) -> dict[str, int]:
+    """Write the adapter; the rank that each site ended with."""
     origin = peft.Origin(
-        model=spec.model,
-        fingerprint=spec.fingerprint,
-        formats={name: spell(choice.quant) for name, choice in made.choices.items()},
-        conv1d=start.checkpoint.config.model_type == "gpt2",
+        model=prepared.spec.model,
+        fingerprint=prepared.spec.fingerprint,
+        formats={name: spell(choice.quant) for name, choice in built.choices.items()},
+        transposed=family_of(prepared.checkpoint.config.model_type).transposed,
     )
-    ranks = peft.write(folder / ADAPTER, made.model, start.task.kind, origin)
-    ternary.write(folder / ADAPTER, made.model)
-    return {site.name: ranks.get(site.name, 0) for site in made.sites}
+    ranks = peft.write(folder / ADAPTER, built.model, prepared.kind, origin)
+    ternary.write(folder / ADAPTER, built.model)
+    return {site.name: ranks.get(site.name, 0) for site in built.sites}

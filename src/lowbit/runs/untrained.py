@@ -1,7 +1,6 @@
-"""Runs that train nothing: a base scored as it is stored, bare or with another run's adapter.
+"""Runs that train nothing: they score a stored model, bare or with another run's adapter.
 
-What they show is what storing costs by itself: before any training, and after training that knew
-nothing of it.
+They show what storing alone costs: before any training, or after training that did not know of it.
 """
 
 from __future__ import annotations
@@ -9,63 +8,52 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from lowbit.runs import device as machine
-from lowbit.runs.record_fields import bytes_of, cost, site_records
 from lowbit.core.errors import RunError
-from lowbit.core.execution import Execution
 from lowbit.core.spec import RunSpec
-from lowbit.runs.device import PeakMemory
+from lowbit.runs.build import build_untrained
+from lowbit.runs.device import Machine, PeakMemory
 from lowbit.runs.export import peft
-from lowbit.runs.prepare import (prepare_run, weights_digest)
-from lowbit.runs.build import (install_bare)
-from lowbit.runs.record import ADAPTER, Record, finish, load
+from lowbit.runs.prepare import prepare_run
+from lowbit.runs.record import ADAPTER, Record, finish
+from lowbit.runs.record_fields import cost_of, facts_of, make_record
 from lowbit.runs.scoring import score
+from lowbit.runs.store import find_run
 from lowbit.train.checkpoint import Position
 from lowbit.train.log import Clocks
 
 
-def lent(
-    spec: RunSpec, folder: Path, execution: Execution, device: torch.device, compute: str
-) -> Record:
-    """Score the plan's base on the scored split and leave the record in `folder`.
+def score_untrained(spec: RunSpec, folder: Path, machine: Machine) -> Record:
+    """Score the plan's model on the scored split and leave the record in `folder`.
 
-    Its time is of no interest, so it is `alone` even where others run beside it.
+    Nobody reads its time, so it is recorded as `alone` even where other runs share the machine.
     """
-    peak, clocks = PeakMemory(device), Clocks(Position(spec.fingerprint))
-    loaded, ranks = _lender(spec, folder)
-    start = prepare_run(spec)
+    peak, clocks = PeakMemory(machine.device), Clocks(Position(spec.fingerprint))
+    adapter, adapter_ranks = _adapter_of_lender(spec, folder)
+    prepared = prepare_run(spec)
     peak.start()
-    made = install_bare(spec, start, execution, device, compute, loaded)
-    ranks = {site.name: ranks.get(site.name, 0) for site in made.sites}
-    choices = {n: replace(choice, rank=ranks[n]) for n, choice in made.choices.items()}
-    metrics = score(made.model, start, spec.train.eval_batch, folder)
-    weights, data = weights_digest(start.checkpoint), start.data
-    record = Record(
-        status="done" if metrics else "diverged",
-        fingerprint=spec.fingerprint,
-        spec=spec.declared(),
-        metric=start.task.metric,
-        better=start.task.better,
+    built = build_untrained(prepared, machine, adapter)
+    ranks = {site.name: adapter_ranks.get(site.name, 0) for site in built.sites}
+    choices = {n: replace(choice, rank=ranks[n]) for n, choice in built.choices.items()}
+    metrics = score(built.model, prepared, folder)
+    record = make_record(
+        prepared,
+        replace(built, choices=choices),
+        facts=facts_of(prepared, machine),
         metrics=metrics,
-        bytes=bytes_of(made.sites, choices, ranks, made.other),
+        ranks=ranks,
         trainable=0,
-        parameters=made.count.parameters,
-        sites=site_records(made.sites, choices, ranks),
-        facts=machine.facts(device, compute, execution, data.fingerprint, weights, data.notes),
-        cost=cost(clocks.stamp(Position(spec.fingerprint)), peak, "alone"),
-        message="" if metrics else "the scored split's loss is not finite",
+        cost=cost_of(clocks.stamp(Position(spec.fingerprint)), peak, "alone"),
     )
     return finish(folder, record)
 
 
-def _lender(spec: RunSpec, folder: Path) -> tuple[peft.Loaded | None, dict[str, int]]:
-    """The adapter that is lent, with its ranks; nothing for a bare base."""
+def _adapter_of_lender(spec: RunSpec, folder: Path) -> tuple[peft.Loaded | None, dict[str, int]]:
+    """The adapter of the run that this one takes it from, with its ranks; none for a bare base."""
     if spec.lender is None:
         return None, {}
     other = folder.parent / spec.lender
-    record = load(other)
+    finished = find_run(other)
+    record = None if finished is None else finished.record
     if record is None or record.status != "done":
         raise RunError(f"{spec.lender}, whose adapter this run takes, has not been run here")
     if spec.plan.lent and record.fingerprint != spec.plan.lent:

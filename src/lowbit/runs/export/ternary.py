@@ -19,8 +19,8 @@ from lowbit.core.errors import UserError
 from lowbit.core.files import write_atomic
 from lowbit.layers.frozen import Frozen
 from lowbit.layers.linear import Adapted
-from lowbit.layers.ternary.linear import bits8, layers
-from lowbit.layers.ternary.packing import store
+from lowbit.layers.ternary.linear import layers, round_activations
+from lowbit.layers.ternary.packing import pack_layer
 from lowbit.quant.codec import Packed
 from lowbit.quant.formats import parse
 
@@ -31,7 +31,7 @@ def write(folder: Path, model: nn.Module) -> None:
     """Nothing where no base was trained."""
     tensors: dict[str, Tensor] = {}
     for name, layer in layers(model).items():
-        kept = store(layer)
+        kept = pack_layer(layer)
         assert kept.packed.scales is not None
         tensors |= {f"{name}.codes": kept.packed.codes, f"{name}.scales": kept.packed.scales}
         if kept.bias is not None:
@@ -64,4 +64,4 @@ class Eight(Adapted):
     """A frozen matrix whose activations are rounded to 8 bits on their way in."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(bits8(x))
+        return super().forward(round_activations(x))
