@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lowbit.core.byte_sizes import parse_bytes
+from lowbit.core.execution import Execution
+from lowbit.core.spec import RunSpec
 from lowbit.planner.budget_plan import BudgetPlan
 from lowbit.planner.request import PlanRequest
 from lowbit.quant.formats import parse
@@ -61,10 +63,6 @@ def plan_for_budget(
         >>> best.solution.stored + planned.other <= 1_000_000
         True
     """
-    from lowbit.planner.planner import make_plan
-    from lowbit.runs.device import open_machine
-    from lowbit.runs.prepare import prepare_run
-
     spec, execution = single(model, task, "bf16", 0, without_plan(settings))
     for text in formats:
         parse(text)
@@ -78,6 +76,16 @@ def plan_for_budget(
         controls,
         untrained=untrained,
     )
+    return _solve(spec, execution, request, on_progress)
+
+
+def _solve(
+    spec: RunSpec, execution: Execution, request: PlanRequest, on_progress: OnProgress
+) -> BudgetPlan:
+    from lowbit.planner.planner import make_plan
+    from lowbit.runs.device import open_machine
+    from lowbit.runs.prepare import prepare_run
+
     machine = open_machine(execution, spec.train.compute)
     return make_plan(prepare_run(spec), machine, request, on_progress)
 
