@@ -6,6 +6,7 @@ cache         the folder of cached files
 errors        error classes, and suggestions of the nearest valid name
 execution     how a run is carried out: device, threads, residency
 files         atomic writes, digests, JSON lines
+moved_modules  where modules of the first layout went
 paired_tests  exact and bootstrap tests over paired runs
 plugins       the plug-ins of a folder, listed by the object that each defines
 progress      progress bars and phase lines

@@ -10,9 +10,11 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 from lowbit.core.errors import UserError, nearest
+from lowbit.core.moved_modules import new_path
 
 
 @cache
@@ -21,10 +23,23 @@ def plugins(package: str, constant: str) -> dict[str, Any]:
     folder = importlib.import_module(package)
     entries: dict[str, Any] = {}
     for module in sorted(m.name for m in pkgutil.iter_modules(folder.__path__)):
-        entry = getattr(importlib.import_module(f"{package}.{module}"), constant, None)
+        entry = getattr(_imported(f"{package}.{module}"), constant, None)
         if entry is not None:
             entries[entry.name] = entry
     return entries
+
+
+def _imported(module: str) -> ModuleType:
+    """A plug-in's module; one that imports an old path of ours is told the new one."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        path = new_path(error.name or "")
+        if path is None:
+            raise
+        raise UserError(
+            f"plug-in {module} imports {error.name}, which is {path} now: change its import"
+        ) from None
 
 
 def lookup(what: str, name: str, options: dict[str, Any]) -> Any:
