@@ -12,12 +12,12 @@ import pytest
 from helpers.models import opened
 from scipy import stats
 
-from lowbit.cli import run as commands
 from lowbit.core.files import read_jsonl
 from lowbit.core.spec import BLOCK_ROLES
 from lowbit.plan.rules import choose
 from lowbit.report.figures import gradients, memory, pareto, ranks
 from lowbit.study.cells import Setting, settings
+from lowbit.study.execute import How, missing_jobs
 from lowbit.study.results import read_results
 from lowbit.study.study import Study, read_study
 from lowbit.study.verdicts import Verdicts, judge
@@ -135,7 +135,7 @@ def test_an_ablation_changes_one_thing_of_joint_2(study: Study) -> None:
 
 
 def test_a_slice_ends_before_the_next_seed_begins(study: Study) -> None:
-    todo = commands._todo(replace(study, results=Path("nowhere")), rerun=False)
+    todo = missing_jobs(replace(study, results=Path("nowhere")), How())
     seeds = [cell.run.seed for cell in todo]
     assert seeds == sorted(seeds)
     assert len(todo) == len(study.runs)

@@ -12,14 +12,16 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.command_line import lowbit
 
 from lowbit.report import appendix, draw, page
 from lowbit.report.figures import predicted
@@ -114,3 +116,25 @@ def test_the_numbers_of_a_committed_study_are_what_they_were(name: str) -> None:
     assert sorted(digests) == sorted(expected)
     moved = {key for key, value in digests.items() if value != expected[key]}
     assert moved == set()
+
+
+@pytest.mark.late
+def test_the_demo_gives_what_it_gave(tmp_path: Path) -> None:
+    """Bytes and tokens exactly; losses to six digits on the CPU they were stored on, else closely:
+    another CPU adds in another order, and training carries that on."""
+    copy = shutil.copytree(
+        ROOT / "demo", tmp_path / "demo", ignore=lambda *_: ["results", "report"]
+    )
+    assert lowbit("run", copy, "--jobs", 2).code == 0
+    expected = stored()["demo"]
+    runs = {run.name: run.record for run in read_results(read_study(str(copy))).runs}
+    assert sorted(runs) == sorted(expected["runs"])
+    facts = asdict(next(iter(runs.values())).facts)
+    same_machine = all(facts[key] == value for key, value in expected["facts"].items())
+    for name, record in runs.items():
+        numbers = expected["runs"][name]
+        counted = (record.bytes.stored, record.trainable, record.cost.tokens)
+        assert counted == tuple(numbers[key] for key in ("stored", "trainable", "tokens")), name
+        for metric in ("loss", "selection"):
+            exact = pytest.approx(numbers[metric], abs=1e-6 if same_machine else 0.03)
+            assert record.metrics[metric] == exact, (name, metric)

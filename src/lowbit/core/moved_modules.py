@@ -65,7 +65,7 @@ theory.equations=sensitivity.theory.equations theory.noise=sensitivity.theory.ro
 traces=sensitivity.hutchinson verdicts=study.verdicts worth=sensitivity.rank_gain
 """
 
-MOVED = {old: new for old, new in (pair.split("=") for pair in _TABLE.split())}
+MOVED: dict[str, str] = dict(pair.split("=") for pair in _TABLE.split())  # type: ignore[misc]
 """Old to new path, both without `lowbit.`."""
 
 
