@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lowbit.cli.run import adapt_one
 from lowbit.core.errors import RunError, UserError
 from lowbit.core.files import read_jsonl, to_json, write_atomic
 from lowbit.core.spec import RunSpec
@@ -18,6 +17,7 @@ from lowbit.core.toml import check
 from lowbit.runs.record import LOG, Record
 from lowbit.runs.request import single
 from lowbit.runs.store import find_run
+from lowbit.study.execute import How, execute_single, finished_or_raise
 from lowbit.study.study import Study
 from original_plan.pairs import Row, identity
 
@@ -57,7 +57,8 @@ def fine_tune(asked: Asked, results: Path, stem: str) -> Path:
     if (spec.plan.format, spec.plan.rank, spec.plan.rule) != (text, asked.rank, ()):
         raise UserError("--set plan.format, plan.rank or plan.rule: bits and rank say them")
     one = _apart(Study(results / "runs", spec.name, "", (), (spec,), execution, results / "runs"))
-    adapt_one(one, None, rerun=False, instead="--model FOLDER")
+    endings = execute_single(one, None, How(model_hint="--model FOLDER"))
+    finished_or_raise(one, endings)
     folder = one.place(spec)
     finished = find_run(folder)
     record = None if finished is None else finished.record

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lowbit.cli.measure import measured, shown
+from lowbit.cli.text.measured import measured, shown
 from lowbit.core.errors import LowbitError, UserError
 from lowbit.core.execution import Execution
 from lowbit.core.spec import RunSpec

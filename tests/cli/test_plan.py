@@ -7,10 +7,11 @@ from math import log
 
 import pytest
 
-from lowbit.cli.plan import _foretold, _how_good
-from lowbit.cli.predict import _afterwards, _called, _prediction, _unsure
+from lowbit.cli.text.planned import _foretold, _how_good
+from lowbit.cli.text.predicted import _afterwards, _prediction, _unsure
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.planner.knapsack import Option, Solution
+from lowbit.sensitivity.by_name import unique_names
 from lowbit.sensitivity.predictors import Prediction
 from lowbit.sensitivity.table import Damage, JointDamage, RankEffect, SensitivityTable, SiteTable
 
@@ -77,7 +78,7 @@ def test_the_closed_form_to_trust_is_named(text: str, trusted: str, warned: bool
 def test_plans_of_one_name_are_told_apart_by_what_was_asked_for() -> None:
     spec = RunSpec("m", TaskSpec("t"), Plan("returned", "int4@64"), TrainSpec(), 0)
     other = replace(spec, plan=Plan("Joint-2", "int4@64"))
-    found = _called({"a/returned.toml": spec, "b/returned.toml": spec, "joint-2": other})
+    found = unique_names({"a/returned.toml": spec, "b/returned.toml": spec, "joint-2": other})
     assert list(found) == ["a/returned.toml", "b/returned.toml", "Joint-2"]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from helpers.command_line import WITHOUT_TORCH, lowbit, record_of, stamps, write_study
 
-from lowbit.cli.tools import TOOLS
+from lowbit.cli.doctor import TOOLS
 from lowbit.runs.record import CHECKPOINT, RECORD, load
 from lowbit.runs.workers.pool import Ending, Job, OnEnding, Order
 
@@ -110,7 +110,7 @@ def test_what_the_logs_warn_of_is_said_of_each_run_and_explained_once(
             on_ending(ending)
         return endings
 
-    monkeypatch.setattr("lowbit.cli.run.run_jobs", noisy)
+    monkeypatch.setattr("lowbit.study.execute.run_jobs", noisy)
     said = lowbit("run", study, "--rerun").out
     assert said.count("  warning: gradients are noisy\n") == 4
     assert " ".join(said.split()).count("an offset that stays") == 1

@@ -14,12 +14,12 @@ from helpers.models import opened
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lowbit.cli.run import AS_ARGUMENT
 from lowbit.core.errors import RunError, UserError
 from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.models.loading import PATTERNS, PICKLES, load, open_checkpoint, resolve, skeleton
 from lowbit.runs.check import check_runs
+from lowbit.study.execute import IN_ADAPT
 
 
 def test_a_hub_id_is_fetched_without_its_pickles(
@@ -87,7 +87,7 @@ def test_each_command_names_its_own_way_to_give_a_folder() -> None:
     with pytest.raises(RunError, match=r"workload\.N\.model=FOLDER"):
         check_runs((run,), execution)
     with pytest.raises(RunError, match=r"in its place: lowbit adapt FOLDER$"):
-        check_runs((run,), execution, AS_ARGUMENT)
+        check_runs((run,), execution, IN_ADAPT)
 
 
 def test_an_asset_is_named_by_its_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ from helpers.records import make_run, sites
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowbit.cli import tools
+from lowbit.cli.freeze import freeze
 from lowbit.core.errors import UserError
 from lowbit.core.spec import BLOCK_ROLES
 from lowbit.plan.file import load_plan
 from lowbit.plan.named import NAMED
 from lowbit.plan.rules import choose
-from lowbit.runs.freeze import frozen
+from lowbit.runs.freeze import freeze_run, frozen
 from lowbit.runs.record import Record
 
 BLOCKS = [site.name for site in sites() if site.role in BLOCK_ROLES]
@@ -50,11 +50,11 @@ def test_a_run_is_frozen_from_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make_run(tmp_path, "bf16").folder
-    tools.freeze(run, tmp_path / "kept.toml")
+    freeze(run, tmp_path / "kept.toml")
     assert "kept.toml" in capsys.readouterr().out
     assert load_plan(str(tmp_path / "kept.toml")).rank == 8
     for target, said in (("kept.toml", "is there already"), ("kept.json", "ends in .toml")):
         with pytest.raises(UserError, match=said):
-            tools.freeze(run, tmp_path / target)
+            freeze_run(run, tmp_path / target)
     with pytest.raises(UserError, match="holds no finished run"):
-        tools.freeze(tmp_path / "absent", tmp_path / "x.toml")
+        freeze_run(tmp_path / "absent", tmp_path / "x.toml")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lowbit.cli.measure import worked
+from lowbit.cli.text.measured import worked
 from lowbit.sensitivity.build_table import build_table
 from lowbit.sensitivity.measured_model import MeasuredModel
 from lowbit.sensitivity.table import Basis, MeasureRequest, SensitivityTable, from_text, to_text

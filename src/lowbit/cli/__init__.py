@@ -1,18 +1,26 @@
-"""The command line: one file a verb. No torch at import.
+"""The command line: one file for each verb. No torch at import.
 
-ask            the verbs that ask before training
-child_process  what a verb runs in a process of its own
+adapt          lowbit adapt
+compare        lowbit compare
 console        lines on the terminal
-dry_run        what a run would cost
-main           the `lowbit` command
+doctor         lowbit doctor
+draw           lowbit draw
+evaluate       lowbit evaluate
+export         lowbit export
+freeze         lowbit freeze
+guide          lowbit guide
+main           the `lowbit` command, assembled from its verbs
 measure        lowbit measure
 options        options that several verbs share
+pack           lowbit pack, unpack and results
 plan           lowbit plan
-predict        lowbit predict and guide
-predict_study  lowbit predict STUDY
+predict        lowbit predict
+predict_study  the forecasts of a study
+report         lowbit report
 research       lowbit research
-resolve        lowbit predict --until-resolved
-run            lowbit run and adapt
-study          lowbit compare, draw, report, status, validate
-tools          lowbit export, freeze, doctor
+resolve        text and seeds added until a study's gaps are resolved
+run            lowbit run
+status         lowbit status
+validate       lowbit validate
+text/          results as tables and sentences
 """

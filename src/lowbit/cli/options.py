@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -35,6 +36,12 @@ DeviceOption = Annotated[
     typer.Option(help="Where to run; auto takes CUDA, then MPS, then the CPU."),
 ]
 
+TOKENS = 4096
+TokensOption = Annotated[int, typer.Option(min=1, help="Tokens of calibration text.")]
+AtOption = Annotated[
+    Path | None,
+    typer.Option("--at", help="A finished 16-bit run; its adapter is merged before measuring."),
+]
 ModelArgument = Annotated[
     str,
     typer.Argument(
@@ -91,33 +98,6 @@ def seeds_of(text: str) -> tuple[int, ...]:
     if (text and not found) or len(set(found)) < len(found):
         raise UserError(f"--seeds {text}: expected each seed once, smaller ones first")
     return tuple(found)
-
-
-UNITS = {
-    "": 1,
-    "B": 1,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "KIB": 2**10,
-    "MIB": 2**20,
-    "GIB": 2**30,
-}
-
-
-def bytes_of(text: str) -> int:
-    """`12MB`, `1.5 GB`, `800kB`, `4096`."""
-    from lowbit.core.errors import UserError
-
-    number = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
-    unit = text[len(number) :].strip().upper()
-    try:
-        size = float(number) * UNITS[unit]
-    except (ValueError, KeyError):
-        raise UserError(f"'{text}': expected bytes, like 12MB or 1.5GB") from None
-    if not 0 < size < float("inf"):
-        raise UserError(f"'{text}': expected a positive number of bytes")
-    return round(size)
 
 
 def plans_of_bits(bits: list[int]) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.cli.console import say
-from lowbit.cli.measure import shown
+from lowbit.cli.text.measured import shown
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
 from lowbit.core.progress import phases

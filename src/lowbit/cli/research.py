@@ -56,7 +56,7 @@ def init(
     from rich.console import Console
     from rich.markup import escape
 
-    from lowbit.cli.options import bytes_of
+    from lowbit.core.byte_sizes import parse_bytes
     from lowbit.research import actions
     from lowbit.research.campaign.settings import Places, Settings, campaign_folder
 
@@ -72,7 +72,7 @@ def init(
         window=window,
         tokens=tokens,
         threads=threads or os.cpu_count() or 1,
-        memory=bytes_of(memory),
+        memory=parse_bytes(memory),
         device=device,
     )
     made = actions.init(folder, settings, dry_run)

@@ -8,9 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
+from lowbit.core.errors import UserError
+from lowbit.core.files import write_atomic
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import BLOCK_ROLES, Plan, Rule
+from lowbit.core.toml import check
+from lowbit.plan.file import to_toml
+from lowbit.runs.export_model import finished_record
 from lowbit.runs.record import Record
 
 
@@ -19,11 +25,11 @@ def frozen(plan: Plan, record: Record) -> Plan:
     ranks = {s.name: s.final_rank for s in record.sites if s.role in BLOCK_ROLES}
     usual = Counter(ranks.values()).most_common(1)[0][0]
     kept = tuple(replace(rule, rank=None) for rule in plan.rule)
-    found: dict[int, list[str]] = {}
+    names_by_rank: dict[int, list[str]] = {}
     for name, rank in ranks.items():
         if rank != usual:
-            found.setdefault(rank, []).append(name)
-    rules = (Rule(name=tuple(names), rank=rank) for rank, names in sorted(found.items()))
+            names_by_rank.setdefault(rank, []).append(name)
+    rules = (Rule(name=tuple(names), rank=rank) for rank, names in sorted(names_by_rank.items()))
     return replace(
         plan,
         name=f"{plan.name} frozen",

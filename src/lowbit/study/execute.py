@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
@@ -279,7 +279,8 @@ def execution_on(study: Study, device: Device | None) -> Execution:
 
 def checked(study: Study, execution: Execution, model_hint: str = IN_A_STUDY) -> Execution:
     """Check all runs before any begins, and measure once what `compute = "auto"` means."""
-    return replace(execution, measured=call(check_runs, study.runs, execution, model_hint))
+    compute: Any = call(check_runs, study.runs, execution, model_hint)
+    return replace(execution, measured=compute)
 
 
 def make_models(study: Study, show: bool = False) -> None:
