@@ -1,13 +1,14 @@
 """One RunSpec becomes one Record.
 
 allocator       the C allocator's two policies
-build           a plan carried out on a model
-cached_scores   scores of models that were not trained, kept
+build           a plan's model: sites, bytes, packed layers
+cached_scores   scores of untrained models, cached
 check           every run of a study against its model and data, before any begins
+comparison      scores of untrained models, and a gap between two
 demo_model      the tiny model that is pretrained here
 device          devices, compute types, and the facts of this machine
-dry_run         what a run costs, from ten steps of it
-encoding_cache  encoded matrices, kept
+dry_run         what a run costs, measured on ten steps
+encoding_cache  encoded matrices, cached
 evaluate        scores of an untrained model next to 16 bits
 export_model    a finished run as an ordinary model folder
 finished_run    a finished run's folder as a plain model
@@ -18,10 +19,11 @@ pack            finished run folders into a few files, and back
 packed_lines    the format of those files
 packed_runs     finished runs read from those files
 prepare         what a run starts from: model and data
-record          what one run leaves
-record_fields   bytes, sites and cost of a record
-request         one run from a command's words
+record          the record that a run writes
+record_fields   builds a record from a model and its scores
+request         one run from plain arguments
 run             the whole run: prepare, build, train, score, record
+run_cost        what a dry run measures
 scoring         scores of the scored split
 store           a results folder, packed or not
 untrained       runs that train nothing

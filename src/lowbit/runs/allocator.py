@@ -1,11 +1,11 @@
-"""Two ways for the C library to treat memory that is freed, and when each is right.
+"""Two policies for freed memory in the C library, and when to use each.
 
-A training step frees and takes the same blocks again and again: handed back to the system, they
-have to be cleared each time, some 20,000 pages a step, a sixth of its time. So they are kept.
-Loading takes large blocks that are never needed again between small ones that stay: kept, they
-leave holes, and a model of 100 MB holds 350. So they are handed back at once.
+A training step frees and allocates the same blocks repeatedly. If they go back to the system, it
+clears about 20,000 pages each step, a sixth of the step's time; so the process keeps them.
+Loading allocates large temporary blocks between small ones that stay. If the process keeps them,
+they leave holes, and a model of 100 MB occupies 350; so they go back to the system at once.
 
-glibc only; the allocators of other systems have no such dials and do without.
+This needs glibc. On other systems nothing changes.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ _mode = {"keeps": False}
 
 
 def keep() -> None:
-    """Keep what is freed for the next step."""
+    """Keep freed memory for the next step."""
     _mode["keeps"] = True
     _set(trim=2**31 - 1, mmap=_MOST)
 
 
 def spare() -> None:
-    """Hand back what is freed at once: about half the peak, and steps a third slower."""
+    """Return freed memory at once: about half the peak memory, and steps a third slower."""
     _mode["keeps"] = False
     _set(trim=2**20, mmap=2**20)
 
 
 @contextmanager
 def sparing() -> Iterator[None]:
-    """Hand back what is freed, for as long as this lasts; then as before."""
-    before = _mode["keeps"]
+    """Return freed memory at once inside this context, then restore the policy."""
+    kept_before = _mode["keeps"]
     spare()
     try:
         yield
     finally:
-        if before:
+        if kept_before:
             keep()
 
 

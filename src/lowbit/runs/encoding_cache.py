@@ -1,8 +1,8 @@
-"""Encoded matrices kept between runs: seeds of one plan need not encode the same base each.
+"""Caches encoded matrices, so that the seeds of one plan encode the base once.
 
-A file a matrix, named by everything that its content depends on: the checkpoint's digest, the
-matrix, the format spelled out in full, and this version of the encoder. What is stored is what
-was encoded, bit for bit. Plain types are not kept: casting is no slower than reading.
+Each matrix is a file named by everything that its content depends on: the checkpoint's digest, the
+matrix, the format spelled out in full, and the version of the encoder. A cached matrix equals an
+encoded one bit for bit. Plain types are not cached: casting is as fast as reading.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lowbit.quant.codec import TENSORS, Packed, encode
 from lowbit.quant.formats import is_cast, spell
 
 ENCODER = 1
-"""To be raised whenever the same weights would be encoded differently."""
+"""Increase whenever the same weights would be encoded differently."""
 
 
 @dataclass(frozen=True)

@@ -210,20 +210,20 @@ def check_current(folder: Path, record: Record, spec: RunSpec) -> None:
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    found = []
+    changes = []
     for key in sorted({*old, *new}):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            found += _differences(before, after, f"{prefix}{key}.")
+            changes += _differences(before, after, f"{prefix}{key}.")
         elif before != after:
-            found.append(f"{prefix}{key}: {before!r} -> {after!r}")
-    return found
+            changes.append(f"{prefix}{key}: {before!r} -> {after!r}")
+    return changes
 
 
 def resumable(spec: RunSpec, facts: Facts) -> str:
     """What a checkpoint belongs to: a run may only go on with what it began with."""
-    known = asdict(facts)
-    text = to_json([spec.fingerprint, *(known[key] for key in COMPARED)])
+    facts_by_name = asdict(facts)
+    text = to_json([spec.fingerprint, *(facts_by_name[key] for key in COMPARED)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -1,4 +1,7 @@
-"""What a run is recorded to have kept and cost: the byte count with the ranks that are left."""
+"""Builds a run's record from its model: bytes and sites at the final ranks, facts, cost.
+
+Runs that train and runs that only score build their records here, so both hold the same fields.
+"""
 
 from __future__ import annotations
 

@@ -150,10 +150,10 @@ def attach(model: nn.Module, loaded: Loaded) -> None:
         views[name].copy_(tensor)
 
 
-def _check_shape(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    if found != expected:
+def _check_shape(name: str, actual: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if actual != expected:
         raise UserError(
-            f"the adapter is of another model: '{name}' is {found} there and {expected} here"
+            f"the adapter is of another model: '{name}' is {actual} there and {expected} here"
         )
 
 

@@ -43,14 +43,14 @@ def write(folder: Path, model: nn.Module) -> None:
 
 def attach(model: nn.Module, folder: Path) -> None:
     """Put the packed matrices in the place of the layers that trained them."""
-    found = layers(model)
-    if not found:
+    trained = layers(model)
+    if not trained:
         return
     path = folder / NAME
     if not path.is_file():
         raise UserError(f"{folder} holds no {NAME}: run it again")
     tensors = load_file(path)
-    for name, layer in found.items():
+    for name, layer in trained.items():
         spec = parse(f"ternary@{layer.grid.group}")
         packed = Packed(spec, layer.shape, tensors[f"{name}.codes"], tensors[f"{name}.scales"])
         bias = tensors.get(f"{name}.bias")

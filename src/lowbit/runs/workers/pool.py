@@ -63,7 +63,7 @@ def run_jobs(jobs: Sequence[Job], order: Order, on_ending: OnEnding) -> list[End
     """
     order = replace(order, execution=_shared_threads(order), memory=_shared_memory(order))
     waiting = list(jobs)
-    running: dict[Connection, tuple[Job, Running]] = {}
+    running: dict[Connection, tuple[Job, Running[tuple[Record, bool]]]] = {}
     endings: list[Ending] = []
     try:
         while waiting or running:
@@ -82,8 +82,8 @@ def run_jobs(jobs: Sequence[Job], order: Order, on_ending: OnEnding) -> list[End
     return endings
 
 
-def _ending(job: Job, begun: Running) -> Ending:
-    answer = begun.answer()
+def _ending(job: Job, running: Running[tuple[Record, bool]]) -> Ending:
+    answer = running.answer()
     if isinstance(answer, Failure):
         return Ending(job, None, answer.bug + answer.message, answer.exit_code)
     record, kept = answer
@@ -105,7 +105,7 @@ def _shared_memory(order: Order) -> int | None:
 
 
 def work(job: Job, order: Order) -> tuple[Record, bool]:
-    """In the process: wait for whoever holds this run, then do what is left of it."""
+    """Wait for the run's lock, then do what is left of the run; runs in a process of its own."""
     from lowbit.runs.run import run
 
     locks = job.folder.parent / ".locks"
@@ -114,9 +114,9 @@ def work(job: Job, order: Order) -> tuple[Record, bool]:
         stack.enter_context(FileLock(locks / f"{job.folder.name}.lock"))
         if order.rerun:
             shutil.rmtree(job.folder, ignore_errors=True)
-        found = load(job.folder)
-        if found is not None and found.fingerprint == job.run.fingerprint:
-            return found, True
+        record = load(job.folder)
+        if record is not None and record.fingerprint == job.run.fingerprint:
+            return record, True
         job.folder.mkdir(parents=True, exist_ok=True)
         watcher = stack.enter_context(_watcher(job, order))
         return run(job.run, job.folder, order.execution, order.memory, watcher), False

@@ -1,7 +1,7 @@
-"""A function call in a process of its own, with its errors brought back as data.
+"""Calls a function in a process of its own and returns its errors as data.
 
-A process a run: its peak memory is its own, whatever it leaks dies with it, and if the system
-kills it the study goes on. Where the system can fork safely, processes are forked from a server
+Each run has its own process: its peak memory is its own, leaks end with it, and a study goes on
+when the system kills one. Where the system can fork safely, processes are forked from a server
 that has imported torch once (`preload`), which saves seconds a run.
 """
 
@@ -15,11 +15,14 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import psutil
 
 from lowbit.core.errors import LowbitError, RunError, describe_os_error
+
+Arguments = ParamSpec("Arguments")
+Returned = TypeVar("Returned")
 
 
 @dataclass(frozen=True)
@@ -32,16 +35,16 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Running:
+class Running(Generic[Returned]):
     """A call under way; `answer` waits for it."""
 
     process: Any
     pipe: Connection
 
-    def answer(self) -> Any:
-        """The call's result, or a Failure."""
+    def answer(self) -> Returned | Failure:
+        """Wait for what the function returned, or for a Failure."""
         try:
-            result = self.pipe.recv()
+            received: Returned | Failure = self.pipe.recv()
         except EOFError:
             self.process.join()
             if self.process.exitcode == -signal.SIGINT:
@@ -49,7 +52,7 @@ class Running:
                 raise KeyboardInterrupt from None
             return Failure(_killed(self.process.exitcode), 1)
         self.process.join()
-        return result
+        return received
 
     def stop(self) -> None:
         if self.process.is_alive():
@@ -57,18 +60,25 @@ class Running:
         self.process.join()
 
 
-def start(function: Callable[..., Any], *arguments: Any) -> Running:
+def start(
+    function: Callable[Arguments, Returned], *arguments: Arguments.args, **named: Arguments.kwargs
+) -> Running[Returned]:
+    """Start a call in a new process."""
     context = _context()
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(theirs, _surroundings(), function, arguments))
+    process = context.Process(
+        target=_work, args=(theirs, _environment(), function, arguments, named)
+    )
     process.start()
     theirs.close()
     return Running(process, ours)
 
 
-def call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Start, wait, and raise what went wrong."""
-    running = start(function, *arguments)
+def call(
+    function: Callable[Arguments, Returned], *arguments: Arguments.args, **named: Arguments.kwargs
+) -> Returned:
+    """Call a function in a new process; return what it returns, or raise its error."""
+    running = start(function, *arguments, **named)
     try:
         return unwrap(running.answer())
     except KeyboardInterrupt:
@@ -76,18 +86,19 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
         raise
 
 
-def unwrap(result: Any) -> Any:
-    if not isinstance(result, Failure):
-        return result
-    if result.bug:
-        sys.stderr.write(result.bug)
-    error = RunError(result.message)
-    error.exit_code = result.exit_code
+def unwrap(answer: Returned | Failure) -> Returned:
+    """What the function returned; raises where it failed."""
+    if not isinstance(answer, Failure):
+        return answer
+    if answer.bug:
+        sys.stderr.write(answer.bug)
+    error = RunError(answer.message)
+    error.exit_code = answer.exit_code
     raise error
 
 
-def _surroundings() -> dict[str, str]:
-    """This process's environment as it is now: a server's is that of its first call."""
+def _environment() -> dict[str, str]:
+    """This process's environment now; the fork server still has that of its first call."""
     return {**os.environ, "LOWBIT_PARENT": str(os.getpid())}
 
 
@@ -102,21 +113,24 @@ def _context() -> Any:
 
 def _work(
     pipe: Connection,
-    surroundings: Mapping[str, str],
+    environment: Mapping[str, str],
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
+    named: Mapping[str, Any],
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.environ.clear()
-    os.environ.update(surroundings)
-    pipe.send(guarded(function, *arguments))
+    os.environ.update(environment)
+    pipe.send(guarded(function, *arguments, **named))
     pipe.close()
 
 
-def guarded(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The result, or what went wrong as a Failure with a message for the person."""
+def guarded(
+    function: Callable[Arguments, Returned], *arguments: Arguments.args, **named: Arguments.kwargs
+) -> Returned | Failure:
+    """What the function returns, or a Failure with a message for the user."""
     try:
-        return function(*arguments)
+        return function(*arguments, **named)
     except LowbitError as error:
         return Failure(str(error), error.exit_code)
     except OSError as error:
@@ -125,8 +139,8 @@ def guarded(function: Callable[..., Any], *arguments: Any) -> Any:
         return Failure(describe_os_error(error), 1)
     except Exception as error:
         if isinstance(error, MemoryError) or "memory" in str(error).lower():
-            said = str(error).strip().partition("\n")[0]
-            return Failure(f"out of memory{': ' if said else ''}{said}", 1)
+            reason = str(error).strip().partition("\n")[0]
+            return Failure(f"out of memory{': ' if reason else ''}{reason}", 1)
         return Failure(f"{type(error).__name__}: {error}", 1, traceback.format_exc())
 
 
@@ -139,10 +153,10 @@ def _killed(code: int | None) -> str:
 
 
 def orphaned() -> bool:
-    """Whether the process that asked for this work is gone, so that nobody waits for it."""
+    """Whether the process that started this one has ended, so that nobody waits for the result."""
     parent = os.environ.get("LOWBIT_PARENT")
     try:
-        # A dead process that nobody has buried yet is gone too.
+        # A zombie has ended too.
         return parent is not None and psutil.Process(int(parent)).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
