@@ -89,7 +89,7 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from helpers.campaigns import Arithmetic, SETTINGS, machine
 from dataclasses import replace
-from lowbit.research.campaign import Places
+from lowbit.research.campaign.settings import Places
 from lowbit.research.proposers import proposer
 
 class Slow(Arithmetic):

@@ -1,8 +1,8 @@
 """Whole trials that cheat: each a real program in a real jail, our own figure beside its claim.
 
 What one program may read, write, take and leave running is in `test_sandbox`; what an artefact may
-hold is in `test_artefact`; edits of `prepare.py` and of nothing but a seed are in
-`test_research_verbs` and `test_research_loop`. Here is what a campaign makes of it.
+hold is in `test_artefact`; edits of `prepare.py` and of nothing but a seed are in `test_actions`
+and `test_loop`. Here is what a campaign makes of it.
 """
 
 from __future__ import annotations
@@ -138,7 +138,8 @@ def test_the_evaluator_is_out_of_its_reach(
     """It plants a package of our name, a sitecustomize, and patches what it can import."""
     code = f"""
     import os, pathlib, sys
-    for name in ("lowbit/research/evaluator.py", "lowbit/__init__.py", "sitecustomize.py"):
+    evaluator = "lowbit/research/candidate/evaluator.py"
+    for name in (evaluator, "lowbit/__init__.py", "sitecustomize.py"):
         path = pathlib.Path(name); path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("print('{{\\"texts\\": {{\\"screening\\": [[0.0], [1]]}}}}')")
     for folder in sys.path:
@@ -161,10 +162,11 @@ def test_the_folder_that_somebody_stands_in_scores_nothing(
 ) -> None:  # fmt: skip
     """A package of our name there is not the one that scores."""
     honest = tried(places, base, f"leave(); claim({true_ppl[1]})")
-    forged = tmp_path / "here" / "lowbit" / "research"
+    forged = tmp_path / "here" / "lowbit" / "research" / "candidate"
     forged.mkdir(parents=True)
-    for name in (forged / "evaluator.py", forged / "__init__.py", forged.parent / "__init__.py"):
-        name.write_text("raise SystemExit('forged')")
+    packages = (forged, forged.parent, forged.parent.parent)
+    for path in (forged / "evaluator.py", *(package / "__init__.py" for package in packages)):
+        path.write_text("raise SystemExit('forged')")
     monkeypatch.chdir(tmp_path / "here")
     ran = tried(places, base, f"leave(); claim({true_ppl[1]})")
     assert (ran.reason, ran.scores) == ("", honest.scores)
