@@ -39,7 +39,8 @@ def run(
     until_resolved: Annotated[
         bool,
         typer.Option(
-            help="Predict too, and add text or seeds where prediction and result differ unresolved."
+            "--until-resolved",
+            help="Predict too, and add text or seeds where a gap is not resolved.",
         ),
     ] = False,
     most_seeds: Annotated[

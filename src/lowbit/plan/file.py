@@ -25,10 +25,12 @@ def load_plan(text: str) -> Plan:
     Raises:
         UserError: The file, the name or a format in it is not valid.
 
-    >>> load_plan("nf4@64").format
-    'nf4@64'
-    >>> load_plan("B-FP").rank
-    8
+    Example:
+        >>> from lowbit import load_plan
+        >>> load_plan("nf4@64").format
+        'nf4@64'
+        >>> load_plan("B-FP").rank
+        8
     """
     path = Path(text)
     if path.suffix != ".toml":

@@ -37,11 +37,7 @@ IN_ADAPT = "lowbit adapt FOLDER"
 """Where a single run gets a model's folder, for error messages."""
 
 
-def _ignore_ending(ending: Ending, done: int, total: int) -> None:
-    """Report nothing."""
-
-
-def _ignore_note(note: str) -> None:
+def _ignore(*_: object) -> None:
     """Report nothing."""
 
 
@@ -52,8 +48,8 @@ class How:
     jobs: int = 1
     rerun: bool = False
     show: Literal["bar", "nothing"] = "nothing"
-    on_ending: OnEnding = _ignore_ending
-    on_note: OnNote = _ignore_note
+    on_ending: OnEnding = _ignore
+    on_note: OnNote = _ignore
     model_hint: str = IN_A_STUDY
     """Where a user gives a model's folder, for the error when the name leads nowhere."""
 
@@ -68,7 +64,7 @@ def run_study(
     jobs: int = 1,
     device: Device | None = None,
     rerun: bool = False,
-    on_ending: OnEnding = _ignore_ending,
+    on_ending: OnEnding = _ignore,
 ) -> tuple[Ending, ...]:
     """Run what a study lacks. Finished runs are skipped, interrupted ones are resumed.
 
@@ -238,8 +234,7 @@ def time_alone(study: Study, execution: Execution, on_note: OnNote) -> None:
     """A few steps of each configuration alone, where its runs' own cost says too little."""
 
     def probe(run: RunSpec, execution: Execution, timed: bool) -> RunCost:
-        cost: RunCost = call(measure_run, run, execution, timed)
-        return cost
+        return call(measure_run, run, execution, timed)
 
     results = ResultsFolder(study.results)
     for run in study.runs:
