@@ -12,15 +12,17 @@ guide          lowbit guide
 main           the `lowbit` command, assembled from its verbs
 measure        lowbit measure
 options        options that several verbs share
-pack           lowbit pack, unpack and results
+pack           lowbit pack
 plan           lowbit plan
 predict        lowbit predict
 predict_study  the forecasts of a study
 report         lowbit report
 research       lowbit research
 resolve        text and seeds added until a study's gaps are resolved
+results        lowbit results
 run            lowbit run
 status         lowbit status
+unpack         lowbit unpack
 validate       lowbit validate
 text/          results as tables and sentences
 """

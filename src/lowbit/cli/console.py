@@ -1,4 +1,4 @@
-"""lowbit.cli.console"""
+"""Lines on the terminal, at its width, with no markup in what users named."""
 
 from __future__ import annotations
 

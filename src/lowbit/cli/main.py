@@ -19,18 +19,21 @@ from lowbit.cli.export import export
 from lowbit.cli.freeze import freeze
 from lowbit.cli.guide import guide
 from lowbit.cli.measure import measure
+from lowbit.cli.pack import pack
 from lowbit.cli.plan import plan
 from lowbit.cli.predict import predict
 from lowbit.cli.report import report
 from lowbit.cli.research import app as research
+from lowbit.cli.results import results
 from lowbit.cli.run import run
 from lowbit.cli.status import status
+from lowbit.cli.unpack import unpack
 from lowbit.cli.validate import validate
 
 GROUPS = {
     "Fine-tune": (adapt, evaluate, export, freeze),
     "Before you train": (measure, predict, guide, plan),
-    "Studies": (run, status, validate, compare, draw, report),
+    "Studies": (run, status, validate, compare, draw, report, pack, unpack, results),
 }
 
 app = typer.Typer(

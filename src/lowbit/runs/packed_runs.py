@@ -57,7 +57,7 @@ class LineFile:
         return name
 
     def body(self, name: str, digest: str | None = None) -> Body:
-        """The line of a name, checked against its own digest and the one that another line holds."""
+        """The line of a name, checked against its own digest and the one in another line."""
         number, line = self.lines[name]
         body, own = packed_lines.opened(line, self.path, number)
         if digest is not None and own != digest:

@@ -1,4 +1,4 @@
-"""Seeds and text that a study was given after its declaration, because a gap was unresolved. No torch.
+"""Seeds and text added to a study after its declaration, because a gap was unresolved. No torch.
 
 They lie next to the records in `added.json`: seeds by part, and text by part. More text is a
 workload that trains nothing (ADR 21), with a part and a forecast of its own.
@@ -104,7 +104,7 @@ def _longer(raw: Raw, workload: Raw, text: MoreText) -> dict[str, Any]:
     copy = deepcopy(workload)
     task, whole = copy["task"], {**raw.get("task", {}), **workload["task"]}
     if whole.get("rest"):
-        # Forecasts were calibrated on the rest of the training text, so the task's own part is scored.
+        # Forecasts were calibrated on the rest of the training text: score the task's own part.
         task["scored_rest"] = whole["scored_limit"]
     task["tag"] = ", ".join(filter(None, (task.get("tag", ""), f"{text.scored_limit} scored")))
     task["scored_limit"] = text.scored_limit

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lowbit.core.errors import UserError, nearest
 from lowbit.core.spec import RunSpec, TaskSpec
-from lowbit.core.toml import Raw, location, check
+from lowbit.core.toml import Raw, check, location
 from lowbit.plan.file import check_formats, check_rest
 from lowbit.plan.named import named
 from lowbit.study.claims import check_claims
@@ -21,7 +21,9 @@ def validate(raw: Raw, path: Path | None) -> StudyFile:
     for name in ("plans", "workload", "seeds"):
         values = getattr(parsed, name)
         if not values:
-            raise UserError(f"{location(path, name) or 'the study: '}{name} is empty: nothing to run")
+            raise UserError(
+                f"{location(path, name) or 'the study: '}{name} is empty: nothing to run"
+            )
         twice = next((v for v in values if values.count(v) > 1), None)
         if twice is not None and name != "workload":
             raise UserError(f"{location(path, name)}{name} has {twice!r} twice")
@@ -69,7 +71,8 @@ def _check_parts(parsed: StudyFile, path: Path | None) -> None:
                 raise UserError(f"{location(path, 'part', i, 'plans')}{error}") from None
         if part.control and part.control not in part.plans:
             raise UserError(
-                f"{location(path, 'part', i, 'control')}control '{part.control}' is none of its plans."
+                f"{location(path, 'part', i, 'control')}control '{part.control}' is none of its "
+                "plans."
                 f"{nearest(part.control, part.plans)}"
             )
     for i, forecast in enumerate(parsed.forecast):
@@ -80,13 +83,15 @@ def _check_parts(parsed: StudyFile, path: Path | None) -> None:
     for i, workload in enumerate(parsed.workload):
         if workload.adapters and workload.adapters not in trained:
             raise UserError(
-                f"{location(path, 'workload', i, 'adapters')}no workload '{workload.adapters}' that "
-                f"trains adapters.{nearest(workload.adapters, trained)}"
+                f"{location(path, 'workload', i, 'adapters')}no workload '{workload.adapters}' "
+                f"that trains adapters.{nearest(workload.adapters, trained)}"
             )
     for where, chosen in (("tasks", parsed.tasks), *(("part", p.tasks) for p in parsed.part)):
         for task in chosen:
             if task not in tasks:
-                raise UserError(f"{location(path, where)}no workload '{task}'.{nearest(task, tasks)}")
+                raise UserError(
+                    f"{location(path, where)}no workload '{task}'.{nearest(task, tasks)}"
+                )
 
 
 def check_lenders(runs: Sequence[RunSpec]) -> None:

@@ -2,7 +2,8 @@
 
 A claim compares one plan with another on one task. The study's claims (five at most) share its
 alpha by Holm's rule. Questions are written alike, may be any number, and decide nothing. A claim
-that can never reach significance with the declared seeds is rejected before anything runs. No torch.
+that can never reach significance with the declared seeds is rejected before anything runs.
+No torch.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Claim:
     fraction of what `than` has. `equal`: within the margin either way.
 
     `less`: two more plans, whose own difference is taken off: does the first plan gain more over
-    the second than the third over the fourth? `mean_with`: plans that are averaged with `than` before the comparison.
+    the second than the third over the fourth? `mean_with`: plans that are
+    averaged with `than` before the comparison.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT

@@ -51,8 +51,8 @@ class Point:
 
 @dataclass(frozen=True)
 class PlanForecast:
-    """The prediction of one plan: the damage of all its sites at once, the share of it that training
-    should leave, and the bits of its smallest format."""
+    """The prediction of one plan: the damage of all its sites at once, the share of it that
+    training should leave, and the bits of its smallest format."""
 
     plan: str
     whole: JointDamage
@@ -62,8 +62,8 @@ class PlanForecast:
 
 @dataclass(frozen=True)
 class PointForecast:
-    """The predictions at one point. `units`: tokens or examples of calibration. `after`: how many of
-    the predicted runs had ended already when the prediction was made."""
+    """The predictions at one point. `units`: tokens or examples of calibration. `after`: how many
+    of the predicted runs had ended already when the prediction was made."""
 
     about: str
     kind: str

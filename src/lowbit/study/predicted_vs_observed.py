@@ -1,4 +1,4 @@
-"""Predicted gaps next to observed ones: one entry for every predicted plan that was run. No torch."""
+"""Predicted gaps next to observed ones, one for every predicted plan that was run. No torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lowbit.study.schema import Forecast
 from lowbit.study.study import Study
 
 RESOLVED = 0.05
-"""A gap is sharp where its error, and the spread of its prediction, are at most this share of it."""
+"""A gap is sharp where its error and its prediction's spread are at most this share of it."""
 BASELINES = ("weight error", "4^-b")
 TRUSTED = "trusted closed form"
 PREDICTORS = (TRUSTED, *NAMES, *BASELINES)
@@ -75,7 +75,7 @@ class PredictedGap:
 
     @property
     def by_seeds(self) -> bool:
-        """Whether more seeds could make it sharp: the documents' error does not shrink with them."""
+        """Whether more seeds could make it sharp: they do not shrink the documents' error."""
         documents = math.sqrt(max(0.0, self.se**2 - self.seed_se**2))
         return not self.sharp and documents <= RESOLVED * abs(self.observed)
 
@@ -231,7 +231,7 @@ def _gap(study: Study, setting: Setting, entry: _Forecasted) -> PredictedGap | N
 def _over_points(
     forecast: Forecast, forecasts: Sequence[tuple[PlanForecast, PlanForecast]]
 ) -> dict[str, Prediction]:
-    """The mean over the points' seeds. Calibration text is the same for all points, seeds are not."""
+    """The mean over the points' seeds; the calibration text is the same for all points."""
     at_points = [_at_point(forecast, plan, anchor) for plan, anchor in forecasts]
     means = {}
     for name in at_points[0]:

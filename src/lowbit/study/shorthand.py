@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.core.errors import UserError
-from lowbit.core.toml import Raw, location, check, merge_tables, read_toml
+from lowbit.core.toml import Raw, check, location, merge_tables, read_toml
 from lowbit.plan.named import named
 
 
@@ -85,7 +85,9 @@ def _filled(name: str, plan: Raw, path: Path) -> Raw:
     if "file" not in plan:
         return merge_tables(start_of(name), rest)
     if not isinstance(plan["file"], str):
-        raise UserError(f"{location(path, 'plan', name, 'file')}file should be a path beside the study")
+        raise UserError(
+            f"{location(path, 'plan', name, 'file')}file should be a path beside the study"
+        )
     return merge_tables({"name": name, **read_toml(path.parent / plan["file"])}, rest)
 
 

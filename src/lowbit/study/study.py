@@ -31,7 +31,7 @@ from pathlib import Path
 from lowbit.core.errors import UserError, nearest
 from lowbit.core.execution import Execution
 from lowbit.core.spec import BARE, Plan, RunSpec, TaskSpec, TrainSpec
-from lowbit.core.toml import Raw, check, override, set_key, read_toml
+from lowbit.core.toml import Raw, check, override, read_toml, set_key
 from lowbit.plan.named import named
 from lowbit.study import additions
 from lowbit.study.checks import check_lenders, check_no_new_plans, validate
