@@ -459,7 +459,7 @@ def test_a_model_is_measured_before_it_is_trained(
     assert set(json.loads(kept.read_text())["whole"]) == {"int4@32"}
     wrong = lowbit("measure", tiny_model("bert"), "--task", tiny_jsonl)
     assert wrong.code == 2
-    assert "a classifier's head does not exist before training" in " ".join(wrong.err.split())
+    assert "a classifier has no trained head before training" in " ".join(wrong.err.split())
 
 
 @pytest.mark.late
