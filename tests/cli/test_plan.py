@@ -7,7 +7,7 @@ from math import log
 
 import pytest
 
-from lowbit.cli.text.planned import _foretold, _how_good
+from lowbit.cli.text.planned import _how_good, _predicted_gap
 from lowbit.cli.text.predicted import _afterwards, _prediction, _unsure
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.planner.knapsack import Option, Solution
@@ -68,11 +68,11 @@ def test_a_uniform_plan_that_is_nearer_before_training_is_named(kl: float, said:
 def test_the_closed_form_to_trust_is_named(text: str, trusted: str, warned: bool) -> None:
     found = {n: Prediction(n, 0.1, 0.01, n == "kl") for n in ("taylor", "kfac", "kl")}
     option = Option("a", text, 8, 0.1, 100, 200, 0.1, 0.0)
-    (words,) = _foretold(found, Solution((option,), 0.1))
+    (words,) = _predicted_gap(found, Solution((option,), 0.1))
     assert words.startswith("Predicted gap before training: 0.1000 nats (0.0804 to 0.1196), by run")
     assert trusted in words
     assert ("below 3 none was near" in words) == warned
-    assert _foretold({}, Solution((option,), 0.1)) == []
+    assert _predicted_gap({}, Solution((option,), 0.1)) == []
 
 
 def test_plans_of_one_name_are_told_apart_by_what_was_asked_for() -> None:

@@ -86,7 +86,7 @@ def seeds_of(text: str) -> tuple[int, ...]:
     """`0,1,2` or `0-5`."""
     from lowbit.core.errors import UserError
 
-    found: list[int] = []
+    seeds: list[int] = []
     for part in filter(None, text.split(",")):
         low, dash, high = part.partition("-")
         if not low.strip().isdecimal() or (dash and not high.strip().isdecimal()):
@@ -94,18 +94,20 @@ def seeds_of(text: str) -> tuple[int, ...]:
         first, last = int(low), int(high or low)
         if last - first >= MOST_SEEDS:
             raise UserError(f"--seeds {text}: at most {MOST_SEEDS:,} at once")
-        found += range(first, last + 1)
-    if (text and not found) or len(set(found)) < len(found):
+        seeds += range(first, last + 1)
+    if (text and not seeds) or len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds {text}: expected each seed once, smaller ones first")
-    return tuple(found)
+    return tuple(seeds)
 
 
 def plans_of_bits(bits: list[int]) -> list[str]:
     """The documents' word for a plan: block matrices in so many bits, in groups of 64."""
     from lowbit.core.errors import UserError
 
-    known = {16: "bf16", **{b: f"int{b}@64" for b in range(2, 9)}}
+    formats = {16: "bf16", **{b: f"int{b}@64" for b in range(2, 9)}}
     for each in bits:
-        if each not in known:
-            raise UserError(f"--bits {each}: expected one of {', '.join(map(str, sorted(known)))}")
-    return [known[each] for each in bits]
+        if each not in formats:
+            raise UserError(
+                f"--bits {each}: expected one of {', '.join(map(str, sorted(formats)))}"
+            )
+    return [formats[each] for each in bits]

@@ -42,13 +42,13 @@ def predict(study: Study, jobs: int = 1) -> None:
 
 def _in_turn(todo: Sequence[tuple[str, forecasts.Point]]) -> list[tuple[str, forecasts.Point]]:
     """What is measured where another point is comes last: by then it is known, not under way."""
-    known: set[object] = set()
+    measured_keys: set[object] = set()
     first: list[tuple[str, forecasts.Point]] = []
     again: list[tuple[str, forecasts.Point]] = []
     for place, point in todo:
         key = (point.at, point.runs[0].task, point.forecast.tokens, point.forecast.curved)
-        (again if key in known else first).append((place, point))
-        known.add(key)
+        (again if key in measured_keys else first).append((place, point))
+        measured_keys.add(key)
     return first + again
 
 
@@ -72,10 +72,10 @@ def _keep(study: Study, place: str, point: forecasts.Point, ended: int, running:
 
 def _ended(study: Study, point: forecasts.Point) -> int:
     """Runs of what is predicted at a point that have ended: none, where predictions come first."""
-    asked = {(run.model, run.task.called, run.plan.name) for run in point.runs}
-    mine = (r for r in study.runs if (r.model, r.task.called, r.plan.name) in asked)
+    plans = {(run.model, run.task.called, run.plan.name) for run in point.runs}
+    runs_of_plans = (r for r in study.runs if (r.model, r.task.called, r.plan.name) in plans)
     results = ResultsFolder(study.results)
-    return sum(results.find(run.name) is not None for run in mine)
+    return sum(results.find(run.name) is not None for run in runs_of_plans)
 
 
 def _not_ready(at: Path, point: forecasts.Point) -> str:

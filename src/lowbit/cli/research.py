@@ -75,13 +75,13 @@ def init(
         memory=parse_bytes(memory),
         device=device,
     )
-    made = actions.init(folder, settings, dry_run)
+    outcome = actions.init(folder, settings, dry_run)
     say = Console(highlight=False).print
     places = Places(campaign_folder(folder), tag)
-    say(f"{'would begin' if dry_run else 'begun'}: branch {escape(made['branch'])}")
-    for name, found in made.get("texts", {}).items():
-        size = found.get("rows") or found["articles"]
-        say(f"  {name:<20}{size:,} {'rows' if 'rows' in found else 'articles'}")
+    say(f"{'would begin' if dry_run else 'begun'}: branch {escape(outcome['branch'])}")
+    for name, size_of in outcome.get("texts", {}).items():
+        size = size_of.get("rows") or size_of["articles"]
+        say(f"  {name:<20}{size:,} {'rows' if 'rows' in size_of else 'articles'}")
     say(f"an agent edits  {escape(str(places.tree / 'train.py'))}", soft_wrap=True)
     say(f"or leave it alone: lowbit research run {escape(folder)} --tag {escape(tag)}")
 
@@ -105,7 +105,7 @@ def run(
     from lowbit.research import actions
 
     if dry_run:
-        _foresee(_at(folder, tag), proposer, trials, jobs, seed)
+        _preview(_at(folder, tag), proposer, trials, jobs, seed)
         return
     from lowbit.research.report.console import Screen
 
@@ -144,9 +144,9 @@ def trial(
     from lowbit.research.report.console import Screen, why
 
     with Screen() as screen:
-        made, _ = actions.trial(_at(folder, tag, watch=screen), message)
-    typer.echo(f"{made.status}: {why(made)}")
-    if made.status == "crash":
+        outcome, _ = actions.trial(_at(folder, tag, watch=screen), message)
+    typer.echo(f"{outcome.status}: {why(outcome)}")
+    if outcome.status == "crash":
         raise typer.Exit(1)
 
 
@@ -226,9 +226,9 @@ def _at(folder: str, tag: str | None, **more: Any) -> Any:
     return Campaign.at(folder, tag, **more)
 
 
-def _foresee(campaign: Any, proposer: str, trials: int | None, jobs: int, seed: int) -> None:
+def _preview(campaign: Any, proposer: str, trials: int | None, jobs: int, seed: int) -> None:
     """What `run` would do, without doing any of it."""
     from lowbit.research import actions
 
-    for line in actions.foresee(campaign, proposer, trials, jobs, seed):
+    for line in actions.preview(campaign, proposer, trials, jobs, seed):
         typer.echo(line)

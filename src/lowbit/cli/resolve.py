@@ -39,20 +39,20 @@ def until_resolved(
             carry_out(replace(study, runs=tuple(run for run in study.runs if run in first)))
         predict_study.predict(study)
         carry_out(study)
-        known, found = additions.read(study.results), predicted_gaps(read_results(study))
-        short = short_of_text(found, MOST_TEXT)
-        text = _texts(study, short, known)
+        added, gaps = additions.read(study.results), predicted_gaps(read_results(study))
+        short = short_of_text(gaps, MOST_TEXT)
+        text = _texts(study, short, added)
         given = [c for c in short if (c.part, c.task) in {(one.part, one.task) for one in text}]
-        vague = [c for c in unresolved(found) if c not in given]
+        vague = [c for c in unresolved(gaps) if c not in given]
         if not vague and not text:
             say("no cell is off by more than 10 % that more text or seeds could decide")
-            if rest := vaguely_predicted(found):
+            if rest := vaguely_predicted(gaps):
                 wrapped(
-                    f"observed sharply, but foretold to more than 5 %: {_named(rest)}; calibration "
-                    "text would tell, by more `tokens` of their forecasts"
+                    f"observed sharply, but predicted only to more than 5 %: {_gap_names(rest)}; "
+                    "calibration text would tell, by more `tokens` of their forecasts"
                 )
             return
-        wrapped(f"unresolved: {_named([*given, *vague])}")
+        wrapped(f"unresolved: {_gap_names([*given, *vague])}")
         more = _seeds(study, vague, most)
         if not more and not text:
             say(f"and their parts have {most} seeds already: nothing is added")
@@ -61,39 +61,42 @@ def until_resolved(
             wrapped(f"part '{one.part}': {', '.join(one.plans)} on {one.scored_limit:,} examples")
         for name, seed in more.items():
             say(f"part '{name}' gets seed {seed}")
-        seeds = {name: (*known.seeds.get(name, ()), seed) for name, seed in more.items()}
-        additions.write(study.results, Additions({**known.seeds, **seeds}, (*known.text, *text)))
+        seeds = {name: (*added.seeds.get(name, ()), seed) for name, seed in more.items()}
+        additions.write(study.results, Additions({**added.seeds, **seeds}, (*added.text, *text)))
 
 
-def _named(found: Iterable[PredictedGap]) -> str:
-    return ", ".join(f"{cell.plan} ({cell.kind})" for cell in found)
+def _gap_names(gaps: Iterable[PredictedGap]) -> str:
+    return ", ".join(f"{cell.plan} ({cell.kind})" for cell in gaps)
 
 
-def _texts(study: Study, found: Iterable[PredictedGap], known: Additions) -> list[MoreText]:
+def _texts(study: Study, gaps: Iterable[PredictedGap], added: Additions) -> list[MoreText]:
     """More text for these cells, one a part and task, where there is any that is not scored yet.
 
     What was given more once has all that was thought to be enough, or all there is.
     """
     groups: dict[tuple[str, str], list[PredictedGap]] = {}
-    for cell in found:
+    for cell in gaps:
         if additions.origin(cell.part) == cell.part:
             groups.setdefault((cell.part, cell.task), []).append(cell)
-    made: list[MoreText] = []
+    additional: list[MoreText] = []
     for (part, task), mine in groups.items():
-        runs = [run for run in _foretold(study, part, mine) if run.task.called == task]
+        runs = [run for run in _predicted_runs(study, part, mine) if run.task.called == task]
         limits = {run.task.scored_limit for run in runs}
-        if not runs or 0 in limits or (part, task) in {(t.part, t.task) for t in known.text}:
+        if not runs or 0 in limits or (part, task) in {(t.part, t.task) for t in added.text}:
             continue
         times = SPARE * max(cell.by_text for cell in mine)
         names = {run.plan.name: None for run in runs}
-        made.append(MoreText(part, task, tuple(names), math.ceil(max(limits) * times)))
-    most = {one.task: max(o.scored_limit for o in made if o.task == one.task) for one in made}
-    return [replace(one, scored_limit=most[one.task]) for one in made]
+        additional.append(MoreText(part, task, tuple(names), math.ceil(max(limits) * times)))
+    most = {
+        one.task: max(o.scored_limit for o in additional if o.task == one.task)
+        for one in additional
+    }
+    return [replace(one, scored_limit=most[one.task]) for one in additional]
 
 
-def _foretold(study: Study, part: str, found: Sequence[PredictedGap]) -> list[RunSpec]:
-    """The runs of these cells, and those in 16 bits that they are held against."""
-    mine = {(cell.model, cell.task, cell.plan) for cell in found}
+def _predicted_runs(study: Study, part: str, gaps: Sequence[PredictedGap]) -> list[RunSpec]:
+    """The runs of these cells, and the 16-bit runs that they are compared with."""
+    mine = {(cell.model, cell.task, cell.plan) for cell in gaps}
     runs = []
     for forecast in (f for f in study.forecasts if f.part == part):
         for run in predicted_runs(study, forecast):

@@ -21,12 +21,12 @@ def show_comparison(results: Results) -> None:
     from lowbit.study.verdicts import judge
 
     study = results.study
-    found = judge(results)
-    if len(found.missing) == len(study.runs):
+    verdicts = judge(results)
+    if len(verdicts.missing) == len(study.runs):
         raise RunError(f"{study.results} holds no finished run: lowbit run {study.folder}")
     for heading, findings in (
-        (f"Claims, at {found.alpha:g} shared by Holm's rule", found.claims),
-        ("Questions: exploratory, not corrected", found.questions),
+        (f"Claims, at {verdicts.alpha:g} shared by Holm's rule", verdicts.claims),
+        ("Questions: exploratory, not corrected", verdicts.questions),
     ):
         if findings:
             say(f"\n{heading}", style="bold")
@@ -39,11 +39,11 @@ def show_comparison(results: Results) -> None:
                 wording.other_tests(finding),
             ):
                 wrapped(line)
-    if not (found.claims or found.questions):
+    if not (verdicts.claims or verdicts.questions):
         say("This study states no claims and asks no questions; `lowbit report` shows its table.")
-    if found.missing:
-        say(f"\n{len(found.missing)} of {len(study.runs)} runs are missing:")
-        wrapped("; ".join(wording.runs_by_seed(found.missing)))
+    if verdicts.missing:
+        say(f"\n{len(verdicts.missing)} of {len(study.runs)} runs are missing:")
+        wrapped("; ".join(wording.runs_by_seed(verdicts.missing)))
     predicted = predicted_vs_observed.predicted_gaps(results)
     absent = predicted_vs_observed.without_runs(results, predicted)
     if predicted:
@@ -60,18 +60,18 @@ def show_comparison(results: Results) -> None:
         say(f"\npredicted at {len(after)} points when runs of theirs had ended already:")
         wrapped(", ".join(after))
     folder = report_folder(study)
-    text = wording.to_markdown(found) + scorecard_table.to_markdown(predicted, absent)
+    text = wording.to_markdown(verdicts) + scorecard_table.to_markdown(predicted, absent)
     write_atomic(folder / "compare.md", text.encode())
-    body = _plain(found) | {"predicted": [_known(asdict(cell)) for cell in predicted]}
+    body = _plain(verdicts) | {"predicted": [_finite(asdict(cell)) for cell in predicted]}
     write_atomic(folder / "compare.json", (to_json(body) + "\n").encode())
     say(f"\nwritten  {folder / 'compare.md'}, compare.json")
 
 
-def _plain(found: Verdicts) -> dict[str, Any]:
+def _plain(verdicts: Verdicts) -> dict[str, Any]:
     """Findings as JSON has them, intervals included."""
-    body = asdict(found)
+    body = asdict(verdicts)
     pairs = zip(
-        (*body["claims"], *body["questions"]), (*found.claims, *found.questions), strict=True
+        (*body["claims"], *body["questions"]), (*verdicts.claims, *verdicts.questions), strict=True
     )
     for finding, one in pairs:
         if one.gain is not None:
@@ -80,8 +80,8 @@ def _plain(found: Verdicts) -> dict[str, Any]:
     return body
 
 
-def _known(value: Any) -> Any:
+def _finite(value: Any) -> Any:
     """With nothing in the place of errors that one document cannot tell: JSON knows no infinity."""
     if isinstance(value, dict):
-        return {key: _known(each) for key, each in value.items()}
+        return {key: _finite(each) for key, each in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

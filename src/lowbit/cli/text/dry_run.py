@@ -34,23 +34,23 @@ def dry_run(study: Study, device: Device | None, instead: str = IN_A_STUDY) -> N
             continue
         cells.setdefault((run.model, run.task, run.plan, run.train), []).append(run)
     for same in cells.values():
-        found = start(measure_run, same[0], execution).answer()
+        cost = start(measure_run, same[0], execution).answer()
         name = same[0].name.removesuffix(f"-seed{same[0].seed}")
-        if isinstance(found, Failure):
+        if isinstance(cost, Failure):
             table.add_row(name, str(len(same)), *"–––––", "does not run")
-            sys.stderr.write(f"error: {name}: {found.bug}{found.message}\n")
-            failures.append(found)
+            sys.stderr.write(f"error: {name}: {cost.bug}{cost.message}\n")
+            failures.append(cost)
             continue
-        seconds += found.total_s * len(same)
+        seconds += cost.total_s * len(same)
         table.add_row(
             name,
             str(len(same)),
-            f"{'' if same[0].plan.schedule.kind == 'fixed' else '≤ '}{found.stored:,}",
-            f"{100 * found.share:.2f}",
-            str(found.steps),
-            f"{found.step_s:.3f}",
-            f"{found.peak_bytes / 1e6:.0f}",
-            clock(found.total_s),
+            f"{'' if same[0].plan.schedule.kind == 'fixed' else '≤ '}{cost.stored:,}",
+            f"{100 * cost.share:.2f}",
+            str(cost.steps),
+            f"{cost.step_s:.3f}",
+            f"{cost.peak_bytes / 1e6:.0f}",
+            clock(cost.total_s),
         )
     out().print(table)
     trained = sum(not run.plan.adapter for run in study.runs)

@@ -42,8 +42,8 @@ def measure(
     """Measure, or recall; then show what each predictor says of every format."""
     for text in formats:
         parse(text)
-    asked = MeasureRequest(tuple(formats), walk=walk, costed=True)
-    table: SensitivityTable = call(measured, spec, execution, asked, tokens, at, shown())
+    request = MeasureRequest(tuple(formats), walk=walk, costed=True)
+    table: SensitivityTable = call(measured, spec, execution, request, tokens, at, shown())
     out().print(_predictors(table))
     wrapped(
         f"Nats a {table.unit}, all block matrices in one format, no training after it. Second "
@@ -86,7 +86,7 @@ def worked(basis: Basis, tokens: int) -> str:
 def measured(
     spec: RunSpec,
     execution: Execution,
-    asked: MeasureRequest,
+    request: MeasureRequest,
     tokens: int,
     at: Path | None,
     tell: bool,
@@ -99,7 +99,7 @@ def measured(
     device.open_machine(execution, "fp32")
     calibration = Calibration(tokens, at)
     on_progress = phases(tell, stop=orphaned)
-    return measure.sensitivity_table(prepare_run(spec), asked, calibration, on_progress)
+    return measure.sensitivity_table(prepare_run(spec), request, calibration, on_progress)
 
 
 def shown() -> bool:

@@ -1,4 +1,4 @@
-"""`lowbit plan` in words: what was solved, what it was held against, what is written. No torch."""
+"""`lowbit plan`: the chosen plan, its competitors and the files written. No torch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NAMED = 9
 def plan(
     spec: RunSpec,
     execution: Execution,
-    wanted: PlanRequest,
+    request: PlanRequest,
     to: Path,
     maps_to: Path | None,
     controls_to: Path | None,
@@ -40,12 +40,12 @@ def plan(
     """Solve for a budget, show what came out, and write it as a plan's file."""
     if to.suffix != ".toml":
         raise UserError(f"{to}: a plan's file ends in .toml")
-    found: BudgetPlan = call(solved, spec, execution, wanted, shown())
-    best, budget = found.candidates[0], wanted.stored
-    out().print(_candidates(found))
+    planned: BudgetPlan = call(solved, spec, execution, request, shown())
+    best, budget = planned.candidates[0], request.stored
+    out().print(_candidates(planned))
     left = (
         "the KL, since nothing is trained"
-        if wanted.untrained
+        if request.untrained
         else "what training should leave, above 16 bits at the largest rank, of the KL seen there "
         "and of what its ranks win"
     )
@@ -55,48 +55,48 @@ def plan(
         "text alone. The first line is written: the least is left."
     )
     out().print(_layers(best.solution))
-    for line in [*_said(found, best, wanted), worked(found.basis, wanted.tokens) + "."]:
+    for line in [*_sentences(planned, best, request), worked(planned.basis, request.tokens) + "."]:
         wrapped(line)
-    size = best.solution.stored + found.other
+    size = best.solution.stored + planned.other
     about = f"of {budget:,} bytes; {spec.model} on {spec.task.name}"
     write_atomic(to, to_toml(best.plan, f"{best.plan.name}: {size:,} {about}").encode())
     say(f"written  {to}: lowbit adapt {spec.model} --task {spec.task.name} --plan {to}")
     frontier = Frontier(
-        found.frontier, _best_uniform(found.uniform),
-        (best.solution.stored + found.other, best.solution.cost), budget,
+        planned.frontier, _best_uniform(planned.uniform),
+        (best.solution.stored + planned.other, best.solution.cost), budget,
     )  # fmt: skip
     for path in figures.save("frontier", frontier, to.parent, f"{to.stem}-frontier"):
         say(f"figure   {path}")
-    if wanted.training:
+    if request.training:
         wrapped("its frontier and uniform plans are of stored bytes, whatever training takes")
     if maps_to is not None:
         _write_maps(best.solution, maps_to)
     if controls_to is not None:
-        _write_controls(found, controls_to, about)
+        _write_controls(planned, controls_to, about)
 
 
-def _said(found: BudgetPlan, best: Candidate, wanted: PlanRequest) -> list[str]:
+def _sentences(planned: BudgetPlan, best: Candidate, request: PlanRequest) -> list[str]:
     """What is known of the plan, a sentence or two each."""
-    budget, training, untrained = wanted.stored, wanted.training, wanted.untrained
-    size = best.solution.stored + found.other
-    peak = best.solution.training + found.overhead
+    budget, training, untrained = request.stored, request.training, request.untrained
+    size = best.solution.stored + planned.other
+    peak = best.solution.training + planned.overhead
     limit = f" of {training:,}" if training else ""
     step = f"A training step takes {peak:,}{limit}, as the byte count says."
     lines = [f"{size:,} of {budget:,} bytes. {step}"]
-    if found.fits_in_full:
+    if planned.fits_in_full:
         return [*lines, "The budget holds the whole model in 16 bits at the largest rank."]
-    lines += _how_good(found.candidates, best, untrained)
+    lines += _how_good(planned.candidates, best, untrained)
     if best.plan.name.startswith("uniform"):
         lines.append(
             "NO PLANNED CHOICE CAME OUT BETTER THERE THAN A UNIFORM ONE: that is what is written."
         )
-    lines += _foretold(found.predictions, best.solution)
-    if found.converse > 0 and found.kfac_damage > 0:
+    lines += _predicted_gap(planned.predictions, best.solution)
+    if planned.converse > 0 and planned.kfac_damage > 0:
         lines.append(
             "By K-FAC, damped by a thousandth, no code of these bytes could do with less than "
-            f"{nats(found.converse)} nats, of the block matrices that are not in 16 bits, before "
-            f"training; rounding pays {nats(found.kfac_damage)}, "
-            f"{found.kfac_damage / found.converse:,.0f} times as much."
+            f"{nats(planned.converse)} nats, of the block matrices that are not in 16 bits, before "
+            f"training; rounding pays {nats(planned.kfac_damage)}, "
+            f"{planned.kfac_damage / planned.converse:,.0f} times as much."
         )
     return lines
 
@@ -133,7 +133,7 @@ def _how_good(
     return lines
 
 
-def _foretold(predictions: Mapping[str, Prediction], solution: Solution) -> list[str]:
+def _predicted_gap(predictions: Mapping[str, Prediction], solution: Solution) -> list[str]:
     """The gap before training: what running the stored model says, then the closed forms."""
     if not predictions:
         return []
@@ -173,43 +173,45 @@ def _blocks(name: str) -> str:
     return f"{words[0]} {words[-1]}"
 
 
-def _write_controls(found: BudgetPlan, folder: Path, about: str) -> None:
-    """A file a plan, for studies that hold the exact one against them."""
-    if not found.controls:
+def _write_controls(planned: BudgetPlan, folder: Path, about: str) -> None:
+    """A file a plan, for studies that compare them with the exact one."""
+    if not planned.controls:
         wrapped("no controls: everything fits in 16 bits")
-    for plan, solution in found.controls:
+    for plan, solution in planned.controls:
         path = folder / f"{plan.name.replace(' ', '-')}.toml"
-        size = solution.stored + found.other
+        size = solution.stored + planned.other
         write_atomic(path, to_toml(plan, f"{plan.name}: {size:,} {about}").encode())
         say(f"control  {path}  {size:,} bytes, predicted {nats(solution.cost)}")
 
 
 def _write_maps(solution: Solution, folder: Path) -> None:
     outside = [option.site for option in solution.options if not option.rank]
-    made = quantizer_configs({option.site: option.format for option in solution.options}, outside)
-    for name, body in made.configs.items():
+    configs = quantizer_configs(
+        {option.site: option.format for option in solution.options}, outside
+    )
+    for name, body in configs.configs.items():
         write_atomic(folder / f"{name}.json", (to_json(body) + "\n").encode())
         say(f"map      {folder / f'{name}.json'}")
-        for line in made.skipped[name]:
-            wrapped(f"not said: {line}")
+        for line in configs.skipped[name]:
+            wrapped(f"not expressed: {line}")
 
 
-def solved(spec: RunSpec, execution: Execution, wanted: PlanRequest, tell: bool) -> BudgetPlan:
+def solved(spec: RunSpec, execution: Execution, request: PlanRequest, tell: bool) -> BudgetPlan:
     """In a process of its own."""
     from lowbit.planner.planner import make_plan
     from lowbit.runs import device, prepare
 
     machine = device.open_machine(execution, spec.train.compute)
-    return make_plan(prepare.prepare_run(spec), machine, wanted, phases(tell, stop=orphaned))
+    return make_plan(prepare.prepare_run(spec), machine, request, phases(tell, stop=orphaned))
 
 
-def _candidates(found: BudgetPlan) -> Table:
+def _candidates(planned: BudgetPlan) -> Table:
     page = Table(box=None, padding=(0, 1))
     for name in ("plan", "bytes", "predicted", "left", "KL", "gap", "±"):
         words = name == "plan"
         page.add_column(name, justify="left" if words else "right", no_wrap=not words)
-    for one in found.candidates:
-        size, there = f"{one.solution.stored + found.other:,}", one.change
+    for one in planned.candidates:
+        size, there = f"{one.solution.stored + planned.other:,}", one.change
         page.add_row(
             one.plan.name, size, nats(one.solution.cost), nats(one.remaining), nats(there.kl),
             f"{there.loss:+.4f}", nats(2 * there.loss_spread),

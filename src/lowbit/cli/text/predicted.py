@@ -1,4 +1,4 @@
-"""`lowbit predict` and `guide`: what is known before a run, in words. No torch."""
+"""`lowbit predict` and `guide`: predictions as tables and sentences. No torch."""
 
 from __future__ import annotations
 
@@ -95,14 +95,14 @@ def _prediction(table: SensitivityTable, name: str, formats: dict[str, str]) -> 
 def _unsure(table: SensitivityTable, name: str) -> str:
     """Where the calibration text cannot tell a gap from none: how much of it could."""
     one = predictions(table.whole[name])["kl"]
-    known = 1.96 * one.spread
-    if not 0 < abs(one.gap) < known:
+    resolution = 1.96 * one.spread
+    if not 0 < abs(one.gap) < resolution:
         return ""
-    needed = table.units * (known / one.gap) ** 2
+    needed = table.units * (resolution / one.gap) ** 2
     enough = f"about {needed:,.0f} {table.unit}s would" if needed < 1e9 else "no text would"
     return (
-        f"TOO LITTLE CALIBRATION TEXT for this: {table.units:,} {table.unit}s tell the gap to "
-        f"± {nats(known)} nats, which is more than there is of it; {enough} tell it from none."
+        f"TOO LITTLE CALIBRATION TEXT for this: {table.units:,} {table.unit}s give the gap to "
+        f"± {nats(resolution)} nats, which is more than there is of it; {enough} resolve it."
     )
 
 
@@ -116,7 +116,7 @@ def _afterwards(
     least = share * whole.kl
     few = min(bits_of(parse(text)) for text in formats.values())
     # Six times in the bounds study, whose ternary adapters lost 0.042 nats where this says 0.25.
-    lower, seen = (2, "off by a factor of two") if few >= 2 else (6, "six times too high so low")
+    lower, history = (2, "off by a factor of two") if few >= 2 else (6, "six times too high so low")
     low, high = least / lower, 2 * least
     worse = ""
     if table.unit == "token":
@@ -126,7 +126,7 @@ def _afterwards(
         f"After training at its ranks about {nats(least)} nats of it are expected to be left "
         f"({100 * share:.0f} % of the second order by K-FAC and Eckart-Young, never less than "
         f"{100 * MIN_REMAINING:.0f} % of a matrix's), anything from {nats(low)} to {nats(high)}"
-        f"{worse}: that share has been {seen}."
+        f"{worse}: that share has been {history}."
     )
 
 
@@ -142,14 +142,14 @@ def guide(
     at: Path | None,
 ) -> None:
     """Rank x data size -> precision, from this model's own measurements."""
-    asked = MeasureRequest(FORMATS, RANKS, samples=0, uniform=False, exact=False, costed=True)
-    table: SensitivityTable = call(measured, spec, execution, asked, tokens, at, shown())
-    found = [[advice(table, rank, size, share, FORMATS) for size in sizes] for rank in RANKS]
+    request = MeasureRequest(FORMATS, RANKS, samples=0, uniform=False, exact=False, costed=True)
+    table: SensitivityTable = call(measured, spec, execution, request, tokens, at, shown())
+    rows = [[advice(table, rank, size, share, FORMATS) for size in sizes] for rank in RANKS]
     page = Table(box=None, padding=(0, 1), title=Text(f"{table.model} on {table.task}"))
     page.add_column("rank", justify="right")
     for size in sizes:
         page.add_column(f"{size:,} {table.unit}s", justify="left")
-    for rank, row in zip(RANKS, found, strict=True):
+    for rank, row in zip(RANKS, rows, strict=True):
         page.add_row(str(rank), *(_advised(one, table.unit == "token") for one in row))
     out().print(page)
     wrapped(
