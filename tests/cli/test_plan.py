@@ -85,8 +85,11 @@ def test_plans_of_one_name_are_told_apart_by_what_was_asked_for() -> None:
 @pytest.mark.parametrize(
     ("gap", "said"),
     [
-        (0.01, "± 0.0196 nats, which is more than there is of it; about 3,842 tokens would tell"),
-        (-0.0196e-4, "no text would tell"),
+        (
+            0.01,
+            "± 0.0196 nats, which is more than there is of it; about 3,842 tokens would resolve it",
+        ),
+        (-0.0196e-4, "no text would resolve it"),
         (0.02, None),
         (0.0, None),
     ],
