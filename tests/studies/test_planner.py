@@ -227,11 +227,11 @@ def test_what_the_classifier_lost_less_in_the_readme_is_that_of_the_records(stud
 
 
 @pytest.mark.parametrize(("folder", "words"), [("lm3", "3 bits"), ("lm4", "4 bits")])
-def test_the_leads_in_the_projects_readme_are_those_of_the_records(
+def test_the_leads_in_the_findings_are_those_of_the_records(
     losses: dict[str, list[float]], folder: str, words: str
 ) -> None:
-    readme = (ROOT.parents[1] / "README.md").read_text(encoding="utf-8")
-    row = re.search(rf"^\| {words} \| ((?:[^|]+\|){{5}})$", readme, re.M)
+    findings = (ROOT.parents[1] / "docs" / "findings.md").read_text(encoding="utf-8")
+    row = re.search(rf"^\| {words} \| ((?:[^|]+\|){{5}})$", findings, re.M)
     assert row is not None
     cells = [float(cell.split()[0]) for cell in row[1].split("|")[:5]]
     names = ("uniform", "bits only", "rank only", "bits then rank", "random")
