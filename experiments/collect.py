@@ -1,7 +1,8 @@
 """Metrics files from a study's records: python experiments/collect.py studies/bounds
 
-Writes results/metrics_{bits}_r{rank}_{seed}.json for every run in one format and one rank, and the
-study's own predictions, so that analyze.py and analyze_results.py train and predict nothing.
+Writes results/metrics_{bits}_r{rank}_{seed}.json for every run that has one format and one rank in
+all blocks, and the study's predictions as results/foreseen.json. Afterwards analyze.py and
+analyze_results.py need neither training nor a model.
 """
 
 import sys
@@ -11,16 +12,15 @@ from original_plan.arguments import parser
 from original_plan.fine_tune import TASK
 from original_plan.from_records import collect
 
-from lowbit.core.errors import LowbitError
-from lowbit.study.study import read_study
+from lowbit import LowbitError, read_study
 
 if __name__ == "__main__":
-    words = parser(__doc__)
-    words.add_argument("study", type=Path)
-    words.add_argument("--task", default=TASK)
-    said = words.parse_args()
+    options = parser(__doc__)
+    options.add_argument("study", type=Path, help="folder of the study")
+    options.add_argument("--task", default=TASK, help="the task whose runs are collected")
+    arguments = options.parse_args()
     try:
-        made = collect(read_study(str(said.study)), said.results, said.task)
+        paths = collect(read_study(arguments.study), arguments.results, arguments.task)
     except LowbitError as error:
         sys.exit(f"error: {error}")
-    print(f"metrics  {said.results}: {len(made)} runs")
+    print(f"metrics  {arguments.results}: {len(paths)} runs")

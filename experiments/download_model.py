@@ -1,6 +1,7 @@
-"""Fetch the documents' model into the hub's cache: python experiments/download_model.py
+"""Download the original plan's model to the hub's cache: python experiments/download_model.py
 
-Weights as safetensors only. Without a network, `--model FOLDER` of the other scripts takes a copy.
+Only safetensors weights are downloaded. Without a network, pass a copy of the model's folder to the
+other scripts with `--model FOLDER`.
 """
 
 import sys
@@ -8,17 +9,20 @@ import sys
 from original_plan.arguments import parser
 from original_plan.fine_tune import HUB
 
-from lowbit.core.errors import LowbitError
+from lowbit import LowbitError
+
+# The public API loads models only to run them; this script downloads one and runs nothing.
 from lowbit.models.loading import open_checkpoint
 from lowbit.runs.demo_model import model_folder
 
-INSTEAD = "--model FOLDER of run_ft.py and run_experiment.py"
+FOLDER_OPTION = "--model FOLDER of run_ft.py and run_experiment.py"
 
 if __name__ == "__main__":
-    words = parser(__doc__)
-    words.add_argument("--model", default=HUB)
+    options = parser(__doc__)
+    options.add_argument("--model", default=HUB, help="a hub id")
+    arguments = options.parse_args()
     try:
-        found = model_folder(words.parse_args().model, instead=INSTEAD)
-        print(f"model  {open_checkpoint(found).folder}")
+        path = model_folder(arguments.model, instead=FOLDER_OPTION)
+        print(f"model  {open_checkpoint(path).folder}")
     except LowbitError as error:
         sys.exit(f"error: {error}")

@@ -1,7 +1,7 @@
 """The theory as LaTeX: python experiments/export_theory.py --results paper/theory
 
-Writes eq-NN.tex for every equation and theory.tex, the notebook's prose with all of them between
-its paragraphs; theory.pdf where TeX is there.
+Writes eq-NN.tex for every equation, and theory.tex: the notebook's text with the equations between
+its paragraphs. Where TeX is installed, theory.pdf too.
 """
 
 import shutil
@@ -13,6 +13,7 @@ from original_plan.arguments import parser
 from original_plan.latex import document
 from original_plan.notebook import cells
 
+# The public API runs models; the equations and the atomic write are internals.
 from lowbit.core.files import write_atomic
 from lowbit.sensitivity.theory.equations import EQUATIONS, snippet
 
@@ -20,18 +21,21 @@ NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "quant_noise.py"
 
 if __name__ == "__main__":
     folder = parser(__doc__).parse_args().results
-    for one in EQUATIONS:
-        name = one.tag.replace("'", "-prime")
-        write_atomic(folder / f"eq-{name}.tex", snippet(one).encode())
+    for equation in EQUATIONS:
+        name = equation.tag.replace("'", "-prime")
+        write_atomic(folder / f"eq-{name}.tex", snippet(equation).encode())
     prose = [text for kind, text in cells(NOTEBOOK.read_text("utf-8")) if kind == "markdown"]
     write_atomic(folder / "theory.tex", document(prose).encode())
     print(f"snippets {folder}: {len(EQUATIONS)} equations")
     latex = shutil.which("latexmk") or shutil.which("pdflatex")
     if latex is None:
-        print("no TeX here (latexmk or pdflatex): theory.tex is written, theory.pdf is not")
+        print(
+            "TeX is not installed (latexmk or pdflatex): theory.tex is written, theory.pdf is not"
+        )
         sys.exit(0)
-    words = ["-pdf", "-interaction=nonstopmode"] if latex.endswith("latexmk") else []
-    done = subprocess.run([latex, *words, "theory.tex"], cwd=folder, capture_output=True, text=True)
-    if done.returncode or not (folder / "theory.pdf").is_file():
-        sys.exit(f"error: {latex} failed:\n{done.stdout[-2000:]}")
+    options = ["-pdf", "-interaction=nonstopmode"] if latex.endswith("latexmk") else []
+    command = [latex, *options, "theory.tex"]
+    process = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if process.returncode or not (folder / "theory.pdf").is_file():
+        sys.exit(f"error: {latex} failed:\n{process.stdout[-2000:]}")
     print(f"pdf      {folder / 'theory.pdf'}")

@@ -1,41 +1,48 @@
-"""Tables, and predictions beside what came out."""
+"""What both analysis scripts do: read metrics files, write tables, predict gaps, compare them."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from lowbit.core.errors import LowbitError
+from lowbit import LowbitError
 from original_plan.arguments import parser
-from original_plan.pairs import Key, Row, described, unpaired
-from original_plan.predicted_gaps import foreseen
-from original_plan.tables import read, write_tables, write_validation
+from original_plan.pairs import Key, Row, setting_differences, unpaired
+from original_plan.predicted_gaps import predict_gaps
+from original_plan.tables import Validation, read, write_tables, write_validation
 
 
-def analysed(doc: str | None) -> tuple[list[Row], dict[Key, float], Path]:
-    """All rows, the gap predicted in each cell, and where results lie."""
-    words = parser(doc)
-    words.add_argument("--no-theory", action="store_true", help="predict nothing")
-    words.add_argument("--tokens", type=int, default=4096, help="of calibration text")
-    said = words.parse_args()
+def analyze(doc: str | None) -> tuple[list[Row], dict[Key, float], Path]:
+    """All rows, the predicted gap of each cell, and the folder of results."""
+    options = parser(doc)
+    options.add_argument("--no-theory", action="store_true", help="predict nothing")
+    options.add_argument("--tokens", type=int, default=4096, help="of calibration text")
+    arguments = options.parse_args()
     try:
-        rows = read(said.results)
+        rows = read(arguments.results)
     except LowbitError as error:
         sys.exit(f"error: {error}")
-    for line in (*described(rows), *unpaired(rows)):
+    for line in (*setting_differences(rows), *unpaired(rows)):
         print(line)
-    for path in write_tables(rows, said.results):
+    for path in write_tables(rows, arguments.results):
         print(f"table    {path}")
-    predicted = {} if said.no_theory else foreseen(rows, said.results, said.tokens, _warn)
-    found = write_validation(rows, predicted, said.results)
-    if found["correlation"] is not None:
+    predicted = {}
+    if not arguments.no_theory:
+        predicted = predict_gaps(rows, arguments.results, arguments.tokens, _warn)
+    validation = write_validation(rows, predicted, arguments.results)
+    _print_correlation(validation, arguments.no_theory)
+    return rows, predicted, arguments.results
+
+
+def _print_correlation(validation: Validation, no_theory: bool) -> None:
+    if validation["correlation"] is not None:
         print(
             "correlation of predicted and observed gaps (logarithms): "
-            f"{found['correlation']:.3f}, {found['correlated']} of {len(found['cells'])} cells"
+            f"{validation['correlation']:.3f}, "
+            f"{validation['correlated']} of {len(validation['cells'])} cells"
         )
-    elif not said.no_theory:
-        print(found["why"])
-    return rows, predicted, said.results
+    elif not no_theory:
+        print(validation["why"])
 
 
 def _warn(text: str) -> None:

@@ -1,4 +1,4 @@
-"""What the experiments' command lines have in common."""
+"""The scripts' command-line options."""
 
 from __future__ import annotations
 
@@ -6,35 +6,40 @@ import argparse
 import sys
 from pathlib import Path
 
-from lowbit.core.errors import LowbitError
-from original_plan.fine_tune import ALL_BITS, TASK, Asked, fine_tune
+from lowbit import LowbitError
+from original_plan.fine_tune import ALL_BITS, TASK, FineTuneRequest, fine_tune
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(description=(doc or "").strip())
-    found.add_argument("--results", type=Path, default=Path("results"), help="folder of results")
-    return found
+    """A parser with the option that every script has."""
+    options = argparse.ArgumentParser(
+        description=(doc or "").strip(), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--results", type=Path, default=Path("results"), help="folder of results")
+    return options
 
 
-def arguments(doc: str | None, rank: bool) -> tuple[Asked, Path]:
-    """What is to be trained, and where results lie."""
-    words = parser(doc)
-    words.add_argument("--bits", type=int, choices=ALL_BITS, required=True)
-    words.add_argument("--seed", type=int, default=0)
-    if rank:
-        words.add_argument("--rank", type=int, default=16)
-    words.add_argument("--model", default="", help="a folder, a hub id or assets:NAME")
-    words.add_argument("--task", default=TASK)
-    words.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    said = words.parse_args()
-    size = said.rank if rank else 16
-    asked = Asked(said.bits, size, said.seed, said.model, said.task, tuple(said.set))
-    return asked, said.results
+def parse_request(doc: str | None, with_rank: bool) -> tuple[FineTuneRequest, Path]:
+    """The fine-tune that the command line requests, and the folder of results."""
+    options = parser(doc)
+    options.add_argument("--bits", type=int, choices=ALL_BITS, required=True)
+    options.add_argument("--seed", type=int, default=0)
+    if with_rank:
+        options.add_argument("--rank", type=int, default=16)
+    options.add_argument("--model", default="", help="a folder, a hub id or assets:NAME")
+    options.add_argument("--task", default=TASK)
+    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    chosen = options.parse_args()
+    rank = chosen.rank if with_rank else 16
+    request = FineTuneRequest(
+        chosen.bits, rank, chosen.seed, chosen.model, chosen.task, tuple(chosen.set)
+    )
+    return request, chosen.results
 
 
-def carry_out(asked: Asked, results: Path, stem: str) -> None:
-    """Train and say where the metrics lie; an error is a line, not a traceback."""
+def fine_tune_or_exit(request: FineTuneRequest, results: Path, stem: str) -> None:
+    """Train and print the metrics file's path; print an error in one line, without traceback."""
     try:
-        print(f"metrics  {fine_tune(asked, results, stem)}")
+        print(f"metrics  {fine_tune(request, results, stem)}")
     except LowbitError as error:
         sys.exit(f"error: {error}")

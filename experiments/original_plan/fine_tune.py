@@ -1,4 +1,4 @@
-"""One fine-tune by bits, rank and seed, and its metrics as one JSON file."""
+"""Fine-tune once by bits, rank and seed, and write the metrics as one JSON file."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lowbit import Record, RunSpec
 from lowbit.core.errors import RunError, UserError
-from lowbit.core.files import read_jsonl, to_json, write_atomic
-from lowbit.core.spec import RunSpec
+from lowbit.core.files import to_json, write_atomic
 from lowbit.core.toml import check
-from lowbit.runs.record import LOG, Record
-from lowbit.runs.request import single
-from lowbit.runs.store import find_run
-from lowbit.study.execute import How, execute_single, finished_or_raise
+from lowbit.runs.store import FinishedRun, ResultsFolder
+from lowbit.study.execute import How, execute_single, finished_or_raise, single_run_study
 from lowbit.study.study import Study
 from original_plan.pairs import Row, identity
 
@@ -28,8 +26,11 @@ TASK = "dailydialog"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is to be trained. `settings`: KEY=VALUE as for `lowbit adapt --set`."""
+class FineTuneRequest:
+    """Bits, rank, seed, model and task of one fine-tune.
+
+    `settings` are KEY=VALUE as for `lowbit adapt --set`.
+    """
 
     bits: int
     rank: int = 16
@@ -39,47 +40,61 @@ class Asked:
     settings: tuple[str, ...] = ()
 
 
-def model_name(asked: Asked) -> str:
-    """The documents' model; a small one of the same task where assets lie at hand."""
-    return asked.model or (LOCAL if os.environ.get("LOWBIT_ASSETS") else HUB)
+def model_name(request: FineTuneRequest) -> str:
+    """The requested model; by default a small one from the assets, or the original plan's."""
+    return request.model or (LOCAL if os.environ.get("LOWBIT_ASSETS") else HUB)
 
 
 def format_of(bits: int) -> str:
+    """The format that stands for a bit-width."""
     return BITS.get(bits, f"int{bits}@64")
 
 
-def fine_tune(asked: Asked, results: Path, stem: str) -> Path:
-    """Train, or recall, and write the metrics; the run itself lies in `results/runs`."""
-    chosen = (f"plan.rank={asked.rank}", 'plan.embedding="bf16"', 'plan.alpha="2r"')
-    text = format_of(asked.bits)
-    words = (*chosen, f'plan.name="{text} r{asked.rank}"', 'train.keep="last"', *asked.settings)
-    spec, execution = single(model_name(asked), asked.task, text, asked.seed, words)
-    if (spec.plan.format, spec.plan.rank, spec.plan.rule) != (text, asked.rank, ()):
-        raise UserError("--set plan.format, plan.rank or plan.rule: bits and rank say them")
-    one = _apart(Study(results / "runs", spec.name, "", (), (spec,), execution, results / "runs"))
-    endings = execute_single(one, None, How(model_hint="--model FOLDER"))
-    finished_or_raise(one, endings)
-    folder = one.place(spec)
-    finished = find_run(folder)
-    record = None if finished is None else finished.record
-    if record is None or record.status != "done":
-        raise RunError(f"{folder} has no score: {record.message if record else 'not finished'}")
-    where = folder.relative_to(results).as_posix()
-    return write(metrics(asked, record, list(read_jsonl(folder / LOG)), where), results, stem)
+def fine_tune(request: FineTuneRequest, results: Path, stem: str) -> Path:
+    """Train, or read the finished run in `results/runs`, and write its metrics file."""
+    # `lowbit.adapt` refuses a folder that holds a run with other settings; here both are kept. Its
+    # error messages name the option of `lowbit adapt` instead of the scripts' --model.
+    study = _own_folder(_study(request, results / "runs"))
+    endings = execute_single(study, None, How(model_hint="--model FOLDER"))
+    run = finished_or_raise(study, endings)
+    if run.record.status != "done":
+        raise RunError(f"{run.folder} has no score: {run.record.message}")
+    return write(metrics(request, run, results), results, stem)
 
 
-def _apart(one: Study) -> Study:
-    """The same run in a folder of its own where its place holds a run of other settings."""
-    spec = one.runs[0]
-    finished = find_run(one.place(spec))
-    record = None if finished is None else finished.record
-    if record is None or record.fingerprint == spec.fingerprint:
-        return one
-    return replace(one, results=one.results / spec.fingerprint)
+def _study(request: FineTuneRequest, folder: Path) -> Study:
+    """The fine-tune as a study of one run."""
+    text = format_of(request.bits)
+    settings = (
+        *(f"plan.rank={request.rank}", 'plan.embedding="bf16"', 'plan.alpha="2r"'),
+        *(f'plan.name="{text} r{request.rank}"', 'train.keep="last"'),
+        *request.settings,
+    )
+    study = single_run_study(
+        model_name(request), request.task, text, folder, request.seed, settings
+    )
+    plan = study.runs[0].plan
+    if (plan.format, plan.rank, plan.rule) != (text, request.rank, ()):
+        raise UserError(
+            "--set cannot change plan.format, plan.rank or plan.rule: use --bits and --rank"
+        )
+    return study
+
+
+def _own_folder(study: Study) -> Study:
+    """The same study, with a results folder of its own if a run with other settings is in it."""
+    spec = study.runs[0]
+    run = ResultsFolder(study.results).find(spec.name)
+    if run is None or run.record.fingerprint == spec.fingerprint:
+        return study
+    return replace(study, results=study.results / spec.fingerprint)
 
 
 def write(row: Row, results: Path, stem: str) -> Path:
-    """The metrics as `stem`.json, or beside it where another run's are there: none is lost."""
+    """Write the metrics to `stem`.json, or to a file with the fingerprint in its name.
+
+    The second is used if `stem`.json has metrics of another run.
+    """
     path = results / f"{stem}.json"
     if _holds_another(path, row):
         path = results / f"{stem}_{row['fingerprint'][:8]}.json"
@@ -88,28 +103,36 @@ def write(row: Row, results: Path, stem: str) -> Path:
 
 
 def _holds_another(path: Path, row: Row) -> bool:
-    """Whether there are metrics of a run that is neither this one nor what lay in its place."""
+    """Whether the file has metrics of another run, in another folder."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        same = row["fingerprint"] == found["fingerprint"] or row["run"] == found["run"]
-        return "settings" in found and not same
+        present = json.loads(path.read_text(encoding="utf-8"))
+        same = row["fingerprint"] == present["fingerprint"] or row["run"] == present["run"]
+        return "settings" in present and not same
     except (OSError, ValueError, TypeError, KeyError):
         return False
 
 
-def metrics(asked: Asked, record: Record, log: Sequence[dict[str, Any]], run: str) -> Row:
-    """What the documents log: loss and perplexity, every epoch too, gradients, cost.
+def metrics(request: FineTuneRequest, run: FinishedRun, results: Path) -> Row:
+    """The metrics file of a finished run, with its folder relative to `results`."""
+    folder = Path(os.path.relpath(run.folder, results)).as_posix()
+    return metrics_of(request, run.record, run.log, folder)
 
-    Gradients are averaged after the warm-up: an adapter's first ones are like no others, and would
-    say more of the start than of the bits. `run`: the run's folder, seen from the results'.
+
+def metrics_of(
+    request: FineTuneRequest, record: Record, log: Sequence[dict[str, Any]], folder: str
+) -> Row:
+    """Loss and perplexity at the end and by epoch, gradients, and cost.
+
+    Gradients are averaged after the warm-up: the first gradients of an adapter depend more on the
+    start than on the bits.
     """
     train = check(RunSpec, record.spec, None).train
     steps = [line for line in log if "grad_norm" in line]
     warm = train.warm_steps(steps[-1]["step"]) if steps else 0
     return {
-        "bits": asked.bits,
-        "rank": asked.rank,
-        "seed": asked.seed,
+        "bits": request.bits,
+        "rank": request.rank,
+        "seed": request.seed,
         "model": record.model,
         "task": record.task,
         "plan": record.plan,
@@ -130,29 +153,29 @@ def metrics(asked: Asked, record: Record, log: Sequence[dict[str, Any]], run: st
         "cpu_s": record.cost.cpu_s,
         "gpu_s": record.cost.gpu_s,
         "fingerprint": record.fingerprint,
-        "run": run,
+        "run": folder,
     }
 
 
 def _epoch(line: dict[str, Any], metric: str) -> Row:
-    """What the selection split said after so much of the data: a loss, or a classifier's score.
+    """Loss, or a classifier's score, on the selection split after an epoch.
 
-    Not the scored split, which `eval_loss` of the whole file is of.
+    `eval_loss` of the whole file is of another split, the scored one.
     """
     value = line["selection"]
-    at = {"epoch": line["epoch"], "step": line["step"], "split": "selection"}
+    entry = {"epoch": line["epoch"], "step": line["step"], "split": "selection"}
     if metric != "loss":
-        return {**at, metric: value}
-    return {**at, "eval_loss": value, "perplexity": math.exp(value) if value < 700 else None}
+        return {**entry, metric: value}
+    return {**entry, "eval_loss": value, "perplexity": math.exp(value) if value < 700 else None}
 
 
 def _after(warm: int, steps: Sequence[dict[str, Any]], key: str) -> float | None:
-    """The mean over the lines that begin after the warm-up, by how many steps each speaks of."""
-    before = [0, *(line["step"] for line in steps)]
-    found = [
+    """The mean over the log lines that begin after the warm-up, weighted by their steps."""
+    starts = [0, *(line["step"] for line in steps)]
+    weighted = [
         (line["step"] - start, line[key])
-        for start, line in zip(before, steps, strict=False)
+        for start, line in zip(starts, steps, strict=False)
         if start >= warm and key in line
     ]
-    total = sum(count for count, _ in found)
-    return sum(count * value for count, value in found) / total if total else None
+    total = sum(count for count, _ in weighted)
+    return sum(count * value for count, value in weighted) / total if total else None

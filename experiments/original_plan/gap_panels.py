@@ -1,7 +1,7 @@
-"""Panels of gaps to 16 bits: by bit-width and by rank, and beside what was predicted of them.
+"""Panels of gaps to 16 bits: by bit-width, by rank, and next to the predicted gaps.
 
-Gaps of many bits are nothing but noise around zero, those of few bits a hundred times as large. So
-the axis is logarithmic in both directions and straight around zero, and no gap is left out.
+Gaps at many bits are noise around zero, and gaps at few bits are a hundred times as large. The axis
+is therefore logarithmic in both directions and linear around zero, and shows every gap.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from lowbit.report.figures.style import GREY, INK, colour, dash
 from original_plan.pairs import Key, Row, gaps, series
 from original_plan.run_panels import Panel, bits_axis, legend
 
-STRAIGHT = 1e-3
-"""Nats, on both sides of zero, within which the axis is straight: less is seldom told from none."""
+LINEAR = 1e-3
+"""Nats on both sides of zero where the axis is linear: smaller gaps are seldom significant."""
 
 
 @dataclass(frozen=True)
 class Gaps:
-    """One rank's and settings' cells by bit-width: mean gap over seeds, and the predicted one."""
+    """The mean gap over seeds and the predicted gap by bit-width, for one rank and settings."""
 
     label: str
     observed: dict[int, float]
@@ -31,37 +31,37 @@ class Gaps:
 
 
 def data(rows: Sequence[Row], predicted: Mapping[Key, float]) -> list[Gaps]:
-    """In the order of `series`, so that a colour is a rank in every panel."""
-    found = {key: sum(values) / len(values) for key, values in gaps(rows).items()}
+    """In the order of `series`, so that a rank has the same colour in every panel."""
+    means = {key: sum(values) / len(values) for key, values in gaps(rows).items()}
     return [
-        Gaps(label, *({key.bits: gap for key, gap in sorted(all_of.items())
-                       if (key.rank, key.settings) == mine} for all_of in (found, predicted)))
-        for mine, label in series(rows).items()
+        Gaps(label, *({key.bits: gap for key, gap in sorted(by_cell.items())
+                       if (key.rank, key.settings) == line} for by_cell in (means, predicted)))
+        for line, label in series(rows).items()
     ]  # fmt: skip
 
 
 def gap_by_bits(rows: Sequence[Row], predicted: Mapping[Key, float]) -> Panel:
-    """Marks are observed, a dashed line of a mark's colour is what was predicted at its rank."""
+    """Marks are observed gaps; a dashed line of the same colour is the prediction at that rank."""
 
     def panel(ax: Axes) -> None:
         ranks = data(rows, predicted)
         ax.set_title("Gap to 16 bits")
-        if not any(one.observed for one in ranks):
-            _nothing(ax, "no run with its like in 16 bits")
+        if not any(rank.observed for rank in ranks):
+            _empty(ax, "no run has a 16-bit partner")
             return
         _nats(ax, ax.yaxis)
         ax.axhline(0, color=GREY, lw=0.6)
-        for i, one in enumerate(ranks):
-            # Side by side: several ranks have about the same gap.
-            aside = 2 ** (0.07 * (i - (len(ranks) - 1) / 2))
-            if one.observed:
-                places = [bits * aside for bits in one.observed]
-                ax.plot(places, list(one.observed.values()), "o", ms=3.5, color=colour(i),
-                        label=one.label)  # fmt: skip
-            if one.predicted:
-                ax.plot(list(one.predicted), list(one.predicted.values()), color=colour(i), lw=0.9,
-                        ls="--")  # fmt: skip
-        if any(one.predicted for one in ranks):
+        for i, rank in enumerate(ranks):
+            # Shifted sideways, since several ranks have about the same gap.
+            shift = 2 ** (0.07 * (i - (len(ranks) - 1) / 2))
+            if rank.observed:
+                places = [bits * shift for bits in rank.observed]
+                ax.plot(places, list(rank.observed.values()), "o", ms=3.5, color=colour(i),
+                        label=rank.label)  # fmt: skip
+            if rank.predicted:
+                ax.plot(list(rank.predicted), list(rank.predicted.values()), color=colour(i),
+                        lw=0.9, ls="--")  # fmt: skip
+        if any(rank.predicted for rank in ranks):
             ax.plot([], [], color=GREY, lw=0.9, ls="--", label="predicted")
         bits_axis(ax, [row["bits"] for row in rows if row["bits"] < 16])
         ax.set_ylabel("nats")
@@ -70,37 +70,37 @@ def gap_by_bits(rows: Sequence[Row], predicted: Mapping[Key, float]) -> Panel:
     return panel
 
 
-def _nothing(ax: Axes, why: str) -> None:
-    """Words in the place of an empty panel."""
+def _empty(ax: Axes, reason: str) -> None:
+    """An empty panel with the reason as text."""
     ax.set_axis_off()
-    ax.text(0.5, 0.5, why, transform=ax.transAxes, ha="center", color=INK)
+    ax.text(0.5, 0.5, reason, transform=ax.transAxes, ha="center", color=INK)
 
 
 def _nats(ax: Axes, axis: Axis) -> None:
-    """Logarithmic in both directions, decades written as numbers."""
-    (ax.set_yscale if axis is ax.yaxis else ax.set_xscale)("symlog", linthresh=STRAIGHT)
-    axis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=STRAIGHT))
+    """A logarithmic axis in both directions, with decades written as numbers."""
+    (ax.set_yscale if axis is ax.yaxis else ax.set_xscale)("symlog", linthresh=LINEAR)
+    axis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=LINEAR))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_locator(SymmetricalLogLocator(base=10, linthresh=STRAIGHT, subs=range(2, 10)))
+    axis.set_minor_locator(SymmetricalLogLocator(base=10, linthresh=LINEAR, subs=range(2, 10)))
     axis.set_minor_formatter(NullFormatter())
 
 
 def gap_by_rank(rows: Sequence[Row]) -> Panel:
-    """A line a bit-width, through the ranks that were run with the same settings."""
+    """A line for each bit-width, through the ranks of the same settings."""
 
     def panel(ax: Axes) -> None:
-        found = gaps(rows)
+        by_cell = gaps(rows)
         ax.set_title("Does rank need precision?")
-        if not found:
-            _nothing(ax, "no run with its like in 16 bits")
+        if not by_cell:
+            _empty(ax, "no run has a 16-bit partner")
             return
-        lines = sorted({(key.bits, key.settings) for key in found}, reverse=True)
-        every = len({settings for _, settings in lines}) > 1
+        lines = sorted({(key.bits, key.settings) for key in by_cell}, reverse=True)
+        several = len({settings for _, settings in lines}) > 1
         for i, (bits, settings) in enumerate(lines):
-            mine = sorted((k.rank, sum(v) / len(v)) for k, v in found.items()
-                          if (k.bits, k.settings) == (bits, settings))  # fmt: skip
-            ax.plot(*zip(*mine, strict=True), marker="o", ms=3, color=colour(i), ls=dash(i),
-                    label=f"{bits} bits" + f", {settings}" * every)  # fmt: skip
+            points = sorted((k.rank, sum(v) / len(v)) for k, v in by_cell.items()
+                            if (k.bits, k.settings) == (bits, settings))  # fmt: skip
+            ax.plot(*zip(*points, strict=True), marker="o", ms=3, color=colour(i), ls=dash(i),
+                    label=f"{bits} bits" + f", {settings}" * several)  # fmt: skip
         ax.axhline(0, color=GREY, lw=0.6)
         ranks = sorted({row["rank"] for row in rows})
         ax.set_xscale("symlog", base=2, linthresh=1)
@@ -112,24 +112,24 @@ def gap_by_rank(rows: Sequence[Row]) -> Panel:
     return panel
 
 
-def both(rows: Sequence[Row], predicted: Mapping[Key, float]) -> Panel:
-    """A mark a cell, each rank's predictions beside its own gaps; on the line theory is right."""
+def predicted_and_observed(rows: Sequence[Row], predicted: Mapping[Key, float]) -> Panel:
+    """A mark for each cell; on the diagonal, the prediction equals the observed gap."""
 
     def panel(ax: Axes) -> None:
-        found = [(i, one, sorted(set(one.observed) & set(one.predicted)))
-                 for i, one in enumerate(data(rows, predicted))]  # fmt: skip
-        ends = [side[b] for _, one, bits in found for b in bits
-                for side in (one.predicted, one.observed)]  # fmt: skip
+        ranks = [(i, rank, sorted(set(rank.observed) & set(rank.predicted)))
+                 for i, rank in enumerate(data(rows, predicted))]  # fmt: skip
+        ends = [gap[b] for _, rank, bits in ranks for b in bits
+                for gap in (rank.predicted, rank.observed)]  # fmt: skip
         ax.set_title("Theory and practice")
         if not ends:
-            _nothing(ax, "nothing was predicted")
+            _empty(ax, "nothing was predicted")
             return
         _nats(ax, ax.xaxis)
         _nats(ax, ax.yaxis)
-        for i, one, bits in found:
+        for i, rank, bits in ranks:
             if bits:
-                ax.plot([one.predicted[b] for b in bits], [one.observed[b] for b in bits], "o",
-                        ms=3.5, color=colour(i), label=one.label)  # fmt: skip
+                ax.plot([rank.predicted[b] for b in bits], [rank.observed[b] for b in bits], "o",
+                        ms=3.5, color=colour(i), label=rank.label)  # fmt: skip
         ax.plot([min(ends), max(ends)], [min(ends), max(ends)], color=GREY, lw=0.8, zorder=0)
         limits = [*ax.get_xlim(), *ax.get_ylim()]
         ax.set_xlim(min(limits), max(limits))

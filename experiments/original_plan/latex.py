@@ -1,7 +1,7 @@
-"""A derivation's prose as LaTeX, with every equation set below the paragraph that first names it.
+"""The derivation's text as LaTeX, with each equation below the first paragraph that cites it.
 
-Of markdown it knows what the derivation is written in: headings, paragraphs, bold, slanted, code
-and formulas between dollars, which TeX takes as they are. All else is text, and escaped.
+It converts the markdown that the derivation uses: headings, paragraphs, bold, italic, code, and
+formulas between dollars, which go to TeX unchanged. Everything else is escaped as text.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from lowbit.sensitivity.theory.equations import EQUATIONS, Equation, snippet
 
 SPECIAL = re.compile(r"(\$[^$]+\$|`[^`]+`|\*\*.+?\*\*|\*.+?\*)", re.DOTALL)
-NAMED = re.compile(r"\((D?\d+'?(?:, D?\d+'?)*)\)")
+CITATION = re.compile(r"\((D?\d+'?(?:, D?\d+'?)*)\)")
 """(12), (D2') or (16, 17)."""
 ESCAPES = str.maketrans({
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -29,24 +29,24 @@ START = r"""\documentclass[11pt]{article}
 
 
 def document(markdown: Sequence[str]) -> str:
-    """The cells of a derivation and all equations as a LaTeX document of its own.
+    """A derivation's markdown cells and all equations as a complete LaTeX document.
 
-    The first heading is the title; equations that no paragraph names stand at the end.
+    The first heading is the title. Equations that no paragraph cites are at the end.
     """
     first, *rest = _paragraphs(markdown)
-    left = {one.tag: one for one in EQUATIONS}
+    remaining = {equation.tag: equation for equation in EQUATIONS}
     body = []
     for paragraph in rest:
         body.append(to_tex(paragraph))
-        body += [_set(left.pop(tag)) for tag in _tags(paragraph) if tag in left]
-    body += [_set(one) for one in left.values()]
+        body += [_set(remaining.pop(tag)) for tag in _tags(paragraph) if tag in remaining]
+    body += [_set(equation) for equation in remaining.values()]
     title = f"\\title{{{to_tex(first.removeprefix('# '))}}}\n\\author{{lowbit}}\n\\date{{}}\n"
     whole = ["\\begin{document}\n\\maketitle", *body, "\\end{document}\n"]
     return START + title + "\n\n".join(whole)
 
 
 def to_tex(paragraph: str) -> str:
-    """One paragraph, or one heading."""
+    """A paragraph or a heading as LaTeX."""
     if paragraph.startswith("## "):
         return f"\\section*{{{to_tex(paragraph[3:])}}}"
     return "".join(_piece(piece) for piece in SPECIAL.split(paragraph))
@@ -56,7 +56,7 @@ def _piece(text: str) -> str:
     if text.startswith("$"):
         return text
     if text.startswith("`"):
-        # A path may be broken where a word would not.
+        # A path may be broken at its separators, a word may not.
         code = re.sub(r"[/_.]", r"\g<0>\\allowbreak{}", text.strip("`").translate(ESCAPES))
         return f"\\texttt{{{code}}}"
     for mark, command in (("**", "textbf"), ("*", "emph")):
@@ -70,9 +70,9 @@ def _paragraphs(markdown: Sequence[str]) -> Iterator[str]:
 
 
 def _tags(paragraph: str) -> list[str]:
-    return [tag for found in NAMED.findall(paragraph) for tag in found.split(", ")]
+    return [tag for citation in CITATION.findall(paragraph) for tag in citation.split(", ")]
 
 
-def _set(one: Equation) -> str:
-    """What it says, then itself: one paragraph, so that no page's end parts them."""
-    return f"\\emph{{{to_tex(one.says)}}}\n{snippet(one)}"
+def _set(equation: Equation) -> str:
+    """Its description and the equation as one paragraph, so that no page break separates them."""
+    return f"\\emph{{{to_tex(equation.says)}}}\n{snippet(equation)}"

@@ -1,4 +1,4 @@
-"""A script with `# %%` marks as a notebook, so that the two cannot say different things."""
+"""Make a notebook from a script with `# %%` marks, so that the two always agree."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import json
 from hashlib import sha256
 from typing import Any
 
-MARK, WORDS = "# %%", "# %% [markdown]"
+MARK, MARKDOWN = "# %%", "# %% [markdown]"
 
 
 def cells(script: str) -> list[tuple[str, str]]:
-    """("markdown" or "code", text), in order."""
-    found: list[tuple[str, list[str]]] = []
+    """The cells in order, each as ("markdown" or "code", text)."""
+    marked: list[tuple[str, list[str]]] = []
     for line in script.splitlines():
         if line.startswith(MARK):
-            found.append(("markdown" if line.startswith(WORDS) else "code", []))
-        elif found:
-            found[-1][1].append(line)
-    return [(kind, _text(kind, lines)) for kind, lines in found]
+            marked.append(("markdown" if line.startswith(MARKDOWN) else "code", []))
+        elif marked:
+            marked[-1][1].append(line)
+    return [(kind, _text(kind, lines)) for kind, lines in marked]
 
 
 def _text(kind: str, lines: list[str]) -> str:
@@ -27,7 +27,7 @@ def _text(kind: str, lines: list[str]) -> str:
 
 
 def to_notebook(script: str) -> str:
-    """The .ipynb, without outputs; the same script gives the same bytes."""
+    """The text of the .ipynb, without outputs; the same script gives the same bytes."""
     body = [_cell(i, kind, text) for i, (kind, text) in enumerate(cells(script))]
     about = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},

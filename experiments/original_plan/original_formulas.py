@@ -1,7 +1,6 @@
-"""The formulas that this project started from, as they were written, beside what is right.
+"""The formulas of the original plan, unchanged, each with a note of its error.
 
-They are kept so that they can be compared with data; none of them is used to plan. What is wrong
-with each is said where it stands.
+They are here to be compared with data. No plan is made with them.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ def balanced_bits(rank: int, examples: int, sigma: float = 1.0, C: float = 1.0) 
 def gradient_variance_bound(
     variance: float, rank: int, bits: float, reach: float, x: float, smooth: float = 1.0
 ) -> float:
-    """(D3) Var + L^2 |x|^2 r 4^-b R^2: right in 4^-b, and rank has no part."""
+    """(D3) Var + L^2 |x|^2 r 4^-b R^2. The factor 4^-b is right; the rank does not belong in it."""
     return variance + smooth**2 * x**2 * rank * 4.0**-bits * reach**2
 
 
 def gap_law(bits: float, C: float) -> float:
-    """(D4) C 2^(-2b), with one C for all bits: off by more than 10 % below 6 bits."""
+    """(D4) C 2^(-2b), with one C for all bits: wrong by more than 10 % below 6 bits."""
     return C * 4.0**-bits
 
 
 GUIDELINES = ((8, "8-bit", 0.05), (16, "8-bit", 0.10), (10**9, "16-bit", 0.0))
-"""(D5) Up to this rank, this precision, at most this degradation: to be tested, not followed."""
+"""(D5) Up to a rank, a precision and its largest degradation. Claims to test, not advice."""

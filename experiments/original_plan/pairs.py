@@ -1,9 +1,8 @@
-"""Which runs are held against each other: alike in everything but the bits of their blocks.
+"""Pairs every low-bit run with the 16-bit run that its gap is measured from. No torch.
 
-A low-bit run is paired with the 16-bit run of the same rank and seed that was declared alike (the
-same data, settings, adapters, and whatever lies outside the blocks) and whose recorded facts are
-alike too, by the rule that pairs a study's records. A cell is one bit-width at one rank in one set
-of settings, over its seeds. Rows are metrics files. No torch.
+Both runs have the same rank, seed and settings (data, training, adapters, and the formats outside
+the blocks), and the same recorded facts, by the rule that pairs a study's records. A cell is one
+bit-width at one rank in one set of settings, over seeds. A row is the content of a metrics file.
 """
 
 from __future__ import annotations
@@ -14,16 +13,19 @@ from dataclasses import asdict
 from hashlib import sha256
 from typing import Any, NamedTuple
 
+from lowbit import Record
 from lowbit.core.spec import BLOCK_ROLES
-from lowbit.runs.record import COMPARED, Record, unlike
+
+# Metrics files are paired by the facts that pair records; the public API pairs whole studies.
+from lowbit.runs.record import COMPARED, unlike
 
 Row = dict[str, Any]
-_OF_THE_PAIR = ("name", "format", "embedding", "rank", "rule")
-"""Of a plan: what differs within a pair, or shows in the sites as what it came to."""
+_DIFFERENT_IN_A_PAIR = ("name", "format", "embedding", "rank", "rule")
+"""Keys of a plan that may differ within a pair, or whose effect the record's sites show."""
 
 
 class Key(NamedTuple):
-    """A cell. `settings`: the digest of what its runs have in common."""
+    """A cell; `settings` is the digest of the settings that its runs share."""
 
     bits: int
     rank: int
@@ -31,7 +33,7 @@ class Key(NamedTuple):
 
 
 def identity(record: Record) -> Row:
-    """What pairs are found by: settings one by one, their digest, and recorded facts."""
+    """What a pair has in common: settings, their digest, and recorded facts."""
     declared = dict(_flat(_declared(record)))
     text = json.dumps(declared, sort_keys=True)
     facts = asdict(record.facts)
@@ -43,11 +45,11 @@ def identity(record: Record) -> Row:
 
 
 def _declared(record: Record) -> Row:
-    """The spec without its seed and without how blocks are stored and how high their rank is."""
+    """The spec without its seed, and without the format and rank of its blocks."""
     spec = {key: value for key, value in record.spec.items() if key not in ("plan", "seed")}
     plan = record.spec["plan"]
     blocks = [site for site in record.sites if site.role in BLOCK_ROLES]
-    spec["plan"] = {key: plan[key] for key in plan if key not in _OF_THE_PAIR}
+    spec["plan"] = {key: plan[key] for key in plan if key not in _DIFFERENT_IN_A_PAIR}
     spec["blocks"] = ", ".join(sorted({site.base for site in blocks}))
     for role in sorted({site.role for site in record.sites} - set(BLOCK_ROLES)):
         stored = {f"{site.format} {site.base}" for site in record.sites if site.role == role}
@@ -55,57 +57,60 @@ def _declared(record: Record) -> Row:
     return spec
 
 
-def _flat(table: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, Any]]:
-    """`train.lr` and the like, each with its value."""
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys like `train.lr` with their values."""
     for key, value in table.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{inside}{key}.")
+            yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield inside + key, value
+            yield prefix + key, value
 
 
 def cells(rows: Sequence[Row]) -> dict[Key, list[Row]]:
-    """Runs by cell, in their own order."""
-    found: dict[Key, list[Row]] = {}
+    """Rows by cell, in the order of the rows."""
+    by_cell: dict[Key, list[Row]] = {}
     for row in rows:
-        found.setdefault(Key(row["bits"], row["rank"], row["settings"]), []).append(row)
-    return found
+        by_cell.setdefault(Key(row["bits"], row["rank"], row["settings"]), []).append(row)
+    return by_cell
 
 
-def differences(one: Row, two: Row) -> list[str]:
-    """Why two runs are no pair, whatever their bits; empty where they are."""
-    if any(row["declared"].get("train.token_budget") for row in (one, two)):
+def differences(first: Row, second: Row) -> list[str]:
+    """Why two runs are no pair, apart from their bits; empty if they are one."""
+    if any(row["declared"].get("train.token_budget") for row in (first, second)):
         return ["train.token_budget makes other batches"]
-    ours, theirs = one["declared"], two["declared"]
-    other = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
-    said = [f"{key}: {ours.get(key)!r} and {theirs.get(key)!r}" for key in other]
-    facts = unlike(one["facts"], two["facts"])
-    return said + [f"{key}: {one['facts'][key]!r} and {two['facts'][key]!r}" for key in facts]
+    a, b = first["declared"], second["declared"]
+    settings = [key for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
+    facts = unlike(first["facts"], second["facts"])
+    return [
+        *(f"{key}: {a.get(key)!r} and {b.get(key)!r}" for key in settings),
+        *(f"{key}: {first['facts'][key]!r} and {second['facts'][key]!r}" for key in facts),
+    ]
 
 
 def partner(row: Row, rows: Sequence[Row]) -> Row | None:
-    """The 16-bit run that a run's gap is counted from."""
-    return next((one for one in _candidates(row, rows) if not differences(row, one)), None)
+    """The 16-bit run that a run's gap is measured from."""
+    candidates = _candidates(row, rows)
+    return next((other for other in candidates if not differences(row, other)), None)
 
 
 def _candidates(row: Row, rows: Sequence[Row]) -> list[Row]:
-    where = (16, row["rank"], row["seed"])
-    return [one for one in rows if (one["bits"], one["rank"], one["seed"]) == where]
+    reference = (16, row["rank"], row["seed"])
+    return [r for r in rows if (r["bits"], r["rank"], r["seed"]) == reference]
 
 
 def gaps(rows: Sequence[Row]) -> dict[Key, list[float]]:
-    """Of every low-bit cell: each run's loss above that of its 16-bit run."""
-    found: dict[Key, list[float]] = {}
+    """By low-bit cell, each run's loss minus the loss of its 16-bit partner."""
+    by_cell: dict[Key, list[float]] = {}
     for key, runs in cells(rows).items():
         pairs = [(run, partner(run, rows)) for run in runs if key.bits != 16]
-        mine = [run["eval_loss"] - one["eval_loss"] for run, one in pairs if one is not None]
-        if mine:
-            found[key] = mine
-    return found
+        losses = [(run["eval_loss"], ref["eval_loss"]) for run, ref in pairs if ref is not None]
+        if losses:
+            by_cell[key] = [loss - reference for loss, reference in losses]
+    return by_cell
 
 
 def unpaired(rows: Sequence[Row]) -> list[str]:
-    """A line for every low-bit run that no gap is known of, and why."""
+    """A line for every low-bit run without a 16-bit partner, with the reason."""
     return [
         f"{row['file']}: no gap, {_why(row, _candidates(row, rows))}"
         for row in rows
@@ -116,24 +121,24 @@ def unpaired(rows: Sequence[Row]) -> list[str]:
 def _why(row: Row, candidates: Sequence[Row]) -> str:
     if not candidates:
         return f"since there is no 16-bit run of rank {row['rank']} and seed {row['seed']}"
-    nearest = min(candidates, key=lambda one: len(differences(row, one)))
+    nearest = min(candidates, key=lambda other: len(differences(row, other)))
     return f"since {nearest['file']} differs ({'; '.join(differences(row, nearest))})"
 
 
 def series(rows: Sequence[Row]) -> dict[tuple[int, str], str]:
-    """(rank, settings) of all runs with words for a legend: settings are named if they differ."""
-    found = sorted({(row["rank"], row["settings"]) for row in rows})
-    several = len({settings for _, settings in found}) > 1
-    return {(r, s): f"rank {r}" + f", {s}" * several for r, s in found}
+    """A legend's label for every (rank, settings); it names the settings where they differ."""
+    keys = sorted({(row["rank"], row["settings"]) for row in rows})
+    several = len({settings for _, settings in keys}) > 1
+    return {(r, s): f"rank {r}" + f", {s}" * several for r, s in keys}
 
 
-def described(rows: Sequence[Row]) -> list[str]:
-    """Where runs of several settings lie together: a line each, with what it alone has."""
+def setting_differences(rows: Sequence[Row]) -> list[str]:
+    """A line for each of several sets of settings, with the keys in which they differ."""
     sets = {row["settings"]: row["declared"] for row in rows}
     names = sorted({key for each in sets.values() for key in each})
-    apart = [key for key in names if len({repr(each.get(key)) for each in sets.values()}) > 1]
+    different = [key for key in names if len({repr(each.get(key)) for each in sets.values()}) > 1]
     return [
-        f"settings {digest}: " + ", ".join(f"{key} = {each.get(key)!r}" for key in apart)
+        f"settings {digest}: " + ", ".join(f"{key} = {each.get(key)!r}" for key in different)
         for digest, each in sorted(sets.items())
         if len(sets) > 1
     ]

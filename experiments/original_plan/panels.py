@@ -1,4 +1,4 @@
-"""The documents' figures: by bit-width, nine panels, theory against random numbers."""
+"""The original plan's figures: loss and gradients by bits, nine panels, theory and Monte Carlo."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from original_plan.run_panels import Panel
 
 
 def save(path: Path, panels: Sequence[Panel], columns: int) -> Path:
-    """Panels in rows of so many, as PNG."""
+    """Draw panels in rows of `columns`, and write them as PNG."""
     rows = -(-len(panels) // columns)
     with mpl.rc_context(RC | {"font.size": 7.5, "axes.titlesize": 8, "legend.fontsize": 6.5}):
         size = (WIDTH * columns / 2, 2.3 * rows)
@@ -35,7 +35,7 @@ def save(path: Path, panels: Sequence[Panel], columns: int) -> Path:
 
 
 def loss_by_bits(rows: Sequence[Row], path: Path) -> Path:
-    """Bit-width against loss and perplexity."""
+    """Loss and perplexity by bit-width."""
     panels = (
         run_panels.by_bits(rows, "eval_loss", "Loss", "nats"),
         run_panels.by_bits(rows, "perplexity", "Perplexity", ""),
@@ -44,7 +44,7 @@ def loss_by_bits(rows: Sequence[Row], path: Path) -> Path:
 
 
 def noise_by_bits(rows: Sequence[Row], path: Path) -> Path:
-    """Gradient noise against bit-width."""
+    """Gradient noise and norm by bit-width."""
     return save(path, _gradients(rows), 2)
 
 
@@ -55,8 +55,8 @@ def _gradients(rows: Sequence[Row]) -> tuple[Panel, Panel]:
     )
 
 
-def nine(rows: Sequence[Row], predicted: Mapping[Key, float], path: Path) -> Path:
-    """Everything at a glance."""
+def nine_panels(rows: Sequence[Row], predicted: Mapping[Key, float], path: Path) -> Path:
+    """All results in nine panels."""
     noise, norm = _gradients(rows)
     panels = (
         run_panels.by_bits(rows, "eval_loss", "Loss", "nats"),
@@ -67,26 +67,26 @@ def nine(rows: Sequence[Row], predicted: Mapping[Key, float], path: Path) -> Pat
         noise,
         run_panels.bytes_and_loss(rows),
         run_panels.curves(rows),
-        gap_panels.both(rows, predicted),
+        gap_panels.predicted_and_observed(rows, predicted),
     )
     return save(path, panels, 3)
 
 
-def theory(found: Mapping[str, Any], path: Path) -> Path:
-    """Each law beside its Monte Carlo."""
+def theory_panels(simulation: Mapping[str, Any], path: Path) -> Path:
+    """Each law next to its Monte Carlo."""
 
-    def beside(key: str, at: str, pairs: Sequence[tuple[str, str]], title: str) -> Panel:
+    def compare(key: str, at: str, pairs: Sequence[tuple[str, str]], title: str) -> Panel:
         def panel(ax: Axes) -> None:
-            rows = found[key]
+            rows = simulation[key]
             places = [i if at == "format" else row[at] for i, row in enumerate(rows)]
             for i, (name, label) in enumerate(pairs):
                 values = [row[name] for row in rows]
-                # What was drawn at random is a mark, what the law says a line.
-                drawn = name in ("monte_carlo", "mean", "sd", "fresh", "frozen")
-                style: dict[str, Any] = {"marker": "o", "ls": ""} if drawn else {"ls": dash(i)}
+                # Monte Carlo results are marks, laws are lines.
+                random = name in ("monte_carlo", "mean", "sd", "fresh", "frozen")
+                style: dict[str, Any] = {"marker": "o", "ls": ""} if random else {"ls": dash(i)}
                 ax.plot(places, values, ms=4, color=COLOURS[i], label=label, **style)
-            words = [str(row[at]).split("@")[0] for row in rows]
-            ax.set_xticks(places, words, rotation=45 if at == "format" else 0)
+            labels = [str(row[at]).split("@")[0] for row in rows]
+            ax.set_xticks(places, labels, rotation=45 if at == "format" else 0)
             ax.set_xlabel(at)
             ax.set_yscale("log")
             decades(ax.yaxis)
@@ -97,14 +97,14 @@ def theory(found: Mapping[str, Any], path: Path) -> Path:
 
     monte = ("monte_carlo", "Monte Carlo")
     panels = (
-        beside("distortion", "format", (monte, ("integral", "integral over levels")),
+        compare("distortion", "format", (monte, ("integral", "integral over levels")),
                "Distortion of Gaussian weights"),
-        beside("midtread", "width", (monte, ("series", "exact series"), ("uniform", "D²/12")),
+        compare("midtread", "width", (monte, ("series", "exact series"), ("uniform", "D²/12")),
                "Mid-tread noise"),
-        beside("damage", "bits", (("mean", "mean"), ("expected", "½ tr(HS)"),
+        compare("damage", "bits", (("mean", "mean"), ("expected", "½ tr(HS)"),
                                   ("sd", "its spread"), ("expected_sd", "√(g'Sg + …)")),
                "Damage and its spread"),
-        beside("gradient", "bits", (("fresh", "fresh noise"),
+        compare("gradient", "bits", (("fresh", "fresh noise"),
                                     ("fresh_expected", "law (21) + (28)"),
                                     ("frozen", "frozen base"),
                                     ("frozen_expected", "law (28)")),

@@ -1,4 +1,4 @@
-"""Panels of what was measured: losses, gradients, bytes, training. A colour a rank, or a bit-width.
+"""Panels of losses, gradients, bytes and training curves; a colour is a rank or a bit-width.
 
 A series is all runs of one rank and one set of settings.
 """
@@ -18,40 +18,43 @@ Panel = Callable[[Axes], None]
 
 @dataclass(frozen=True)
 class Series:
-    """What the runs of one rank and settings came to: one number a seed, by bit-width."""
+    """One number for each seed, by bit-width, of the runs of one rank and settings."""
 
     label: str
     values: dict[int, list[float]]
 
     @property
     def means(self) -> dict[int, float]:
-        return {bits: sum(found) / len(found) for bits, found in self.values.items()}
+        return {bits: sum(numbers) / len(numbers) for bits, numbers in self.values.items()}
 
 
 def data(rows: Sequence[Row], key: str) -> list[Series]:
-    """A series for every rank and settings, in the order of `series`; runs without it left out."""
-    found = []
-    around = cells(rows)
+    """A series for every rank and settings, in the order of `series`.
+
+    Runs that did not log `key` are left out.
+    """
+    lines = []
+    by_cell = sorted(cells(rows).items())
     for (rank, settings), label in series(rows).items():
-        mine = {
-            at.bits: [run[key] for run in runs if run.get(key) is not None]
-            for at, runs in sorted(around.items())
-            if (at.rank, at.settings) == (rank, settings)
+        by_width = {
+            cell.bits: [run[key] for run in runs if run.get(key) is not None]
+            for cell, runs in by_cell
+            if (cell.rank, cell.settings) == (rank, settings)
         }
-        found.append(Series(label, {bits: values for bits, values in mine.items() if values}))
-    return found
+        lines.append(Series(label, {bits: values for bits, values in by_width.items() if values}))
+    return lines
 
 
 def by_bits(rows: Sequence[Row], key: str, title: str, name: str) -> Panel:
-    """Means over seeds, a line a series, small dots the seeds."""
+    """A line through the means over seeds for each series; small dots are single seeds."""
 
     def panel(ax: Axes) -> None:
-        for i, one in enumerate(data(rows, key)):
-            for bits, values in one.values.items():
+        for i, line in enumerate(data(rows, key)):
+            for bits, values in line.values.items():
                 ax.plot([bits] * len(values), values, ".", ms=3, color=colour(i), alpha=0.5)
-            means = one.means
+            means = line.means
             ax.plot(list(means), list(means.values()), marker="o", ms=3, color=colour(i),
-                    ls=dash(i), label=one.label)  # fmt: skip
+                    ls=dash(i), label=line.label)  # fmt: skip
         bits_axis(ax, [row["bits"] for row in rows])
         ax.set_ylabel(name)
         ax.set_title(title)
@@ -61,6 +64,7 @@ def by_bits(rows: Sequence[Row], key: str, title: str, name: str) -> Panel:
 
 
 def bits_axis(ax: Axes, bits: Sequence[int]) -> None:
+    """A logarithmic axis with a tick at every bit-width."""
     ax.set_xscale("log", base=2)
     ticks = sorted(set(bits))
     ax.set_xticks(ticks, [str(b) for b in ticks])
@@ -69,7 +73,7 @@ def bits_axis(ax: Axes, bits: Sequence[int]) -> None:
 
 
 def legend(ax: Axes) -> None:
-    """In room of its own above what is drawn; nothing where nothing is named."""
+    """A legend above the data, which is given the space by a higher axis; none without labels."""
     handles, labels = ax.get_legend_handles_labels()
     if not labels:
         return
@@ -82,16 +86,16 @@ def legend(ax: Axes) -> None:
 
 
 def bars(rows: Sequence[Row], key: str, title: str, name: str) -> Panel:
-    """Means over seeds, a bar a rank beside the others of its bit-width, dots the seeds."""
+    """A bar for each rank, grouped by bit-width, as high as the mean; dots are single seeds."""
 
     def panel(ax: Axes) -> None:
-        bits, found = sorted({row["bits"] for row in rows}, reverse=True), data(rows, key)
-        width = 0.84 / len(found)
-        for i, one in enumerate(found):
-            places = {b: bits.index(b) + (i - (len(found) - 1) / 2) * width for b in one.values}
-            ax.bar([places[b] for b in one.values], list(one.means.values()), width * 0.92,
-                   color=colour(i), label=one.label)  # fmt: skip
-            for b, values in one.values.items():
+        bits, ranks = sorted({row["bits"] for row in rows}, reverse=True), data(rows, key)
+        width = 0.84 / len(ranks)
+        for i, rank in enumerate(ranks):
+            places = {b: bits.index(b) + (i - (len(ranks) - 1) / 2) * width for b in rank.values}
+            ax.bar([places[b] for b in rank.values], list(rank.means.values()), width * 0.92,
+                   color=colour(i), label=rank.label)  # fmt: skip
+            for b, values in rank.values.items():
                 ax.plot([places[b]] * len(values), values, "o", ms=2.2, color="white", mec=INK,
                         mew=0.5)  # fmt: skip
         ax.set_xticks(range(len(bits)), [str(b) for b in bits])
@@ -99,19 +103,21 @@ def bars(rows: Sequence[Row], key: str, title: str, name: str) -> Panel:
         ax.set_ylabel(name)
         ax.set_title(title)
         legend(ax)
-        silent = sum(row.get(key) is None for row in rows)
-        if silent:
-            said = f"not logged by {silent} of {len(rows)} runs"
-            ax.text(0.02, 0.97, said, transform=ax.transAxes, va="top", fontsize=6, color=INK)
+        missing = sum(row.get(key) is None for row in rows)
+        if missing:
+            note = f"not logged by {missing} of {len(rows)} runs"
+            ax.text(0.02, 0.97, note, transform=ax.transAxes, va="top", fontsize=6, color=INK)
 
     return panel
 
 
 def bytes_and_loss(rows: Sequence[Row]) -> Panel:
+    """A mark for each run: loss by stored bytes."""
+
     def panel(ax: Axes) -> None:
         for i, bits in enumerate(sorted({row["bits"] for row in rows}, reverse=True)):
-            mine = [(r["stored_bytes"] / 1e6, r["eval_loss"]) for r in rows if r["bits"] == bits]
-            ax.plot(*zip(*mine, strict=True), "o", ms=3, color=colour(i), label=f"{bits} bits")
+            points = [(r["stored_bytes"] / 1e6, r["eval_loss"]) for r in rows if r["bits"] == bits]
+            ax.plot(*zip(*points, strict=True), "o", ms=3, color=colour(i), label=f"{bits} bits")
         ax.set_xlabel("stored, MB")
         ax.set_ylabel("loss")
         ax.set_title("What bytes buy")
@@ -121,6 +127,8 @@ def bytes_and_loss(rows: Sequence[Row]) -> Panel:
 
 
 def curves(rows: Sequence[Row]) -> Panel:
+    """The training loss of each run by step."""
+
     def panel(ax: Axes) -> None:
         for i, bits in enumerate(sorted({row["bits"] for row in rows}, reverse=True)):
             for j, row in enumerate(r for r in rows if r["bits"] == bits and r["curve"]):

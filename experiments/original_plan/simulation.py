@@ -1,4 +1,4 @@
-"""The noise model against random numbers: each law beside a Monte Carlo of it. No torch."""
+"""The noise model compared with Monte Carlo, law by law. No torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GROUPS, SIZE = 20_000, 64
 
 
 def simulate(seed: int = 0) -> dict[str, Any]:
-    """Everything that `theoretical_validation.png` draws."""
+    """The data of `theoretical_validation.png`."""
     rng = np.random.default_rng(seed)
     weights = rng.standard_normal((GROUPS, SIZE))
     return {
@@ -30,8 +30,8 @@ def simulate(seed: int = 0) -> dict[str, Any]:
 
 
 def _distortion(text: str, weights: np.ndarray) -> dict[str, Any]:
-    found = float(np.square(rounded(weights, text) - weights).mean())
-    return {"format": text, "monte_carlo": found,
+    error = float(np.square(rounded(weights, text) - weights).mean())
+    return {"format": text, "monte_carlo": error,
             "integral": distortion.distortion(parse(text), SIZE)}  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def _midtread(width: float, rng: np.random.Generator) -> dict[str, float]:
 
 
 def _damage(bits: int, rng: np.random.Generator) -> dict[str, float]:
-    """A quadratic loss around its optimum's neighbourhood: mean and spread of the damage."""
+    """Mean and spread of the damage under a quadratic loss, near its optimum."""
     n = 400
     curvature, gradient = rng.uniform(0.5, 2.0, n), 0.05 * rng.standard_normal(n)
     width = rounding.step(3.0, bits)
@@ -68,47 +68,48 @@ def _damage(bits: int, rng: np.random.Generator) -> dict[str, float]:
 
 
 def _gradients(rng: np.random.Generator) -> list[dict[str, float]]:
-    """What frozen and fresh errors add to gradients of batches, each with a Hessian of its own.
+    """The gradient variance that frozen and fresh errors add, as shares of the batches' own.
 
-    A linear regression where the weights are right: a batch's Hessian is X'X / B and its gradient
-    X'r / B, so both are drawn with the batch. Residuals are so large that three bits come to about
-    what small language models show; how that falls with bits, and that fresh noise adds more, is
-    the outcome. All in shares of the batches' own variance.
+    The model is a linear regression at its true weights: a batch's Hessian is X'X / B and its
+    gradient X'r / B, so both are drawn with the batch. The size of the residuals is chosen so that
+    three bits add about as much as in small language models. The decrease with more bits, and the
+    larger effect of fresh noise, are results.
     """
     n, steps, batch, bases = 60, 2_000, 64, 24
-    curvature = 1 / np.arange(1, n + 1)  # a few steep directions, as models have them
+    curvature = 1 / np.arange(1, n + 1)  # a few steep directions, as in models
     inputs = rng.standard_normal((steps, batch, n)) * np.sqrt(curvature)
     residuals = 2 * rng.standard_normal((steps, batch, 1))
-    gradients = _moved(inputs, residuals)
+    gradients = _gradient(inputs, residuals)
     own = float(gradients.var(0).sum())
-    # Of Gaussian inputs E (H_t - H)^2 = (H^2 + H tr H) / B, here on the diagonal.
-    apart = (curvature**2 + curvature * curvature.sum()) / batch
-    found = []
+    # For Gaussian inputs, E (H_t - H)^2 = (H^2 + H tr H) / B, here on the diagonal.
+    spread = (curvature**2 + curvature * curvature.sum()) / batch
+    rows = []
     for bits in BITS:
         width = rounding.step(3.0, bits)
         frozen = rng.uniform(-width / 2, width / 2, (n, bases))
         fresh = rng.uniform(-width / 2, width / 2, (steps, n, 1))
-        added = rounding.uniform_variance(width) * float(apart.sum()) / own
+        added = rounding.uniform_variance(width) * float(spread.sum()) / own
         new = damage.fresh_noise_variance(np.diag(curvature), np.full(n, width**2 / 12))
-        found.append({
+        rows.append({
             "bits": bits,
-            "frozen": _added(gradients, _moved(inputs, inputs @ frozen)) / own,
+            "frozen": _added(gradients, _gradient(inputs, inputs @ frozen)) / own,
             "frozen_expected": added,
-            "fresh": _added(gradients, _moved(inputs, inputs @ fresh)) / own,
+            "fresh": _added(gradients, _gradient(inputs, inputs @ fresh)) / own,
             "fresh_expected": added + float(np.trace(new)) / own,
         })  # fmt: skip
-    return found
+    return rows
 
 
-def _moved(inputs: np.ndarray, off: np.ndarray) -> np.ndarray:
-    """Gradients of half the squared error by how far outputs are off: (steps, weights, columns)."""
-    return np.asarray(inputs.transpose(0, 2, 1) @ off / inputs.shape[1])
+def _gradient(inputs: np.ndarray, residuals: np.ndarray) -> np.ndarray:
+    """Gradients of half the squared error, from output errors: (steps, weights, columns)."""
+    return np.asarray(inputs.transpose(0, 2, 1) @ residuals / inputs.shape[1])
 
 
 def _added(gradients: np.ndarray, shifts: np.ndarray) -> float:
-    """To the variance over steps: a mean over columns, each error with its mirror image.
+    """The increase of the variance over steps, as a mean over columns.
 
-    Errors are symmetric, so a Monte Carlo may have both; one alone shows mostly its first order.
+    Every error is used with both signs, since errors are symmetric: with one sign alone, the first
+    order dominates the result.
     """
     spreads = [(gradients + sign * shifts).var(0).sum(0).mean() for sign in (1, -1)]
     return float(np.mean(spreads) - gradients.var(0).sum(0).mean())

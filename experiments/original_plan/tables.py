@@ -1,6 +1,6 @@
-"""All metrics files as tables, what they cost, and predictions beside what came out. No torch.
+"""Tables of all metrics files, of their cost, and of predicted and observed gaps. No torch.
 
-A table's line is a cell: one bit-width at one rank in one set of settings (`pairs`).
+A cell is one bit-width at one rank in one set of settings (`pairs`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from lowbit.core.errors import UserError
 from lowbit.core.files import to_json, write_atomic
@@ -24,20 +24,33 @@ FIELDS = (
     "settings",
 )
 UNCORRELATED = (
-    "correlation needs three cells where a gap above nothing was predicted and seen, and gaps "
+    "correlation needs three cells with predicted and observed gaps above zero, and gaps "
     "that differ"
 )
 
 
+class Validation(TypedDict):
+    """The content of validation.json."""
+
+    cells: list[Row]
+    """Every cell with its predicted and observed gap."""
+    correlation: float | None
+    """Of the gaps' logarithms."""
+    correlated: int
+    """Number of cells in the correlation: those where both gaps are above zero."""
+    why: str
+    """Why there is no correlation, or empty."""
+
+
 def read(results: Path) -> list[Row]:
-    """Every `metrics_*.json`, by bits (most first), rank and seed."""
+    """Every `metrics_*.json`, sorted by bits (descending), rank and seed."""
     paths = sorted(results.glob("metrics_*.json"))
     if not paths:
         raise UserError(
             f"{results} holds no metrics_*.json: python experiments/run_experiment.py --bits 16"
         )
     rows = [_row(path) for path in paths]
-    # Both scripts may have written of the same run.
+    # run_ft.py and run_experiment.py may both have written the same run.
     rows = list({(row["fingerprint"], to_json(row["facts"])): row for row in rows}.values())
     return sorted(rows, key=lambda row: (-row["bits"], row["rank"], row["settings"], row["seed"]))
 
@@ -47,8 +60,8 @@ def _row(path: Path) -> Row:
         row: Row = json.loads(path.read_text(encoding="utf-8"))
         if not {"settings", "declared", "facts"} <= set(row):
             raise UserError(
-                f"{path} does not say with which settings it was trained, as an earlier version "
-                "wrote it: run its script again, which trains nothing anew"
+                f"{path} lacks the settings of its run: an earlier version wrote it. Run its "
+                "script again; the finished run is not trained again"
             )
     except (ValueError, TypeError):
         raise UserError(f"{path} is torn: run its script again") from None
@@ -56,22 +69,22 @@ def _row(path: Path) -> Row:
 
 
 def write_tables(rows: Sequence[Row], results: Path) -> list[Path]:
-    """summary.csv (a line a run), summary_table.csv (a line a cell), cost_log.md."""
-    made = {
+    """Write summary.csv (a line per run), summary_table.csv (a line per cell) and cost_log.md."""
+    texts = {
         "summary.csv": _csv(FIELDS, [{key: row.get(key) for key in FIELDS} for row in rows]),
         "summary_table.csv": _csv(tuple(_table(rows)[0]), _table(rows)),
         "cost_log.md": _costs(rows),
     }
-    for name, text in made.items():
+    for name, text in texts.items():
         write_atomic(results / name, text.encode())
-    return [results / name for name in made]
+    return [results / name for name in texts]
 
 
 def _table(rows: Sequence[Row]) -> list[Row]:
-    lost, table = gaps(rows), []
+    by_cell, table = gaps(rows), []
     for key, runs in cells(rows).items():
         loss = mean_and_spread([run["eval_loss"] for run in runs])
-        gap = lost.get(key)
+        gap = by_cell.get(key)
         language = all(run["perplexity"] is not None for run in runs)
         table.append(
             {
@@ -115,24 +128,23 @@ def _costs(rows: Sequence[Row]) -> str:
 
 def write_validation(
     rows: Sequence[Row], predicted: Mapping[Key, float], results: Path
-) -> dict[str, Any]:
-    """validation.json: every cell's predicted gap beside the observed; how logarithms correlate.
-
-    `correlated`: over how many cells, those where both gaps are above nothing. `why`: what kept it
-    from being told, or "".
-    """
+) -> Validation:
+    """Write validation.json: predicted and observed gaps by cell, and their correlation."""
     observed = gaps(rows)
-    both = [key for key in observed if key in predicted]
-    said = [_beside(key, predicted[key], observed[key]) for key in both]
-    pairs = [(cell["predicted"], cell["observed"]) for cell in said]
+    compared = [
+        _compare(key, predicted[key], observed[key]) for key in observed if key in predicted
+    ]
+    pairs = [(cell["predicted"], cell["observed"]) for cell in compared]
     correlation, count = correlation_of_decades(pairs)
     why = "" if correlation is not None else f"{UNCORRELATED}: {count} here"
-    body = {"cells": said, "correlation": correlation, "correlated": count, "why": why}
+    body: Validation = {
+        "cells": compared, "correlation": correlation, "correlated": count, "why": why
+    }  # fmt: skip
     write_atomic(results / "validation.json", (to_json(body) + "\n").encode())
     return body
 
 
-def _beside(key: Key, predicted: float, observed: Sequence[float]) -> Row:
+def _compare(key: Key, predicted: float, observed: Sequence[float]) -> Row:
     mean = sum(observed) / len(observed)
     ratio = predicted / mean if mean else None
     return {**key._asdict(), "seeds": len(observed), "predicted": predicted, "observed": mean,

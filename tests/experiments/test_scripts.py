@@ -1,4 +1,4 @@
-"""The documents' commands, as they are written there."""
+"""The original plan's commands, run as it writes them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ from original_plan.tables import read
 
 from lowbit.core.errors import UserError
 from lowbit.report.wording import NOISY
+from lowbit.runs.store import ResultsFolder
 
 pytestmark = pytest.mark.late
 SCRIPTS = Path(__file__).parents[2] / "experiments"
+BOUNDS = ResultsFolder(SCRIPTS.parent / "studies" / "bounds" / "results")
 
 
 def script(name: str, *words: object) -> subprocess.CompletedProcess[str]:
@@ -44,13 +46,13 @@ def _results(folder: Path, model: Path, text: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOWBIT_CACHE", str(folder / "cache"))
         for bits in (16, 4, 2):
-            said = script("run_experiment", "--bits", bits, "--rank", 2, *data, *quick)
-            assert said.returncode == 0, said.stderr
-        said = script("run_ft", "--bits", 16, "--seed", 1, *data, *quick)
-        assert said.returncode == 0, said.stderr
+            process = script("run_experiment", "--bits", bits, "--rank", 2, *data, *quick)
+            assert process.returncode == 0, process.stderr
+        process = script("run_ft", "--bits", 16, "--seed", 1, *data, *quick)
+        assert process.returncode == 0, process.stderr
 
 
-def test_a_run_leaves_the_metrics_that_the_documents_name(results: Path) -> None:
+def test_a_run_writes_the_metrics_that_the_original_plan_names(results: Path) -> None:
     assert (results / "metrics_16_1.json").is_file()
     body = json.loads((results / "metrics_4_r2_0.json").read_text())
     assert (body["bits"], body["rank"], body["seed"]) == (4, 2, 0)
@@ -63,24 +65,24 @@ def test_a_run_leaves_the_metrics_that_the_documents_name(results: Path) -> None
     record = next((results / "runs").glob("*int4_64_r2*/record.json"), None) or next(
         path for path in (results / "runs").glob("*/record.json") if "int4" in path.parent.name
     )
-    found = json.loads(record.read_text())
-    assert found["metrics"]["loss"] == body["eval_loss"]
-    blocks = {s["format"] for s in found["sites"] if s["role"] in ("attention", "ffn")}
+    written = json.loads(record.read_text())
+    assert written["metrics"]["loss"] == body["eval_loss"]
+    blocks = {s["format"] for s in written["sites"] if s["role"] in ("attention", "ffn")}
     assert blocks == {format_of(4)}
 
 
 def test_gaps_are_paired_by_rank_and_seed(results: Path) -> None:
     rows = read(results)
     assert [row["bits"] for row in rows] == [16, 16, 4, 2]
-    found = {(key.bits, key.rank): values for key, values in gaps(rows).items()}
+    by_cell = {(key.bits, key.rank): values for key, values in gaps(rows).items()}
     losses = {(r["bits"], r["rank"]): r["eval_loss"] for r in rows}
-    assert found[4, 2] == [losses[4, 2] - losses[16, 2]]
-    assert (4, 16) not in found
+    assert by_cell[4, 2] == [losses[4, 2] - losses[16, 2]]
+    assert (4, 16) not in by_cell
 
 
 def test_analysis_writes_every_table_and_figure(results: Path) -> None:
-    said = script("analyze", "--results", results, "--no-theory")
-    assert said.returncode == 0, said.stderr
+    process = script("analyze", "--results", results, "--no-theory")
+    assert process.returncode == 0, process.stderr
     whole = script("analyze_results", "--results", results, "--no-theory")
     assert whole.returncode == 0, whole.stderr
     tables = ("summary.csv", "summary_table.csv", "cost_log.md", "validation.json")
@@ -93,16 +95,16 @@ def test_analysis_writes_every_table_and_figure(results: Path) -> None:
     assert float(table[2]["eval_loss"]) == read(results)[2]["eval_loss"]
 
 
-def test_the_analysis_predicts_at_each_adapter_or_says_why_not(results: Path) -> None:
-    """The runs' own cut of the data is predicted on: a window of 24, as each record says."""
+def test_the_analysis_predicts_at_each_adapter_or_warns(results: Path) -> None:
+    """It predicts on the runs' own data, with the window of 24 that their records have."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOWBIT_CACHE", str(results / "cache"))
-        said = script("analyze", "--results", results, "--tokens", 128)
-        assert said.returncode == 0, said.stderr
-        assert "warning" not in said.stderr
-        assert "correlation needs three cells" in said.stdout
-        found = json.loads((results / "validation.json").read_text())["cells"]
-        assert [(cell["bits"], cell["rank"]) for cell in found] == [(4, 2), (2, 2)]
+        process = script("analyze", "--results", results, "--tokens", 128)
+        assert process.returncode == 0, process.stderr
+        assert "warning" not in process.stderr
+        assert "correlation needs three cells" in process.stdout
+        compared = json.loads((results / "validation.json").read_text())["cells"]
+        assert [(cell["bits"], cell["rank"]) for cell in compared] == [(4, 2), (2, 2)]
         (results / "loss_by_bits.png").unlink()
         much = script("analyze", "--results", results, "--tokens", 10**6)
     assert much.returncode == 0, much.stderr
@@ -111,42 +113,42 @@ def test_the_analysis_predicts_at_each_adapter_or_says_why_not(results: Path) ->
     assert (results / "loss_by_bits.png").stat().st_size > 0
 
 
-def test_nothing_to_analyse_is_said_in_a_line(tmp_path: Path) -> None:
-    said = script("analyze", "--results", tmp_path)
-    assert said.returncode != 0
-    assert "run_experiment.py" in said.stderr
-    assert "Traceback" not in said.stderr
+def test_nothing_to_analyse_is_one_line_of_error(tmp_path: Path) -> None:
+    process = script("analyze", "--results", tmp_path)
+    assert process.returncode != 0
+    assert "run_experiment.py" in process.stderr
+    assert "Traceback" not in process.stderr
     with pytest.raises(UserError, match="holds no metrics"):
         read(tmp_path)
-    said = script("collect", tmp_path / "bounds", "--results", tmp_path)
-    assert said.returncode != 0
-    assert said.stderr.startswith("error: no study at")
+    process = script("collect", tmp_path / "bounds", "--results", tmp_path)
+    assert process.returncode != 0
+    assert process.stderr.startswith("error: no study at")
     empty = script("collect", SCRIPTS.parent / "studies" / "bounds", "--task", "sst2")
     assert "no finished run on sst2" in empty.stderr
 
 
 def test_theory_and_random_numbers_agree() -> None:
-    found = simulate(1)
-    for row in found["distortion"]:
+    simulation = simulate(1)
+    for row in simulation["distortion"]:
         assert row["monte_carlo"] == pytest.approx(row["integral"], rel=0.02), row
-    for row in found["midtread"]:
+    for row in simulation["midtread"]:
         assert row["monte_carlo"] == pytest.approx(row["series"], rel=0.01)
-    for row in found["damage"]:
+    for row in simulation["damage"]:
         assert row["mean"] == pytest.approx(row["expected"], rel=0.05)
         assert row["sd"] == pytest.approx(row["expected_sd"], rel=0.05)
-    for row in found["gradient"]:
+    for row in simulation["gradient"]:
         for name in ("frozen", "fresh"):
             assert row[name] == pytest.approx(row[f"{name}_expected"], rel=0.1), row
-        # An offset is not without variance where batches differ in their Hessians, but has less.
+        # A frozen error adds variance where batches differ in their Hessians, but less.
         assert 0 < row["frozen"] < 0.3 * row["fresh"]
-    assert 0.05 < found["gradient"][0]["frozen"] < 0.2, "three bits: a tenth, as models show"
+    assert 0.05 < simulation["gradient"][0]["frozen"] < 0.2, "three bits: a tenth, as models show"
 
 
 def variance(plan: str, seed: int) -> float:
-    """Of a run's gradients at rank 8, over the lines whose steps all came after its warm-up."""
-    run = SCRIPTS.parent / "studies" / "bounds" / "results" / f"lm_14m-{plan}_r8-seed{seed}"
-    logged = [json.loads(text) for text in (run / "log.jsonl").read_text().splitlines()]
-    lines = [line for line in logged if "grad_variance" in line]
+    """A run's gradient variance at rank 8, over the log lines after its warm-up."""
+    run = BOUNDS.find(f"lm_14m-{plan}_r8-seed{seed}")
+    assert run is not None
+    lines = [line for line in run.log if "grad_variance" in line]
     warm = 0.1 * lines[-1]["step"]
     after = [(b["step"] - a["step"], b["grad_variance"]) for a, b in pairwise(lines)
              if a["step"] >= warm]  # fmt: skip
@@ -156,43 +158,43 @@ def variance(plan: str, seed: int) -> float:
 @pytest.mark.parametrize(("format", "times"), [
     ("int4@64", 1.01), ("int3@64", 1.04), ("int2@64", 1.07), ("ternary@64", 1.92),
 ])  # fmt: skip
-def test_frozen_bases_made_gradients_noisier_by_what_the_derivation_says(
+def test_frozen_bases_add_the_gradient_noise_that_the_derivation_states(
     format: str, times: float
 ) -> None:
-    found = [variance(f"dailydialog-{format}", seed) / variance("dailydialog-16", seed)
-             for seed in range(6)]  # fmt: skip
-    assert sum(found) / 6 == pytest.approx(times, abs=0.006)
-    said = (ROOT / "quant_noise.py").read_text(encoding="utf-8")
-    assert f"×{times:.2f}" in said, "the derivation states another figure"
-    # And so does what a run is told of noisy gradients.
+    ratios = [variance(f"dailydialog-{format}", seed) / variance("dailydialog-16", seed)
+              for seed in range(6)]  # fmt: skip
+    assert sum(ratios) / 6 == pytest.approx(times, abs=0.006)
+    derivation = (ROOT / "quant_noise.py").read_text(encoding="utf-8")
+    assert f"×{times:.2f}" in derivation, "the derivation states another number"
+    # The warning about noisy gradients states the same.
     assert "ternary about doubled" in NOISY if times > 1.5 else "less than 10 %" in NOISY
     assert times < 1.10 or 1.8 < times < 2.2
 
 
 def test_simulation_writes_its_data_and_its_figure(tmp_path: Path) -> None:
-    said = script("simulate_quantization", "--results", tmp_path)
-    assert said.returncode == 0, said.stderr
+    process = script("simulate_quantization", "--results", tmp_path)
+    assert process.returncode == 0, process.stderr
     assert json.loads((tmp_path / "simulation_results.json").read_text())["seed"] == 0
     assert (tmp_path / "theoretical_validation.png").stat().st_size > 0
 
 
 def test_the_documents_model_is_fetched_or_an_error_says_which_files(tmp_path: Path) -> None:
-    said = subprocess.run(
+    process = subprocess.run(
         [sys.executable, str(SCRIPTS / "download_model.py"), "--model", str(tmp_path)],
         capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
-    assert said.returncode != 0
-    assert "config.json" in said.stderr
-    assert "Traceback" not in said.stderr
+    assert process.returncode != 0
+    assert "config.json" in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 def test_offline_the_download_says_which_option_takes_a_folder(tmp_path: Path) -> None:
     alone = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    said = subprocess.run([sys.executable, str(SCRIPTS / "download_model.py")],
+    process = subprocess.run([sys.executable, str(SCRIPTS / "download_model.py")],
                           capture_output=True, text=True, check=False, env=alone)  # fmt: skip
-    assert said.returncode != 0
-    assert "--model FOLDER of run_ft.py" in said.stderr
-    assert "workload" not in said.stderr
+    assert process.returncode != 0
+    assert "--model FOLDER of run_ft.py" in process.stderr
+    assert "workload" not in process.stderr
 
 
 # --- the derivation -------------------------------------------------------------------------------
@@ -217,11 +219,11 @@ def test_notebook_and_script_are_one_text() -> None:
 
 
 def test_the_theory_comes_out_as_latex(tmp_path: Path) -> None:
-    said = script("export_theory", "--results", tmp_path)
-    assert said.returncode == 0, said.stderr + said.stdout
+    process = script("export_theory", "--results", tmp_path)
+    assert process.returncode == 0, process.stderr + process.stdout
     assert r"\operatorname{tr}(H S)" in (tmp_path / "eq-12.tex").read_text()
     assert (tmp_path / "eq-D2-prime.tex").is_file()
     assert r"C_b\,4^{-b}" in (tmp_path / "eq-26.tex").read_text()
     assert "no bound on one realisation" in (tmp_path / "theory.tex").read_text()
     pdf = (tmp_path / "theory.pdf").is_file()
-    assert pdf or "theory.pdf is not" in said.stdout
+    assert pdf or "theory.pdf is not" in process.stdout

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from original_plan import from_records as collecting
 from original_plan.original_formulas import GUIDELINES
-from original_plan.predicted_gaps import foreseen
+from original_plan.predicted_gaps import predict_gaps
 from original_plan.tables import gaps as gaps_of
 from original_plan.tables import read as read_rows
 from rich.console import Console
@@ -202,7 +202,7 @@ def test_a_study_gives_the_documents_files_and_what_it_had_predicted(
     adapted = next(cell for cell in predicted_gaps(read_results(study)) if cell.kind == "adapted")
     (gaps,) = gaps_of(rows).values()
     assert sum(gaps) / 2 == pytest.approx(adapted.observed, rel=1e-6)
-    (said,) = foreseen(rows, tmp_path, 60, pytest.fail).items()
+    (said,) = predict_gaps(rows, tmp_path, 60, pytest.fail).items()
     assert (said[0].bits, said[0].rank) == (3, 2)
     assert said[1] == adapted.predictions[TRUSTED].gap
     monkeypatch.setattr("lowbit.study.predicted_vs_observed.predicted_gaps", lambda results: [])

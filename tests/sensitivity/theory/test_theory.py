@@ -541,6 +541,6 @@ def test_prose_becomes_latex_and_its_equations_follow_it() -> None:
 def test_the_derivation_speaks_of_every_equation() -> None:
     """What it leaves out would stand underived at the end of theory.pdf."""
     path = Path(__file__).parents[3] / "notebooks" / "quant_noise.py"
-    named = {tag for found in prose.NAMED.findall(path.read_text(encoding="utf-8"))
+    named = {tag for found in prose.CITATION.findall(path.read_text(encoding="utf-8"))
              for tag in found.split(", ")}  # fmt: skip
     assert {one.tag for one in equations.EQUATIONS} <= named
