@@ -1,9 +1,10 @@
 #!/bin/sh
-# The plans that the study holds against each other, from calibration text alone: twenty minutes on two cores. They are
-# committed, with what was said of them; a folder whose plans are complete is left as it is. From the project's folder.
+# Makes the plans that the study compares, from calibration text alone: twenty minutes on two cores. Run it from the
+# project's folder. The plans are committed, each with the output of `lowbit plan` in said.txt. A folder with a said.txt
+# is complete and is skipped.
 set -eu
 plans=studies/planner/plans
-head=${TMPDIR:-/tmp}/lowbit-planner # where a classifier's head comes from: a short run in 16 bits, seed 100
+head=${TMPDIR:-/tmp}/lowbit-planner # a short 16-bit run, seed 100, which trains the classifier's head
 
 plan() { # MODEL TASK LIMIT BATCH FOLDER BUDGET [OPTIONS]
     model=$1 task=$2 limit=$3 batch=$4 folder=$plans/$5 budget=$6
@@ -22,14 +23,14 @@ plan() { # MODEL TASK LIMIT BATCH FOLDER BUDGET [OPTIONS]
 lm() { plan assets:lm-14m wikitext2 782 4 "$@"; }
 sst() { plan assets:minilm sst2 2000 8 "$@" --at "$head/$run"; }
 
-# Trained: bits and ranks. Scored without training: at one rank, so that bases have the same bytes.
-# Budgets: uniform int3@64, int4@64 and int5@64 at rank 8, the embedding alike.
+# Plans to train choose bits and ranks. Plans that are scored without training (-bare) have one rank, so that their bases
+# have the same bytes. The budgets are the bytes of uniform int3@64, int4@64 and int5@64 at rank 8, with the embedding in the same format.
 lm lm3 7001856 --controls $plans/lm3 --draws 3
 lm lm4 8722176 --controls $plans/lm4 --draws 3
 lm lm3-bare 7001856 --rank 8 --untrained --controls $plans/lm3-bare --draws 20
 lm lm4-bare 8722176 --rank 8 --untrained --controls $plans/lm4-bare --draws 20
 lm lm5-bare 10442496 --rank 8 --untrained --controls $plans/lm5-bare --draws 20
-# The median of what Joint-1, 2 and 3 stored in the joint study, over its six seeds.
+# The budgets are the median stored bytes of Joint-1, 2 and 3 in the joint study, over its six seeds.
 lm lm-joint-1 7939132
 lm lm-joint-2 11203280
 lm lm-joint-3 10296364
