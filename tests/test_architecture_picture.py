@@ -20,7 +20,9 @@ SOURCE = Path(lowbit.__file__).parent
 
 @pytest.fixture(scope="module")
 def drawing() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("draw_architecture", DOCS / "draw_architecture.py")
+    spec = importlib.util.spec_from_file_location(
+        "draw_architecture", DOCS / "draw_architecture.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -36,7 +36,9 @@ def path(tmp_path_factory) -> Path:
 def test_what_was_kept_comes_back(tmp_path):
     path = tmp_path / "deep" / "x.safetensors"
     assert equal(array_store.load_or_compute(path, "key", lambda: ARRAYS), ARRAYS)
-    assert equal(array_store.load_or_compute(path, "key", lambda: pytest.fail("made twice")), ARRAYS)
+    assert equal(
+        array_store.load_or_compute(path, "key", lambda: pytest.fail("made twice")), ARRAYS
+    )
     assert [file.name for file in path.parent.iterdir()] == ["x.safetensors"]
 
 

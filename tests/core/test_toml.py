@@ -497,7 +497,10 @@ def test_a_part_adds_its_runs_and_shares_those_of_the_main_matrix(write: Write) 
         ("nf4@64", 0), ("nf4@64", 1), ("bf16", 0), ("bf16", 1)
     ]  # fmt: skip
     assert [r.seed for r in study.part(main)] == [0, 1, 2]
-    assert {r.plan.name for r in read_study(str(write(TWO)), only=["more"]).runs} == {"nf4@64", "bf16"}
+    assert {r.plan.name for r in read_study(str(write(TWO)), only=["more"]).runs} == {
+        "nf4@64",
+        "bf16",
+    }
 
 
 def test_other_seeds_leave_a_part_the_seeds_it_has(write: Write) -> None:

@@ -94,7 +94,7 @@ class ResultsFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._found: dict[str, FinishedRun | None] = {}
+        self._runs: dict[str, FinishedRun | None] = {}
 
     @cached_property
     def packed(self) -> PackedRuns:
@@ -107,14 +107,14 @@ class ResultsFolder:
 
     def find(self, name: str) -> FinishedRun | None:
         """The finished run of a name; None where there is none, or where its folder is torn."""
-        if name not in self._found:
+        if name not in self._runs:
             record = self._record(name)
-            self._found[name] = None if record is None else FinishedRun(name, record, self)
-        return self._found[name]
+            self._runs[name] = None if record is None else FinishedRun(name, record, self)
+        return self._runs[name]
 
     def forget(self, name: str) -> None:
         """Read a run again when it is next asked for: it was run again."""
-        self._found.pop(name, None)
+        self._runs.pop(name, None)
 
     def _record(self, name: str) -> Record | None:
         path = self.path / name / RECORD

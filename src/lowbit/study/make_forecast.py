@@ -22,7 +22,7 @@ ANCHOR = "the anchor"
 
 
 def forecast_plans(
-    point: Point, at: Path | None, execution: Execution, told: OnProgress
+    point: Point, at: Path | None, execution: Execution, on_progress: OnProgress
 ) -> PointForecast:
     """What every plan of a point will cost, from calibration text alone."""
     first, forecast = point.runs[0], point.forecast
@@ -34,7 +34,7 @@ def forecast_plans(
     # Named by what they store, so that a point that is predicted twice is measured once.
     joint = {_called(chosen): tuple(chosen.items()) for _, chosen, _ in choices}
     formats = sorted({text for _, chosen, _ in choices for text in chosen.values()})
-    asked = MeasureRequest(
+    request = MeasureRequest(
         tuple(formats),
         joint=tuple(sorted(joint.items())),
         uniform=False,
@@ -45,7 +45,7 @@ def forecast_plans(
     # Where nothing is trained, training text is text like any other that is not scored.
     more = "train" if forecast.kind == "untrained" else "spare"
     calibration = Calibration(forecast.tokens, at, ("calibration", more))
-    table = sensitivity_table(prepared, asked, calibration, told)
+    table = sensitivity_table(prepared, request, calibration, on_progress)
     predicted = [_plan_forecast(table, *choice) for choice in choices]
     return PointForecast(
         about=point.about,
