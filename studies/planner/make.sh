@@ -24,7 +24,8 @@ lm() { plan assets:lm-14m wikitext2 782 4 "$@"; }
 sst() { plan assets:minilm sst2 2000 8 "$@" --at "$head/$run"; }
 
 # Plans to train choose bits and ranks. Plans that are scored without training (-bare) have one rank, so that their bases
-# have the same bytes. The budgets are the bytes of uniform int3@64, int4@64 and int5@64 at rank 8, with the embedding in the same format.
+# have the same bytes. The budgets are the bytes of uniform int3@64, int4@64 and int5@64 at rank 8, with the embedding in
+# the same format.
 lm lm3 7001856 --controls $plans/lm3 --draws 3
 lm lm4 8722176 --controls $plans/lm4 --draws 3
 lm lm3-bare 7001856 --rank 8 --untrained --controls $plans/lm3-bare --draws 20
