@@ -12,14 +12,14 @@ from pathlib import Path
 from statistics import median
 
 from lowbit.research.campaign.ledger import Ledger
-from lowbit.research.campaign.run_result import Ran
+from lowbit.research.campaign.run_result import RunResult
 
 
 def main(path: Path) -> None:
-    by_role: dict[str, list[Ran]] = {}
+    by_role: dict[str, list[RunResult]] = {}
     for event in Ledger(path).events:
         if event.kind == "ran":
-            ran = Ran.from_json(event.body["ran"])
+            ran = RunResult.from_json(event.body["ran"])
             if not ran.reason:
                 by_role.setdefault(event.body["role"], []).append(ran)
     for role, runs in by_role.items():

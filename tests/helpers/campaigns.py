@@ -12,7 +12,7 @@ from typing import Any
 from lowbit.research.campaign.edits import constants
 from lowbit.research.campaign.git_branch import git
 from lowbit.research.campaign.ledger import Ledger
-from lowbit.research.campaign.run_result import Ran, Scores
+from lowbit.research.campaign.run_result import RunResult, Scores
 from lowbit.research.campaign.settings import Places, Settings
 from lowbit.research.candidate.sealed_run import PARTS, Job
 from lowbit.research.loop import Loop
@@ -62,13 +62,13 @@ class Arithmetic:
     """Runs that give the program's deserved loss, and noise that its seed alone decides."""
 
     noise: float = 0.01
-    asked: list[Job] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
     pace: Any = None
     """Job -> how many times as fast the machine is just now; more text of the same time helps."""
 
-    def __call__(self, job: Job) -> Ran:
-        self.asked.append(job)
+    def __call__(self, job: Job) -> RunResult:
+        self.jobs.append(job)
         _, role, seed = job.key
         reason = next((why for what, why in self.broken.items() if what in job.text), "")
         pace = self.pace(job) if self.pace else 1.0
@@ -76,7 +76,7 @@ class Arithmetic:
         fields: dict[str, Any] = {"seconds": 12.0, "peak": 2**30, "tokens": tokens}
         fields |= {"trained": 10.0, "evaluated": 2 / pace, "sealed": True, "level": "arithmetic"}
         if reason:
-            return Ran(reason, **fields, said=f"because of {reason}")
+            return RunResult(reason, **fields, detail=f"because of {reason}")
         # A replay meets the luck of the ending's fresh seeds, which it is held against.
         luck = {"replay": "fresh", "again": "screen"}.get(role, role)
         source = random.Random(f"{luck} {seed}")
@@ -84,7 +84,7 @@ class Arithmetic:
         deserved = quality(job.text) - 0.2 * math.log2(tokens / 5_000)
         scores = {part: _scores(deserved, source, own, self.noise) for part in PARTS[role]}
         bits = 1.6 + 16 / max(1, constants(job.text)["GROUP"])
-        return Ran("", **fields, scores=scores, bits=bits, zero=0.3)
+        return RunResult("", **fields, scores=scores, bits=bits, zero=0.3)
 
 
 def _scores(loss: float, source: random.Random, own: random.Random, noise: float) -> Scores:

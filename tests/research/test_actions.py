@@ -182,7 +182,7 @@ def test_killed_before_the_branch_has_moved_it_goes_on(places: Places, kind: str
     if kind == "undone":
         ledger = Ledger(places.ledger)
         places.branch.restore(state.trials[1].commit)
-        ledger.append("undone", number=state.kept[-1], incumbent=state.base)
+        ledger.append("undone", number=state.keeps[-1], incumbent=state.base)
     assert actions.resume(campaign(places)) == "all trials done"
     assert places.branch.head() == campaign(places).state().incumbent
 
@@ -376,7 +376,7 @@ def test_a_bad_minute_of_the_machine_does_not_close_a_campaign(places: Places) -
 def test_a_gain_that_is_gone_is_called_gone() -> None:
     def said(claimed: float, fresh: float, se: float) -> str:
         made = [Difference(x, se, 4, 5, 10) for x in (claimed, fresh)]
-        state = SimpleNamespace(kept=[1])
+        state = SimpleNamespace(keeps=[1])
         found = Ending(*made, made[1], (90.0, 100.0), (6.4, 6.5))
         return " ".join(ending_sentences(state, found))  # type: ignore[arg-type]
 
@@ -432,15 +432,15 @@ def test_the_chart_keeps_what_is_far_worse_from_pressing_the_rest_together() -> 
 
 
 def test_the_sealed_text_is_opened_once_and_after_it_no_trial_is_accepted(ended: Any) -> None:
-    kinds = [event.kind for event in ended.book.ledger.events]
+    kinds = [event.kind for event in ended.writer.ledger.events]
     assert kinds.count("sealed") == kinds.count("ended") == 1
     first = kinds.index("sealed")
     assert all(
-        e.body["role"] == "fresh" for e in ended.book.ledger.events[first:] if e.kind == "run"
+        e.body["role"] == "fresh" for e in ended.writer.ledger.events[first:] if e.kind == "run"
     )
     count = len(kinds)
     end(ended)
-    assert len(ended.book.ledger.events) == count, "the second time nothing is opened"
+    assert len(ended.writer.ledger.events) == count, "the second time nothing is opened"
     with pytest.raises(UserError, match="sealed text of this campaign has been opened"):
         ended.run(proposer("random"), 9)
 
@@ -451,7 +451,7 @@ def test_an_ending_that_is_killed_goes_on(places: Places) -> None:
 
     class Dying(Arithmetic):
         def __call__(self, job: Job) -> Any:
-            if job.key[1] == "fresh" and sum(j.key[1] == "fresh" for j in self.asked) == 2:
+            if job.key[1] == "fresh" and sum(j.key[1] == "fresh" for j in self.jobs) == 2:
                 raise Killed
             return super().__call__(job)
 
@@ -462,7 +462,7 @@ def test_an_ending_that_is_killed_goes_on(places: Places) -> None:
         end(made)
     again = machine(places)
     end(again)
-    kinds = [event.kind for event in again.book.ledger.events]
+    kinds = [event.kind for event in again.writer.ledger.events]
     assert kinds.count("sealed") == kinds.count("ended") == 1
 
 
@@ -534,7 +534,7 @@ def test_a_confirmation_trains_on_the_tokens_that_were_set(tmp_path: Path) -> No
     machine(places)
     edit(places, "LR", 1e-3)
     actions.trial(campaign(places, runner), "a larger rate")
-    asked = {(job.key[1], job.tokens) for job in runner.asked}
+    asked = {(job.key[1], job.tokens) for job in runner.jobs}
     assert asked == {("screen", 0), ("confirm", 7_000)}
     with pytest.raises(UserError, match="-1 tokens: 0 or more"):
         replace(SETTINGS, tokens=-1)
@@ -563,11 +563,11 @@ def test_random_search_does_not_go_back_to_what_a_keep_has_beaten(places: Places
     seen = view(places, campaign(places).state())
     kept = replace(seen.tried[0], edit=("LR", 1e-3))
     known = replace(seen, tried=(kept,))
-    drawn = {
+    learned_edits = {
         found.edit for seed in range(200) if (found := proposer("random", seed).propose(known))
     }
-    assert ("LR", 2e-3) in drawn
-    assert ("LR", 1e-4) not in drawn
+    assert ("LR", 2e-3) in learned_edits
+    assert ("LR", 1e-4) not in learned_edits
 
 
 def test_a_replay_that_broke_is_not_called_a_clash(ended: Any, places: Places) -> None:

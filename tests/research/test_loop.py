@@ -91,7 +91,7 @@ def test_true_gains_are_kept_and_changes_of_nothing_are_not(places: Places) -> N
 def test_the_first_runs_are_the_program_as_it_is_on_every_seed(places: Places) -> None:
     runner = Arithmetic()
     made = ran(places, runner=runner)
-    first = runner.asked[: len(SETTINGS.seeds)]
+    first = runner.jobs[: len(SETTINGS.seeds)]
     assert [job.key for job in first] == [(made.state.base, "screen", s) for s in SETTINGS.seeds]
     assert all(job.text == TRAIN for job in first)
     noise = made.state.noise()
@@ -102,7 +102,7 @@ def test_the_first_runs_are_the_program_as_it_is_on_every_seed(places: Places) -
 def test_screening_has_the_clock_and_confirming_a_number_of_tokens(places: Places) -> None:
     runner = Arithmetic()
     made = ran(places, runner=runner)
-    for job in runner.asked:
+    for job in runner.jobs:
         assert job.tokens == (0 if job.key[1] in BY_THE_CLOCK else made.state.tokens())
         assert job.limit > SETTINGS.budget
     assert made.state.tokens() == 5_000
@@ -123,12 +123,12 @@ def test_where_the_machine_has_changed_the_incumbent_is_screened_again(
     runner = Arithmetic(pace=after(len(SETTINGS.seeds), pace))
     made = ran(places, [("BIAS", True), ("WARMUP_SHAPE", "cosine")], runner=runner)
     state = made.state
-    asked = [job.key for job in runner.asked if job.key[1] == "again"]
+    asked = [job.key for job in runner.jobs if job.key[1] == "again"]
     assert asked == [(state.base, "again", SETTINGS.seeds[0])], "once, and not for every trial"
     assert state.trials[2].status == "keep"
     for trial in state.judged:
         deserved = quality(TRAIN) - quality(made.runs.text(trial.commit))
-        assert state.fall(trial) == pytest.approx(deserved, abs=0.01)
+        assert state.screening_gain(trial) == pytest.approx(deserved, abs=0.01)
     first = state.screened(state.base)
     assert first is not None
     assert first.tokens == 5_000, "the first screening stays what it was"
@@ -141,13 +141,13 @@ def test_the_incumbent_is_not_screened_again_for_a_machine_that_is_as_it_was(
     shaken = random.Random(0)
     runner = Arithmetic(pace=lambda job: shaken.uniform(0.95, 1.05))
     ran(places, runner=runner)
-    assert not [job for job in runner.asked if job.key[1] == "again"]
+    assert not [job for job in runner.jobs if job.key[1] == "again"]
 
 
 def test_side_by_side_no_run_says_how_fast_the_machine_was(places: Places) -> None:
     runner = Arithmetic(pace=after(len(SETTINGS.seeds), 2.0))
     ran(places, jobs=2, runner=runner)
-    assert not [job for job in runner.asked if job.key[1] == "again"]
+    assert not [job for job in runner.jobs if job.key[1] == "again"]
 
 
 def test_what_was_run_again_is_paid_for_too(places: Places) -> None:
@@ -206,12 +206,12 @@ def test_a_change_of_nothing_but_a_seed_is_not_even_run(places: Places) -> None:
     made.open_trial(Proposal(f"import torch\ntorch.manual_seed(7)\n{TRAIN}", "lucky seed"), "agent")
     made.open_trial(Proposal(f"{TRAIN}# a comment\n", "nothing"), "agent")
     made.open_trial(Proposal("def (", "does not parse"), "agent")
-    count = len(runner.asked)
+    count = len(runner.jobs)
     made.judge_all(made.state.open, 1)
     assert [t.status for t in made.state.judged] == ["discard", "discard", "crash"]
     assert made.state.trials[1].reason == "nothing but a seed, or nothing, was changed"
     assert "does not parse" in made.state.trials[3].reason
-    assert len(runner.asked) == count
+    assert len(runner.jobs) == count
 
 
 def test_a_crash_has_no_score_and_is_never_kept(places: Places) -> None:
@@ -220,7 +220,7 @@ def test_a_crash_has_no_score_and_is_never_kept(places: Places) -> None:
     assert (trial.status, trial.reason) == ("crash", "timeout")
     row = from_tsv((places.results / "results.tsv").read_text())[1]
     assert (row.status, row.val_ppl, row.reason) == ("crash", None, "timeout")
-    assert 1 not in made.state.kept
+    assert 1 not in made.state.keeps
 
 
 def test_a_program_that_fails_as_it_is_says_so(places: Places) -> None:
@@ -233,11 +233,11 @@ def test_a_claim_that_disagrees_stops_the_loop_until_somebody_looked(places: Pla
     state = made.state
     assert state.stopped.startswith("trial 1: because of claim")
     assert len(state.judged) == 1, "nothing is tried after it"
-    last = made.book.ledger.events[-1]
+    last = made.writer.ledger.events[-1]
     assert (last.kind, last.body["status"]) == ("judged", "crash"), "one line says both"
     with pytest.raises(UserError, match="--looked"):
         made.run(Listed(EDITS), 5)
-    made.book.tell("looked", reason=state.stopped)
+    made.writer.append("looked", reason=state.stopped)
     made.run(Listed(EDITS), 5)
     assert [t.status for t in made.state.judged][:2] == ["crash", "discard"]
 
@@ -260,7 +260,7 @@ def test_a_confirmation_without_hope_is_given_up_early(places: Places) -> None:
     made = ran(places, [("BIAS", True), ("SCALE", "lsq"), ("SCALE", "absmax")], runner=runner)
     given_up = [t for t in made.state.judged if t.reason == "no better on 2 seeds"]
     for trial in given_up:
-        own = [job for job in runner.asked if job.key[:2] == (trial.commit, "confirm")]
+        own = [job for job in runner.jobs if job.key[:2] == (trial.commit, "confirm")]
         assert len(own) == 2
         assert trial.confirmation is not None, "its share of alpha is spent all the same"
 
@@ -409,13 +409,13 @@ def test_a_program_that_fails_as_it_is_is_not_tried_on_every_seed(places: Places
     runner = Arithmetic(broken={"LR": "crash"})
     with pytest.raises(RunError, match="unmodified program fails"):
         ran(places, runner=runner)
-    assert {job.key[2] for job in runner.asked} == {SETTINGS.seeds[0]}
+    assert {job.key[2] for job in runner.jobs} == {SETTINGS.seeds[0]}
 
 
 def test_noise_is_that_of_what_is_kept_where_it_scatters_more(places: Places) -> None:
     """A program that learns faster may scatter more than the one that the campaign began with."""
     state = ran(places, EDITS[:1]).state
-    assert state.kept == [1]
+    assert state.keeps == [1]
     first = noise_of([run.scores["screening"].loss for run in state.baseline()])
     for seed in SETTINGS.confirming:
         wild = {"confirmation": Scores((1_000.0 * (4 + seed),), (1_000,))}
@@ -560,7 +560,7 @@ def test_a_ledger_that_was_edited_is_refused(places: Places) -> None:
 
 def test_the_ledger_has_no_number_that_is_none(places: Places) -> None:
     made = ran(places)
-    for event in made.book.ledger.events:
+    for event in made.writer.ledger.events:
         assert "NaN" not in str(event.body)
     for one in made.state.runs.values():
         assert all(math.isfinite(scores.loss) for scores in one.scores.values())

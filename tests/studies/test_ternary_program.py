@@ -25,7 +25,7 @@ from lowbit.quant.formats import FORMATS
 from lowbit.quant.packing import pack
 from lowbit.research.campaign.settings import GPUS
 from lowbit.research.candidate.artefact import read
-from lowbit.research.candidate.evaluator import ready
+from lowbit.research.candidate.evaluator import prepare_scoring
 from lowbit.research.candidate.process_watch import Limits
 from lowbit.research.candidate.sandbox import run
 
@@ -194,7 +194,7 @@ def test_a_sealed_trial_computes_on_a_gpu(
     assert (found.end, found.code) == ("done", 0), found.output
     claim = dict(line.split(":") for line in found.output.partition("---\n")[2].splitlines())
     (folder / "check.json").write_text(json.dumps(np.load(folder / "check.npy").tolist()))
-    scored = ready(str(base), {}, device="cuda")(folder, folder / "check.json")
+    scored = prepare_scoring(str(base), {}, device="cuda")(folder, folder / "check.json")
     assert scored.check == pytest.approx(float(claim["val_ppl"]), rel=0.01)
 
 

@@ -1,4 +1,4 @@
-"""The autonomous loop for ternary training: propose an edit, run it, judge it, keep it or roll back.
+"""The autonomous loop for ternary training: propose an edit, run it, judge it, keep or undo it.
 
 actions           what the command line and the MCP server can do with a campaign
 final_evaluation  the best candidate on text that nothing was judged on

@@ -21,8 +21,8 @@ from lowbit.research.campaign.settings import (
     Settings,
     campaign_folder,
     facts,
+    resolve_tag,
     root_of,
-    the_tag,
 )
 from lowbit.research.campaign.state import State, Trial
 from lowbit.research.loop import Loop
@@ -35,9 +35,9 @@ def init(folder: str, settings: Settings, dry_run: bool = False) -> dict[str, An
     """Begin a campaign on a branch of its own, from the committed files of a folder."""
     from lowbit.models.loading import resolve
 
-    found = campaign_folder(folder)
-    root = root_of(found)
-    places = Places(found, settings.tag)
+    path = campaign_folder(folder)
+    root = root_of(path)
+    places = Places(path, settings.tag)
     base = _committed(root, places)
     places.branch.check()
     resolve(settings.model, "--model FOLDER")
@@ -83,11 +83,11 @@ def run(
         _no_edit_lost(loop)
         body = {"proposer": proposer_text, "trials": trials, "jobs": jobs, "seed": seed}
         if loop.state.stint != body:
-            loop.book.tell("stint", **body)
+            loop.writer.append("stint", **body)
         return loop.run(chosen, trials, jobs)
 
 
-def foresee(
+def preview(
     campaign: Campaign, proposer_text: str, trials: int | None, jobs: int, seed: int
 ) -> list[str]:
     """What `run` would do next, and what it would take; nothing is changed."""
@@ -99,8 +99,8 @@ def foresee(
     left = None if trials is None else max(0, trials - len(state.judged))
     chosen, change = proposer(proposer_text, seed), f"whatever {proposer_text} says"
     if chosen.name in OURS:
-        found = chosen.propose(view(campaign.places, state))
-        change = "nothing more to try" if found is None else found.description
+        proposal = chosen.propose(view(campaign.places, state))
+        change = "nothing more to try" if proposal is None else proposal.description
     level = sandbox.available()
     room = max(settings.budget * 0.2, state.overhead())
     each = (settings.budget + room) / jobs / 60
@@ -129,8 +129,8 @@ def _no_edit_lost(loop: Loop) -> None:
     if edited == [places.path(MUTABLE)]:
         # What a kill left there is in the ledger: an older incumbent, or a trial that is open.
         text = (places.tree / MUTABLE).read_text(encoding="utf-8", errors="replace")
-        known = [state.base, *(one.commit for one in state.trials.values())]
-        if any(text == loop.runs.text(commit) for commit in known):
+        commits = [state.base, *(trial.commit for trial in state.trials.values())]
+        if any(text == loop.runs.text(commit) for commit in commits):
             return
     if edited:
         raise UserError(
@@ -144,7 +144,7 @@ def resume(campaign: Campaign, looked: bool = False) -> str:
     state = campaign.state()
     if looked and state.stopped:
         with campaign.loop() as loop:
-            loop.book.tell("looked", reason=state.stopped)
+            loop.writer.append("looked", reason=state.stopped)
     stint = campaign.state().stint
     if stint is None:
         with campaign.loop() as loop:
@@ -166,14 +166,18 @@ def trial(campaign: Campaign, message: str) -> tuple[Trial, State]:
         state = loop.state
         if not loop.places.tree.is_dir():
             loop.branch.create(state.incumbent)
-        text, said = _edit(loop, state)
+        text, commit_message = _edit(loop, state)
         loop.baseline()
         # A trial that was killed is gone on with, not begun again.
-        same = (one for one in state.open if loop.runs.text(one.commit) == text)
-        made = next(same, None) or loop.open_trial(Proposal(text, message or said), "agent")
+        unfinished = (
+            candidate for candidate in state.open if loop.runs.text(candidate.commit) == text
+        )
+        tried = next(unfinished, None) or loop.open_trial(
+            Proposal(text, message or commit_message), "agent"
+        )
         loop.judge_all(loop.state.open, 1)
         loop.settle()
-        return loop.state.trials[made.number], loop.state
+        return loop.state.trials[tried.number], loop.state
 
 
 def _edit(loop: Loop, state: State) -> tuple[str, str]:
@@ -190,8 +194,8 @@ def _edit(loop: Loop, state: State) -> tuple[str, str]:
     if path not in edited:
         raise UserError(f"{loop.places.tree / MUTABLE} is as it was: a trial needs a change")
     own = git(branch.worktree, "rev-parse", "HEAD") != state.incumbent
-    said = git(branch.worktree, "log", "-1", "--format=%s") if own else ""
-    return (loop.places.tree / MUTABLE).read_text(encoding="utf-8"), said
+    message = git(branch.worktree, "log", "-1", "--format=%s") if own else ""
+    return (loop.places.tree / MUTABLE).read_text(encoding="utf-8"), message
 
 
 def report(
@@ -214,7 +218,7 @@ def report(
         with campaign.loop() as loop:
             end(loop, jobs, early)
     places = campaign.places
-    tags = [the_tag(places.folder, tag) for tag in against]
+    tags = [resolve_tag(places.folder, tag) for tag in against]
     others = [(tag, Campaign(Places(places.folder, tag)).state()) for tag in tags]
     return page.write(places, campaign.state(), others, f"lowbit {version('lowbit')}")
 
@@ -227,11 +231,11 @@ def rollback(campaign: Campaign, last: bool = False) -> str:
         state = loop.state
         if not last:
             return "the worktree is as the best so far"
-        if not state.kept:
+        if not state.keeps:
             raise UserError("nothing has been kept: there is no keep to take back")
         loop.check_open()
-        number = state.kept[-1]
-        back = state.commit_of(state.kept[-2]) if len(state.kept) > 1 else state.base
-        loop.book.tell("undone", number=number, incumbent=back)
+        number = state.keeps[-1]
+        back = state.commit_of(state.keeps[-2]) if len(state.keeps) > 1 else state.base
+        loop.writer.append("undone", number=number, incumbent=back)
         loop.settle()
         return f"trial {number} is no longer kept; it stays under {loop.branch.ref(number)}"

@@ -26,17 +26,17 @@ def end(loop: Loop, jobs: int = 1, early: bool = False) -> None:
     state = loop.state
     commits = list(dict.fromkeys((state.incumbent, state.base)))
     if state.opened is None:
-        loop.book.tell("sealed", commits=commits)
+        loop.writer.append("sealed", commits=commits)
     fresh: list[Key] = [(c, "fresh", seed) for seed in state.settings.fresh for c in commits]
-    found = loop.runs.results(fresh, jobs, again=True)
-    for (commit, _, seed), ran in zip(fresh, found, strict=True):
+    results = loop.runs.results(fresh, jobs, again=True)
+    for (commit, _, seed), ran in zip(fresh, results, strict=True):
         if ran.reason in PASSING:
             which = "the winner" if commit == state.incumbent else "the first program"
             raise RunError(
                 f"{which} did not run on fresh seed {seed} ({ran.reason}), which may be the "
-                f"machine's fault: the same command tries again. {ran.said}"
+                f"machine's fault: the same command tries again. {ran.detail}"
             )
-    loop.book.tell("ended", winner=state.incumbent, base=state.base, facts=facts())
+    loop.writer.append("ended", winner=state.incumbent, base=state.base, facts=facts())
     loop.settle()
 
 
@@ -46,10 +46,10 @@ def _check(state: State, early: bool) -> None:
         raise UserError("a trial is open or the loop has stopped: lowbit research resume first")
     if len(state.baseline()) < len(state.settings.seeds):
         raise UserError("nothing has been run: there is nothing to end")
-    wanted = (state.stint or {}).get("trials") or 0
-    if len(state.judged) < wanted and not early:
+    requested = (state.stint or {}).get("trials") or 0
+    if len(state.judged) < requested and not early:
         raise UserError(
-            f"{len(state.judged)} of {wanted} trials are judged, and none may follow an ending: "
+            f"{len(state.judged)} of {requested} trials are judged, and none may follow an ending: "
             "lowbit research resume goes on, --early ends it as it is"
         )
 
@@ -57,16 +57,18 @@ def _check(state: State, early: bool) -> None:
 def _replays(loop: Loop, jobs: int) -> None:
     """The winner without each of its newest keeps, on the fresh seeds that the winner meets."""
     state = loop.state
-    for number in state.kept[-MOST_REPLAYS:]:
+    for number in state.keeps[-MOST_REPLAYS:]:
         if number not in loop.state.without:
-            loop.book.tell("without", number=number, commit=_taken_out(loop, state.trials[number]))
-    wanted = [commit for commit in loop.state.without.values() if commit is not None]
+            loop.writer.append(
+                "without", number=number, commit=_without_keep(loop, state.trials[number])
+            )
+    commits = [commit for commit in loop.state.without.values() if commit is not None]
     seeds = state.settings.fresh
-    keys: list[Key] = [(commit, "replay", seed) for commit in wanted for seed in seeds]
+    keys: list[Key] = [(commit, "replay", seed) for commit in commits for seed in seeds]
     loop.runs.results(keys, jobs, again=True)
 
 
-def _taken_out(loop: Loop, trial: Trial) -> str | None:
+def _without_keep(loop: Loop, trial: Trial) -> str | None:
     """A commit of the winner without one keep; None where a later one changed the same place."""
     state, branch = loop.state, loop.branch
     winner, before = loop.runs.text(state.incumbent), loop.runs.text(trial.base)

@@ -14,9 +14,9 @@ from itertools import chain, repeat
 from lowbit.core.errors import RunError, UserError
 from lowbit.core.files import to_json, write_atomic
 from lowbit.research.campaign.ledger import Ledger
-from lowbit.research.campaign.ledger_writer import Book, Watcher, nobody
+from lowbit.research.campaign.ledger_writer import LedgerWriter, Watcher, nobody
 from lowbit.research.campaign.results_tsv import to_tsv
-from lowbit.research.campaign.settings import MUTABLE, TOLD, Places
+from lowbit.research.campaign.settings import MUTABLE, TRIAL_FILE, Places
 from lowbit.research.campaign.state import Key, State, Trial, rows
 from lowbit.research.candidate.sealed_run import Runner
 from lowbit.research.judging.decide import Decider
@@ -45,13 +45,13 @@ class Loop:
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
         self.places, self.branch, self.clock, self.wait = places, places.branch, clock, wait
-        self.book = Book(ledger, watch)
-        self.runs = Runs(self.book, places, runner)
-        self.decider = Decider(self.book, self.runs, places)
+        self.writer = LedgerWriter(ledger, watch)
+        self.runs = Runs(self.writer, places, runner)
+        self.decider = Decider(self.writer, self.runs, places)
 
     @property
     def state(self) -> State:
-        return self.book.state
+        return self.writer.state
 
     # --- what follows from the state ----------------------------------------------------------
 
@@ -70,7 +70,7 @@ class Loop:
         described = getattr(self.runs.runner, "described", None)
         if described is not None and self.places.tree.is_dir():
             # With it `python train.py` runs in the worktree, by hand.
-            write_atomic(self.places.tree / TOLD, (to_json(described()) + "\n").encode())
+            write_atomic(self.places.tree / TRIAL_FILE, (to_json(described()) + "\n").encode())
 
     # --- the loop -----------------------------------------------------------------------------
 
@@ -83,17 +83,17 @@ class Loop:
             state = self.state
             if state.stopped:
                 return state.stopped
-            if state.short:
-                self.propose(proposer, state.short)
+            if state.missing_proposals:
+                self.propose(proposer, state.missing_proposals)
             self.judge_all(state.open, jobs)
             state = self.state
             left = None if trials is None else trials - len(state.judged)
             if state.stopped or (left is not None and left <= 0):
                 return state.stopped or "all trials done"
-            wanted = jobs if left is None else min(jobs, left)
-            if wanted > 1:
-                self.book.tell("round", after=state.next_number - 1, wanted=wanted)
-            if not self.propose(proposer, wanted):
+            count = jobs if left is None else min(jobs, left)
+            if count > 1:
+                self.writer.append("round", after=state.next_number - 1, wanted=count)
+            if not self.propose(proposer, count):
                 return "the proposer knows nothing more to try"
 
     def check_open(self) -> None:
@@ -113,56 +113,56 @@ class Loop:
     def baseline(self, jobs: int = 1) -> None:
         """The program as it is, by the clock on every seed: its noise and its number of tokens."""
         state = self.state
-        wanted: list[Key] = [(state.base, "screen", seed) for seed in state.settings.seeds]
-        for some in (wanted[:1], wanted):
+        keys: list[Key] = [(state.base, "screen", seed) for seed in state.settings.seeds]
+        for some in (keys[:1], keys):
             for ran in self.runs.results(some, jobs, again=True):
                 if ran.reason:
                     raise RunError(
                         f"the unmodified program fails ({ran.reason}), so nothing can be compared "
-                        f"with it:\n{ran.said}"
+                        f"with it:\n{ran.detail}"
                     )
         if min(ran.tokens for ran in self.state.baseline()) < 1:
             raise RunError("the unmodified program trains on no token in its budget: a longer one")
         self.settle(worktree=False)
 
-    def propose(self, proposer: Proposer, wanted: int) -> int:
+    def propose(self, proposer: Proposer, count: int) -> int:
         """Ask for changes of the incumbent; how many there are now."""
-        for made in range(wanted):
-            found = self._asked(proposer)
-            if found is None:
-                return made
-            self.open_trial(found, proposer.name)
-        return wanted
+        for number in range(count):
+            proposal = self._next_proposal(proposer)
+            if proposal is None:
+                return number
+            self.open_trial(proposal, proposer.name)
+        return count
 
-    def _asked(self, proposer: Proposer) -> Proposal | None:
+    def _next_proposal(self, proposer: Proposer) -> Proposal | None:
         """A night is long, and a proposer that is somebody else's may be away for a while."""
         if proposer.name in OURS:
             return proposer.propose(view(self.places, self.state))
         for pause in chain(PAUSES, repeat(PAUSES[-1])):
             try:
-                found = proposer.propose(view(self.places, self.state))
-                return None if found is None else _written(found)
+                proposal = proposer.propose(view(self.places, self.state))
+                return None if proposal is None else _checked(proposal)
             except FAILURES as error:
                 reason = f"{type(error).__name__}: {error}"
-                self.book.tell("unproposed", by=proposer.name, reason=reason, pause=pause)
+                self.writer.append("unproposed", by=proposer.name, reason=reason, pause=pause)
                 self.wait(pause)
         raise AssertionError("it is asked for ever")
 
     def open_trial(self, proposal: Proposal, by: str) -> Trial:
         """A change becomes a commit, and a line in the ledger."""
         state = self.state
-        said = proposal.description.replace("\0", " ").encode("utf-8", "replace").decode()
-        description = " ".join(said.split())[:LONGEST] or "a change without a word"
+        text = proposal.description.replace("\0", " ").encode("utf-8", "replace").decode()
+        description = " ".join(text.split())[:LONGEST] or "a change without a word"
         number, at, base = state.next_number, round(self.clock(), 3), state.incumbent
         path = self.places.path(MUTABLE)
         commit = self.branch.candidate(base, path, proposal.text, f"{number}: {description}", at)
         about = {"description": description, "by": by, "cost": dict(proposal.cost)}
         edit = list(proposal.edit) if proposal.edit else None
-        told = self.book.tell(
+        state = self.writer.append(
             "proposed", number=number, base=base, commit=commit, edit=edit, **about
         )
         self.branch.mark(number, commit)
-        return told.trials[number]
+        return state.trials[number]
 
     def judge_all(self, trials: Sequence[Trial], jobs: int) -> None:
         """Screen side by side, then decide in the order of their numbers."""
@@ -176,7 +176,7 @@ class Loop:
             self.settle()
 
 
-def _written(proposal: Proposal) -> Proposal:
+def _checked(proposal: Proposal) -> Proposal:
     """Refused where it is no text that a file could hold."""
     proposal.text.encode("utf-8")
     if "\0" in proposal.text:

@@ -25,14 +25,14 @@ INSTRUCTIONS = (
 
 def server(folder: str, tag: str | None = None, runner: MakeRunner | None = None) -> Any:
     """The server, not yet running. `runner` stands in for what runs candidates."""
-    made = _library()("lowbit research", instructions=INSTRUCTIONS)
+    mcp = _library()("lowbit research", instructions=INSTRUCTIONS)
 
     def campaign(sure: bool = False) -> Campaign:
         return Campaign.at(folder, tag, sure, runner=runner)
 
     for tool in (*_acting(campaign, folder), *_showing(campaign)):
-        made.tool()(_told(tool))
-    return made
+        mcp.tool()(_with_tool_errors(tool))
+    return mcp
 
 
 def _acting(campaign: Callable[[], Campaign], folder: str) -> list[Callable[..., str]]:
@@ -67,8 +67,8 @@ def _acting(campaign: Callable[[], Campaign], folder: str) -> list[Callable[...,
 
     def trial(message: str) -> str:
         """Try the edit in the worktree's train.py: commit, run, judge, keep or roll back."""
-        made, _ = actions.trial(campaign(), message)
-        return f"trial {made.number}: {made.status}: {why(made)}"
+        judged, _ = actions.trial(campaign(), message)
+        return f"trial {judged.number}: {judged.status}: {why(judged)}"
 
     def rollback(last: bool = False) -> str:
         """Drop the edit in the worktree; with last, take back the newest keep too."""
@@ -86,8 +86,8 @@ def _showing(campaign: Callable[..., Campaign]) -> list[Callable[..., str]]:
         """The running trial, the best so far, noise, alpha spent, cost, and where to edit."""
         import time
 
-        found = campaign()
-        places, state = found.places, found.state()
+        running = campaign()
+        places, state = running.places, running.state()
         lines = facts(places, state, time.time(), is_running(places))
         return "\n".join(f"{name}: {value}" for name, value in lines)
 
@@ -98,7 +98,7 @@ def _showing(campaign: Callable[..., Campaign]) -> list[Callable[..., str]]:
     return [status, report]
 
 
-def _told(tool: Callable[..., str]) -> Callable[..., str]:
+def _with_tool_errors(tool: Callable[..., str]) -> Callable[..., str]:
     """A person's mistake as the tool's answer, in the words of the command line."""
     from mcp.server.mcpserver.exceptions import ToolError
 

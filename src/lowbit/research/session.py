@@ -20,7 +20,7 @@ from lowbit.research.campaign.settings import (
     Places,
     Settings,
     campaign_folder,
-    the_tag,
+    resolve_tag,
 )
 from lowbit.research.campaign.state import State
 from lowbit.research.candidate.sealed_run import Runner
@@ -39,14 +39,14 @@ class Campaign:
 
     @classmethod
     def at(cls, folder: str, tag: str | None = None, sure: bool = False, **more: Any) -> Campaign:
-        found = campaign_folder(folder)
-        return cls(Places(found, the_tag(found, tag, sure)), **more)
+        path = campaign_folder(folder)
+        return cls(Places(path, resolve_tag(path, tag, sure)), **more)
 
     def state(self) -> State:
-        found = replay(Ledger(self.places.ledger).events)
-        if found is None:
+        state = replay(Ledger(self.places.ledger).events)
+        if state is None:
             raise RunError(f"{self.places.ledger} is empty: lowbit research init")
-        return found
+        return state
 
     @contextmanager
     def loop(self) -> Iterator[Loop]:
@@ -81,7 +81,7 @@ def check_texts(state: State, places: Places) -> None:
 
     facts = state.begun["texts"]
     paths = {
-        name: (places.given if name in (DATA, CHECK) else places.kept) / name for name in facts
+        name: (places.given if name in (DATA, CHECK) else places.hidden) / name for name in facts
     }
     if not all(path.is_file() for path in paths.values()):
         prepare(state.settings, places)

@@ -16,9 +16,9 @@ from lowbit.research.campaign.edits import (
     PRIORITIES,
     change,
     constants,
-    drawn,
     neighbours,
     nothing_but_a_seed,
+    random_edit,
 )
 from lowbit.research.campaign.results_tsv import Row, from_tsv, ranked, to_tsv
 
@@ -64,17 +64,17 @@ def test_an_edit_after_letters_that_take_two_bytes_hits_its_place() -> None:
 
 @given(st.integers(0, 10_000))
 def test_a_draw_is_the_seeds_and_never_what_was_tried(seed: int) -> None:
-    one, two = (drawn(TRAIN, random.Random(seed)) for _ in range(2))
+    one, two = (random_edit(TRAIN, random.Random(seed)) for _ in range(2))
     assert one == two
     assert one is not None
     tried = [{**constants(TRAIN), one[0]: one[1]}]
-    assert drawn(TRAIN, random.Random(seed), tried) != one
+    assert random_edit(TRAIN, random.Random(seed), tried) != one
 
 
 def test_when_all_has_been_tried_nothing_is_drawn() -> None:
     text = "BIAS = False\n"
     assert neighbours(text) == [("BIAS", True)]
-    assert drawn(text, random.Random(0), [{"BIAS": True}]) is None
+    assert random_edit(text, random.Random(0), [{"BIAS": True}]) is None
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,12 @@ from lowbit.research.campaign.ledger import Ledger
 from lowbit.research.campaign.significance import (
     SLACK,
     Noise,
+    alpha_share,
+    alpha_spent,
     confirm,
     in_class,
     noise_of,
     on_front,
-    share,
-    spent,
     worth_confirming,
 )
 
@@ -190,10 +190,10 @@ def test_a_branch_is_new_and_has_a_name(branch: Branch) -> None:
 
 @given(st.floats(0.001, 0.2), st.integers(1, 400), st.integers(1, 100))
 def test_a_campaign_never_spends_more_than_its_alpha(alpha: float, long: int, planned: int) -> None:
-    assert spent(alpha, long, planned) < alpha
-    assert share(alpha, long, planned) >= share(alpha, long + 1, planned) > 0
+    assert alpha_spent(alpha, long, planned) < alpha
+    assert alpha_share(alpha, long, planned) >= alpha_share(alpha, long + 1, planned) > 0
     if long <= planned:
-        assert share(alpha, long, planned) > alpha / (2 * planned), "power to the planned end"
+        assert alpha_share(alpha, long, planned) > alpha / (2 * planned), "power to the planned end"
 
 
 def scores(rng: np.random.Generator, seeds: int, gain: float, spread: float) -> tuple:
@@ -208,7 +208,7 @@ def scores(rng: np.random.Generator, seeds: int, gain: float, spread: float) -> 
 def test_changes_of_nothing_are_kept_in_no_more_campaigns_than_alpha_says() -> None:
     rng, alpha, campaigns, kept = np.random.default_rng(0), 0.05, 60, 0
     for _ in range(campaigns):
-        found = (confirm(*scores(rng, 4, 0.0, 0.02), share(alpha, k, 5)) for k in range(1, 6))
+        found = (confirm(*scores(rng, 4, 0.0, 0.02), alpha_share(alpha, k, 5)) for k in range(1, 6))
         kept += any(one.keep for one in found)
     # At most 5 %: three expected, and eight would come by chance once in a hundred times.
     assert kept <= 8
@@ -216,11 +216,11 @@ def test_changes_of_nothing_are_kept_in_no_more_campaigns_than_alpha_says() -> N
 
 def test_a_real_gain_is_kept_and_a_loss_is_not() -> None:
     rng = np.random.default_rng(1)
-    better = confirm(*scores(rng, 4, 0.2, 0.01), share(0.05, 3, 20))
+    better = confirm(*scores(rng, 4, 0.2, 0.01), alpha_share(0.05, 3, 20))
     assert better.keep
     assert better.gain is not None
     assert better.gain.estimate == pytest.approx(0.2, abs=0.05)
-    worse = confirm(*scores(rng, 4, -0.2, 0.01), share(0.05, 3, 20))
+    worse = confirm(*scores(rng, 4, -0.2, 0.01), alpha_share(0.05, 3, 20))
     assert (worse.keep, worse.reason) == (False, "not better")
     single = confirm(*scores(rng, 1, 0.5, 0.0), 0.05)
     assert (single.keep, single.reason) == (False, "too few seeds")

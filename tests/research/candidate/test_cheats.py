@@ -24,11 +24,11 @@ from helpers.campaigns import repository
 
 from lowbit.models.loading import open_checkpoint, tokenizer_of
 from lowbit.research.campaign.git_branch import git
-from lowbit.research.campaign.run_result import Ran
+from lowbit.research.campaign.run_result import RunResult
 from lowbit.research.campaign.settings import FIXED, MUTABLE, Places, Settings
 from lowbit.research.candidate.evaluator import score
 from lowbit.research.candidate.sandbox import available
-from lowbit.research.candidate.sealed_run import Job, Sealed, claim_of
+from lowbit.research.candidate.sealed_run import Job, Sealed, parse_claim
 from lowbit.research.candidate.text_split import token_rows
 from lowbit.tasks.base import Document
 
@@ -75,14 +75,14 @@ def places(tmp_path: Path, true_ppl: tuple[Path, float], base: Path) -> Places:
     """A campaign's folders, with text of few words."""
     (tmp_path / "home").mkdir()
     made = Places(repository(tmp_path / "home"), "one")
-    for folder in (made.given, made.kept, made.runs):
+    for folder in (made.given, made.hidden, made.runs):
         folder.mkdir(parents=True)
     rows = _rows(base)
     np.save(made.given / "data.npy", rows)
     np.save(made.given / "check.npy", rows[:8])
     for name in ("check.json", "text.json"):
         target = "screening.json" if name == "text.json" else name
-        shutil.copy(true_ppl[0] / name, made.kept / target)
+        shutil.copy(true_ppl[0] / name, made.hidden / target)
     shutil.copy(true_ppl[0] / "model.safetensors", made.given / "honest.safetensors")
     return made
 
@@ -90,7 +90,7 @@ def places(tmp_path: Path, true_ppl: tuple[Path, float], base: Path) -> Places:
 SETTINGS = Settings("one", "none", budget=2.0, window=16, threads=1)
 
 
-def tried(places: Places, base: Path, code: str, limit: float = 60.0, fixed: str = "") -> Ran:
+def tried(places: Places, base: Path, code: str, limit: float = 60.0, fixed: str = "") -> RunResult:
     """A screening run of a program that has an honest artefact at hand."""
     lead = HONEST.format(artefact=str(places.given / "honest.safetensors"))
     job = Job(
@@ -107,14 +107,14 @@ def test_an_honest_trial_has_our_own_figure_and_leaves_nothing(
 ) -> None:
     ran = tried(places, base, f"leave(); claim({true_ppl[1]})")
     assert ran.reason == ""
-    assert ran.said == ""
+    assert ran.detail == ""
     assert math.isfinite(ran.scores["screening"].loss)
     assert ran.bits is not None
     assert ran.tokens == 1_000
     assert ran.trained <= ran.seconds, "it cannot have trained for longer than it ran"
     assert ran.sealed == available().sealed
     assert not list(places.runs.iterdir())
-    kept = Ran.from_json(json.loads(json.dumps(ran.to_json())))
+    kept = RunResult.from_json(json.loads(json.dumps(ran.to_json())))
     assert kept.scores["screening"].loss == pytest.approx(ran.scores["screening"].loss)
     assert replace(kept, scores={}) == replace(ran, scores={})
 
@@ -128,7 +128,7 @@ def test_a_false_metric_is_found_out(
     """So is one that looked at what follows: nothing that it could export would do so too."""
     ran = tried(places, base, f"leave(); claim({0.9 * true_ppl[1]})")
     assert (ran.reason, ran.scores) == ("claim", {})
-    assert "where we find" in ran.said
+    assert "where we find" in ran.detail
 
 
 @pytest.mark.usefixtures("sealed_files")  # unsealed, it would break this very environment
@@ -184,7 +184,7 @@ def test_a_schedule_that_stops_short_claims_what_is_not_exported(
     runner = Sealed(SETTINGS, places, base)
     for program, reason in ((text, ""), (short, "claim")):
         ran = runner(Job(("d" * 40, "screen", 0), program, fixed, 2.0, 16 * 8 * 30, 120.0))
-        assert ran.reason == reason, ran.said
+        assert ran.reason == reason, ran.detail
 
 
 @pytest.mark.late
@@ -205,8 +205,8 @@ def test_a_model_that_sees_what_follows_claims_what_no_export_can(
     ran = Sealed(SETTINGS, places, base)(
         Job(("e" * 40, "screen", 0), ahead, fixed, 2.0, 16 * 8 * 30, 120.0)
     )
-    assert ran.reason == "claim", ran.said
-    claimed, found = (float(word.rstrip(".,")) for word in re.findall(r"\d+\.\d+", ran.said))
+    assert ran.reason == "claim", ran.detail
+    claimed, found = (float(word.rstrip(".,")) for word in re.findall(r"\d+\.\d+", ran.detail))
     assert claimed < found, "it knew what it was asked"
 
 
@@ -250,7 +250,7 @@ def test_evaluation_text_ledger_and_history_are_out_of_reach(places: Places, bas
     for name in ("results.tsv", "ledger.jsonl"):
         (places.results / name).write_text("ours")
     home = places.branch.repository
-    seen = {path: path.read_bytes() for path in (places.kept / "screening.json",
+    seen = {path: path.read_bytes() for path in (places.hidden / "screening.json",
                                                  places.results / "results.tsv",
                                                  places.results / "ledger.jsonl",
                                                  home / ".git" / "HEAD")}  # fmt: skip
@@ -268,7 +268,7 @@ def test_evaluation_text_ledger_and_history_are_out_of_reach(places: Places, bas
     """
     ran = tried(places, base, code)
     assert ran.reason == "crash"
-    assert "reached" not in ran.said
+    assert "reached" not in ran.detail
     for path, content in seen.items():
         assert path.read_bytes() == content
     assert git(home, "rev-list", "--count", "HEAD") == "1"
@@ -307,7 +307,7 @@ def test_past_its_time_it_is_killed_and_says_what_it_said(places: Places, base: 
     ran = tried(places, base, code, limit=2.0)
     assert ran.reason == "timeout"
     assert ran.seconds < 20
-    assert ran.said == "still training"
+    assert ran.detail == "still training"
 
 
 # --- what is read of a claim ----------------------------------------------------------------------
@@ -330,5 +330,5 @@ def test_past_its_time_it_is_killed_and_says_what_it_said(places: Places, base: 
     ],
 )
 def test_a_claim_is_what_follows_the_line(output: str, found: float | None) -> None:
-    claim = claim_of(output)
+    claim = parse_claim(output)
     assert (claim and claim["val_ppl"]) == found

@@ -69,8 +69,8 @@ def test_the_assets_text_is_split_by_article_and_no_candidate_sees_what_scores_i
     data, check = (np.load(places.given / name) for name in ("data.npy", "check.npy"))
     assert data.shape[1] == check.shape[1] == settings.window + 1
     assert np.array_equal(data[:-1, -1], data[1:, 0]), "the last token of a row begins the next"
-    assert (places.kept / "check.json").read_text() == json.dumps(check.tolist())
-    kept = {name: json.loads((places.kept / f"{name}.json").read_text()) for name in SHARES}
+    assert (places.hidden / "check.json").read_text() == json.dumps(check.tolist())
+    kept = {name: json.loads((places.hidden / f"{name}.json").read_text()) for name in SHARES}
     texts = [text for part in kept.values() for text in part]
     assert len(set(texts)) == len(texts)
     given = {tuple(row[:32]) for row in np.concatenate([data, check])}

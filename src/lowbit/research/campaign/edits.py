@@ -66,14 +66,14 @@ DIALS = (
 
 def constants(text: str) -> dict[str, Any]:
     """Every literal that is assigned to a name at the top level."""
-    found = {}
+    values = {}
     for node in _parsed(text).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             try:
-                found[node.targets[0].id] = ast.literal_eval(node.value)
+                values[node.targets[0].id] = ast.literal_eval(node.value)
             except (ValueError, TypeError, RecursionError, MemoryError):
                 continue
-    return found
+    return values
 
 
 def constants_of_any(text: str) -> dict[str, Any]:
@@ -102,8 +102,8 @@ def change(text: str, name: str, value: Value) -> str:
         and node.targets[0].id == name
     ]
     if len(places) != 1:
-        known = constants(text)
-        raise UserError(f"the program has no one constant '{name}'.{nearest(name, known)}")
+        names = constants(text)
+        raise UserError(f"the program has no one constant '{name}'.{nearest(name, names)}")
     (place,) = places
     lines = text.splitlines(keepends=True)
     if place.lineno != place.end_lineno:
@@ -112,10 +112,10 @@ def change(text: str, name: str, value: Value) -> str:
     assert place.end_col_offset is not None
     edited = line[: place.col_offset] + repr(value).encode() + line[place.end_col_offset :]
     lines[place.lineno - 1] = edited.decode()
-    found = "".join(lines)
-    if {**constants(text), name: value} != constants(found):
+    changed = "".join(lines)
+    if {**constants(text), name: value} != constants(changed):
         raise UserError(f"changing '{name}' changed something else")
-    return found
+    return changed
 
 
 def neighbours(text: str, dials: Sequence[Dial] = DIALS) -> list[tuple[str, Value]]:
@@ -138,17 +138,17 @@ def untried(text: str, tried: Sequence[Mapping[str, Any]] = ()) -> list[tuple[st
     ]
 
 
-def drawn(
+def random_edit(
     text: str,
     source: random.Random,
     tried: Sequence[Mapping[str, Any]] = (),
-    beaten: Collection[tuple[str, Any]] = (),
+    excluded: Collection[tuple[str, Any]] = (),
 ) -> tuple[str, Value] | None:
     """One change at random whose outcome has not been tried yet; None where all have been.
 
-    `beaten`: what is not to be gone back to.
+    `excluded`: (dial, value) pairs that must not be proposed.
     """
-    fresh = [edit for edit in untried(text, tried) if edit not in beaten]
+    fresh = [edit for edit in untried(text, tried) if edit not in excluded]
     return source.choice(fresh) if fresh else None
 
 
@@ -157,10 +157,10 @@ SEEDING = {"manual_seed", "manual_seed_all", "seed", "default_rng", "Random", "R
 
 def nothing_but_a_seed(before: str, after: str) -> bool:
     """Whether two programs differ in the numbers that randomness starts from, and only there."""
-    one, two = _parsed(before), _parsed(after)
-    if ast.dump(one) == ast.dump(two):
+    old, new = _parsed(before), _parsed(after)
+    if ast.dump(old) == ast.dump(new):
         return True
-    return _seedless(one) == _seedless(two)
+    return _seedless(old) == _seedless(new)
 
 
 def _seedless(tree: ast.Module) -> str:
@@ -207,6 +207,6 @@ def _of_a_seed(target: ast.AST) -> bool:
 def _seeds(node: ast.AST) -> bool:
     if not isinstance(node, ast.Call):
         return False
-    called = node.func
-    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    function = node.func
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
     return name in SEEDING

@@ -86,15 +86,15 @@ class Branch:
 
     def clean(self) -> None:
         """Drop files that are in no commit; what the loop itself writes stays."""
-        kept = [word for name in OURS for word in ("-e", name)]
-        git(self.worktree, "clean", "-fdq", *kept)
+        excluded = [word for name in LOOP_FILES for word in ("-e", name)]
+        git(self.worktree, "clean", "-fdq", *excluded)
 
     def head(self) -> str:
         return git(self.worktree, "rev-parse", "HEAD")
 
     def candidate(self, base: str, path: str, text: str, message: str, at: float) -> str:
         """The commit that puts a text at `path` of `base`; the same arguments, the same commit."""
-        blob = git(self.repository, "hash-object", "-w", "--stdin", told=text)
+        blob = git(self.repository, "hash-object", "-w", "--stdin", stdin=text)
         with tempfile.TemporaryDirectory() as folder:
             index = {"GIT_INDEX_FILE": f"{folder}/index"}
             git(self.repository, "read-tree", base, more=index)
@@ -153,10 +153,10 @@ class Branch:
 
 def _ours(path: Path) -> bool:
     """What neither an agent wrote nor a candidate would have."""
-    return path.name in OURS or "__pycache__" in path.parts
+    return path.name in LOOP_FILES or "__pycache__" in path.parts
 
 
-OURS = ("results.tsv", "trial.json", "model.safetensors")
+LOOP_FILES = ("results.tsv", "trial.json", "model.safetensors")
 """The table and the description of a trial, which the loop writes, and what a trial leaves."""
 
 
@@ -164,7 +164,7 @@ def git(
     folder: Path,
     *words: str,
     strip: bool = True,
-    told: str | None = None,
+    stdin: str | None = None,
     more: Mapping[str, str] | None = None,
 ) -> str:
     """Git's answer, with no hooks, no prompts and no configuration of the person's in the way."""
@@ -184,11 +184,11 @@ def git(
         ["git", "-C", str(folder), *off, *words],
         capture_output=True,
         text=True,
-        input=told,
+        input=stdin,
         env={**inherited, **AUTHOR, **quiet, **(more or {})},
         check=False,
     )
     if done.returncode:
-        said = done.stderr.strip() or done.stdout.strip()
-        raise RunError(f"git {' '.join(words)}: {said[:500]}")
+        error = done.stderr.strip() or done.stdout.strip()
+        raise RunError(f"git {' '.join(words)}: {error[:500]}")
     return done.stdout.strip() if strip else done.stdout

@@ -66,8 +66,8 @@ class Ledger:
 
 
 def _line(event: Event, before: str) -> bytes:
-    said = {"at": event.at, "kind": event.kind, "body": event.body}
-    body = {**said, "n": event.number, "after": before}
+    content = {"at": event.at, "kind": event.kind, "body": event.body}
+    body = {**content, "n": event.number, "after": before}
     return (_json({**body, "is": _digest(_json(body).encode())}) + "\n").encode()
 
 
@@ -110,5 +110,5 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         body = json.loads(line)
     except ValueError:
         return None
-    known = isinstance(body, dict) and {"n", "at", "kind", "body", "after", "is"} <= body.keys()
-    return body if known else None
+    complete = isinstance(body, dict) and {"n", "at", "kind", "body", "after", "is"} <= body.keys()
+    return body if complete else None

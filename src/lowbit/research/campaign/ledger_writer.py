@@ -21,13 +21,13 @@ def nobody(state: State, kind: str, body: dict[str, Any]) -> None:
     pass
 
 
-class Book:
+class LedgerWriter:
     """A campaign's ledger, and the state that follows from it."""
 
     def __init__(self, ledger: Ledger, watch: Watcher = nobody) -> None:
         self.ledger, self.watch = ledger, watch
         self._state: State | None = None
-        self._known = 0
+        self._replayed = 0
 
     @property
     def state(self) -> State:
@@ -35,20 +35,20 @@ class Book:
         events = self.ledger.events
         if self._state is None:
             self._state = replay(events)
-        elif self._known < len(events):
-            advance(self._state, events[self._known :])
-        self._known = len(events)
+        elif self._replayed < len(events):
+            advance(self._state, events[self._replayed :])
+        self._replayed = len(events)
         if self._state is None:
             raise RunError("the campaign has not begun")
         return self._state
 
-    def tell(self, kind: str, **body: Any) -> State:
+    def append(self, kind: str, **body: Any) -> State:
         """One line in the ledger; whatever follows from it comes after."""
         self.ledger.append(kind, **body)
         state = self.state
         self.watch(state, kind, body)
         return state
 
-    def end(self, trial: Trial, status: Status, reason: str, **more: Any) -> None:
+    def judge(self, trial: Trial, status: Status, reason: str, **more: Any) -> None:
         """A trial's last line."""
-        self.tell("judged", number=trial.number, status=status, reason=reason, **more)
+        self.append("judged", number=trial.number, status=status, reason=reason, **more)

@@ -25,7 +25,7 @@ from typing import Any
 
 from lowbit.core.errors import RunError
 from lowbit.research.campaign.ledger import Event
-from lowbit.research.campaign.run_result import Ran
+from lowbit.research.campaign.run_result import RunResult
 from lowbit.research.campaign.settings import Settings
 from lowbit.research.campaign.state import Key, State, Trial
 
@@ -52,8 +52,8 @@ def advance(state: State, events: Sequence[Event]) -> None:
 
 def _proposed(state: State, body: dict[str, Any], at: float) -> None:
     edit = tuple(body["edit"]) if body["edit"] else None
-    known = {key: body[key] for key in ("number", "base", "description", "by", "cost")}
-    state.trials[body["number"]] = Trial(at=at, edit=edit, commit=body["commit"], **known)  # type: ignore[arg-type]
+    same = {key: body[key] for key in ("number", "base", "description", "by", "cost")}
+    state.trials[body["number"]] = Trial(at=at, edit=edit, commit=body["commit"], **same)  # type: ignore[arg-type]
 
 
 def _changed(state: State, number: int, **more: Any) -> None:
@@ -73,8 +73,8 @@ def _ran(state: State, body: dict[str, Any], at: float) -> None:
     state.running = _others(state, _key(body))
     key = _key(body)
     if key in state.runs:
-        state.former.append((key, state.runs[key]))
-    state.runs[key] = Ran.from_json(body["ran"])
+        state.replaced_runs.append((key, state.runs[key]))
+    state.runs[key] = RunResult.from_json(body["ran"])
 
 
 def _key(body: dict[str, Any]) -> Key:
@@ -82,7 +82,7 @@ def _key(body: dict[str, Any]) -> Key:
 
 
 def _others(state: State, key: Key) -> list[tuple[Key, float]]:
-    return [one for one in state.running if one[0] != key]
+    return [entry for entry in state.running if entry[0] != key]
 
 
 def _against(state: State, body: dict[str, Any], at: float) -> None:
@@ -95,18 +95,18 @@ def _confirming(state: State, body: dict[str, Any], at: float) -> None:
 
 
 def _judged(state: State, body: dict[str, Any], at: float) -> None:
-    known = {k: v for k, v in body.items() if k not in ("number", "stop")}
-    _changed(state, body["number"], **known)
+    verdict = {k: v for k, v in body.items() if k not in ("number", "stop")}
+    _changed(state, body["number"], **verdict)
     state.stopped = body.get("stop", state.stopped)
     trial = state.trials[body["number"]]
     if trial.status == "keep":
-        state.kept.append(trial.number)
+        state.keeps.append(trial.number)
         state.incumbent = trial.commit
         state.without.clear()
 
 
 def _undone(state: State, body: dict[str, Any], at: float) -> None:
-    state.kept = [number for number in state.kept if number != body["number"]]
+    state.keeps = [number for number in state.keeps if number != body["number"]]
     state.incumbent = body["incumbent"]
     state.without.clear()
     _changed(state, body["number"], status="discard", reason="undone by a person")

@@ -81,5 +81,5 @@ def _row(line: str, number: int) -> Row:
 
 def ranked(rows: Sequence[Row]) -> list[Row]:
     """Kept first to last by perplexity; a crash is never among them, whatever its column says."""
-    kept = [row for row in rows if row.status == "keep" and row.val_ppl is not None]
-    return sorted(kept, key=lambda row: row.val_ppl or 0.0)
+    keeps = [row for row in rows if row.status == "keep" and row.val_ppl is not None]
+    return sorted(keeps, key=lambda row: row.val_ppl or 0.0)

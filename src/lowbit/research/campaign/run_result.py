@@ -18,8 +18,12 @@ class Scores:
         return sum(self.sums) / sum(self.counts)
 
 
+# Ledgers keep the key that their first campaigns wrote.
+_JSON_NAMES = {"detail": "said"}
+
+
 @dataclass(frozen=True)
-class Ran:
+class RunResult:
     """What came of a run. `reason` is "" where it has scores."""
 
     reason: str
@@ -35,8 +39,8 @@ class Ran:
     level: str = ""
     evaluated: float = 0.0
     """Seconds that scoring it took."""
-    said: str = ""
-    """The last of what it printed, where it failed."""
+    detail: str = ""
+    """Why a run without scores failed: a message, or the end of what it printed."""
 
     @property
     def whole(self) -> float:
@@ -49,15 +53,18 @@ class Ran:
 
     def to_json(self) -> dict[str, Any]:
         scores = {
-            name: {"sums": [round(s, 6) for s in one.sums], "counts": list(one.counts)}
-            for name, one in self.scores.items()
+            name: {"sums": [round(s, 6) for s in part.sums], "counts": list(part.counts)}
+            for name, part in self.scores.items()
         }
-        return {**vars(self), "scores": scores}
+        fields = {_JSON_NAMES.get(name, name): value for name, value in vars(self).items()}
+        return {**fields, "scores": scores}
 
     @classmethod
-    def from_json(cls, body: dict[str, Any]) -> Ran:
+    def from_json(cls, body: dict[str, Any]) -> RunResult:
         scores = {
-            name: Scores(tuple(one["sums"]), tuple(one["counts"]))
-            for name, one in body["scores"].items()
+            name: Scores(tuple(part["sums"]), tuple(part["counts"]))
+            for name, part in body["scores"].items()
         }
-        return cls(**{**body, "scores": scores})
+        names = {key: name for name, key in _JSON_NAMES.items()}
+        fields = {names.get(key, key): value for key, value in body.items()}
+        return cls(**{**fields, "scores": scores})

@@ -18,7 +18,7 @@ from lowbit.core.errors import UserError, nearest
 from lowbit.research.campaign.git_branch import Branch, git
 
 FILES = ("program.md", "prepare.py", "train.py")
-MUTABLE, FIXED, TOLD = "train.py", "prepare.py", "trial.json"
+MUTABLE, FIXED, TRIAL_FILE = "train.py", "prepare.py", "trial.json"
 LEDGER = "ledger.jsonl"
 BUNDLE = "changes.bundle"
 """All that was tried, as git packs it: beside the ledger, for clones."""
@@ -28,7 +28,7 @@ GPUS: dict[str, tuple[str, ...]] = {
     "mps": ("iokit",),
 }
 """What a candidate must reach of the machine to compute on a device."""
-DATA, CHECK, KEPT_CHECK = "data.npy", "check.npy", "check.json"
+DATA, CHECK, HIDDEN_CHECK = "data.npy", "check.npy", "check.json"
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ class Settings:
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> Settings:
-        known = {field.name for field in fields(cls)}
+        names = {field.name for field in fields(cls)}
         lists = {key: tuple(body[key]) for key in ("seeds", "fresh")}
-        return cls(**{**{k: v for k, v in body.items() if k in known}, **lists})
+        return cls(**{**{k: v for k, v in body.items() if k in names}, **lists})
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Places:
         return self.work / "given"
 
     @property
-    def kept(self) -> Path:
+    def hidden(self) -> Path:
         return self.work / "kept"
 
     @property
@@ -161,14 +161,14 @@ def root_of(folder: Path) -> Path:
 
 def campaign_folder(folder: str) -> Path:
     """A folder with the three files of the convention, committed."""
-    found = Path(folder).expanduser().resolve()
-    missing = [name for name in FILES if not (found / name).is_file()]
+    path = Path(folder).expanduser().resolve()
+    missing = [name for name in FILES if not (path / name).is_file()]
     if missing:
         raise UserError(
             f"{folder} holds no {', no '.join(missing)}: a campaign's folder has program.md, "
             "prepare.py and train.py, like studies/ternary"
         )
-    return found
+    return path
 
 
 def facts() -> dict[str, Any]:
@@ -188,26 +188,26 @@ def facts() -> dict[str, Any]:
     }
 
 
-def known_tags(folder: Path) -> list[str]:
+def campaign_tags(folder: Path) -> list[str]:
     """Campaigns that have begun here, newest last."""
-    found = (folder / "results").glob(f"*/{LEDGER}")
-    return [path.parent.name for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+    ledgers = (folder / "results").glob(f"*/{LEDGER}")
+    return [path.parent.name for path in sorted(ledgers, key=lambda path: path.stat().st_mtime)]
 
 
-def the_tag(folder: Path, tag: str | None, sure: bool = False) -> str:
+def resolve_tag(folder: Path, tag: str | None, sure: bool = False) -> str:
     """The campaign that is meant: the one named, or the only or newest one.
 
     `sure`: what is to be done cannot be undone, so that one of several has to be named.
     """
     from lowbit.core.errors import nearest
 
-    known = known_tags(folder)
-    if tag is None and sure and len(known) > 1:
-        raise UserError(f"which of {', '.join(known)}? Name it with --tag")
-    if tag is None and known:
-        return known[-1]
+    tags = campaign_tags(folder)
+    if tag is None and sure and len(tags) > 1:
+        raise UserError(f"which of {', '.join(tags)}? Name it with --tag")
+    if tag is None and tags:
+        return tags[-1]
     if tag is None:
         raise UserError(f"no campaign has begun in {folder}: lowbit research init")
-    if tag not in known:
-        raise UserError(f"no campaign '{tag}' in {folder}.{nearest(tag, known)}")
+    if tag not in tags:
+        raise UserError(f"no campaign '{tag}' in {folder}.{nearest(tag, tags)}")
     return tag

@@ -1,8 +1,9 @@
 """Whether a change is better: noise first, paired seeds, and one alpha for the whole campaign.
 
 Screening is one seed: it only says whether confirming is worth the time. A confirmation compares
-candidate and incumbent over the same seeds and articles; seeds and articles are drawn together
-(`inference.bootstrap`). A campaign that expects H confirmations lets its k-th err with probability
+candidate and incumbent over the same seeds and articles; seeds and articles are resampled
+together (`core.paired_tests.bootstrap`). A campaign that expects H confirmations lets its k-th err
+with probability
 
     alpha_k = alpha / 2 (1 / H  [k <= H]  +  6 / (pi k)^2),        sum over all k = alpha
 
@@ -57,7 +58,7 @@ def noise_of(losses: Sequence[float]) -> Noise:
     return Noise(float(np.std(losses, ddof=1)), len(losses))
 
 
-def share(alpha: float, confirmation: int, horizon: int) -> float:
+def alpha_share(alpha: float, confirmation: int, horizon: int) -> float:
     """Of the campaign's alpha, for its k-th confirmation, counted from 1."""
     if confirmation < 1 or horizon < 1:
         raise ValueError("confirmations are counted from 1")
@@ -65,10 +66,12 @@ def share(alpha: float, confirmation: int, horizon: int) -> float:
     return alpha / 2 * (planned + 6 / (math.pi * confirmation) ** 2)
 
 
-def spent(alpha: float, confirmations: int, horizon: int) -> float:
-    return sum(share(alpha, k, horizon) for k in range(1, confirmations + 1))
+def alpha_spent(alpha: float, confirmations: int, horizon: int) -> float:
+    return sum(alpha_share(alpha, k, horizon) for k in range(1, confirmations + 1))
 
 
+SAME_BITS = 1e-3
+"""Bits a weight within which two exports of one program are equal."""
 SLACK = 0.25
 
 
@@ -84,15 +87,13 @@ def worth_confirming(candidate: float, incumbent: float, noise: Noise) -> bool:
 APART = 1.25
 
 
-def alike(seconds: float, others: float) -> bool:
+def similar_speed(seconds: float, others: float) -> bool:
     """Whether the same work took two runs about as long: their clocks are worth the same."""
     short, long = sorted((seconds, others))
     return short <= 0 or long <= APART * short
 
 
-def hopeless(
-    candidate: tuple[ArrayLike, ArrayLike], incumbent: tuple[ArrayLike, ArrayLike]
-) -> bool:
+def no_gain(candidate: tuple[ArrayLike, ArrayLike], incumbent: tuple[ArrayLike, ArrayLike]) -> bool:
     """Whether the seeds so far show no gain at all. Stopping then can only lose keeps."""
     (sums, counts), (others, among) = (
         tuple(np.asarray(a, float) for a in side) for side in (candidate, incumbent)
@@ -109,16 +110,16 @@ def confirm(
     """(sums, counts), each (seeds, articles), of both; better is a lower loss."""
     if len(np.asarray(candidate[0])) < 2:
         return Verdict(False, "too few seeds", None, None, alpha)
-    gain = compared(candidate, incumbent, seed)
+    gain = compare(candidate, incumbent, seed)
     p = gain.p_above(0.0)
     better = p < alpha
     return Verdict(better, "better" if better else "not better", gain, p, alpha)
 
 
-def compared(
+def compare(
     candidate: tuple[ArrayLike, ArrayLike], incumbent: tuple[ArrayLike, ArrayLike], seed: int = 0
 ) -> Difference:
-    """Gain of one over the other, as keeps are decided: seeds and articles drawn together."""
+    """Gain of one over the other, with seeds and articles resampled together, as for a keep."""
     ours, theirs = (tuple(np.asarray(a, float) for a in side) for side in (candidate, incumbent))
     pair = Paired(theirs[0], theirs[1], ours[0], ours[1])
     gain = bootstrap(pair, np.random.default_rng(seed), RESAMPLES)
@@ -131,6 +132,6 @@ def in_class(bits: float, incumbent: float, tolerance: float = 0.02) -> bool:
     return bits <= incumbent * (1 + tolerance)
 
 
-def on_front(bits: float, loss: float, kept: Sequence[tuple[float, float]]) -> bool:
+def on_front(bits: float, loss: float, keeps: Sequence[tuple[float, float]]) -> bool:
     """Whether no kept (bits, loss) is at least as good in both."""
-    return not any(b <= bits and other <= loss for b, other in kept)
+    return not any(b <= bits and other <= loss for b, other in keeps)

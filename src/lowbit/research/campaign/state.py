@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lowbit.research.campaign.results_tsv import Row, Status
-from lowbit.research.campaign.run_result import Ran
+from lowbit.research.campaign.run_result import RunResult
 from lowbit.research.campaign.settings import Settings
-from lowbit.research.campaign.significance import Noise, noise_of, spent
+from lowbit.research.campaign.significance import Noise, alpha_spent, noise_of
 
 Role = Literal["screen", "again", "confirm", "replay", "fresh"]
 BY_THE_CLOCK: tuple[Role, ...] = ("screen", "again")
@@ -49,11 +49,11 @@ class State:
     at: float
     incumbent: str
     trials: dict[int, Trial] = field(default_factory=dict)
-    runs: dict[Key, Ran] = field(default_factory=dict)
-    former: list[tuple[Key, Ran]] = field(default_factory=list)
+    runs: dict[Key, RunResult] = field(default_factory=dict)
+    replaced_runs: list[tuple[Key, RunResult]] = field(default_factory=list)
     """Runs in whose place another stands by now: they decide nothing, and cost what they cost."""
     running: list[tuple[Key, float]] = field(default_factory=list)
-    kept: list[int] = field(default_factory=list)
+    keeps: list[int] = field(default_factory=list)
     confirmations: int = 0
     failures: int = 0
     """Of proposers, all of them."""
@@ -76,20 +76,20 @@ class State:
         return [trial for trial in self.trials.values() if trial.status is not None]
 
     @property
-    def short(self) -> int:
+    def missing_proposals(self) -> int:
         """Proposals that a round still lacks, because a kill came between two of them."""
-        after, wanted = self.round
-        mine = [trial for trial in self.trials.values() if trial.number > after]
-        judged = any(trial.status is not None for trial in mine)
-        return 0 if judged else max(0, wanted - len(mine))
+        after, requested = self.round
+        proposed = [trial for trial in self.trials.values() if trial.number > after]
+        judged = any(trial.status is not None for trial in proposed)
+        return 0 if judged else max(0, requested - len(proposed))
 
     @property
     def next_number(self) -> int:
         return max(self.trials, default=0) + 1
 
     @property
-    def spent(self) -> float:
-        return spent(self.settings.alpha, self.confirmations, self.settings.horizon)
+    def alpha_spent(self) -> float:
+        return alpha_spent(self.settings.alpha, self.confirmations, self.settings.horizon)
 
     @property
     def seconds(self) -> float:
@@ -97,10 +97,10 @@ class State:
         return sum(ran.whole for _, ran in self.all_runs)
 
     @property
-    def all_runs(self) -> list[tuple[Key, Ran]]:
-        return [*self.former, *self.runs.items()]
+    def all_runs(self) -> list[tuple[Key, RunResult]]:
+        return [*self.replaced_runs, *self.runs.items()]
 
-    def baseline(self) -> list[Ran]:
+    def baseline(self) -> list[RunResult]:
         """The unmodified program's screening runs, a seed each, as far as they are there."""
         keys: list[Key] = [(self.base, "screen", seed) for seed in self.settings.seeds]
         return [self.runs[key] for key in keys if key in self.runs]
@@ -108,39 +108,39 @@ class State:
     def confirmed(self, commit: str) -> list[float] | None:
         """Its losses on the confirmation's seeds, where it ran on all of them."""
         runs = [self.runs.get((commit, "confirm", seed)) for seed in self.settings.confirming]
-        found = [ran.scores["confirmation"].loss for ran in runs if ran and not ran.reason]
-        return found if len(found) == len(runs) else None
+        losses = [ran.scores["confirmation"].loss for ran in runs if ran and not ran.reason]
+        return losses if len(losses) == len(runs) else None
 
     def noise(self) -> Noise | None:
         """The first program's on screening text; more where an incumbent's confirmations show it.
 
         A program that learns faster may scatter more than the one that the campaign began with.
         """
-        found = [ran.scores["screening"].loss for ran in self.baseline() if not ran.reason]
-        if len(found) < len(self.settings.seeds):
+        screening = [ran.scores["screening"].loss for ran in self.baseline() if not ran.reason]
+        if len(screening) < len(self.settings.seeds):
             return None
-        shown = [noise_of(found)]
-        for commit in (self.base, *(self.trials[number].commit for number in self.kept)):
+        noises = [noise_of(screening)]
+        for commit in (self.base, *(self.trials[number].commit for number in self.keeps)):
             losses = self.confirmed(commit)
             if losses is not None:
-                shown.append(noise_of(losses))
-        return max(shown, key=lambda noise: noise.sd)
+                noises.append(noise_of(losses))
+        return max(noises, key=lambda noise: noise.sd)
 
     def tokens(self) -> int:
         """What a confirmation trains on: the middle of what the clock let the first program see."""
         if self.settings.tokens:
             return self.settings.tokens
-        found = sorted(ran.tokens for ran in self.baseline())
-        return found[len(found) // 2]
+        counts = sorted(ran.tokens for ran in self.baseline())
+        return counts[len(counts) // 2]
 
     def overhead(self) -> float:
         """The most that the first program took beside its training."""
         return max((ran.overhead for ran in self.baseline()), default=0.0)
 
-    def screened(self, commit: str) -> Ran | None:
+    def screened(self, commit: str) -> RunResult | None:
         return self.runs.get((commit, "screen", self.settings.seeds[0]))
 
-    def fall(self, trial: Trial) -> float | None:
+    def screening_gain(self, trial: Trial) -> float | None:
         """Of the loss against the trial's own incumbent on the screening seed, in nats."""
         ours = self.loss(trial.commit)
         theirs = self.loss(trial.base) if trial.against is None else trial.against

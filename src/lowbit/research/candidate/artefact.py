@@ -52,13 +52,13 @@ def read(folder: Path, checkpoint: Checkpoint) -> Read:
     tensors = _tensors(folder / NAME)
     model = load(checkpoint, "language", 0, 0).float().eval()
     blocks = [s for s in find_sites(model, checkpoint.matrices) if s.role in BLOCK_ROLES]
-    taken: set[str] = set()
+    used: set[str] = set()
     numbers = zeros = 0
     for site in blocks:
-        zeros += _put_site(model, site, tensors, taken)
+        zeros += _put_site(model, site, tensors, used)
         numbers += site.shape[0] * site.shape[1]
-    _put_rest(model, {site.name for site in blocks}, tensors, taken)
-    more = sorted(set(tensors) - taken)
+    _put_rest(model, {site.name for site in blocks}, tensors, used)
+    more = sorted(set(tensors) - used)
     if more:
         raise RefusedError(f"the artefact holds what the model has no place for: {more[0]}")
     stored = sum(t.numel() * t.element_size() for t in tensors.values())
@@ -78,33 +78,33 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 def _take(
     tensors: Mapping[str, Tensor],
-    taken: set[str],
+    used: set[str],
     name: str,
     kind: torch.dtype,
     shape: tuple[int, ...],
 ) -> Tensor:
     if name not in tensors:
         raise RefusedError(f"the artefact lacks {name}")
-    found = tensors[name]
-    if found.dtype != kind or tuple(found.shape) != shape:
-        was, wanted = (str(one).removeprefix("torch.") for one in (found.dtype, kind))
-        raise RefusedError(f"{name} is {was} {tuple(found.shape)}, not {wanted} {shape}")
-    taken.add(name)
-    return found
+    tensor = tensors[name]
+    if tensor.dtype != kind or tuple(tensor.shape) != shape:
+        actual, expected = (str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, kind))
+        raise RefusedError(f"{name} is {actual} {tuple(tensor.shape)}, not {expected} {shape}")
+    used.add(name)
+    return tensor
 
 
-def _put_site(model: nn.Module, site: Site, tensors: Mapping[str, Tensor], taken: set[str]) -> int:
+def _put_site(model: nn.Module, site: Site, tensors: Mapping[str, Tensor], used: set[str]) -> int:
     """Decode a matrix into the model; how many of its weights are zero."""
     rows, columns = site.shape
     packing = FORMATS["ternary"].packing
     bytes_a_row = -(-columns // packing.codes)
-    codes = _take(tensors, taken, f"{site.name}.codes", torch.uint8, (rows, bytes_a_row))
+    codes = _take(tensors, used, f"{site.name}.codes", torch.uint8, (rows, bytes_a_row))
     if int(codes.max()) >= packing.radix**packing.codes:
         raise RefusedError(f"{site.name}.codes holds a byte that stands for no five codes")
     digits = unpack(codes, columns, packing)
     group = _group(site, tensors)
     groups = 1 if group == "row" else -(-columns // int(group))
-    scales = _take(tensors, taken, f"{site.name}.scales", torch.int16, (rows, groups))
+    scales = _take(tensors, used, f"{site.name}.scales", torch.int16, (rows, groups))
     if not bool(torch.isfinite(scales.view(torch.float16)).all()):
         raise RefusedError(f"{site.name}.scales are not finite")
     packed = Packed(parse(f"ternary@{group}"), site.shape, codes, scales)
@@ -116,7 +116,7 @@ def _put_site(model: nn.Module, site: Site, tensors: Mapping[str, Tensor], taken
         module.weight.copy_(weight.t() if is_transposed(module) else weight)  # type: ignore[union-attr, operator]
     name = f"{site.name}.bias"
     if name in tensors:
-        bias = _take(tensors, taken, name, torch.float16, (rows,)).float()
+        bias = _take(tensors, used, name, torch.float16, (rows,)).float()
         if not bool(torch.isfinite(bias).all()):
             raise RefusedError(f"{name} is not finite")
         module.bias = nn.Parameter(bias, requires_grad=False)
@@ -149,15 +149,15 @@ def _assert_ternary(site: Site, weight: Tensor, scales: Tensor, group: int | str
 
 
 def _put_rest(
-    model: nn.Module, blocks: set[str], tensors: Mapping[str, Tensor], taken: set[str]
+    model: nn.Module, blocks: set[str], tensors: Mapping[str, Tensor], used: set[str]
 ) -> None:
     """Embeddings, norms, heads: in 16 bits, every one of them, once."""
     for name, parameter in model.named_parameters():
         site = name.rpartition(".")[0]
         if site in blocks:
             continue
-        found = _take(tensors, taken, name, torch.float16, tuple(parameter.shape))
-        if not bool(torch.isfinite(found).all()):
+        tensor = _take(tensors, used, name, torch.float16, tuple(parameter.shape))
+        if not bool(torch.isfinite(tensor).all()):
             raise RefusedError(f"{name} is not finite")
         with torch.no_grad():
-            parameter.copy_(found.float())
+            parameter.copy_(tensor.float())

@@ -1,6 +1,8 @@
 """Where the number comes from: a process of ours, on text that no candidate has seen.
 
-    python -m lowbit.research.candidate.evaluator '{"model": ..., "artefact": ..., "texts": {NAME: FILE}}'
+    python -m lowbit.research.candidate.evaluator REQUEST
+
+REQUEST is JSON: {"model": ..., "artefact": ..., "texts": {NAME: FILE}}.
 
 It makes ready (libraries, tokeniser, texts) while the candidate does likewise, and waits for a line
 on its input that says that the candidate has ended; nothing there means that nobody needs it.
@@ -60,10 +62,10 @@ def score(
     threads: int = 0,
 ) -> Scored:
     """Every article of JSON lists of texts."""
-    return ready(model, texts, threads)(artefact, check)
+    return prepare_scoring(model, texts, threads)(artefact, check)
 
 
-def ready(
+def prepare_scoring(
     model: str, texts: Mapping[str, Path], threads: int = 0, device: str = "cpu"
 ) -> Callable[[Path, Path | None], Scored]:
     """Everything that does not need the artefact, done; what is given scores one."""
@@ -74,12 +76,14 @@ def ready(
     cut = {name: _articles(checkpoint, path) for name, path in texts.items()}
 
     def scored(artefact: Path, check: Path | None = None) -> Scored:
-        made = read(artefact, checkpoint)
-        made.model.to(there)
-        checked = None if check is None else _of_rows(made.model, check, there)
-        _with_our_layers(made, checkpoint)
-        found = {name: _of_articles(made.model, there, *articles) for name, articles in cut.items()}
-        return Scored(found, checked, made.bits, made.stored, made.zero)
+        ternary = read(artefact, checkpoint)
+        ternary.model.to(there)
+        checked = None if check is None else _of_rows(ternary.model, check, there)
+        _with_our_layers(ternary, checkpoint)
+        scores = {
+            name: _of_articles(ternary.model, there, *articles) for name, articles in cut.items()
+        }
+        return Scored(scores, checked, ternary.bits, ternary.stored, ternary.zero)
 
     return scored
 
@@ -100,17 +104,19 @@ def _perplexity(loss: float) -> float:
     return math.exp(min(50.0, loss)) if math.isfinite(loss) else math.inf
 
 
-def _with_our_layers(made: Read, checkpoint: Checkpoint) -> None:
+def _with_our_layers(artefact: Read, checkpoint: Checkpoint) -> None:
     """The lab's own loss needs its own layers; fp32 ones hold the very same numbers."""
-    sites = find_sites(made.model, checkpoint.matrices)
+    sites = find_sites(artefact.model, checkpoint.matrices)
     plain = Plan("fp32", "fp32", embedding="fp32", rank=0, adapter="none")
-    install(made.model, sites, choose(plain, sites), Settings(plain, torch.float32, 0, "decoded"))
+    install(
+        artefact.model, sites, choose(plain, sites), Settings(plain, torch.float32, 0, "decoded")
+    )
 
 
 def _articles(checkpoint: Checkpoint, path: Path) -> tuple[int, tuple[Example, ...]]:
     """How many articles, and their stretches of tokens."""
     tokenizer = tokenizer_of(checkpoint.folder)
-    documents = [Document(one) for one in json.loads(path.read_text(encoding="utf-8"))]
+    documents = [Document(text) for text in json.loads(path.read_text(encoding="utf-8"))]
     window = min(WINDOW, max_length(checkpoint.config))
     part = examples.examples(examples.language(documents, tokenizer, window), "language")
     return len(documents), part
@@ -119,9 +125,9 @@ def _articles(checkpoint: Checkpoint, path: Path) -> tuple[int, tuple[Example, .
 def _of_articles(
     model: nn.Module, device: torch.device, articles: int, part: Sequence[Example]
 ) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    found, _ = evaluate(model, part, "language", BATCH, device)
+    scores, _ = evaluate(model, part, "language", BATCH, device)
     sums, counts = [0.0] * articles, [0] * articles
-    for example, (total, count) in zip(part, found, strict=True):
+    for example, (total, count) in zip(part, scores, strict=True):
         sums[example.document] += total
         counts[example.document] += count
     if not all(map(math.isfinite, sums)):
@@ -131,19 +137,21 @@ def _of_articles(
 
 def main() -> None:
     """One line: what was scored, or why nothing was."""
-    asked = json.loads(sys.argv[1])
-    texts = {name: Path(path) for name, path in asked["texts"].items()}
-    check = Path(asked["check"]) if asked.get("check") else None
-    scored = ready(asked["model"], texts, asked.get("threads", 0), asked.get("device", "cpu"))
+    request = json.loads(sys.argv[1])
+    texts = {name: Path(path) for name, path in request["texts"].items()}
+    check = Path(request["check"]) if request.get("check") else None
+    scored = prepare_scoring(
+        request["model"], texts, request.get("threads", 0), request.get("device", "cpu")
+    )
     if not sys.stdin.readline():
         return
     try:
-        found = scored(Path(asked["artefact"]), check)
+        scores = scored(Path(request["artefact"]), check)
     except RefusedError as error:
         _answer({"refused": str(error)})
         return
-    checked = found.check if found.check is None or math.isfinite(found.check) else None
-    _answer({**vars(found), "check": checked})
+    checked = scores.check if scores.check is None or math.isfinite(scores.check) else None
+    _answer({**vars(scores), "check": checked})
 
 
 def _answer(body: dict[str, Any]) -> None:

@@ -97,15 +97,15 @@ def landlock(readable: list[str], writable: list[str]) -> list[str]:
     scoped = 3 if version >= 6 else 0
     rules = Ruleset(handled, network, scoped)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
-    made = system.syscall(CREATE, ctypes.byref(rules), size, 0)
-    if made < 0:
+    ruleset = system.syscall(CREATE, ctypes.byref(rules), size, 0)
+    if ruleset < 0:
         return []
     for paths, allowed in ((readable, READ), (writable, handled)):
         for path in paths:
-            _allow(system, made, path, allowed & handled)
-    if system.prctl(NO_NEW_PRIVS, 1, 0, 0, 0) or system.syscall(RESTRICT, made, 0):
+            _allow(system, ruleset, path, allowed & handled)
+    if system.prctl(NO_NEW_PRIVS, 1, 0, 0, 0) or system.syscall(RESTRICT, ruleset, 0):
         return []
-    os.close(made)
+    os.close(ruleset)
     return ["files", "network"] if network else ["files"]
 
 
@@ -133,10 +133,10 @@ def no_ways_around(hidden_memory: bool) -> bool:
 
     Without `hidden_memory` also what hands out memory that no process's own size shows.
     """
-    known = CALLS.get(os.uname().machine)
-    if known is None:
+    calls = CALLS.get(os.uname().machine)
+    if calls is None:
         return False
-    arch, socket, hiding = known
+    arch, socket, hiding = calls
     refused = [IO_URING, *(() if hidden_memory else (MEMFD_SECRET, *hiding.values()))]
     load, equal, above, answer = 0x20, 0x15, 0x35, 0x06
     refuse, allow = 0x00050000 | 1, 0x7FFF0000
@@ -210,9 +210,9 @@ def main() -> None:
     if profiled:
         program = [SEATBELT, "-p", seatbelt(*paths, spec["gpu"]), *program]
     limits(spec)
-    found = {"namespaces": apart, "landlock": closed, "local": local, "seatbelt": profiled}
-    told = json.dumps(found) + "\n"
-    os.write(spec["report"], told.encode())
+    level = {"namespaces": apart, "landlock": closed, "local": local, "seatbelt": profiled}
+    line = json.dumps(level) + "\n"
+    os.write(spec["report"], line.encode())
     os.close(spec["report"])
     os.execve(program[0], program, spec["environment"])
 

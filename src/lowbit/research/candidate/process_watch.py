@@ -45,7 +45,7 @@ def watch(
             kill(process)
             return "done", clock() - began, peak
         family = _family(process.pid)
-        held = sum(_resident(one) for one in family)
+        held = sum(_resident(member) for member in family)
         peak, looks = max(peak, held), looks + 1
         end = _too_much(limits, clock() - began, held, len(family), printed)
         if end is None and looks % 10 == 1:
@@ -98,21 +98,21 @@ def _size(folder: Path) -> int:
 
 def _nameless(family: Sequence[psutil.Process]) -> int:
     """Bytes of files that lost their name while somebody has them open or mapped; Linux says so."""
-    found: dict[tuple[int, int], int] = {}
-    for place in (Path(f"/proc/{one.pid}") for one in family):
+    sizes: dict[tuple[int, int], int] = {}
+    for place in (Path(f"/proc/{member.pid}") for member in family):
         # Descriptors and processes may go while they are looked at: what is left still counts.
         with suppress(OSError):
             for name in os.listdir(place / "fd"):
                 with suppress(OSError):
-                    told = os.stat(place / "fd" / name)
-                    if stat.S_ISREG(told.st_mode) and not told.st_nlink:
-                        found[told.st_dev, told.st_ino] = told.st_size
+                    status = os.stat(place / "fd" / name)
+                    if stat.S_ISREG(status.st_mode) and not status.st_nlink:
+                        sizes[status.st_dev, status.st_ino] = status.st_size
         with suppress(OSError):
             for line in (place / "maps").read_text(errors="replace").splitlines():
                 if line.endswith(" (deleted)"):
                     key, size = _mapped(line)
-                    found[key] = max(found.get(key, 0), size)
-    return sum(found.values())
+                    sizes[key] = max(sizes.get(key, 0), size)
+    return sum(sizes.values())
 
 
 def _mapped(line: str) -> tuple[tuple[int, int], int]:
@@ -131,9 +131,9 @@ def kill(process: subprocess.Popen[bytes]) -> None:
             strike()
         except (ProcessLookupError, PermissionError):
             continue
-    for one in family:
+    for member in family:
         try:
-            one.kill()
+            member.kill()
         except psutil.Error:
             continue
     process.wait()

@@ -81,8 +81,8 @@ def run(
     """
     folder = folder.resolve()
     (folder / "tmp").mkdir(parents=True, exist_ok=True)
-    told, tells = os.pipe()
-    spec = _spec(program, folder, limits, readable, environment or {}, isolate, tells, devices)
+    read_end, write_end = os.pipe()
+    spec = _spec(program, folder, limits, readable, environment or {}, isolate, write_end, devices)
     # What it prints goes to a file without a name: nothing that it could put something else for.
     with tempfile.TemporaryFile() as printed:
         process = subprocess.Popen(
@@ -90,17 +90,17 @@ def run(
             stdout=printed,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            pass_fds=(tells,),
+            pass_fds=(write_end,),
             env={},
             cwd=folder,
         )
-        os.close(tells)
+        os.close(write_end)
         try:
             end, seconds, peak = watch(process, folder, printed, limits, clock, wait, cancelled)
         except BaseException:
             kill(process)
             raise
-        level = _level(told, isolate)
+        level = _level(read_end, isolate)
         if end == "done" and process.returncode:
             end = "failed"
         printed.seek(0)
@@ -125,7 +125,7 @@ def _spec(
     devices: Sequence[str] = (),
 ) -> dict[str, object]:
     prefixes = {sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent.parent)}
-    known = {
+    variables = {
         "PATH": "/usr/bin:/bin",
         "HOME": str(folder / "tmp"),
         "TMPDIR": str(folder / "tmp"),
@@ -144,26 +144,26 @@ def _spec(
         ],
         "writable": [str(folder), *DEVICES, *sorted(n for each in devices for n in glob(each))],
         "gpu": bool(devices),
-        "environment": known,
+        "environment": variables,
         "file_bytes": limits.disk,
         "isolate": isolate,
         "report": report,
     }
 
 
-def _level(told: int, isolate: bool) -> Level:
+def _level(read_end: int, isolate: bool) -> Level:
     """What the jail said that it could take away, before it became the program."""
-    with os.fdopen(told, "rb") as pipe:
+    with os.fdopen(read_end, "rb") as pipe:
         text = pipe.readline()
     if not isolate or not text:
         return Level()
-    found = json.loads(text)
-    apart, closed = found["namespaces"], found["landlock"]
-    if found["seatbelt"]:
+    applied = json.loads(text)
+    apart, closed = applied["namespaces"], applied["landlock"]
+    if applied["seatbelt"]:
         return Level(files="seatbelt", network="seatbelt")
     network = "none"
     if "network" in apart:
-        network = "namespace" if found["local"] else "namespace, but local sockets"
+        network = "namespace" if applied["local"] else "namespace, but local sockets"
     elif "network" in closed:
         network = "tcp only"
     return Level(

@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.core.files import file_digest
-from lowbit.research.campaign.run_result import Ran, Scores
+from lowbit.research.campaign.run_result import RunResult, Scores
 from lowbit.research.campaign.settings import (
     CHECK,
     DATA,
     FIXED,
     GPUS,
-    KEPT_CHECK,
+    HIDDEN_CHECK,
     MUTABLE,
-    TOLD,
+    TRIAL_FILE,
     Places,
     Settings,
 )
@@ -64,7 +64,7 @@ class Job:
     limit: float
 
 
-Runner = Callable[[Job], Ran]
+Runner = Callable[[Job], RunResult]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Sealed:
         """Kill whatever runs, now."""
         self.cancelled.set()
 
-    def __call__(self, job: Job) -> Ran:
+    def __call__(self, job: Job) -> RunResult:
         commit, role, seed = job.key
         folder = self.places.runs / f"{commit[:12]}-{role}-{seed}"
         shutil.rmtree(folder, ignore_errors=True)
@@ -91,13 +91,13 @@ class Sealed:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _ran(self, job: Job, folder: Path) -> Ran:
+    def _ran(self, job: Job, folder: Path) -> RunResult:
         given = self.places.given
         (folder / MUTABLE).write_text(job.text, encoding="utf-8")
         (folder / FIXED).write_text(job.fixed, encoding="utf-8")
-        told = self._described(job.key[2], job.seconds, job.tokens)
-        (folder / TOLD).write_text(json.dumps(told), encoding="utf-8")
-        guarded = [folder / FIXED, folder / TOLD, given / DATA, given / CHECK]
+        description = self._described(job.key[2], job.seconds, job.tokens)
+        (folder / TRIAL_FILE).write_text(json.dumps(description), encoding="utf-8")
+        guarded = [folder / FIXED, folder / TRIAL_FILE, given / DATA, given / CHECK]
         before = manifest(guarded)
         # It makes ready while the candidate does: by the time that it is needed, it waits.
         with self._evaluator(job, folder) as evaluator:
@@ -113,7 +113,7 @@ class Sealed:
         folder: Path,
         guarded: list[Path],
         before: dict[str, str],
-    ) -> Ran:
+    ) -> RunResult:
         given = self.places.given
         outcome = sandbox.run(
             [sys.executable, "-E", "-s", MUTABLE],
@@ -125,18 +125,18 @@ class Sealed:
             cancelled=self.cancelled.is_set,
         )
         level = outcome.level
-        known: dict[str, Any] = {
+        measured: dict[str, Any] = {
             "seconds": round(outcome.seconds, 2),
             "peak": outcome.peak,
             "sealed": level.sealed,
             "level": f"files {level.files}, network {level.network}, processes {level.processes}",
         }
         if manifest(guarded) != before:
-            return Ran("tamper", **known, said="files that are read-only were changed")
+            return RunResult("tamper", **measured, detail="files that are read-only were changed")
         if outcome.end != "done":
             reason = "crash" if outcome.end == "failed" else outcome.end
-            return Ran(reason, **known, said=_tail(outcome.output, folder))
-        return self._judged(evaluator, job, folder, claim_of(outcome.output), known)
+            return RunResult(reason, **measured, detail=_tail(outcome.output, folder))
+        return self._judged(evaluator, job, folder, parse_claim(outcome.output), measured)
 
     def described(self) -> dict[str, Any]:
         """A trial by hand: the screening seed, by the clock."""
@@ -160,35 +160,39 @@ class Sealed:
         job: Job,
         folder: Path,
         claim: dict[str, float] | None,
-        known: dict[str, Any],
-    ) -> Ran:
+        measured: dict[str, Any],
+    ) -> RunResult:
         if claim is None:
-            return Ran("no claim", **known, said="it ended without the lines that are asked for")
+            return RunResult(
+                "no claim", **measured, detail="it ended without the lines that are asked for"
+            )
         if not math.isfinite(claim["val_ppl"]):
-            return Ran("nan", **known)
-        known["tokens"] = max(0, round(claim["total_tokens_M"] * 1e6))
-        known["trained"] = min(max(0.0, claim["training_seconds"]), known["seconds"])
+            return RunResult("nan", **measured)
+        measured["tokens"] = max(0, round(claim["total_tokens_M"] * 1e6))
+        measured["trained"] = min(max(0.0, claim["training_seconds"]), measured["seconds"])
         began = time.monotonic()
-        found = _evaluated(evaluator, EVALUATION_SECONDS * len(PARTS[job.key[1]]), folder)
-        known["evaluated"] = round(time.monotonic() - began, 2)
+        answer = _evaluated(evaluator, EVALUATION_SECONDS * len(PARTS[job.key[1]]), folder)
+        measured["evaluated"] = round(time.monotonic() - began, 2)
         for reason in ("refused", "evaluator"):
-            if reason in found:
-                return Ran(reason, **known, said=found[reason])
-        scores = {n: Scores(tuple(s), tuple(c)) for n, (s, c) in found["texts"].items()}
-        more = {"bits": round(found["bits"], 4), "zero": round(found["zero"], 4)}
-        checked = math.inf if found["check"] is None else found["check"]
+            if reason in answer:
+                return RunResult(reason, **measured, detail=answer[reason])
+        scores = {n: Scores(tuple(s), tuple(c)) for n, (s, c) in answer["texts"].items()}
+        more = {"bits": round(answer["bits"], 4), "zero": round(answer["zero"], 4)}
+        checked = math.inf if answer["check"] is None else answer["check"]
         if not abs(claim["val_ppl"] - checked) <= TOLERANCE * checked:
-            said = f"claimed {claim['val_ppl']:.4f} on the check text, where we find {checked:.4f}"
-            return Ran("claim", **known, **more, said=said)
-        return Ran("", **known, **more, scores=scores)
+            detail = (
+                f"claimed {claim['val_ppl']:.4f} on the check text, where we find {checked:.4f}"
+            )
+            return RunResult("claim", **measured, **more, detail=detail)
+        return RunResult("", **measured, **more, scores=scores)
 
     def _evaluator(self, job: Job, folder: Path) -> subprocess.Popen[str]:
         """A process of its own, which has what no candidate has."""
-        asked = {
+        request = {
             "model": str(self.model),
             "artefact": str(folder),
-            "check": str(self.places.kept / KEPT_CHECK),
-            "texts": {n: str(self.places.kept / f"{n}.json") for n in PARTS[job.key[1]]},
+            "check": str(self.places.hidden / HIDDEN_CHECK),
+            "texts": {n: str(self.places.hidden / f"{n}.json") for n in PARTS[job.key[1]]},
             "threads": self.settings.threads,
             "device": self.settings.device,
         }
@@ -198,7 +202,7 @@ class Sealed:
             "-P",
             "-m",
             "lowbit.research.candidate.evaluator",
-            json.dumps(asked),
+            json.dumps(request),
         ]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
@@ -207,14 +211,14 @@ class Sealed:
 def _evaluated(evaluator: subprocess.Popen[str], longest: float, folder: Path) -> dict[str, Any]:
     """What the evaluator finds, now that the candidate has ended."""
     try:
-        said, complaint = evaluator.communicate("go\n", timeout=longest)
+        output, complaint = evaluator.communicate("go\n", timeout=longest)
     except subprocess.TimeoutExpired:
         return {"evaluator": f"scoring it took more than {longest:.0f} s"}
     if evaluator.returncode:
         # What breaks our own process may be the candidate's doing, or the machine's.
         return {"evaluator": f"scoring it failed: {_tail(complaint, folder)}"}
-    found: dict[str, Any] = json.loads(said.strip().splitlines()[-1])
-    return found
+    answer: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
+    return answer
 
 
 def manifest(paths: list[Path]) -> dict[str, str]:
@@ -225,31 +229,31 @@ def manifest(paths: list[Path]) -> dict[str, str]:
     }
 
 
-def claim_of(output: str) -> dict[str, float] | None:
+def parse_claim(output: str) -> dict[str, float] | None:
     """The figures after the line `---`; None where one is missing or no number."""
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     _, dashes, rest = output.rpartition("---\n")
     for line in rest.splitlines() if dashes else ():
         key, colon, value = line.partition(":")
         if colon and key in CLAIMED:
             try:
-                found[key] = float(value)
+                figures[key] = float(value)
             except ValueError:
                 return None
-    return found if set(found) == set(CLAIMED) and _sane(found, "val_ppl") else None
+    return figures if set(figures) == set(CLAIMED) and _sane(figures, "val_ppl") else None
 
 
-def _sane(found: Mapping[str, float], but: str) -> bool:
+def _sane(figures: Mapping[str, float], but: str) -> bool:
     """Whether times and tokens are numbers that a run could have."""
-    return all(0 <= value < LARGEST for key, value in found.items() if key != but)
+    return all(0 <= value < LARGEST for key, value in figures.items() if key != but)
 
 
 def _model_files(model: Path) -> list[Path]:
     """A model's folder; in the hub's cache its files are links into a folder beside it."""
-    found = [model.resolve()]
+    folders = [model.resolve()]
     if model.parent.name == "snapshots":
-        found.append(model.parent.parent.resolve() / "blobs")
-    return found
+        folders.append(model.parent.parent.resolve() / "blobs")
+    return folders
 
 
 def _tail(output: str, folder: Path) -> str:

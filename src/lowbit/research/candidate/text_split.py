@@ -25,7 +25,7 @@ from lowbit.core.errors import UserError
 from lowbit.core.files import file_digest, write_atomic
 from lowbit.core.spec import TaskSpec
 from lowbit.models.loading import max_length, open_checkpoint, resolve, tokenizer_of
-from lowbit.research.campaign.settings import CHECK, DATA, KEPT_CHECK, Places, Settings
+from lowbit.research.campaign.settings import CHECK, DATA, HIDDEN_CHECK, Places, Settings
 from lowbit.tasks.base import Document
 from lowbit.tasks.examples import end_of_text, language
 from lowbit.tasks.prepare import find
@@ -59,13 +59,13 @@ def prepare(settings: Settings, places: Places) -> dict[str, Any]:
         _save(places.given / name, rows)
         facts[name] = {"rows": len(rows), "sha256": file_digest(places.given / name)}
     # The same rows where no candidate reaches them: its claim is about those.
-    kept = places.kept / KEPT_CHECK
-    write_atomic(kept, json.dumps(rows.tolist()).encode())
-    facts[KEPT_CHECK] = {"rows": len(rows), "sha256": file_digest(kept)}
+    hidden = places.hidden / HIDDEN_CHECK
+    write_atomic(hidden, json.dumps(rows.tolist()).encode())
+    facts[HIDDEN_CHECK] = {"rows": len(rows), "sha256": file_digest(hidden)}
     for name, texts in split([document.text for document in parts["scored"]]).items():
         if name in reads:
             texts = first(texts, reads[name], _sizer(tokenizer))
-        path = places.kept / f"{name}.json"
+        path = places.hidden / f"{name}.json"
         write_atomic(path, json.dumps(texts).encode())
         facts[path.name] = {"articles": len(texts), "sha256": file_digest(path)}
     return facts
@@ -89,13 +89,13 @@ def _sizer(tokenizer: Any) -> Callable[[str], int]:
 def first(texts: Sequence[str], most: int, size: Callable[[str], int]) -> list[str]:
     """As many whole articles as stay below so many tokens; LEAST of them in any case."""
     total = 0
-    taken: list[str] = []
+    chosen: list[str] = []
     for text in texts:
         total += size(text)
-        if total > most and len(taken) >= LEAST:
+        if total > most and len(chosen) >= LEAST:
             break
-        taken.append(text)
-    return taken
+        chosen.append(text)
+    return chosen
 
 
 def _save(path: Path, rows: np.ndarray) -> None:
@@ -109,18 +109,18 @@ def _save(path: Path, rows: np.ndarray) -> None:
 def split(texts: Sequence[str]) -> dict[str, list[str]]:
     """Parts by article, of about those shares of all characters."""
     ordered = sorted(texts, key=lambda text: sha256(text.encode()).digest())
-    total, taken = sum(map(len, ordered)), 0
+    total, characters = sum(map(len, ordered)), 0
     parts: dict[str, list[str]] = {name: [] for name in SHARES}
     ends, reached = {}, 0.0
     for name, share in SHARES.items():
         reached += share
         ends[name] = reached * total
     for text in ordered:
-        middle = taken + len(text) / 2
+        middle = characters + len(text) / 2
         name = next((name for name, end in ends.items() if middle < end), "sealed")
         parts[name].append(text)
-        taken += len(text)
-    short = [name for name, found in parts.items() if len(found) < LEAST]
+        characters += len(text)
+    short = [name for name, articles in parts.items() if len(articles) < LEAST]
     if short:
         raise UserError(f"{len(texts)} articles are too few to split: {', '.join(short)}")
     return parts

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
-from lowbit.research.campaign.ledger_writer import Book
-from lowbit.research.campaign.run_result import Ran
+from lowbit.research.campaign.ledger_writer import LedgerWriter
+from lowbit.research.campaign.run_result import RunResult
 from lowbit.research.campaign.settings import FIXED, MUTABLE, Places
 from lowbit.research.campaign.state import BY_THE_CLOCK, Key, Role, State
 from lowbit.research.candidate.sealed_run import Job, Runner
@@ -29,35 +29,35 @@ ATTEMPTS = 3
 class Runs:
     """What came of every run that was ever wanted."""
 
-    def __init__(self, book: Book, places: Places, runner: Runner) -> None:
-        self.book, self.places, self.runner = book, places, runner
+    def __init__(self, writer: LedgerWriter, places: Places, runner: Runner) -> None:
+        self.writer, self.places, self.runner = writer, places, runner
         self._fixed = ""
 
-    def anew(self, key: Key) -> Ran:
+    def anew(self, key: Key) -> RunResult:
         """What comes of it now, whatever came of it before."""
         for _ in range(ATTEMPTS):
             with ThreadPoolExecutor(1) as pool:
                 self._guarded([key], 1, pool)
-            if self.book.state.runs[key].reason not in PASSING:
+            if self.writer.state.runs[key].reason not in PASSING:
                 break
-        return self.book.state.runs[key]
+        return self.writer.state.runs[key]
 
-    def results(self, wanted: Sequence[Key], jobs: int, again: bool = False) -> list[Ran]:
+    def results(self, keys: Sequence[Key], jobs: int, again: bool = False) -> list[RunResult]:
         """What came of those runs, in that order; what is not in the ledger is run first.
 
         `again`: of programs that are known to run; what failed by the machine's fault is retried.
         """
         for _ in range(ATTEMPTS if again else 1):
-            known = self.book.state.runs
+            runs = self.writer.state.runs
             missing = [
                 key
-                for key in dict.fromkeys(wanted)
-                if key not in known or (again and known[key].reason in PASSING)
+                for key in dict.fromkeys(keys)
+                if key not in runs or (again and runs[key].reason in PASSING)
             ]
             with ThreadPoolExecutor(jobs) as pool:
                 self._guarded(missing, jobs, pool)
-        known = self.book.state.runs
-        return [known[key] for key in wanted]
+        runs = self.writer.state.runs
+        return [runs[key] for key in keys]
 
     def _guarded(self, missing: list[Key], jobs: int, pool: ThreadPoolExecutor) -> None:
         try:
@@ -75,16 +75,16 @@ class Runs:
             while waiting and len(under_way) < jobs:
                 job = self.job(waiting.pop(0))
                 commit, role, seed = job.key
-                self.book.tell("run", commit=commit, role=role, seed=seed, tokens=job.tokens)
+                self.writer.append("run", commit=commit, role=role, seed=seed, tokens=job.tokens)
                 under_way[pool.submit(self.runner, job)] = job.key
             done, _ = wait(under_way, return_when=FIRST_COMPLETED)
             for future in done:
                 commit, role, seed = under_way.pop(future)
                 ran = future.result()
-                self.book.tell("ran", commit=commit, role=role, seed=seed, ran=ran.to_json())
+                self.writer.append("ran", commit=commit, role=role, seed=seed, ran=ran.to_json())
 
     def job(self, key: Key) -> Job:
-        state = self.book.state
+        state = self.writer.state
         commit, role, _ = key
         settings = state.settings
         tokens = 0 if role in BY_THE_CLOCK else state.tokens()
@@ -120,7 +120,7 @@ def _nothing() -> None:
     pass
 
 
-def matrix(runs: Sequence[Ran], part: str) -> tuple[list[list[float]], list[list[float]]]:
+def matrix(runs: Sequence[RunResult], part: str) -> tuple[list[list[float]], list[list[float]]]:
     """(sums, counts), each (seeds, articles)."""
-    found = [ran.scores[part] for ran in runs]
-    return [list(one.sums) for one in found], [list(one.counts) for one in found]
+    scores = [ran.scores[part] for ran in runs]
+    return [list(seed.sums) for seed in scores], [list(seed.counts) for seed in scores]

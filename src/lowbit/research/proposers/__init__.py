@@ -20,5 +20,5 @@ OURS = ("builtin", "random")
 def proposer(text: str, seed: int = 0) -> Proposer:
     """`builtin`, `random`, `command:LINE`, `openai:URL`."""
     name, _, argument = text.partition(":")
-    made: Proposer = lookup("proposer", name, plugins(__name__, "PROPOSER")).make(argument, seed)
-    return made
+    plugin: Proposer = lookup("proposer", name, plugins(__name__, "PROPOSER")).make(argument, seed)
+    return plugin

@@ -5,7 +5,7 @@ priorities, at random within each. What TPE learns from is every program so far 
 dials and its loss on the screening seed, so that losses of different incumbents can be compared;
 the best quarter are its good ones. Asked for the program that it would try next, it names one; a
 dial in which that differs from the incumbent is the proposal. A crash has no score and teaches
-nothing, but is never proposed again; nor is the value that a keep has beaten. The study is rebuilt
+nothing, but is never proposed again; nor is a value that a keep has replaced. The study is rebuilt
 from the history each time, so a killed campaign goes on with the proposals that it would have made.
 """
 
@@ -28,13 +28,13 @@ from lowbit.research.campaign.edits import (
     untried,
 )
 from lowbit.research.proposers.base import Kind, Proposal, Proposer, edited
-from lowbit.research.proposers.view import View, beaten
+from lowbit.research.proposers.view import View, replaced_values
 
 STARTUP = 2 * len(PRIORITIES)
 """Proposals before anything is learnt from."""
 GOOD = 4
 """One program in so many is a good one."""
-ASKED = 10
+TPE_ASKS = 10
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ class Typed:
     def propose(self, view: View) -> Proposal | None:
         now = constants(view.text)
         _check_dials(now)
-        gone = beaten(view)
-        seen = [constants_of_any(one.text) for one in view.tried]
-        left = [edit for edit in untried(view.text, seen) if edit not in gone]
+        gone = replaced_values(view)
+        tried = [constants_of_any(trial.text) for trial in view.tried]
+        left = [edit for edit in untried(view.text, tried) if edit not in gone]
         if not left:
             return None
         source = random.Random(f"{self.seed} {view.trial}")
-        found = _in_turn(view.trial, left, source) if view.trial <= STARTUP else None
+        edit = _in_turn(view.trial, left, source) if view.trial <= STARTUP else None
         # TPE asks for what it likes; where all of that has been tried, something else is.
-        name, value = found or _asked(self.seed, view, left, source) or source.choice(left)
+        name, value = edit or _tpe_edit(self.seed, view, left, source) or source.choice(left)
         return edited(view.text, name, value, now[name])
 
 
@@ -61,9 +61,9 @@ def _in_turn(
     trial: int, left: list[tuple[str, Value]], source: random.Random
 ) -> tuple[str, Value] | None:
     """Something of the priority whose turn it is, where there is anything left of it."""
-    wanted = 1 + (trial - 1) % len(PRIORITIES)
-    mine = [edit for edit in left if PRIORITY[edit[0]] == wanted]
-    return source.choice(mine) if mine else None
+    priority = 1 + (trial - 1) % len(PRIORITIES)
+    edits = [edit for edit in left if PRIORITY[edit[0]] == priority]
+    return source.choice(edits) if edits else None
 
 
 PRIORITY = {dial.name: dial.priority for dial in DIALS}
@@ -94,7 +94,7 @@ def _study(seed: int, view: View) -> Any:
         )
     study = optuna.create_study(direction="minimize", sampler=sampler)
     first = view.tried[0].base if view.tried else view.text
-    for text, loss in ((first, view.first), *((one.text, one.loss) for one in view.tried)):
+    for text, loss in ((first, view.first), *((trial.text, trial.loss) for trial in view.tried)):
         if loss is not None:
             _tell(optuna, study, constants_of_any(text), loss)
     return study
@@ -108,20 +108,20 @@ def _tell(optuna: Any, study: Any, now: dict[str, Any], loss: float) -> None:
     study.add_trial(optuna.trial.create_trial(params=params, distributions=kinds, value=loss))
 
 
-def _asked(
-    seed: int, view: View, wanted: Sequence[tuple[str, Value]], source: random.Random
+def _tpe_edit(
+    seed: int, view: View, candidates: Sequence[tuple[str, Value]], source: random.Random
 ) -> tuple[str, Value] | None:
     """One step towards a program that TPE would try next; None where it would only stay."""
     study = _study(seed, view)
-    names = {name for name, _ in wanted}
-    for _ in range(ASKED):
+    names = {name for name, _ in candidates}
+    for _ in range(TPE_ASKS):
         trial = study.ask()
-        found = [
+        suggestion = [
             (dial.name, trial.suggest_categorical(dial.name, dial.values))
             for dial in DIALS
             if dial.name in names
         ]
-        steps = [edit for edit in found if edit in wanted]
+        steps = [edit for edit in suggestion if edit in candidates]
         if steps:
             return source.choice(steps)
     return None

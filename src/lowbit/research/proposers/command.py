@@ -51,14 +51,14 @@ class Command:
                 tail = outcome.output.strip()[-500:]
                 raise RunError(f"the proposer's command ended with {outcome.end}: {tail}")
             text = (folder / "train.py").read_text(encoding="utf-8")
-        said = [line.strip() for line in outcome.output.splitlines() if line.strip()]
+        lines = [line.strip() for line in outcome.output.splitlines() if line.strip()]
         cost = {"seconds": round(outcome.seconds, 1)}
-        return Proposal(text, said[-1] if said else "", None, cost)
+        return Proposal(text, lines[-1] if lines else "", None, cost)
 
     def _words(self, folder: Path, view: View) -> list[str]:
-        known = {"prompt": PROMPT, "folder": str(folder), "trial": str(view.trial)}
+        values = {"prompt": PROMPT, "folder": str(folder), "trial": str(view.trial)}
         words = shlex.split(self.line)
-        for name, value in known.items():
+        for name, value in values.items():
             words = [word.replace(f"{{{name}}}", value) for word in words]
         return ["/usr/bin/env", *words]
 

@@ -43,9 +43,9 @@ class Endpoint:
                     model=model, messages=_messages(view), seed=self.seed + view.trial + attempt
                 )
                 _count(cost, answer.usage)
-                found = parsed(answer.choices[0].message.content or "")
-                if found is not None:
-                    return Proposal(*found, None, {**cost, "model": model})
+                answered = parsed(answer.choices[0].message.content or "")
+                if answered is not None:
+                    return Proposal(*answered, None, {**cost, "model": model})
         except (openai.OpenAIError, IndexError) as error:
             raise RunError(f"{self.url}: {type(error).__name__}: {error}") from None
         raise RunError(f"{model} at {self.url} gave no train.py in {TRIES} answers")
@@ -53,7 +53,7 @@ class Endpoint:
 
 def parsed(answer: str) -> tuple[str, str] | None:
     """(train.py, description) of an answer; the longest block is the program."""
-    blocks = [found.group(1) for found in FENCED.finditer(answer)]
+    blocks = [block.group(1) for block in FENCED.finditer(answer)]
     if not blocks:
         return None
     before = answer.partition("```")[0].strip().splitlines()
@@ -62,10 +62,10 @@ def parsed(answer: str) -> tuple[str, str] | None:
 
 def _messages(view: View) -> list[dict[str, str]]:
     parts = {"program.md": view.program, "prepare.py": view.fixed, "results.tsv": view.results}
-    shown = [f"# {name}\n{text}" for name, text in {**parts, "train.py": view.text}.items()]
+    files = [f"# {name}\n{text}" for name, text in {**parts, "train.py": view.text}.items()]
     return [
         {"role": "system", "content": view.program},
-        {"role": "user", "content": "\n\n".join([*shown, ASK])},
+        {"role": "user", "content": "\n\n".join([*files, ASK])},
     ]
 
 

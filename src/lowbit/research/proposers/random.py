@@ -1,6 +1,6 @@
 """Random search: any change of one dial that is still untried. The yardstick of the others.
 
-Like the others it does not go back to what a keep has beaten.
+Like the others it never proposes a value that a keep has replaced.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import random
 from dataclasses import dataclass
 
 from lowbit.core.errors import UserError
-from lowbit.research.campaign.edits import constants, constants_of_any, drawn
+from lowbit.research.campaign.edits import constants, constants_of_any, random_edit
 from lowbit.research.proposers.base import Kind, Proposal, Proposer, edited
-from lowbit.research.proposers.view import View, beaten
+from lowbit.research.proposers.view import View, replaced_values
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class Random:
 
     def propose(self, view: View) -> Proposal | None:
         source = random.Random(f"{self.seed} {view.trial}")
-        seen = [constants_of_any(one.text) for one in view.tried]
-        found = drawn(view.text, source, seen, beaten(view))
-        if found is None:
+        tried = [constants_of_any(trial.text) for trial in view.tried]
+        edit = random_edit(view.text, source, tried, replaced_values(view))
+        if edit is None:
             return None
-        name, value = found
+        name, value = edit
         return edited(view.text, name, value, constants(view.text)[name])
 
 

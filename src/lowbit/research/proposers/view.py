@@ -47,12 +47,12 @@ class View:
     first: float | None = None
 
 
-def beaten(view: View) -> set[tuple[str, Any]]:
+def replaced_values(view: View) -> set[tuple[str, Any]]:
     """(dial, value) that a keep replaced: going back there would undo what was shown to be real."""
     return {
-        (one.edit[0], constants(one.base).get(one.edit[0]))
-        for one in view.tried
-        if one.status == "keep" and one.edit is not None
+        (trial.edit[0], constants(trial.base).get(trial.edit[0]))
+        for trial in view.tried
+        if trial.status == "keep" and trial.edit is not None
     }
 
 
@@ -60,20 +60,20 @@ def view(places: Places, state: State) -> View:
     root = places.branch.repository
 
     def text(commit: str, name: str = MUTABLE) -> str:
-        return _shown(root, commit, places.path(name))
+        return _file_at(root, commit, places.path(name))
 
     tried = tuple(
         Tried(
-            text(one.base),
-            text(one.commit),
-            one.edit,
-            one.description,
-            one.status,
-            one.reason,
-            state.fall(one),
-            None if one.status == "crash" else state.loss(one.commit),
+            text(trial.base),
+            text(trial.commit),
+            trial.edit,
+            trial.description,
+            trial.status,
+            trial.reason,
+            state.screening_gain(trial),
+            None if trial.status == "crash" else state.loss(trial.commit),
         )
-        for one in state.trials.values()
+        for trial in state.trials.values()
     )
     return View(
         text(state.incumbent),
@@ -87,6 +87,6 @@ def view(places: Places, state: State) -> View:
 
 
 @lru_cache(maxsize=1_000)
-def _shown(root: Path, commit: str, path: str) -> str:
+def _file_at(root: Path, commit: str, path: str) -> str:
     """A commit never changes, so neither does what is in it."""
     return git(root, "show", f"{commit}:{path}", strip=False)

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from lowbit.research.campaign.run_result import Ran
+from lowbit.research.campaign.run_result import RunResult
 from lowbit.research.campaign.settings import MUTABLE, Places
 from lowbit.research.campaign.state import Key, State, Trial
 
@@ -65,8 +65,8 @@ class Screen:
         key = (body["commit"], body["role"], body["seed"])
         if key in self.tasks:
             self.progress.remove_task(self.tasks.pop(key))
-        ran = Ran.from_json(body["ran"])
-        self._say(f"  {body['role']:<8}seed {body['seed']:<4}{said(ran)}")
+        ran = RunResult.from_json(body["ran"])
+        self._say(f"  {body['role']:<8}seed {body['seed']:<4}{summary(ran)}")
 
     def _judged(self, state: State, body: dict[str, Any]) -> None:
         trial = state.trials[body["number"]]
@@ -82,10 +82,10 @@ class Screen:
         self._say("[bold]the sealed text is opened[/]: no trial may follow")
 
 
-def said(ran: Ran) -> str:
+def summary(ran: RunResult) -> str:
     """A run in a few words."""
     if ran.reason:
-        last = ran.said.splitlines()[-1] if ran.said else ""
+        last = ran.detail.splitlines()[-1] if ran.detail else ""
         return f"{ran.reason} after {ran.seconds:.0f} s  {escape(last[:50])}"
     scores = next(iter(ran.scores.values()))
     return f"perplexity {perplexity(scores.loss)}  {ran.bits:.3f} bits  {ran.seconds:.0f} s"
@@ -140,7 +140,7 @@ def facts(places: Places, state: State, now: float, running: bool) -> list[tuple
         ("noise", floor),
         (
             "alpha",
-            f"{state.spent:.4f} of {state.settings.alpha:g} spent on "
+            f"{state.alpha_spent:.4f} of {state.settings.alpha:g} spent on "
             f"{state.confirmations} confirmation{'s' if state.confirmations != 1 else ''}",
         ),
         ("cost", f"{len(state.all_runs)} runs, {state.seconds / 3600:.2f} h of machine time"),
@@ -171,8 +171,8 @@ def _idle(state: State) -> str:
 
 
 def _name(state: State, commit: str) -> str:
-    found = next((t.number for t in state.trials.values() if t.commit == commit), None)
-    return "the program as it is" if found is None else f"trial {found}"
+    number = next((t.number for t in state.trials.values() if t.commit == commit), None)
+    return "the program as it is" if number is None else f"trial {number}"
 
 
 def _best(state: State) -> str:

@@ -1,7 +1,7 @@
 """What a campaign found, in figures: gains with intervals, shrinkage, what each keep is worth.
 
 Pure functions of a state. A gain is a fall of the loss in nats a token, so positive is better; its
-interval is of seeds and articles drawn together.
+interval comes from seeds and articles resampled together.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from lowbit.core.paired_tests import Difference
 from lowbit.research.campaign.edits import DIALS, PRIORITIES
-from lowbit.research.campaign.run_result import Ran
-from lowbit.research.campaign.significance import compared
+from lowbit.research.campaign.run_result import RunResult
+from lowbit.research.campaign.significance import compare
 from lowbit.research.campaign.state import Role, State, Trial
 from lowbit.research.judging.run_cache import matrix
 
@@ -55,33 +55,33 @@ class Ending:
 
 def parts(state: State, edited: dict[int, Sequence[str]]) -> list[Part]:
     """Every judged trial under its priority; `edited`: the dials that each trial changed."""
-    found: dict[str, list[Trial]] = {title: [] for title in (*PRIORITIES.values(), OTHER)}
+    by_title: dict[str, list[Trial]] = {title: [] for title in (*PRIORITIES.values(), OTHER)}
     for trial in state.judged:
         numbers = {PRIORITY_OF[name] for name in edited[trial.number] if name in PRIORITY_OF}
         title = PRIORITIES[min(numbers)] if len(numbers) == 1 else OTHER
-        found[title].append(trial)
-    kept = [Part(title, tuple(trials)) for title, trials in found.items()]
-    return [part for part in kept if part.trials or part.title != OTHER]
+        by_title[title].append(trial)
+    all_parts = [Part(title, tuple(trials)) for title, trials in by_title.items()]
+    return [part for part in all_parts if part.trials or part.title != OTHER]
 
 
-def runs(state: State, commit: str, role: Role, seeds: Iterable[int]) -> list[Ran] | None:
+def runs(state: State, commit: str, role: Role, seeds: Iterable[int]) -> list[RunResult] | None:
     """All of those, where all are there and have scores."""
-    found = [state.runs.get((commit, role, seed)) for seed in seeds]
-    good = [ran for ran in found if ran is not None and not ran.reason]
-    return good if len(good) == len(found) else None
+    results = [state.runs.get((commit, role, seed)) for seed in seeds]
+    good = [ran for ran in results if ran is not None and not ran.reason]
+    return good if len(good) == len(results) else None
 
 
 def gain(state: State, ours: str, theirs: str, role: Role, part: str) -> Difference | None:
     """Of one commit over another, on the same seeds."""
     seeds = state.settings.confirming if role == "confirm" else state.settings.fresh
-    one, two = runs(state, ours, role, seeds), runs(state, theirs, role, seeds)
-    if ours == theirs or one is None or two is None:
+    own, other = runs(state, ours, role, seeds), runs(state, theirs, role, seeds)
+    if ours == theirs or own is None or other is None:
         return None
-    return _gain(one, two, part)
+    return _gain(own, other, part)
 
 
-def _gain(ours: Sequence[Ran], theirs: Sequence[Ran], part: str) -> Difference:
-    return compared(matrix(ours, part), matrix(theirs, part))
+def _gain(ours: Sequence[RunResult], theirs: Sequence[RunResult], part: str) -> Difference:
+    return compare(matrix(ours, part), matrix(theirs, part))
 
 
 ALIKE = ("model", "task", "budget", "fresh", "window", "confirm", "threads", "device")
@@ -102,9 +102,9 @@ def between(ours: State, theirs: State) -> Difference | None:
     if unlike(ours, theirs):
         return None
     seeds = ours.settings.fresh
-    one = runs(ours, ours.incumbent, "fresh", seeds)
-    two = runs(theirs, theirs.incumbent, "fresh", seeds)
-    return None if one is None or two is None else _gain(one, two, "sealed")
+    own = runs(ours, ours.incumbent, "fresh", seeds)
+    other = runs(theirs, theirs.incumbent, "fresh", seeds)
+    return None if own is None or other is None else _gain(own, other, "sealed")
 
 
 def ending(state: State) -> Ending | None:
@@ -114,11 +114,13 @@ def ending(state: State) -> Ending | None:
     pair = (state.incumbent, state.base)
     both = [runs(state, commit, "fresh", state.settings.fresh) for commit in pair]
     losses = [
-        sum(ran.scores["sealed"].loss for ran in found) / len(found) for found in both if found
+        sum(ran.scores["sealed"].loss for ran in results) / len(results)
+        for results in both
+        if results
     ]
     perplexities = tuple(math.exp(min(700.0, loss)) for loss in losses)
-    seen = [state.screened(commit) for commit in pair]
-    bits = [ran.bits for ran in seen if ran is not None and ran.bits is not None]
+    screened = [state.screened(commit) for commit in pair]
+    bits = [ran.bits for ran in screened if ran is not None and ran.bits is not None]
     return Ending(
         gain(state, *pair, "confirm", "confirmation"),
         gain(state, *pair, "fresh", "confirmation"),
@@ -142,26 +144,26 @@ def worth(state: State) -> list[tuple[Trial, Difference | None]]:
 def _without(state: State, commit: str) -> Difference | None:
     """What the winner has over itself without a keep, on fresh seeds."""
     seeds = state.settings.fresh
-    one = runs(state, state.incumbent, "fresh", seeds)
-    two = runs(state, commit, "replay", seeds)
-    return None if one is None or two is None else _gain(one, two, "confirmation")
+    winner = runs(state, state.incumbent, "fresh", seeds)
+    replay = runs(state, commit, "replay", seeds)
+    return None if winner is None or replay is None else _gain(winner, replay, "confirmation")
 
 
 def steps(state: State) -> list[tuple[int, float]]:
     """(trial, confirmation loss over its seeds) of the first program and of every keep."""
-    commits = [(0, state.base), *((n, state.trials[n].commit) for n in state.kept)]
-    found = [(number, state.confirmed(commit)) for number, commit in commits]
-    return [(number, sum(each) / len(each)) for number, each in found if each]
+    commits = [(0, state.base), *((n, state.trials[n].commit) for n in state.keeps)]
+    losses = [(number, state.confirmed(commit)) for number, commit in commits]
+    return [(number, sum(each) / len(each)) for number, each in losses if each]
 
 
 def losses(state: State) -> list[tuple[int, float | None, str]]:
     """(trial, screening loss or None, status) in the order of trials, the first program first."""
-    found: list[tuple[int, float | None, str]] = []
+    points: list[tuple[int, float | None, str]] = []
     for number, commit, status in (
         (0, state.base, "keep"),
         *((t.number, t.commit, t.status or "") for t in state.judged),
     ):
         ran = state.screened(commit)
         scored = ran is not None and not ran.reason and status != "crash"
-        found.append((number, ran.scores["screening"].loss if ran and scored else None, status))
-    return found
+        points.append((number, ran.scores["screening"].loss if ran and scored else None, status))
+    return points

@@ -17,7 +17,7 @@ from lowbit.core.files import write_atomic
 from lowbit.core.paired_tests import Difference
 from lowbit.research.campaign.edits import constants_of_any
 from lowbit.research.campaign.results_tsv import to_tsv
-from lowbit.research.campaign.run_result import Ran
+from lowbit.research.campaign.run_result import RunResult
 from lowbit.research.campaign.settings import BUNDLE, FIXED, MUTABLE, Places
 from lowbit.research.campaign.state import State, Trial, rows
 from lowbit.research.report import findings, progress_chart
@@ -37,7 +37,7 @@ def write(places: Places, state: State, others: Others, generated_by: str) -> li
         {n: (findings.losses(s), findings.steps(s)) for n, s in both.items()}
     )
     picture = progress_chart.image(lines, "png")
-    made = {
+    files = {
         "report.html": page(places, state, others, picture, generated_by).encode(),
         "progress.png": picture,
         "progress.pdf": progress_chart.image(lines, "pdf"),
@@ -46,10 +46,10 @@ def write(places: Places, state: State, others: Others, generated_by: str) -> li
         # What an ordinary push leaves behind with the campaign's refs.
         f"best-{MUTABLE}": places.branch.show(state.incumbent, places.path(MUTABLE)).encode(),
     }
-    for name, content in made.items():
+    for name, content in files.items():
         write_atomic(places.results / name, content)
-    kept = [bundle] if places.branch.bundle(bundle, state.base) else []
-    return [*(places.results / name for name in made), *kept]
+    bundles = [bundle] if places.branch.bundle(bundle, state.base) else []
+    return [*(places.results / name for name in files), *bundles]
 
 
 def page(places: Places, state: State, others: Others, picture: bytes, generated_by: str) -> str:
@@ -57,21 +57,26 @@ def page(places: Places, state: State, others: Others, picture: bytes, generated
 
     tag = state.settings.tag
     apart = {name: _unlike(places, name, other, state) for name, other in others}
-    shown = [one for one in facts(places, state, state.last, False) if one[0] != "edit here"]
+    page_facts = [
+        fact for fact in facts(places, state, state.last, False) if fact[0] != "edit here"
+    ]
     template = environment(("lowbit.research.report", ".")).get_template("campaign.html.j2")
     return template.render(
         tag=tag,
         generated_by=generated_by,
-        facts=[("model", state.settings.model), ("task", state.settings.task), *shown],
+        facts=[("model", state.settings.model), ("task", state.settings.task), *page_facts],
         picture=b64encode(picture).decode(),
-        alt=f"{len(state.judged)} trials, {len(state.kept)} kept",
+        alt=f"{len(state.judged)} trials, {len(state.keeps)} kept",
         seeds=len(state.settings.confirming),
         ending=ending_sentences(state, findings.ending(state)),
-        worth=[_worth(state, trial, found) for trial, found in findings.worth(state)],
-        others=[_beside(*one, state, not apart.get(one[0])) for one in ((tag, state), *others)]
+        worth=[_worth(state, trial, loss) for trial, loss in findings.worth(state)],
+        others=[
+            _campaign_row(*campaign, state, not apart.get(campaign[0]))
+            for campaign in ((tag, state), *others)
+        ]
         if others
         else [],
-        apart=[said for said in apart.values() if said],
+        apart=[reason for reason in apart.values() if reason],
         parts=[_part(state, part) for part in findings.parts(state, _edited(places, state))],
         trials=[_trial(state, trial) for trial in state.judged],
         cost=_cost(state),
@@ -79,8 +84,8 @@ def page(places: Places, state: State, others: Others, picture: bytes, generated
     )
 
 
-def _worth(state: State, trial: Trial, found: Difference | None) -> list[str]:
-    if found is None:
+def _worth(state: State, trial: Trial, loss: Difference | None) -> list[str]:
+    if loss is None:
         apart = state.without[trial.number] is None
         none = (
             "cannot be taken out: a later keep changed the same place"
@@ -88,24 +93,24 @@ def _worth(state: State, trial: Trial, found: Difference | None) -> list[str]:
             else "without it the program did not run to its end"
         )
         return [str(trial.number), "", "", f"{trial.description} ({none})"]
-    interval = f"[{found.low:+.4f}, {found.high:+.4f}]"
-    held = "" if found.low > 0 else " (not shown to be worth anything now)"
-    return [str(trial.number), f"{found.estimate:+.4f} nats", interval, trial.description + held]
+    interval = f"[{loss.low:+.4f}, {loss.high:+.4f}]"
+    held = "" if loss.low > 0 else " (not shown to be worth anything now)"
+    return [str(trial.number), f"{loss.estimate:+.4f} nats", interval, trial.description + held]
 
 
-def _beside(tag: str, state: State, ours: State, alike: bool) -> list[str]:
+def _campaign_row(tag: str, state: State, ours: State, alike: bool) -> list[str]:
     """A campaign in a row; the last cell holds our winner against its own, on the sealed text."""
-    found = findings.ending(state)
+    ending = findings.ending(state)
     apart = findings.between(ours, state) if alike and state is not ours else None
     by = (state.stint or {}).get("proposer", "agent")
-    sealed = found.sealed_perplexity if found else None
-    gain = found.sealed if found else None
+    sealed = ending.sealed_perplexity if ending else None
+    gain = ending.sealed if ending else None
     return [
         f"{tag} ({by})",
         str(len(state.judged)),
-        str(len(state.kept)),
+        str(len(state.keeps)),
         f"{_middle(state):,}",
-        f"{found.bits[0]:.3f}" if found and found.bits else "",
+        f"{ending.bits[0]:.3f}" if ending and ending.bits else "",
         f"{sealed[-1]:.3f}" if sealed else "not opened",
         f"{sealed[0]:.3f}" if sealed else "not opened",
         interval(gain) if gain else "",
@@ -115,17 +120,19 @@ def _beside(tag: str, state: State, ours: State, alike: bool) -> list[str]:
 
 def _middle(state: State) -> int:
     """What a trial got through on one seed: the median."""
-    found = [ran.tokens for t in state.judged if (ran := state.screened(t.commit)) and ran.tokens]
-    return int(median(found)) if found else 0
+    tokens = [ran.tokens for t in state.judged if (ran := state.screened(t.commit)) and ran.tokens]
+    return int(median(tokens)) if tokens else 0
 
 
 def _unlike(places: Places, tag: str, other: State, ours: State) -> str:
     """Why this winner is not held against that one's."""
-    said = findings.unlike(ours, other)
+    reasons = findings.unlike(ours, other)
     for name in (MUTABLE, FIXED):
-        texts = {places.branch.show(one.base, places.path(name)) for one in (ours, other)}
-        said += [f"the first {name}"] if len(texts) > 1 else []
-    return f"Not to be held against {tag}, for these differ: {', '.join(said)}." if said else ""
+        texts = {places.branch.show(campaign.base, places.path(name)) for campaign in (ours, other)}
+        reasons += [f"the first {name}"] if len(texts) > 1 else []
+    return (
+        f"Not to be held against {tag}, for these differ: {', '.join(reasons)}." if reasons else ""
+    )
 
 
 def _edited(places: Places, state: State) -> dict[int, Sequence[str]]:
@@ -142,16 +149,16 @@ def _edited(places: Places, state: State) -> dict[int, Sequence[str]]:
 
 
 def _part(state: State, part: Part) -> dict[str, Any]:
-    taken = {trial.number: found for trial, found in findings.worth(state)}
+    losses = {trial.number: loss for trial, loss in findings.worth(state)}
     return {
         "title": part.title,
-        "sentence": sentence(state, part, taken),
+        "sentence": sentence(state, part, losses),
         "rows": [_tried(state, trial) for trial in part.trials],
     }
 
 
 def _tried(state: State, trial: Trial) -> list[str]:
-    fall = state.fall(trial)
+    fall = state.screening_gain(trial)
     return [
         str(trial.number),
         str(trial.status),
@@ -190,9 +197,9 @@ def _cost(state: State) -> list[list[str]]:
         "the ending": "fresh seeds, scored on confirmation and sealed text",
     }
     roles = dict(zip(("screen", "again", "confirm", "replay", "fresh"), kinds, strict=True))
-    found: dict[str, list[Ran]] = {name: [] for name in kinds}
+    by_purpose: dict[str, list[RunResult]] = {name: [] for name in kinds}
     for (_, role, _), ran in state.all_runs:
-        found[roles[role]].append(ran)
+        by_purpose[roles[role]].append(ran)
     table = [
         [
             name,
@@ -200,14 +207,14 @@ def _cost(state: State) -> list[list[str]]:
             f"{sum(ran.whole for ran in runs) / 3600:.2f}",
             kinds[name],
         ]
-        for name, runs in found.items()
+        for name, runs in by_purpose.items()
     ]
-    asked: dict[str, float] = {}
+    proposing: dict[str, float] = {}
     for trial in state.trials.values():
         for name, value in trial.cost.items():
             if isinstance(value, int | float):
-                asked[name] = asked.get(name, 0) + value
-    table += [[f"proposing: {name}", "", "", f"{value:,.0f}"] for name, value in asked.items()]
+                proposing[name] = proposing.get(name, 0) + value
+    table += [[f"proposing: {name}", "", "", f"{value:,.0f}"] for name, value in proposing.items()]
     whole = f"{(state.last - state.at) / 3600:.2f} h from the first line to the last"
     return [*table, ["in all", str(len(state.all_runs)), f"{state.seconds / 3600:.2f}", whole]]
 

@@ -1,8 +1,8 @@
 """The progress chart: one seed of every trial, and the staircase of what really was the best.
 
 Crashes have no score; they are ticks at the foot. What is far worse than the first program is a
-caret at the top, so that it does not press all others together. Several campaigns are told apart by
-colour, and drawn side by side from the same start.
+caret at the top, so that it does not press all others together. Several campaigns share one chart,
+each in its own colour, from the same start.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Line:
     """(trial, perplexity) of each status, and of the best so far on confirmation text."""
 
     name: str
-    kept: tuple[tuple[int, float], ...]
+    keeps: tuple[tuple[int, float], ...]
     discarded: tuple[tuple[int, float], ...]
     crashed: tuple[int, ...]
     best: tuple[tuple[int, float], ...]
@@ -59,7 +59,7 @@ def _perplexity(loss: float) -> float:
 
 def draw(ax: Axes, data: Sequence[Line]) -> None:
     """One seed of every trial, by the clock."""
-    top = max((BEYOND * line.kept[0][1] for line in data if line.kept), default=math.inf)
+    top = max((BEYOND * line.keeps[0][1] for line in data if line.keeps), default=math.inf)
     for i, line in enumerate(data):
         colour, foot = _colour(i), ax.get_xaxis_transform()
         inside = [point for point in line.discarded if point[1] <= top]
@@ -71,8 +71,8 @@ def draw(ax: Axes, data: Sequence[Line]) -> None:
         if line.crashed:
             low = [0.02] * len(line.crashed)
             ax.plot(line.crashed, low, "|", ms=7, color=colour, transform=foot)
-        if line.kept:
-            ax.plot(*zip(*line.kept, strict=True), "o", ms=5, color=colour, label=plain(line.name))
+        if line.keeps:
+            ax.plot(*zip(*line.keeps, strict=True), "o", ms=5, color=colour, label=plain(line.name))
     ax.set_ylabel("perplexity,\nscreening, one seed")
     _scale(ax)
     if len(data) > 1:
@@ -106,15 +106,15 @@ def _scale(ax: Axes) -> None:
 def image(lines: Sequence[Line], kind: str) -> bytes:
     """The chart as png or pdf or svg, with nothing in it that depends on the day."""
     with rc_context({**RC, "svg.hashsalt": "lowbit"}):
-        shown = any(line.best for line in lines)
-        figure = Figure((WIDTH, 4.6 if shown else 3.2), layout="constrained")
+        has_keeps = any(line.best for line in lines)
+        figure = Figure((WIDTH, 4.6 if has_keeps else 3.2), layout="constrained")
         above, *below = figure.subplots(
-            1 + shown, 1, sharex=True, squeeze=False, height_ratios=[3, 2][: 1 + shown]
+            1 + has_keeps, 1, sharex=True, squeeze=False, height_ratios=[3, 2][: 1 + has_keeps]
         )[:, 0]
         draw(above, lines)
         for ax in below:
             draw_best(ax, lines)
-        if not shown:
+        if not has_keeps:
             above.set_xlabel("trial")
         out = BytesIO()
         blank = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
