@@ -47,14 +47,14 @@ def test_a_report_of_the_planner_study_reads_each_record_once(
             super().__init__(name, record, results)
 
     scored: Counter[str] = Counter()
-    score_rows = store.ResultsFolder.score_rows
+    scores = store.ResultsFolder.scores
 
-    def counted_scores(folder: store.ResultsFolder, name: str):
+    def counted_scores(folder: store.ResultsFolder, name: str) -> store.Scores:
         scored[name] += 1
-        return score_rows(folder, name)
+        return scores(folder, name)
 
     monkeypatch.setattr(store, "FinishedRun", Counted)
-    monkeypatch.setattr(store.ResultsFolder, "score_rows", counted_scores)
+    monkeypatch.setattr(store.ResultsFolder, "scores", counted_scores)
     results = read_results(read_study(str(PLANNER)))
     judge(results)
     gaps = predicted_gaps(results)

@@ -9,7 +9,7 @@ is an error: neither is silently preferred.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +45,15 @@ def _scores(rows: Iterable[dict[str, Any]]) -> Scores:
     return Scores(*(np.array([row[name] for row in ordered], float) for name in columns))
 
 
+def _shared_columns(columns: Mapping[str, Any]) -> tuple[np.ndarray, Floats, Floats, Floats]:
+    """(the order by example, then example, document and count in that order)."""
+    order = np.argsort(np.array(columns["example"]), kind="stable")
+    example, document, count = (
+        np.array(columns[name], float)[order] for name in ("example", "document", "count")
+    )
+    return order, example, document, count
+
+
 class FinishedRun:
     """A run with a whole record. Scores, log and cost alone are read when asked for."""
 
@@ -70,7 +79,7 @@ class FinishedRun:
     @cached_property
     def scores(self) -> Scores:
         """Raises where the run diverged: it has none."""
-        return _scores(self._results.score_rows(self.name))
+        return self._results.scores(self.name)
 
     @cached_property
     def log(self) -> tuple[dict[str, Any], ...]:
@@ -95,6 +104,7 @@ class ResultsFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._runs: dict[str, FinishedRun | None] = {}
+        self._columns: dict[str, tuple[np.ndarray, Floats, Floats, Floats]] = {}
 
     @cached_property
     def packed(self) -> PackedRuns:
@@ -127,13 +137,20 @@ class ResultsFolder:
             )
         return restore(self.packed.record_body(name))
 
-    def score_rows(self, name: str) -> Sequence[dict[str, Any]]:
-        if name in self.packed:
-            line = self.packed.score_line(name)
-            if line is None:
-                raise RunError(f"{name} has no scores")
-            return packed_lines.score_rows(*line)
-        return list(read_jsonl(self.path / name / SCORES))
+    def scores(self, name: str) -> Scores:
+        """A run's scores. Packed runs of one task share the columns that they have in common."""
+        if name not in self.packed:
+            return _scores(read_jsonl(self.path / name / SCORES))
+        packed = self.packed.score_line(name)
+        if packed is None:
+            raise RunError(f"{name} has no scores")
+        line, shared = packed
+        if shared is None:
+            return _scores(packed_lines.score_rows(line, shared))
+        if line["examples"] not in self._columns:
+            self._columns[line["examples"]] = _shared_columns(shared["columns"])
+        order, example, document, count = self._columns[line["examples"]]
+        return Scores(example, document, np.array(line["sum"], float)[order], count)
 
     def log_rows(self, name: str) -> Sequence[dict[str, Any]]:
         if name in self.packed:
