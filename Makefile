@@ -35,7 +35,7 @@ check: $(VENV)/ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_architecture.py
+	$(BIN)/python -m pytest tests/test_architecture.py tests/test_architecture_picture.py tests/test_names.py
 	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md docs src tests bench experiments notebooks/quant_noise.py studies/*/study.toml studies/*/README.md
 
 # Runs what has no record yet. The studies' records are committed, so they are only decided and drawn, which needs no

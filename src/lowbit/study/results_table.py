@@ -1,7 +1,8 @@
 """A study's records as one flat table, for pandas and spreadsheets: a row a run. No torch.
 
 Columns are what was declared (`train.lr`, `plan.rank`), what came out (`metrics.loss`), bytes,
-costs and the recorded facts, each under its dotted name. `lowbit results STUDY --to FILE` writes it.
+costs and the recorded facts, each under its dotted name. `lowbit results STUDY --to FILE` writes
+it.
 """
 
 from __future__ import annotations

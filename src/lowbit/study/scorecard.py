@@ -1,10 +1,10 @@
 """How well each predictor did, by a criterion that was fixed before the runs.
 
-A gap is resolvable where the standard error of its observation and the spread of its prediction are
-each at most 5 % of it. Of these, at least 80 % must be within 10 % and none beyond 25 %. Every
+A gap is resolvable where the standard error of its observation and the spread of its prediction
+are each at most 5 % of it. Of these, at least 80 % must be within 10 % and none beyond 25 %. Every
 other gap is judged by its interval alone: |predicted - observed| <= 1.96 sqrt(se^2 + spread^2)
-must hold for at least 90 %. The baselines (weight error, 4^-b) have one constant each, from the anchor's KL
-on calibration text; nothing is fitted to what is scored. No torch.
+must hold for at least 90 %. The baselines (weight error, 4^-b) have one constant each, from the
+anchor's KL on calibration text; nothing is fitted to what is scored. No torch.
 """
 
 from __future__ import annotations

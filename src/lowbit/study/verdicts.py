@@ -1,11 +1,11 @@
 """Claims and questions of a study, decided from its records.
 
-Effect first: the difference in the measure's own unit with its interval, then p-values. Once
-every declared seed has run, a claim is held, contradicted or inconclusive; until then it is
-unfinished. It is refused where a run diverged or where two runs may not be compared. The claims share the study's
-alpha by Holm's rule, including those that have no p-value yet. Questions are answered in the same
-way without a correction and are labelled exploratory everywhere; too few seeds for the test decide
-nothing. No torch.
+Effect first: the difference in the measure's own unit with its interval, then p-values. Once every
+declared seed has run, a claim is held, contradicted or inconclusive; until then it is unfinished.
+It is refused where a run diverged or where two runs may not be compared. The claims share the
+study's alpha by Holm's rule, including those that have no p-value yet. Questions are answered in
+the same way without a correction and are labelled exploratory everywhere; too few seeds for the
+test decide nothing. No torch.
 """
 
 from __future__ import annotations
