@@ -6,6 +6,7 @@ import doctest
 import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,19 @@ def test_the_example_of_a_function_runs(
     outcome = doctest.DocTestRunner(verbose=False).run(example, out=report.append)
     assert outcome.failed == 0, "".join(report)
     assert outcome.attempted
+
+
+def test_a_script_without_the_main_guard_is_told_so_and_ends(
+    tmp_path: Path, tiny_model: Callable[[str], Path], tiny_text: Path
+) -> None:
+    """A worker imports the script again: without the guard it would wait for its own parent."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import lowbit\n"
+        f"lowbit.adapt({str(tiny_model('llama'))!r}, {str(tiny_text)!r}, 'bf16', out='runs')\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode != 0
+    assert 'put this call under `if __name__ == "__main__":`' in ended.stderr

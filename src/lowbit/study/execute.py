@@ -1,7 +1,5 @@
-"""Runs what a study lacks, and single runs. Nothing is printed: callbacks tell what happens.
-
-Every run has a process of its own, so no torch is imported here.
-"""
+"""Runs what a study lacks, and single runs. Nothing is printed: callbacks tell what happens. Every
+run has a process of its own, so no torch is imported here."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ from lowbit.runs.request import Device, Settings, setting_lines, single
 from lowbit.runs.run_cost import RunCost
 from lowbit.runs.store import FinishedRun, ResultsFolder
 from lowbit.runs.workers.pool import Ending, Job, Order, run_jobs
-from lowbit.runs.workers.process import call, orphaned
+from lowbit.runs.workers.process import call, orphaned, require_main_guard
 from lowbit.study.study import Study, read_study
 
 OnEnding = Callable[[Ending, int, int], None]
@@ -253,6 +251,7 @@ def time_alone(study: Study, execution: Execution, on_note: OnNote) -> None:
 @contextmanager
 def only_process(results: Path, on_note: OnNote) -> Iterator[None]:
     """One process at a time works on a folder of results; a second one waits."""
+    require_main_guard()
     locks = results / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
     lock = FileLock(locks / "study.lock")

@@ -86,6 +86,18 @@ def call(
         raise
 
 
+def require_main_guard() -> None:
+    """Refuse to start runs from a script that a worker is importing again.
+
+    Without the guard the worker would wait for the lock that its own parent holds.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RunError(
+            'put this call under `if __name__ == "__main__":`, because every run starts a process '
+            "that imports your script again"
+        )
+
+
 def unwrap(answer: Returned | Failure) -> Returned:
     """What the function returned; raises where it failed."""
     if not isinstance(answer, Failure):
