@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
 
 from lowbit.cli.console import say
 from lowbit.cli.text.measured import shown
@@ -91,7 +90,9 @@ def _not_ready(at: Path, point: forecasts.Point) -> str:
     return "" if (at / ADAPTER).is_dir() else f"{at.name} has no adapter any more: --rerun it"
 
 
-def forecast_point(point: Any, at: Path | None, execution: Execution, tell: bool) -> Any:
+def forecast_point(
+    point: forecasts.Point, at: Path | None, execution: Execution, tell: bool
+) -> forecasts.PointForecast:
     """In a process of its own."""
     from lowbit.study.make_forecast import forecast_plans
 

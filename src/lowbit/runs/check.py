@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, cast
 
 from lowbit.core.execution import Execution
 from lowbit.core.spec import DEMO_MODEL, RunSpec
+
+AutoCompute = Literal["", "fp32", "bf16"]
+"""What `compute = "auto"` means on a machine."""
 
 IN_A_STUDY = (
     'in a study, model = "FOLDER" in every [[workload]] that names it, or --set '
@@ -14,7 +18,9 @@ IN_A_STUDY = (
 """Where a study's file gives a model's folder, for error messages."""
 
 
-def check_runs(runs: Sequence[RunSpec], execution: Execution, instead: str = IN_A_STUDY) -> str:
+def check_runs(
+    runs: Sequence[RunSpec], execution: Execution, instead: str = IN_A_STUDY
+) -> AutoCompute:
     """Check the device, the data and every plan; runs in a process of its own.
 
     Returns what `compute = "auto"` means on this machine, or "" where no run uses `auto`.
@@ -37,4 +43,4 @@ def check_runs(runs: Sequence[RunSpec], execution: Execution, instead: str = IN_
             checkpoint, kind, labels = prepared.checkpoint, prepared.kind, prepared.labels
         for plan in {r.plan: r for r in runs if (r.model, r.task) == (run.model, run.task)}:
             plan_sites(plan, checkpoint, kind, labels)
-    return settled.get("auto", "")
+    return cast(AutoCompute, settled.get("auto", ""))

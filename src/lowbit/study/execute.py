@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from filelock import FileLock, Timeout
 
@@ -273,7 +273,7 @@ def execution_on(study: Study, device: Device | None) -> Execution:
 
 def checked(study: Study, execution: Execution, model_hint: str = IN_A_STUDY) -> Execution:
     """Check all runs before any begins, and measure once what `compute = "auto"` means."""
-    compute: Any = call(check_runs, study.runs, execution, model_hint)
+    compute = call(check_runs, study.runs, execution, model_hint)
     return replace(execution, measured=compute)
 
 
