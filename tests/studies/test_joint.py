@@ -12,7 +12,6 @@ import pytest
 from helpers.models import opened
 from scipy import stats
 
-from lowbit.core.files import read_jsonl
 from lowbit.core.spec import BLOCK_ROLES
 from lowbit.plan.rules import choose
 from lowbit.report.figures import gradients, memory, pareto, ranks
@@ -218,11 +217,11 @@ def test_mcnemar_counts_the_sentences_that_one_side_alone_had_right(
 ) -> None:
     found = next(one for one in verdicts.claims if one.claim.task == "sst2")
     assert found.beside is not None
-    folder = study.results / f"minilm-sst2-{{}}-seed{0}"
+    runs = {run.name: run for run in read_results(study).runs}
 
     def right(plan: str) -> dict[int, float]:
-        where = Path(str(folder).format(plan.replace("-", "_")))
-        return {row["example"]: row["sum"] for row in read_jsonl(where / "scores.jsonl")}
+        scores = runs[f"minilm-sst2-{plan.replace('-', '_')}-seed0"].scores
+        return dict(zip(scores.example, scores.sum, strict=True))
 
     ours, theirs = right(found.claim.plan), right(found.claim.than)
     only_ours = sum(ours[i] > theirs[i] for i in ours)
