@@ -4,7 +4,8 @@
 
 Four workloads. Every side runs in its own process and sides alternate; medians and spreads are over
 the rounds. The limit (`bench/peers/matmul_floor.py`) is measured again in every round, because a
-shared machine does not always run at the same speed.
+shared machine does not always run at the same speed. Steps are timed, which the public API does
+not expose (`one_side.py`).
 
     lm        one step of the assets' language model, 4 x 256 tokens of WikiText-2
     lm-wide   the same of ten random Llama layers of width 576, vocabulary 49,152

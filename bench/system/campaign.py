@@ -2,7 +2,7 @@
 
     python bench/system/campaign.py LEDGER
 
-Median, least and most over the completed runs of each role.
+Median, least and most over the completed runs of each role. A ledger is no part of the public API.
 """
 
 from __future__ import annotations

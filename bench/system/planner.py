@@ -2,7 +2,8 @@
 
     python bench/system/planner.py [SITES]
 
-224 sites are a 7 B model's. Five instances, drawn; the aim is 3 s for each.
+224 sites are a 7 B model's. Five random instances; the aim is 3 s for each. The solver alone is
+timed, on made-up costs, which `lowbit.plan_for_budget` does not take.
 """
 
 from __future__ import annotations
