@@ -120,8 +120,8 @@ def test_the_numbers_of_a_committed_study_are_what_they_were(name: str) -> None:
 
 @pytest.mark.late
 def test_the_demo_gives_what_it_gave(tmp_path: Path) -> None:
-    """Bytes and tokens exactly; losses to six digits on the CPU they were stored on, else closely:
-    another CPU adds in another order, and training carries that on."""
+    """Bytes and tokens exactly. Losses to six digits on the CPU, and from the pretrained weights,
+    that they were stored with; else closely: other threads add in another order."""
     copy = shutil.copytree(
         ROOT / "demo", tmp_path / "demo", ignore=lambda *_: ["results", "report"]
     )
