@@ -12,9 +12,9 @@ from typing import Any
 from lowbit.research.campaign.edits import constants
 from lowbit.research.campaign.git_branch import git
 from lowbit.research.campaign.ledger import Ledger
-from lowbit.research.campaign.run_result import RunResult, Scores
-from lowbit.research.campaign.settings import Places, Settings
-from lowbit.research.candidate.sealed_run import PARTS, Job
+from lowbit.research.campaign.run_result import RunResult, RunScores
+from lowbit.research.campaign.settings import CampaignSettings, Places
+from lowbit.research.candidate.sealed_run import PARTS, SealedJob
 from lowbit.research.loop import Loop
 
 TRAIN = """import prepare
@@ -26,7 +26,7 @@ SCALE = "absmean"
 BIAS = False
 """
 ARTICLES = 8
-SETTINGS = Settings(
+SETTINGS = CampaignSettings(
     "one", "no model", budget=10.0, seeds=(9, 0, 1, 2, 3), fresh=(18, 19), horizon=8
 )
 
@@ -62,12 +62,12 @@ class Arithmetic:
     """Runs that give the program's deserved loss, and noise that its seed alone decides."""
 
     noise: float = 0.01
-    jobs: list[Job] = field(default_factory=list)
+    jobs: list[SealedJob] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
     pace: Any = None
     """Job -> how many times as fast the machine is just now; more text of the same time helps."""
 
-    def __call__(self, job: Job) -> RunResult:
+    def __call__(self, job: SealedJob) -> RunResult:
         self.jobs.append(job)
         _, role, seed = job.key
         reason = next((why for what, why in self.broken.items() if what in job.text), "")
@@ -87,17 +87,17 @@ class Arithmetic:
         return RunResult("", **fields, scores=scores, bits=bits, zero=0.3)
 
 
-def _scores(loss: float, source: random.Random, own: random.Random, noise: float) -> Scores:
+def _scores(loss: float, source: random.Random, own: random.Random, noise: float) -> RunScores:
     """Articles differ, the seed moves all of them, and a program's own luck moves each a little."""
     luck = source.gauss(0, noise)
     sums = [
         1_000 * (loss + luck + source.gauss(0, 0.2) + own.gauss(0, noise / 10))
         for _ in range(ARTICLES)
     ]
-    return Scores(tuple(sums), (1_000,) * ARTICLES)
+    return RunScores(tuple(sums), (1_000,) * ARTICLES)
 
 
-def begun(folder: Path, settings: Settings = SETTINGS) -> Places:
+def begun(folder: Path, settings: CampaignSettings = SETTINGS) -> Places:
     """A campaign's first line, without any model or text."""
     places = Places(folder, settings.tag)
     base = git(places.branch.repository, "rev-parse", "HEAD")

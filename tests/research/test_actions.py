@@ -28,9 +28,9 @@ from lowbit.research import actions
 from lowbit.research.campaign.edits import change
 from lowbit.research.campaign.git_branch import git
 from lowbit.research.campaign.ledger import Ledger
-from lowbit.research.campaign.settings import Places, Settings
-from lowbit.research.campaign.state import State, rows
-from lowbit.research.candidate.sealed_run import Job
+from lowbit.research.campaign.settings import CampaignSettings, Places
+from lowbit.research.campaign.state import CampaignState, rows
+from lowbit.research.candidate.sealed_run import SealedJob
 from lowbit.research.final_evaluation import end
 from lowbit.research.mcp_server import server
 from lowbit.research.proposers import proposer
@@ -123,7 +123,7 @@ def test_an_agents_edit_survives_a_kill_within_its_trial(places: Places) -> None
         pass
 
     class Dying(Arithmetic):
-        def __call__(self, job: Job) -> Any:
+        def __call__(self, job: SealedJob) -> Any:
             if self.early or "LR = 0.001" in job.text:
                 raise Killed
             return super().__call__(job)
@@ -139,7 +139,7 @@ def test_an_agents_edit_survives_a_kill_within_its_trial(places: Places) -> None
     shutil.rmtree(places.branch.worktree)
     assert "has been judged" in actions.resume(campaign(places))
     state = campaign(places).state()
-    assert [(t.status, t.description) for t in state.judged] == [("keep", "a larger rate")]
+    assert [(t.status, t.description) for t in state.judged_trials] == [("keep", "a larger rate")]
     assert "nothing was being run" in actions.resume(campaign(places))
 
 
@@ -159,7 +159,7 @@ def test_a_trial_that_was_killed_is_gone_on_with_and_not_begun_again(places: Pla
         pass
 
     class Dying(Arithmetic):
-        def __call__(self, job: Job) -> Any:
+        def __call__(self, job: SealedJob) -> Any:
             if "LR = 0.001" in job.text:
                 raise Killed
             return super().__call__(job)
@@ -211,7 +211,7 @@ def test_resume_goes_on_as_the_last_run_was_told(places: Places) -> None:
     places.ledger.write_bytes(b"".join(lines[:cut]))
     assert actions.resume(campaign(places)) == "all trials done"
     state = campaign(places).state()
-    assert (len(state.judged), state.stint) == (
+    assert (len(state.judged_trials), state.stint) == (
         3, {"proposer": "random", "trials": 3, "jobs": 2, "seed": 5})  # fmt: skip
 
 
@@ -239,8 +239,8 @@ def test_two_never_drive_at_once(places: Places) -> None:
 
 def test_text_that_was_changed_is_noticed(places: Places) -> None:
     body = {"rows": 1, "sha256": "0" * 64}
-    places.given.mkdir()
-    (places.given / "data.npy").write_bytes(b"other")
+    places.inputs.mkdir()
+    (places.inputs / "data.npy").write_bytes(b"other")
     events = [json.loads(line) for line in places.ledger.read_text().splitlines()]
     places.ledger.unlink()
     said = events[0]["body"] | {"texts": {"data.npy": body}}
@@ -254,15 +254,15 @@ def test_text_that_was_changed_is_noticed(places: Places) -> None:
     [
         (["status", "FOLDER", "--tag", "onne"], "Did you mean 'one'"),
         (["run", "FOLDER", "--proposer", "radnom"], "Did you mean 'random'"),
-        (["run", "FOLDER", "--proposer", "command:"], "wants a command line"),
-        (["run", "FOLDER", "--proposer", "openai:localhost"], "wants an address"),
-        (["status", "."], "holds no program.md"),
+        (["run", "FOLDER", "--proposer", "command:"], "needs a command line"),
+        (["run", "FOLDER", "--proposer", "openai:localhost"], "needs a URL"),
+        (["status", "."], "has no program.md"),
         (["init", "FOLDER", "--model", "nowhere at all"], "no model"),
         (["init", "FOLDER", "--tag", "../up", "--model", "x"], "letters, digits"),
         (["init", "FOLDER", "--tag", "one", "--model", "x"], "exists already"),
         (["init", "FOLDER", "--alpha", "2"], "between 0 and 1"),
-        (["init", "FOLDER", "--budget", "inf", "--model", "x"], "above zero, and finite"),
-        (["init", "FOLDER", "--tag", "v1..2", "--model", "x"], "git takes no branch"),
+        (["init", "FOLDER", "--budget", "inf", "--model", "x"], "above zero and finite"),
+        (["init", "FOLDER", "--tag", "v1..2", "--model", "x"], "git rejects the branch"),
     ],
 )
 def test_a_mistake_is_told_in_a_sentence(
@@ -306,7 +306,7 @@ def ended(places: Places) -> Any:
         text = change(made.runs.text(made.state.incumbent), name, value)
         made.open_trial(Proposal(text, f"{name} {value}", (name, value)), "listed")
         made.baseline()
-        made.judge_all(made.state.open, 1)
+        made.judge_all(made.state.open_trials, 1)
     end(made)
     return made
 
@@ -334,7 +334,7 @@ def test_each_keep_is_taken_out_alone(ended: Any) -> None:
     assert found[1].estimate == pytest.approx(0.3, abs=0.02)
     assert found[2].estimate == pytest.approx(0.03, abs=0.01)
     for (commit, role, seed), _ in ended.state.runs.items():
-        if commit in ended.state.without.values():
+        if commit in ended.state.ablations.values():
             assert (role, seed in SETTINGS.fresh) == ("replay", True), "seeds that decided nothing"
 
 
@@ -347,14 +347,16 @@ def test_an_ending_has_to_be_meant(places: Places) -> None:
     assert "sealed" not in [event.kind for event in Ledger(places.ledger).events]
     begun(places.folder, replace(SETTINGS, tag="two"))
     said = lowbit("research", "report", places.folder, "--ending")
-    assert (said.code, "which of" in said.error_line) == (2, True), "the newest is a guess"
+    assert (said.code, "choose one with --tag" in said.error_line) == (2, True), (
+        "the newest is a guess"
+    )
     actions.report(campaign(places), ending=True, early=True)
-    assert campaign(places).state().ended is not None
+    assert campaign(places).state().ending is not None
 
 
 def test_a_bad_minute_of_the_machine_does_not_close_a_campaign(places: Places) -> None:
     class Slow(Arithmetic):
-        def __call__(self, job: Job) -> Any:
+        def __call__(self, job: SealedJob) -> Any:
             found = super().__call__(job)
             late = job.key[1] == "fresh" and job.key[2] == SETTINGS.fresh[1]
             return replace(found, reason="timeout", scores={}) if late else found
@@ -364,13 +366,13 @@ def test_a_bad_minute_of_the_machine_does_not_close_a_campaign(places: Places) -
     with pytest.raises(RunError, match=r"the winner did not run on fresh seed 19 \(timeout\)"):
         end(machine(places, Slow()))
     again = machine(places)
-    assert again.state.ended is None
+    assert again.state.ending is None
     end(again)
     found = ending(again.state)
     assert found is not None
     assert found.sealed is not None
-    assert again.state.ended is not None
-    assert again.state.ended["facts"]["python"]
+    assert again.state.ending is not None
+    assert again.state.ending["facts"]["python"]
 
 
 def test_a_gain_that_is_gone_is_called_gone() -> None:
@@ -414,7 +416,7 @@ def test_a_campaign_goes_on_from_a_clone(places: Places, tmp_path: Path) -> None
     shutil.rmtree(places.branch.repository)
     assert actions.run(campaign(there), "random", 3) == "all trials done"
     state = campaign(there).state()
-    assert [trial.number for trial in state.judged] == [1, 2, 3]
+    assert [trial.number for trial in state.judged_trials] == [1, 2, 3]
     assert state.trials[1].status == "keep"
     assert "LR = 0.001" in (there.tree / "train.py").read_text()
 
@@ -450,7 +452,7 @@ def test_an_ending_that_is_killed_goes_on(places: Places) -> None:
         pass
 
     class Dying(Arithmetic):
-        def __call__(self, job: Job) -> Any:
+        def __call__(self, job: SealedJob) -> Any:
             if job.key[1] == "fresh" and sum(j.key[1] == "fresh" for j in self.jobs) == 2:
                 raise Killed
             return super().__call__(job)
@@ -474,7 +476,7 @@ def test_the_page_shows_all_five_priorities_and_escapes_what_candidates_wrote(
     text = change(other.runs.text(other.state.base), "GROUP", 256)
     other.open_trial(Proposal(text, "<script>alert(1)</script>"), "agent")
     other.baseline()
-    other.judge_all(other.state.open, 1)
+    other.judge_all(other.state.open_trials, 1)
     for path in page.write(two, other.state, [("one", ended.state)], "lowbit"):
         assert path.is_file()
     html = (two.results / "report.html").read_text()
@@ -499,7 +501,7 @@ def test_winners_of_two_campaigns_are_held_against_each_other(ended: Any, places
     text = change(other.runs.text(other.state.base), "WARMUP_SHAPE", "cosine")
     other.open_trial(Proposal(text, "cosine"), "agent")
     other.baseline()
-    other.judge_all(other.state.open, 1)
+    other.judge_all(other.state.open_trials, 1)
     assert between(ended.state, other.state) is None, "its sealed text is still closed"
     end(other)
     apart = between(ended.state, other.state)
@@ -523,7 +525,7 @@ def test_winners_of_two_campaigns_are_held_against_each_other(ended: Any, places
     assert "cosine" in best
 
 
-def replace_settings(state: State, settings: Settings) -> State:
+def replace_settings(state: CampaignState, settings: CampaignSettings) -> CampaignState:
     return replace(state, settings=settings)
 
 
@@ -536,7 +538,7 @@ def test_a_confirmation_trains_on_the_tokens_that_were_set(tmp_path: Path) -> No
     actions.trial(campaign(places, runner), "a larger rate")
     asked = {(job.key[1], job.tokens) for job in runner.jobs}
     assert asked == {("screen", 0), ("confirm", 7_000)}
-    with pytest.raises(UserError, match="-1 tokens: 0 or more"):
+    with pytest.raises(UserError, match="tokens must be 0 or more, not -1"):
         replace(SETTINGS, tokens=-1)
 
 
@@ -544,7 +546,7 @@ def test_what_crashed_when_it_was_confirmed_has_no_score(places: Places) -> None
     """One seed's score of it would be learnt from, and stand in the table."""
 
     class Breaking(Arithmetic):
-        def __call__(self, job: Job) -> Any:
+        def __call__(self, job: SealedJob) -> Any:
             found = super().__call__(job)
             bad = job.key[1] == "confirm" and "LR = 0.001" in job.text
             return replace(found, reason="nan", scores={}) if bad else found
@@ -552,17 +554,17 @@ def test_what_crashed_when_it_was_confirmed_has_no_score(places: Places) -> None
     edit(places, "LR", 1e-3)
     made, state = actions.trial(campaign(places, Breaking()), "a larger rate")
     assert (made.status, made.reason) == ("crash", "nan")
-    assert state.screened(made.commit) is not None
+    assert state.screening_run(made.commit) is not None
     assert [row.val_ppl for row in rows(state)][1] is None
-    assert view(places, state).tried[0].loss is None
+    assert view(places, state).history[0].loss is None
 
 
 def test_random_search_does_not_go_back_to_what_a_keep_has_beaten(places: Places) -> None:
     edit(places, "LR", 1e-3)
     actions.trial(campaign(places), "LR 1e-3")
     seen = view(places, campaign(places).state())
-    kept = replace(seen.tried[0], edit=("LR", 1e-3))
-    known = replace(seen, tried=(kept,))
+    kept = replace(seen.history[0], edit=("LR", 1e-3))
+    known = replace(seen, history=(kept,))
     learned_edits = {
         found.edit for seed in range(200) if (found := proposer("random", seed).propose(known))
     }
@@ -572,7 +574,7 @@ def test_random_search_does_not_go_back_to_what_a_keep_has_beaten(places: Places
 
 def test_a_replay_that_broke_is_not_called_a_clash(ended: Any, places: Places) -> None:
     state = ended.state
-    commit = state.without[1]
+    commit = state.ablations[1]
     for seed in SETTINGS.fresh:
         key = (commit, "replay", seed)
         state.runs[key] = replace(state.runs[key], reason="crash")

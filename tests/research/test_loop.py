@@ -24,11 +24,11 @@ from lowbit.research.campaign.git_branch import git
 from lowbit.research.campaign.ledger import Ledger
 from lowbit.research.campaign.replay import replay
 from lowbit.research.campaign.results_tsv import from_tsv
-from lowbit.research.campaign.run_result import Scores
+from lowbit.research.campaign.run_result import RunScores
 from lowbit.research.campaign.settings import Places
 from lowbit.research.campaign.significance import noise_of
-from lowbit.research.campaign.state import BY_THE_CLOCK, State
-from lowbit.research.candidate.sealed_run import Job
+from lowbit.research.campaign.state import BY_THE_CLOCK, CampaignState
+from lowbit.research.candidate.sealed_run import SealedJob
 from lowbit.research.loop import Loop
 from lowbit.research.proposers.base import Proposal
 from lowbit.research.proposers.view import View
@@ -68,7 +68,7 @@ def ran(places: Places, edits: list[tuple[str, Any]] = EDITS, jobs: int = 1, **m
     return made
 
 
-def outcome(state: State) -> list[tuple[Any, ...]]:
+def outcome(state: CampaignState) -> list[tuple[Any, ...]]:
     """What a campaign decided, without clocks and hashes."""
     return [
         (t.number, t.edit, t.status, t.reason, t.gain, t.p, t.alpha, t.confirmation)
@@ -81,10 +81,16 @@ def outcome(state: State) -> list[tuple[Any, ...]]:
 
 def test_true_gains_are_kept_and_changes_of_nothing_are_not(places: Places) -> None:
     state = ran(places).state
-    assert [t.status for t in state.judged] == ["keep", "discard", "discard", "keep", "discard"]
+    assert [t.status for t in state.judged_trials] == [
+        "keep",
+        "discard",
+        "discard",
+        "keep",
+        "discard",
+    ]
     assert state.trials[1].gain == pytest.approx(0.3, abs=0.01)
     assert state.trials[4].gain == pytest.approx(0.03, abs=0.01)
-    for trial in state.judged:
+    for trial in state.judged_trials:
         assert trial.status != "keep" or (trial.p or 0) < (trial.alpha or 0)
 
 
@@ -108,7 +114,7 @@ def test_screening_has_the_clock_and_confirming_a_number_of_tokens(places: Place
     assert made.state.tokens() == 5_000
 
 
-def after(first: int, pace: float) -> Callable[[Job], float]:
+def after(first: int, pace: float) -> Callable[[SealedJob], float]:
     """A machine whose speed changes after so many runs, and stays."""
     runs = count(1)
     return lambda job: 1.0 if next(runs) <= first else pace
@@ -126,10 +132,10 @@ def test_where_the_machine_has_changed_the_incumbent_is_screened_again(
     asked = [job.key for job in runner.jobs if job.key[1] == "again"]
     assert asked == [(state.base, "again", SETTINGS.seeds[0])], "once, and not for every trial"
     assert state.trials[2].status == "keep"
-    for trial in state.judged:
+    for trial in state.judged_trials:
         deserved = quality(TRAIN) - quality(made.runs.text(trial.commit))
         assert state.screening_gain(trial) == pytest.approx(deserved, abs=0.01)
-    first = state.screened(state.base)
+    first = state.screening_run(state.base)
     assert first is not None
     assert first.tokens == 5_000, "the first screening stays what it was"
     assert all(ran.tokens == 5_000 for ran in state.baseline())
@@ -207,8 +213,8 @@ def test_a_change_of_nothing_but_a_seed_is_not_even_run(places: Places) -> None:
     made.open_trial(Proposal(f"{TRAIN}# a comment\n", "nothing"), "agent")
     made.open_trial(Proposal("def (", "does not parse"), "agent")
     count = len(runner.jobs)
-    made.judge_all(made.state.open, 1)
-    assert [t.status for t in made.state.judged] == ["discard", "discard", "crash"]
+    made.judge_all(made.state.open_trials, 1)
+    assert [t.status for t in made.state.judged_trials] == ["discard", "discard", "crash"]
     assert made.state.trials[1].reason == "nothing but a seed, or nothing, was changed"
     assert "does not parse" in made.state.trials[3].reason
     assert len(runner.jobs) == count
@@ -231,15 +237,15 @@ def test_a_program_that_fails_as_it_is_says_so(places: Places) -> None:
 def test_a_claim_that_disagrees_stops_the_loop_until_somebody_looked(places: Places) -> None:
     made = ran(places, runner=Arithmetic(broken={"LR = 0.001": "claim"}))
     state = made.state
-    assert state.stopped.startswith("trial 1: because of claim")
-    assert len(state.judged) == 1, "nothing is tried after it"
+    assert state.stop_reason.startswith("trial 1: because of claim")
+    assert len(state.judged_trials) == 1, "nothing is tried after it"
     last = made.writer.ledger.events[-1]
     assert (last.kind, last.body["status"]) == ("judged", "crash"), "one line says both"
     with pytest.raises(UserError, match="--looked"):
         made.run(Listed(EDITS), 5)
-    made.writer.append("looked", reason=state.stopped)
+    made.writer.append("looked", reason=state.stop_reason)
     made.run(Listed(EDITS), 5)
-    assert [t.status for t in made.state.judged][:2] == ["crash", "discard"]
+    assert [t.status for t in made.state.judged_trials][:2] == ["crash", "discard"]
 
 
 def test_more_bits_are_kept_only_on_the_front(places: Places) -> None:
@@ -251,14 +257,14 @@ def test_more_bits_are_kept_only_on_the_front(places: Places) -> None:
     made = machine(places, lower)
     text = change(change(made.runs.text(made.state.incumbent), "GROUP", 32), "LR", 1e-3)
     made.open_trial(Proposal(text, "heavier and much better"), "agent")
-    made.judge_all(made.state.open, 1)
+    made.judge_all(made.state.open_trials, 1)
     assert made.state.trials[2].status == "keep", "no kept recipe is as good with as few"
 
 
 def test_a_confirmation_without_hope_is_given_up_early(places: Places) -> None:
     runner = Arithmetic(noise=0.2)
     made = ran(places, [("BIAS", True), ("SCALE", "lsq"), ("SCALE", "absmax")], runner=runner)
-    given_up = [t for t in made.state.judged if t.reason == "no better on 2 seeds"]
+    given_up = [t for t in made.state.judged_trials if t.reason == "no better on 2 seeds"]
     for trial in given_up:
         own = [job for job in runner.jobs if job.key[:2] == (trial.commit, "confirm")]
         assert len(own) == 2
@@ -295,7 +301,7 @@ def test_trials_side_by_side_decide_the_same_whatever_finishes_first(
     one = ran(places, jobs=jobs, runner=Late()).state
     two = ran(begun(places.folder, replace(SETTINGS, tag="two")), jobs=jobs).state
     assert outcome(one) == outcome(two)
-    assert [t.number for t in one.judged if t.status == "keep"] == [1, 4]
+    assert [t.number for t in one.judged_trials if t.status == "keep"] == [1, 4]
     text = git(places.branch.repository, "show", f"{one.incumbent}:{places.path('train.py')}")
     assert "LR = 0.001" in text
     assert "'cosine'" in text, "what was proposed from the older incumbent is merged onto the newer"
@@ -303,14 +309,14 @@ def test_trials_side_by_side_decide_the_same_whatever_finishes_first(
 
 def test_of_two_changes_of_the_same_line_the_later_is_superseded(places: Places) -> None:
     made = ran(places, [("LR", 1e-3), ("LR", 2e-3)], jobs=2)
-    assert [(t.status, t.reason) for t in made.state.judged] == [
+    assert [(t.status, t.reason) for t in made.state.judged_trials] == [
         ("keep", "better"), ("discard", "superseded by an earlier keep")]  # fmt: skip
 
 
 def test_a_proposer_that_knows_nothing_more_ends_the_loop(places: Places) -> None:
     made = machine(places)
     assert made.run(Listed(EDITS[:2]), None) == "the proposer knows nothing more to try"
-    assert len(made.state.judged) == 2
+    assert len(made.state.judged_trials) == 2
 
 
 def test_a_proposer_that_is_away_for_a_while_is_asked_again(places: Places) -> None:
@@ -328,7 +334,7 @@ def test_a_proposer_that_is_away_for_a_while_is_asked_again(places: Places) -> N
     made.run(Away(EDITS[:1]), 1)
     assert waited == [10.0, 60.0, 300.0]
     assert made.state.failures == 3
-    assert len(made.state.judged) == 1
+    assert len(made.state.judged_trials) == 1
 
 
 @pytest.mark.parametrize(
@@ -364,7 +370,7 @@ def test_a_program_that_python_chokes_on_ends_its_trial_and_no_other(
     made = machine(places)
     made.baseline()
     made.open_trial(Proposal(text, "odd\0\ud800 words"), "agent")
-    made.judge_all(made.state.open, 1)
+    made.judge_all(made.state.open_trials, 1)
     assert made.state.trials[1].status == status
     assert "odd" in made.state.trials[1].description
 
@@ -417,13 +423,13 @@ def test_noise_is_that_of_what_is_kept_where_it_scatters_more(places: Places) ->
     state = ran(places, EDITS[:1]).state
     assert state.keeps == [1]
     first = noise_of([run.scores["screening"].loss for run in state.baseline()])
-    for seed in SETTINGS.confirming:
-        wild = {"confirmation": Scores((1_000.0 * (4 + seed),), (1_000,))}
+    for seed in SETTINGS.confirmation_seeds:
+        wild = {"confirmation": RunScores((1_000.0 * (4 + seed),), (1_000,))}
         key = (state.incumbent, "confirm", seed)
         state.runs[key] = replace(state.runs[key], scores=wild)
     found = state.noise()
     assert found is not None
-    assert found.sd == pytest.approx(np.std(SETTINGS.confirming, ddof=1))
+    assert found.sd == pytest.approx(np.std(SETTINGS.confirmation_seeds, ddof=1))
     assert found.sd > first.sd
 
 
@@ -458,7 +464,7 @@ def test_other_bits_when_confirmed_are_no_keep(places: Places) -> None:
 def test_nothing_is_confirmed_on_the_seed_that_chose_it(places: Places) -> None:
     made = ran(places)
     seeds = {seed for _, role, seed in made.state.runs if role == "confirm"}
-    assert seeds == set(SETTINGS.confirming)
+    assert seeds == set(SETTINGS.confirmation_seeds)
     assert SETTINGS.seeds[0] not in seeds
 
 
@@ -510,7 +516,7 @@ def killing(at: int) -> Iterator[list[int]]:
         yield seen
 
 
-def grown_faster(job: Job) -> float:
+def grown_faster(job: SealedJob) -> float:
     """Twice as fast since the first program was screened."""
     return 1.0 if job.key[1] == "screen" and job.text == TRAIN else 2.0
 

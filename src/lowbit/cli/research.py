@@ -58,9 +58,9 @@ def init(
 
     from lowbit.core.byte_sizes import parse_bytes
     from lowbit.research import actions
-    from lowbit.research.campaign.settings import Places, Settings, campaign_folder
+    from lowbit.research.campaign.settings import CampaignSettings, Places, campaign_folder
 
-    settings = Settings(
+    settings = CampaignSettings(
         tag,
         model,
         task,

@@ -17,21 +17,21 @@ from lowbit.research.campaign.settings import (
     FILES,
     FIXED,
     MUTABLE,
+    CampaignSettings,
     Places,
-    Settings,
     campaign_folder,
     facts,
     resolve_tag,
     root_of,
 )
-from lowbit.research.campaign.state import State, Trial
+from lowbit.research.campaign.state import CampaignState, Trial
 from lowbit.research.loop import Loop
 from lowbit.research.proposers import OURS, proposer
 from lowbit.research.proposers.base import Proposal
 from lowbit.research.session import Campaign
 
 
-def init(folder: str, settings: Settings, dry_run: bool = False) -> dict[str, Any]:
+def init(folder: str, settings: CampaignSettings, dry_run: bool = False) -> dict[str, Any]:
     """Begin a campaign on a branch of its own, from the committed files of a folder."""
     from lowbit.models.loading import resolve
 
@@ -95,8 +95,8 @@ def preview(
     from lowbit.research.proposers.view import view
 
     state = campaign.state()
-    settings, seeds = state.settings, len(state.settings.confirming)
-    left = None if trials is None else max(0, trials - len(state.judged))
+    settings, seeds = state.settings, len(state.settings.confirmation_seeds)
+    left = None if trials is None else max(0, trials - len(state.judged_trials))
     chosen, change = proposer(proposer_text, seed), f"whatever {proposer_text} says"
     if chosen.name in OURS:
         proposal = chosen.propose(view(campaign.places, state))
@@ -125,7 +125,7 @@ def _no_edit_lost(loop: Loop) -> None:
     places, state = loop.places, loop.state
     if not (places.tree / MUTABLE).is_file():
         return
-    edited = loop.branch.edited(state.incumbent)
+    edited = loop.branch.changed_paths(state.incumbent)
     if edited == [places.path(MUTABLE)]:
         # What a kill left there is in the ledger: an older incumbent, or a trial that is open.
         text = (places.tree / MUTABLE).read_text(encoding="utf-8", errors="replace")
@@ -142,24 +142,24 @@ def _no_edit_lost(loop: Loop) -> None:
 def resume(campaign: Campaign, looked: bool = False) -> str:
     """Go on as the last `run` was told to."""
     state = campaign.state()
-    if looked and state.stopped:
+    if looked and state.stop_reason:
         with campaign.loop() as loop:
-            loop.writer.append("looked", reason=state.stopped)
+            loop.writer.append("looked", reason=state.stop_reason)
     stint = campaign.state().stint
     if stint is None:
         with campaign.loop() as loop:
             loop.check_open()
             _no_edit_lost(loop)
             loop.settle()
-            if not loop.state.open:
+            if not loop.state.open_trials:
                 return "nothing was being run; lowbit research run, or an agent's trial, goes on"
             loop.baseline()
-            loop.judge_all(loop.state.open, 1)
+            loop.judge_all(loop.state.open_trials, 1)
             return "the trial that was interrupted has been judged"
     return run(campaign, stint["proposer"], stint["trials"], stint["jobs"], stint["seed"])
 
 
-def trial(campaign: Campaign, message: str) -> tuple[Trial, State]:
+def trial(campaign: Campaign, message: str) -> tuple[Trial, CampaignState]:
     """Try the edit that is in the worktree's train.py: commit, run, judge, keep or roll back."""
     with campaign.loop() as loop:
         loop.check_open()
@@ -170,20 +170,20 @@ def trial(campaign: Campaign, message: str) -> tuple[Trial, State]:
         loop.baseline()
         # A trial that was killed is gone on with, not begun again.
         unfinished = (
-            candidate for candidate in state.open if loop.runs.text(candidate.commit) == text
+            candidate for candidate in state.open_trials if loop.runs.text(candidate.commit) == text
         )
         tried = next(unfinished, None) or loop.open_trial(
             Proposal(text, message or commit_message), "agent"
         )
-        loop.judge_all(loop.state.open, 1)
+        loop.judge_all(loop.state.open_trials, 1)
         loop.settle()
         return loop.state.trials[tried.number], loop.state
 
 
-def _edit(loop: Loop, state: State) -> tuple[str, str]:
+def _edit(loop: Loop, state: CampaignState) -> tuple[str, str]:
     """The worktree's train.py and what its last commit said; nothing else may be edited."""
     branch, path = loop.branch, loop.places.path(MUTABLE)
-    edited = branch.edited(state.incumbent)
+    edited = branch.changed_paths(state.incumbent)
     others = [name for name in edited if name != path]
     if others:
         what = "read-only" if loop.places.path(FIXED) in others else "no part of a trial"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from lowbit.core.errors import RunError, UserError
 from lowbit.research.campaign import edits
 from lowbit.research.campaign.settings import MUTABLE, facts
-from lowbit.research.campaign.state import Key, State, Trial
+from lowbit.research.campaign.state import CampaignState, Key, Trial
 from lowbit.research.judging.run_cache import PASSING
 from lowbit.research.loop import Loop
 
@@ -19,13 +19,13 @@ MOST_REPLAYS = 5
 def end(loop: Loop, jobs: int = 1, early: bool = False) -> None:
     """Close a campaign; where it is closed already, nothing is done."""
     state = loop.state
-    if state.ended is not None:
+    if state.ending is not None:
         return
     _check(state, early)
     _replays(loop, jobs)
     state = loop.state
     commits = list(dict.fromkeys((state.incumbent, state.base)))
-    if state.opened is None:
+    if state.sealed_commits is None:
         loop.writer.append("sealed", commits=commits)
     fresh: list[Key] = [(c, "fresh", seed) for seed in state.settings.fresh for c in commits]
     results = loop.runs.results(fresh, jobs, again=True)
@@ -40,17 +40,17 @@ def end(loop: Loop, jobs: int = 1, early: bool = False) -> None:
     loop.settle()
 
 
-def _check(state: State, early: bool) -> None:
+def _check(state: CampaignState, early: bool) -> None:
     """What is over cannot be gone on with, so it has to be meant."""
-    if state.stopped or state.open:
+    if state.stop_reason or state.open_trials:
         raise UserError("a trial is open or the loop has stopped: lowbit research resume first")
     if len(state.baseline()) < len(state.settings.seeds):
         raise UserError("nothing has been run: there is nothing to end")
     requested = (state.stint or {}).get("trials") or 0
-    if len(state.judged) < requested and not early:
+    if len(state.judged_trials) < requested and not early:
         raise UserError(
-            f"{len(state.judged)} of {requested} trials are judged, and none may follow an ending: "
-            "lowbit research resume goes on, --early ends it as it is"
+            f"{len(state.judged_trials)} of {requested} trials are judged, and none may follow an "
+            "ending: lowbit research resume goes on, --early ends it as it is"
         )
 
 
@@ -58,11 +58,11 @@ def _replays(loop: Loop, jobs: int) -> None:
     """The winner without each of its newest keeps, on the fresh seeds that the winner meets."""
     state = loop.state
     for number in state.keeps[-MOST_REPLAYS:]:
-        if number not in loop.state.without:
+        if number not in loop.state.ablations:
             loop.writer.append(
                 "without", number=number, commit=_without_keep(loop, state.trials[number])
             )
-    commits = [commit for commit in loop.state.without.values() if commit is not None]
+    commits = [commit for commit in loop.state.ablations.values() if commit is not None]
     seeds = state.settings.fresh
     keys: list[Key] = [(commit, "replay", seed) for commit in commits for seed in seeds]
     loop.runs.results(keys, jobs, again=True)
@@ -78,11 +78,11 @@ def _without_keep(loop: Loop, trial: Trial) -> str | None:
             return None
         text: str | None = edits.change(winner, name, edits.constants(before)[name])
     else:
-        text = branch.merged(loop.runs.text(trial.commit), winner, before)
+        text = branch.merge(loop.runs.text(trial.commit), winner, before)
     if text is None or text == winner:
         return None
     path = loop.places.path(MUTABLE)
     message = f"the winner without trial {trial.number}"
-    commit = branch.candidate(state.incumbent, path, text, message, state.at)
+    commit = branch.commit_candidate(state.incumbent, path, text, message, state.at)
     branch.mark(f"{state.incumbent[:12]}-without-{trial.number}", commit)
     return commit

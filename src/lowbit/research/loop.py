@@ -14,13 +14,13 @@ from itertools import chain, repeat
 from lowbit.core.errors import RunError, UserError
 from lowbit.core.files import to_json, write_atomic
 from lowbit.research.campaign.ledger import Ledger
-from lowbit.research.campaign.ledger_writer import LedgerWriter, Watcher, nobody
+from lowbit.research.campaign.ledger_writer import LedgerWatcher, LedgerWriter, ignore_event
 from lowbit.research.campaign.results_tsv import to_tsv
 from lowbit.research.campaign.settings import MUTABLE, TRIAL_FILE, Places
-from lowbit.research.campaign.state import Key, State, Trial, rows
+from lowbit.research.campaign.state import CampaignState, Key, Trial, rows
 from lowbit.research.candidate.sealed_run import Runner
 from lowbit.research.judging.decide import Decider
-from lowbit.research.judging.run_cache import Runs
+from lowbit.research.judging.run_cache import RunCache
 from lowbit.research.proposers import OURS
 from lowbit.research.proposers.base import Proposal, Proposer
 from lowbit.research.proposers.view import view
@@ -40,17 +40,17 @@ class Loop:
         places: Places,
         ledger: Ledger,
         runner: Runner,
-        watch: Watcher = nobody,
+        watch: LedgerWatcher = ignore_event,
         clock: Callable[[], float] = time.time,
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
         self.places, self.branch, self.clock, self.wait = places, places.branch, clock, wait
         self.writer = LedgerWriter(ledger, watch)
-        self.runs = Runs(self.writer, places, runner)
+        self.runs = RunCache(self.writer, places, runner)
         self.decider = Decider(self.writer, self.runs, places)
 
     @property
-    def state(self) -> State:
+    def state(self) -> CampaignState:
         return self.writer.state
 
     # --- what follows from the state ----------------------------------------------------------
@@ -67,7 +67,7 @@ class Loop:
         for folder in (self.places.results, self.places.tree):
             if folder.is_dir():
                 write_atomic(folder / "results.tsv", table)
-        described = getattr(self.runs.runner, "described", None)
+        described = getattr(self.runs.runner, "trial_description", None)
         if described is not None and self.places.tree.is_dir():
             # With it `python train.py` runs in the worktree, by hand.
             write_atomic(self.places.tree / TRIAL_FILE, (to_json(described()) + "\n").encode())
@@ -81,15 +81,15 @@ class Loop:
         self.baseline(jobs)
         while True:
             state = self.state
-            if state.stopped:
-                return state.stopped
+            if state.stop_reason:
+                return state.stop_reason
             if state.missing_proposals:
                 self.propose(proposer, state.missing_proposals)
-            self.judge_all(state.open, jobs)
+            self.judge_all(state.open_trials, jobs)
             state = self.state
-            left = None if trials is None else trials - len(state.judged)
-            if state.stopped or (left is not None and left <= 0):
-                return state.stopped or "all trials done"
+            left = None if trials is None else trials - len(state.judged_trials)
+            if state.stop_reason or (left is not None and left <= 0):
+                return state.stop_reason or "all trials done"
             count = jobs if left is None else min(jobs, left)
             if count > 1:
                 self.writer.append("round", after=state.next_number - 1, wanted=count)
@@ -99,12 +99,12 @@ class Loop:
     def check_open(self) -> None:
         """Refuse where a person has to look first, or where all is over."""
         state = self.state
-        if state.stopped:
+        if state.stop_reason:
             raise UserError(
-                f"the loop has stopped: {state.stopped}. Look at the trial (lowbit research "
+                f"the loop has stopped: {state.stop_reason}. Look at the trial (lowbit research "
                 "status), then: lowbit research resume --looked"
             )
-        if state.opened is not None:
+        if state.sealed_commits is not None:
             raise UserError(
                 "the sealed text of this campaign has been opened, and whatever followed could "
                 "know of it: begin another with lowbit research init --tag"
@@ -155,7 +155,9 @@ class Loop:
         description = " ".join(text.split())[:LONGEST] or "a change without a word"
         number, at, base = state.next_number, round(self.clock(), 3), state.incumbent
         path = self.places.path(MUTABLE)
-        commit = self.branch.candidate(base, path, proposal.text, f"{number}: {description}", at)
+        commit = self.branch.commit_candidate(
+            base, path, proposal.text, f"{number}: {description}", at
+        )
         about = {"description": description, "by": by, "cost": dict(proposal.cost)}
         edit = list(proposal.edit) if proposal.edit else None
         state = self.writer.append(
@@ -166,11 +168,11 @@ class Loop:
 
     def judge_all(self, trials: Sequence[Trial], jobs: int) -> None:
         """Screen side by side, then decide in the order of their numbers."""
-        fit = [trial for trial in trials if not self.decider.refused(trial)]
+        fit = [trial for trial in trials if not self.decider.reject_if_trivial(trial)]
         seed = self.state.settings.seeds[0]
         self.runs.results([(trial.commit, "screen", seed) for trial in fit], jobs)
         for trial in fit:
-            if self.state.stopped:
+            if self.state.stop_reason:
                 return
             self.decider.decide(self.state.trials[trial.number], jobs)
             self.settle()

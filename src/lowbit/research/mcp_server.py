@@ -47,9 +47,9 @@ def _acting(campaign: Callable[[], Campaign], folder: str) -> list[Callable[...,
         """Begin a campaign on the branch autoresearch/TAG, from the committed files."""
         import os
 
-        from lowbit.research.campaign.settings import Settings
+        from lowbit.research.campaign.settings import CampaignSettings
 
-        settings = Settings(
+        settings = CampaignSettings(
             tag,
             model,
             task,

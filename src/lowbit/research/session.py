@@ -11,22 +11,22 @@ from filelock import FileLock, Timeout
 
 from lowbit.core.errors import RunError
 from lowbit.research.campaign.ledger import Ledger
-from lowbit.research.campaign.ledger_writer import Watcher, nobody
+from lowbit.research.campaign.ledger_writer import LedgerWatcher, ignore_event
 from lowbit.research.campaign.replay import replay
 from lowbit.research.campaign.settings import (
     BUNDLE,
     CHECK,
     DATA,
+    CampaignSettings,
     Places,
-    Settings,
     campaign_folder,
     resolve_tag,
 )
-from lowbit.research.campaign.state import State
+from lowbit.research.campaign.state import CampaignState
 from lowbit.research.candidate.sealed_run import Runner
 from lowbit.research.loop import Loop
 
-MakeRunner = Callable[[Settings, Places], Runner]
+MakeRunner = Callable[[CampaignSettings, Places], Runner]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Campaign:
     """A campaign that has begun, as a verb finds it. `runner` makes what runs candidates."""
 
     places: Places
-    watch: Watcher = nobody
+    watch: LedgerWatcher = ignore_event
     runner: MakeRunner | None = None
 
     @classmethod
@@ -42,7 +42,7 @@ class Campaign:
         path = campaign_folder(folder)
         return cls(Places(path, resolve_tag(path, tag, sure)), **more)
 
-    def state(self) -> State:
+    def state(self) -> CampaignState:
         state = replay(Ledger(self.places.ledger).events)
         if state is None:
             raise RunError(f"{self.places.ledger} is empty: lowbit research init")
@@ -67,21 +67,21 @@ class Campaign:
             ) from None
 
 
-def sealed(settings: Settings, places: Places) -> Runner:
+def sealed(settings: CampaignSettings, places: Places) -> Runner:
     from lowbit.models.loading import resolve
-    from lowbit.research.candidate.sealed_run import Sealed
+    from lowbit.research.candidate.sealed_run import SealedRunner
 
-    return Sealed(settings, places, resolve(settings.model).resolve())
+    return SealedRunner(settings, places, resolve(settings.model).resolve())
 
 
-def check_texts(state: State, places: Places) -> None:
+def check_texts(state: CampaignState, places: Places) -> None:
     """What candidates read and what scores them is what it was at the beginning."""
     from lowbit.core.files import file_digest
     from lowbit.research.candidate.text_split import prepare
 
-    facts = state.begun["texts"]
+    facts = state.start["texts"]
     paths = {
-        name: (places.given if name in (DATA, CHECK) else places.hidden) / name for name in facts
+        name: (places.inputs if name in (DATA, CHECK) else places.hidden) / name for name in facts
     }
     if not all(path.is_file() for path in paths.values()):
         prepare(state.settings, places)

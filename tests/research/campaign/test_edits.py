@@ -17,10 +17,10 @@ from lowbit.research.campaign.edits import (
     change,
     constants,
     neighbours,
-    nothing_but_a_seed,
+    only_seeds_differ,
     random_edit,
 )
-from lowbit.research.campaign.results_tsv import Row, from_tsv, ranked, to_tsv
+from lowbit.research.campaign.results_tsv import ResultsRow, from_tsv, ranked, to_tsv
 
 TRAIN = (Path(__file__).parents[3] / "studies" / "ternary" / "train.py").read_text(encoding="utf-8")
 
@@ -54,7 +54,7 @@ def test_a_constant_that_is_not_there_is_named() -> None:
         change("def", "LR", 0.1)
     with pytest.raises(UserError, match="several lines"):
         change("LR = (1,\n  2)\n", "LR", 2)
-    with pytest.raises(UserError, match="no one constant"):
+    with pytest.raises(UserError, match="exactly once"):
         change("LR = 1\nLR = 2\n", "LR", 3)
 
 
@@ -98,7 +98,7 @@ def test_when_all_has_been_tried_nothing_is_drawn() -> None:
     ],
 )
 def test_a_change_of_nothing_but_the_seed_is_found(before: str, after: str, same: bool) -> None:
-    assert nothing_but_a_seed(before, after) == same
+    assert only_seeds_differ(before, after) == same
 
 
 # --- results.tsv ----------------------------------------------------------------------------------
@@ -106,9 +106,9 @@ def test_a_change_of_nothing_but_the_seed_is_found(before: str, after: str, same
 
 def test_the_table_is_the_conventions() -> None:
     rows = [
-        Row("abcdef1234567", 53.21, 1.26, "keep", "baseline", 1.73),
-        Row("bbbbbbb", None, 0.0, "crash", "a\ttab and\na line", None, "timeout"),
-        Row("ccccccc", 51.0, 1.3, "discard", "x", 1.73, "not better"),
+        ResultsRow("abcdef1234567", 53.21, 1.26, "keep", "baseline", 1.73),
+        ResultsRow("bbbbbbb", None, 0.0, "crash", "a\ttab and\na line", None, "timeout"),
+        ResultsRow("ccccccc", 51.0, 1.3, "discard", "x", 1.73, "not better"),
     ]
     text = to_tsv(rows)
     lines = text.splitlines()
@@ -122,8 +122,8 @@ def test_the_table_is_the_conventions() -> None:
 
 
 def test_only_keeps_are_ranked() -> None:
-    rows = [Row("a", 50.0, 1, "keep", ""), Row("b", 40.0, 1, "discard", ""),
-            Row("c", 0.0, 1, "crash", ""), Row("d", 45.0, 1, "keep", "")]  # fmt: skip
+    rows = [ResultsRow("a", 50.0, 1, "keep", ""), ResultsRow("b", 40.0, 1, "discard", ""),
+            ResultsRow("c", 0.0, 1, "crash", ""), ResultsRow("d", 45.0, 1, "keep", "")]  # fmt: skip
     assert [row.commit for row in ranked(rows)] == ["d", "a"]
 
 

@@ -114,7 +114,7 @@ def branch(tmp_path: Path) -> Branch:
 def trial(branch: Branch, number: int, text: str, base: str | None = None) -> str:
     """A candidate, as the loop makes one."""
     base = base or git(branch.repository, "rev-parse", "main")
-    made = branch.candidate(base, "train.py", text, f"{number}", 1_000.0 + number)
+    made = branch.commit_candidate(base, "train.py", text, f"{number}", 1_000.0 + number)
     branch.mark(number, made)
     return made
 
@@ -153,7 +153,7 @@ def test_a_worktree_that_was_lost_or_left_dirty_is_put_back(branch: Branch) -> N
     commit = trial(branch, 1, "lr = 2\n")
     branch.restore(commit)
     (branch.worktree / "train.py").write_text("half written")
-    assert branch.edited(commit) == ["train.py"]
+    assert branch.changed_paths(commit) == ["train.py"]
     folder = Path(git(branch.worktree, "rev-parse", "--absolute-git-dir"))
     (folder / "index.lock").write_text("")
     branch.restore(commit)
@@ -170,9 +170,9 @@ def test_two_changes_of_different_lines_merge_and_of_the_same_do_not(branch: Bra
     lines = [f"line {i}\n" for i in range(9)]
     base = "".join(lines)
     first, second = ("".join([*lines[:i], "new\n", *lines[i + 1 :]]) for i in (1, 7))
-    both = branch.merged(base, first, second)
+    both = branch.merge(base, first, second)
     assert both == "".join(["line 0\n", "new\n", *lines[2:7], "new\n", "line 8\n"])
-    assert branch.merged(base, first, base.replace("line 1", "other")) is None
+    assert branch.merge(base, first, base.replace("line 1", "other")) is None
 
 
 def test_a_branch_is_new_and_has_a_name(branch: Branch) -> None:

@@ -25,10 +25,10 @@ from helpers.campaigns import repository
 from lowbit.models.loading import open_checkpoint, tokenizer_of
 from lowbit.research.campaign.git_branch import git
 from lowbit.research.campaign.run_result import RunResult
-from lowbit.research.campaign.settings import FIXED, MUTABLE, Places, Settings
+from lowbit.research.campaign.settings import FIXED, MUTABLE, CampaignSettings, Places
 from lowbit.research.candidate.evaluator import score
 from lowbit.research.candidate.sandbox import available
-from lowbit.research.candidate.sealed_run import Job, Sealed, parse_claim
+from lowbit.research.candidate.sealed_run import SealedJob, SealedRunner, parse_claim
 from lowbit.research.candidate.text_split import token_rows
 from lowbit.tasks.base import Document
 
@@ -75,28 +75,28 @@ def places(tmp_path: Path, true_ppl: tuple[Path, float], base: Path) -> Places:
     """A campaign's folders, with text of few words."""
     (tmp_path / "home").mkdir()
     made = Places(repository(tmp_path / "home"), "one")
-    for folder in (made.given, made.hidden, made.runs):
+    for folder in (made.inputs, made.hidden, made.runs):
         folder.mkdir(parents=True)
     rows = _rows(base)
-    np.save(made.given / "data.npy", rows)
-    np.save(made.given / "check.npy", rows[:8])
+    np.save(made.inputs / "data.npy", rows)
+    np.save(made.inputs / "check.npy", rows[:8])
     for name in ("check.json", "text.json"):
         target = "screening.json" if name == "text.json" else name
         shutil.copy(true_ppl[0] / name, made.hidden / target)
-    shutil.copy(true_ppl[0] / "model.safetensors", made.given / "honest.safetensors")
+    shutil.copy(true_ppl[0] / "model.safetensors", made.inputs / "honest.safetensors")
     return made
 
 
-SETTINGS = Settings("one", "none", budget=2.0, window=16, threads=1)
+SETTINGS = CampaignSettings("one", "none", budget=2.0, window=16, threads=1)
 
 
 def tried(places: Places, base: Path, code: str, limit: float = 60.0, fixed: str = "") -> RunResult:
     """A screening run of a program that has an honest artefact at hand."""
-    lead = HONEST.format(artefact=str(places.given / "honest.safetensors"))
-    job = Job(
+    lead = HONEST.format(artefact=str(places.inputs / "honest.safetensors"))
+    job = SealedJob(
         ("c" * 40, "screen", 0), lead + textwrap.dedent(code), fixed or "# fixed\n", 2.0, 0, limit
     )
-    return Sealed(SETTINGS, places, base)(job)
+    return SealedRunner(SETTINGS, places, base)(job)
 
 
 # --- the honest one -------------------------------------------------------------------------------
@@ -181,9 +181,9 @@ def test_a_schedule_that_stops_short_claims_what_is_not_exported(
     short = text.replace("layer.lam = 1.0", "layer.lam = 0.1")
     assert short != text
     fixed = (PROGRAM / "prepare.py").read_text()
-    runner = Sealed(SETTINGS, places, base)
+    runner = SealedRunner(SETTINGS, places, base)
     for program, reason in ((text, ""), (short, "claim")):
-        ran = runner(Job(("d" * 40, "screen", 0), program, fixed, 2.0, 16 * 8 * 30, 120.0))
+        ran = runner(SealedJob(("d" * 40, "screen", 0), program, fixed, 2.0, 16 * 8 * 30, 120.0))
         assert ran.reason == reason, ran.detail
 
 
@@ -202,8 +202,8 @@ def test_a_model_that_sees_what_follows_claims_what_no_export_can(
     )
     assert ahead != text
     fixed = (PROGRAM / "prepare.py").read_text()
-    ran = Sealed(SETTINGS, places, base)(
-        Job(("e" * 40, "screen", 0), ahead, fixed, 2.0, 16 * 8 * 30, 120.0)
+    ran = SealedRunner(SETTINGS, places, base)(
+        SealedJob(("e" * 40, "screen", 0), ahead, fixed, 2.0, 16 * 8 * 30, 120.0)
     )
     assert ran.reason == "claim", ran.detail
     claimed, found = (float(word.rstrip(".,")) for word in re.findall(r"\d+\.\d+", ran.detail))
@@ -276,7 +276,7 @@ def test_evaluation_text_ledger_and_history_are_out_of_reach(places: Places, bas
 
 @pytest.mark.usefixtures("sealed_files")
 def test_given_data_cannot_be_changed(places: Places, base: Path) -> None:
-    data = places.given / "data.npy"
+    data = places.inputs / "data.npy"
     before = data.read_bytes()
     ran = tried(places, base, f"open({str(data)!r}, 'ab').write(b'x')")
     assert ran.reason == "crash"
@@ -286,11 +286,11 @@ def test_given_data_cannot_be_changed(places: Places, base: Path) -> None:
 def test_where_nothing_can_be_forbidden_a_change_is_still_found_and_nothing_is_sealed(
     places: Places, base: Path
 ) -> None:
-    lead = HONEST.format(artefact=str(places.given / "honest.safetensors"))
-    data = str(places.given / "data.npy")
+    lead = HONEST.format(artefact=str(places.inputs / "honest.safetensors"))
+    data = str(places.inputs / "data.npy")
     code = f"{lead}\nopen({data!r}, 'ab').write(b'x'); leave(); claim(3.0)"
-    job = Job(("e" * 40, "screen", 0), code, "# fixed\n", 2.0, 0, 60.0)
-    ran = Sealed(SETTINGS, places, base, isolate=False)(job)
+    job = SealedJob(("e" * 40, "screen", 0), code, "# fixed\n", 2.0, 0, 60.0)
+    ran = SealedRunner(SETTINGS, places, base, isolate=False)(job)
     assert ran.reason == "tamper"
     assert not ran.sealed
     assert ran.level.startswith("files none")

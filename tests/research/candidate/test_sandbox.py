@@ -15,13 +15,15 @@ import pytest
 from lowbit.research.candidate import process_watch
 from lowbit.research.candidate.jail import seatbelt
 from lowbit.research.candidate.process_watch import Limits
-from lowbit.research.candidate.sandbox import Level, Outcome, run
+from lowbit.research.candidate.sandbox import Level, SandboxOutcome, run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what Linux can forbid")
 LIMITS = Limits(seconds=20, memory=600 * 2**20, processes=12, disk=30 * 2**20, output=20_000)
 
 
-def attempt(tmp_path: Path, code: str, limits: Limits = LIMITS, **options: object) -> Outcome:
+def attempt(
+    tmp_path: Path, code: str, limits: Limits = LIMITS, **options: object
+) -> SandboxOutcome:
     folder = tmp_path / "copy"
     folder.mkdir(exist_ok=True)
     (folder / "train.py").write_text(textwrap.dedent(code))

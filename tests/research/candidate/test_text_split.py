@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowbit.core.errors import UserError
-from lowbit.research.campaign.settings import Places, Settings
+from lowbit.research.campaign.settings import CampaignSettings, Places
 from lowbit.research.candidate.text_split import SHARES, first, prepare, split
 
 WORDS = "a bee cat dog eel fox goat hen ibis jay kite lark mole newt owl pig"
@@ -61,12 +61,12 @@ def test_the_assets_text_is_split_by_article_and_no_candidate_sees_what_scores_i
 ) -> None:
     (tmp_path / "home").mkdir()
     places = Places(repository(tmp_path / "home"), "one")
-    settings = Settings("one", "assets:lm-14m")
+    settings = CampaignSettings("one", "assets:lm-14m")
     with pytest.raises(UserError, match=r"device 'cudda'\. Did you mean 'cuda'"):
         replace(settings, device="cudda")
     facts = prepare(settings, places)
     assert facts == prepare(settings, places), "twice is once"
-    data, check = (np.load(places.given / name) for name in ("data.npy", "check.npy"))
+    data, check = (np.load(places.inputs / name) for name in ("data.npy", "check.npy"))
     assert data.shape[1] == check.shape[1] == settings.window + 1
     assert np.array_equal(data[:-1, -1], data[1:, 0]), "the last token of a row begins the next"
     assert (places.hidden / "check.json").read_text() == json.dumps(check.tolist())

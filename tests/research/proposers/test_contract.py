@@ -15,7 +15,7 @@ import pytest
 from lowbit.core.plugins import plugins
 from lowbit.research.campaign.edits import DIALS, change, constants, neighbours
 from lowbit.research.proposers import proposer
-from lowbit.research.proposers.view import Tried, View
+from lowbit.research.proposers.view import PastTrial, View
 
 PROPOSERS = plugins("lowbit.research.proposers", "PROPOSER")
 OURS = sorted(set(PROPOSERS) - {"command", "openai"})
@@ -23,9 +23,9 @@ TRAIN = (Path(__file__).parents[3] / "studies" / "ternary" / "train.py").read_te
 VIEW = View(TRAIN, "", "", "", (), 1, 4.0)
 
 
-def tried(text: str, gain: float | None, edit: tuple | None = None) -> Tried:
+def tried(text: str, gain: float | None, edit: tuple | None = None) -> PastTrial:
     loss = None if gain is None else 4.0 - gain
-    return Tried(TRAIN, text, edit, "x", "discard", "no better", gain, loss)
+    return PastTrial(TRAIN, text, edit, "x", "discard", "no better", gain, loss)
 
 
 @pytest.mark.parametrize("name", PROPOSERS)
@@ -54,10 +54,10 @@ class TestOurs:
         assert len(many) > 1
 
     def test_what_was_tried_is_not_proposed_again(self, name: str) -> None:
-        history: tuple[Tried, ...] = ()
+        history: tuple[PastTrial, ...] = ()
         seen = set()
         for number in range(1, 25):
-            view = replace(VIEW, tried=history, trial=number)
+            view = replace(VIEW, history=history, trial=number)
             found = proposer(name, 0).propose(view)
             assert found is not None
             assert found.text not in seen
@@ -67,12 +67,12 @@ class TestOurs:
 
     def test_what_somebody_else_broke_does_not_stop_it(self, name: str) -> None:
         history = (tried("def (", None), tried("", None))
-        assert proposer(name).propose(replace(VIEW, tried=history, trial=3)) is not None
+        assert proposer(name).propose(replace(VIEW, history=history, trial=3)) is not None
 
     def test_when_all_was_tried_it_says_so(self, name: str) -> None:
         text = "BIAS = False\n"
         history = (tried("BIAS = True\n", -0.1, ("BIAS", True)),)
-        assert proposer(name).propose(replace(VIEW, text=text, tried=history)) is None
+        assert proposer(name).propose(replace(VIEW, text=text, history=history)) is None
 
 
 @pytest.mark.late
@@ -93,10 +93,10 @@ def test_the_built_in_learns_which_values_are_good() -> None:
 def test_the_built_in_goes_twice_round_the_priorities_first() -> None:
     priority = {dial.name: dial.priority for dial in DIALS}
     for seed in range(3):
-        history: tuple[Tried, ...] = ()
+        history: tuple[PastTrial, ...] = ()
         turns = []
         for number in range(1, 11):
-            found = proposer("builtin", seed).propose(replace(VIEW, tried=history, trial=number))
+            found = proposer("builtin", seed).propose(replace(VIEW, history=history, trial=number))
             assert found is not None
             assert found.edit is not None
             turns.append(priority[found.edit[0]])
@@ -111,7 +111,7 @@ def test_the_built_in_does_not_go_back_to_what_a_keep_has_beaten() -> None:
     for value in (2e-4, 5e-4, 1e-3):
         better = change(now, "LR", value)
         losses -= 0.2
-        history += (Tried(now, better, ("LR", value), "x", "keep", "better", 0.2, losses),)
+        history += (PastTrial(now, better, ("LR", value), "x", "keep", "better", 0.2, losses),)
         now = better
     asked = []
     for number in range(4, 80):
@@ -120,7 +120,7 @@ def test_the_built_in_does_not_go_back_to_what_a_keep_has_beaten() -> None:
             break
         assert found.edit is not None
         asked.append(found.edit)
-        history += (Tried(now, found.text, found.edit, "x", "discard", "", -0.1, losses + 0.1),)
+        history += (PastTrial(now, found.text, found.edit, "x", "discard", "", -0.1, losses + 0.1),)
     assert found is None
     assert not {("LR", 1e-4), ("LR", 2e-4), ("LR", 5e-4)} & set(asked)
     assert len(asked) == len(set(asked)) == len(neighbours(now)) - 3

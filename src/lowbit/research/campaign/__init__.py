@@ -1,4 +1,4 @@
-"""What a campaign is and what it has done.
+"""A campaign's settings, its event log, and the state computed from that log.
 
 edits          edits of the candidate's text
 git_branch     the campaign's branch
@@ -6,8 +6,8 @@ ledger         the event log
 ledger_writer  one writer at a time
 replay         the state, from the events
 results_tsv    results.tsv
-run_result     what one run of a candidate left
-settings       campaign.toml and where files lie
+run_result     result of one run of a candidate
+settings       campaign settings and file locations
 significance   noise, alpha and the paired test
 state          trials and the incumbent
 """

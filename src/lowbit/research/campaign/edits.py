@@ -1,8 +1,9 @@
-"""Typed edits of a program: one constant at a time, and what an edit may not be.
+"""Typed edits: change one constant of a program, and detect edits that change only a seed.
 
-The built-in proposer knows no language; it knows the dials that the program keeps as constants at
-the top of its file, and which values each may have. An edit changes the text of one assignment and
-nothing else, which is checked on the syntax tree.
+The built-in proposers do not rewrite code. They change dials: constants at the top of train.py,
+each with a list of allowed values. An edit replaces the value in one assignment; the parsed
+constants are compared afterwards to prove that nothing else changed. The price is that such a
+proposer can only reach programs that these dials describe.
 """
 
 from __future__ import annotations
@@ -27,21 +28,24 @@ PRIORITIES = {
 
 @dataclass(frozen=True)
 class Dial:
-    """A constant, its priority in the program, and what it may be.
+    """A constant that an edit may change, its priority in program.md and its allowed values.
 
-    `only`: another constant and those of its values with which this one does anything.
+    `requires`: another constant, and the values of it for which this dial has an effect.
     """
 
     name: str
     priority: int
     values: tuple[Value, ...]
-    only: tuple[str, tuple[Value, ...]] | None = None
+    requires: tuple[str, tuple[Value, ...]] | None = None
 
-    def works(self, now: Mapping[str, Any]) -> bool:
-        """Whether a program with these constants heeds it."""
-        if self.name not in now:
+    def has_effect(self, current: Mapping[str, Any]) -> bool:
+        """Whether this dial changes a program that has the `current` constants."""
+        if self.name not in current:
             return False
-        return self.only is None or now.get(self.only[0], self.only[1][0]) in self.only[1]
+        if self.requires is None:
+            return True
+        name, values = self.requires
+        return current.get(name, values[0]) in values
 
 
 SHAPES = ("linear", "cosine", "exponential", "sigmoid", "two-phase", "none")
@@ -65,9 +69,9 @@ DIALS = (
 
 
 def constants(text: str) -> dict[str, Any]:
-    """Every literal that is assigned to a name at the top level."""
+    """Name and value of every literal that the program assigns at its top level."""
     values = {}
-    for node in _parsed(text).body:
+    for node in _parse(text).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             try:
                 values[node.targets[0].id] = ast.literal_eval(node.value)
@@ -76,15 +80,15 @@ def constants(text: str) -> dict[str, Any]:
     return values
 
 
-def constants_of_any(text: str) -> dict[str, Any]:
-    """The same of a text that may be anything: none where it does not parse."""
+def constants_if_valid(text: str) -> dict[str, Any]:
+    """Like `constants`, but empty for a text that does not parse."""
     try:
         return constants(text)
     except (UserError, RecursionError, MemoryError):
         return {}
 
 
-def _parsed(text: str) -> ast.Module:
+def _parse(text: str) -> ast.Module:
     try:
         return ast.parse(text)
     except (SyntaxError, ValueError) as error:
@@ -92,83 +96,88 @@ def _parsed(text: str) -> ast.Module:
 
 
 def change(text: str, name: str, value: Value) -> str:
-    """The same text with one constant changed; comments and all else stay."""
-    tree = _parsed(text)
-    places = [
+    """The same text with a new value for one constant; comments and layout do not change."""
+    tree = _parse(text)
+    values = [
         node.value
         for node in tree.body
         if isinstance(node, ast.Assign)
         and isinstance(node.targets[0], ast.Name)
         and node.targets[0].id == name
     ]
-    if len(places) != 1:
+    if len(values) != 1:
         names = constants(text)
-        raise UserError(f"the program has no one constant '{name}'.{nearest(name, names)}")
-    (place,) = places
+        raise UserError(
+            f"the program does not assign '{name}' exactly once at its top level."
+            f"{nearest(name, names)}"
+        )
+    (node,) = values
     lines = text.splitlines(keepends=True)
-    if place.lineno != place.end_lineno:
+    if node.lineno != node.end_lineno:
         raise UserError(f"'{name}' is written over several lines: edit it by hand")
-    line = lines[place.lineno - 1].encode()
-    assert place.end_col_offset is not None
-    edited = line[: place.col_offset] + repr(value).encode() + line[place.end_col_offset :]
-    lines[place.lineno - 1] = edited.decode()
-    changed = "".join(lines)
-    if {**constants(text), name: value} != constants(changed):
-        raise UserError(f"changing '{name}' changed something else")
-    return changed
+    line = lines[node.lineno - 1].encode()
+    assert node.end_col_offset is not None
+    new_line = line[: node.col_offset] + repr(value).encode() + line[node.end_col_offset :]
+    lines[node.lineno - 1] = new_line.decode()
+    new_text = "".join(lines)
+    if {**constants(text), name: value} != constants(new_text):
+        raise UserError(f"changing '{name}' also changed another constant")
+    return new_text
 
 
 def neighbours(text: str, dials: Sequence[Dial] = DIALS) -> list[tuple[str, Value]]:
-    """Every single change that the dials know from here, and that the program would heed."""
-    now = constants(text)
+    """Every edit of one dial that would change how the program behaves."""
+    current = constants(text)
     return [
         (dial.name, value)
         for dial in dials
-        if dial.works(now)
+        if dial.has_effect(current)
         for value in dial.values
-        if value != now[dial.name] or type(value) is not type(now[dial.name])
+        if value != current[dial.name] or type(value) is not type(current[dial.name])
     ]
 
 
-def untried(text: str, tried: Sequence[Mapping[str, Any]] = ()) -> list[tuple[str, Value]]:
-    """Every single change whose outcome has not been tried yet."""
-    now = constants(text)
+def untried_edits(text: str, history: Sequence[Mapping[str, Any]] = ()) -> list[tuple[str, Value]]:
+    """Every edit of one dial that leads to constants not yet in `history`."""
+    current = constants(text)
     return [
-        (name, value) for name, value in neighbours(text) if {**now, name: value} not in list(tried)
+        (name, value)
+        for name, value in neighbours(text)
+        if {**current, name: value} not in list(history)
     ]
 
 
 def random_edit(
     text: str,
     source: random.Random,
-    tried: Sequence[Mapping[str, Any]] = (),
+    history: Sequence[Mapping[str, Any]] = (),
     excluded: Collection[tuple[str, Any]] = (),
 ) -> tuple[str, Value] | None:
-    """One change at random whose outcome has not been tried yet; None where all have been.
+    """A random edit that leads to a new program; None if there is none left.
 
-    `excluded`: (dial, value) pairs that must not be proposed.
+    `history`: the constants of each program so far. `excluded`: (dial, value) pairs to avoid.
     """
-    fresh = [edit for edit in untried(text, tried) if edit not in excluded]
-    return source.choice(fresh) if fresh else None
+    edits = [edit for edit in untried_edits(text, history) if edit not in excluded]
+    return source.choice(edits) if edits else None
 
 
-SEEDING = {"manual_seed", "manual_seed_all", "seed", "default_rng", "Random", "RandomState"}
+SEED_FUNCTIONS = {"manual_seed", "manual_seed_all", "seed", "default_rng", "Random", "RandomState"}
 
 
-def nothing_but_a_seed(before: str, after: str) -> bool:
-    """Whether two programs differ in the numbers that randomness starts from, and only there."""
-    old, new = _parsed(before), _parsed(after)
+def only_seeds_differ(before: str, after: str) -> bool:
+    """Whether two programs are equal apart from their random seeds, or equal altogether."""
+    old, new = _parse(before), _parse(after)
     if ast.dump(old) == ast.dump(new):
         return True
-    return _seedless(old) == _seedless(new)
+    return _without_seeds(old) == _without_seeds(new)
 
 
-def _seedless(tree: ast.Module) -> str:
-    return ast.dump(_Seedless().visit(tree))
+def _without_seeds(tree: ast.Module) -> str:
+    return ast.dump(_SeedRemover().visit(tree))
 
 
-class _Seedless(ast.NodeTransformer):
-    """What only seeds, or imports, is no statement; a seed within one is put to one number."""
+class _SeedRemover(ast.NodeTransformer):
+    """Removes imports and statements that only set a seed; sets every other seed to 0."""
 
     def visit_Import(self, node: ast.Import) -> None:
         return None
@@ -177,26 +186,26 @@ class _Seedless(ast.NodeTransformer):
         return None
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
-        return None if all(map(_of_a_seed, node.targets)) else self.generic_visit(node)
+        return None if all(map(_is_seed_name, node.targets)) else self.generic_visit(node)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
-        return None if _of_a_seed(node.target) else self.generic_visit(node)
+        return None if _is_seed_name(node.target) else self.generic_visit(node)
 
     def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST | None:
-        return None if _of_a_seed(node.target) else self.generic_visit(node)
+        return None if _is_seed_name(node.target) else self.generic_visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        return None if _seeds(node.value) else self.generic_visit(node)
+        return None if _is_seed_call(node.value) else self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        if _seeds(node):
+        if _is_seed_call(node):
             node.args, node.keywords = [ast.Constant(0)], []
             return node
         return self.generic_visit(node)
 
 
-def _of_a_seed(target: ast.AST) -> bool:
-    """Whether what is assigned to is called a seed: SEED, prepare.SEED, TRIAL["seed"]."""
+def _is_seed_name(target: ast.AST) -> bool:
+    """Whether an assignment's target has "seed" in its name: SEED, prepare.SEED, TRIAL["seed"]."""
     if isinstance(target, ast.Subscript):
         key = target.slice
         return isinstance(key, ast.Constant) and "SEED" in str(key.value).upper()
@@ -204,9 +213,9 @@ def _of_a_seed(target: ast.AST) -> bool:
     return "SEED" in name.upper()
 
 
-def _seeds(node: ast.AST) -> bool:
+def _is_seed_call(node: ast.AST) -> bool:
     if not isinstance(node, ast.Call):
         return False
     function = node.func
     name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-    return name in SEEDING
+    return name in SEED_FUNCTIONS

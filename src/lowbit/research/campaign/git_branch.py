@@ -1,10 +1,10 @@
-"""Git beside the person's own work: a branch, a worktree, and a ref for everything tried.
+"""The campaign's git branch and worktree, and one ref for every trial.
 
-The person's checkout, index and stash are never touched. A candidate is one commit that is made
-without any checkout, and takes its dates from the ledger: making it twice makes the same commit.
-It lies under `refs/lowbit/research/TAG/N` from its first moment, kept or not, so that nothing that
-was tried is ever lost. `autoresearch/TAG` moves only when a candidate is kept; the worktree shows
-that branch, and is where an agent edits.
+The user's checkout, index and stash are never touched. Each trial is one commit. It is written
+without a checkout and takes its dates from the ledger, so writing it twice gives the same commit.
+Every trial has the ref `refs/lowbit/research/TAG/N` from the start, so discarded trials are not
+lost. The branch `autoresearch/TAG` moves only on a keep. The worktree has that branch checked out;
+an agent edits there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ AUTHOR = {
 
 @dataclass(frozen=True)
 class Branch:
-    """A campaign's branch, in its worktree. `repository` is where the person works."""
+    """A campaign's branch and its worktree. `repository` is the user's own checkout."""
 
     repository: Path
     worktree: Path
@@ -43,26 +43,28 @@ class Branch:
         return f"refs/lowbit/research/{self.tag}/{trial}"
 
     def check(self) -> None:
-        """Refuse a tag that is no name, or that has been used."""
+        """Raise a UserError if the tag is not a valid branch name or is already in use."""
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.tag) or self.tag.endswith(".lock"):
-            raise UserError(f"tag '{self.tag}': letters, digits, dots, dashes and underscores")
+            raise UserError(
+                f"tag '{self.tag}': use only letters, digits, dots, dashes and underscores"
+            )
         try:
             git(self.repository, "check-ref-format", "--branch", self.name)
         except RunError:
-            raise UserError(f"tag '{self.tag}': git takes no branch of that name") from None
+            raise UserError(f"tag '{self.tag}': git rejects the branch name {self.name}") from None
         if git(self.repository, "branch", "--list", self.name):
             raise UserError(f"branch {self.name} exists already: choose another --tag, or resume")
         if self.worktree.exists() and any(self.worktree.iterdir()):
             raise UserError(f"{self.worktree} is not empty")
 
     def create(self, base: str) -> None:
-        """The branch at a commit, in its worktree. Twice is once."""
+        """Create the branch at `base` and its worktree. A second call changes nothing."""
         if not git(self.repository, "branch", "--list", self.name):
             git(self.repository, "branch", "--no-track", self.name, base)
         self.restore(base)
 
     def restore(self, commit: str) -> None:
-        """Branch and worktree at a commit: after a keep, a kill, or where somebody removed it."""
+        """Set branch and worktree to a commit, and create the worktree again if it is missing."""
         self.unlock()
         if not (self.worktree / ".git").exists():
             where = str(self.worktree)
@@ -73,27 +75,33 @@ class Branch:
         git(self.worktree, "reset", "--quiet", "--hard", commit)
 
     def unlock(self) -> None:
-        """Locks on the campaign's own refs that a killed git has left: nobody else writes those."""
-        refs = Path(git(self.repository, "rev-parse", "--path-format=absolute", "--git-common-dir"))
-        for ours in (refs / "refs" / "heads" / self.name, refs / self.ref("x").rpartition("/")[0]):
-            for lock in (ours.with_name(ours.name + ".lock"), *ours.glob("**/*.lock")):
+        """Delete lock files that a killed git left on the campaign's own refs.
+
+        This is safe because only the campaign's loop writes those refs, and it has its own lock.
+        """
+        root = Path(git(self.repository, "rev-parse", "--path-format=absolute", "--git-common-dir"))
+        for path in (root / "refs" / "heads" / self.name, root / self.ref("x").rpartition("/")[0]):
+            for lock in (path.with_name(path.name + ".lock"), *path.glob("**/*.lock")):
                 lock.unlink(missing_ok=True)
 
     def _locks(self) -> list[Path]:
-        """What a killed git leaves in the worktree's own folder, where only the loop works."""
+        """Lock files that a killed git may leave in the worktree's own git folder."""
         folder = Path(git(self.worktree, "rev-parse", "--absolute-git-dir"))
         return [folder / "index.lock", folder / "HEAD.lock"]
 
     def clean(self) -> None:
-        """Drop files that are in no commit; what the loop itself writes stays."""
+        """Delete untracked files, except those that the loop itself writes."""
         excluded = [word for name in LOOP_FILES for word in ("-e", name)]
         git(self.worktree, "clean", "-fdq", *excluded)
 
     def head(self) -> str:
         return git(self.worktree, "rev-parse", "HEAD")
 
-    def candidate(self, base: str, path: str, text: str, message: str, at: float) -> str:
-        """The commit that puts a text at `path` of `base`; the same arguments, the same commit."""
+    def commit_candidate(self, base: str, path: str, text: str, message: str, at: float) -> str:
+        """Commit `text` as the file `path` on top of `base`, without a checkout.
+
+        `at`: the commit's time. The same arguments always give the same commit.
+        """
         blob = git(self.repository, "hash-object", "-w", "--stdin", stdin=text)
         with tempfile.TemporaryDirectory() as folder:
             index = {"GIT_INDEX_FILE": f"{folder}/index"}
@@ -107,20 +115,20 @@ class Branch:
         return git(self.repository, *words, more=dates)
 
     def mark(self, trial: int | str, commit: str) -> None:
-        """Reachable for ever, whatever becomes of it."""
+        """Point the trial's ref at a commit, so that git never deletes it."""
         git(self.repository, "update-ref", self.ref(trial), commit)
 
-    def edited(self, base: str) -> list[str]:
-        """Paths in which the worktree differs from a commit, whether committed or not."""
+    def changed_paths(self, base: str) -> list[str]:
+        """Paths whose content in the worktree differs from a commit, new files included."""
         tracked = git(self.worktree, "diff", "--name-only", base).splitlines()
         new = git(self.worktree, "ls-files", "--others", "--exclude-standard").splitlines()
-        return tracked + [path for path in new if not _ours(Path(path))]
+        return tracked + [path for path in new if not _is_loop_file(Path(path))]
 
     def show(self, commit: str, path: str) -> str:
         return git(self.repository, "show", f"{commit}:{path}", strip=False)
 
-    def merged(self, base: str, ours: str, theirs: str) -> str | None:
-        """Three texts merged line by line; None where they touch the same lines."""
+    def merge(self, base: str, ours: str, theirs: str) -> str | None:
+        """Three-way merge of two edits of `base`; None if they conflict."""
         with tempfile.TemporaryDirectory() as folder:
             paths = [Path(folder) / name for name in ("ours", "base", "theirs")]
             for path, text in zip(paths, (ours, base, theirs), strict=True):
@@ -132,32 +140,32 @@ class Branch:
                 return None
 
     def bundle(self, path: Path, base: str) -> bool:
-        """Everything that was tried beyond a commit, as one file; False where nothing was."""
+        """Write all trial commits after `base` to one git bundle; False if there are none."""
         names = git(self.repository, "for-each-ref", "--format=%(refname)", self.ref("*"))
-        beyond = [n for n in names.split() if git(self.repository, "rev-parse", n) != base]
-        if not beyond:
+        refs = [n for n in names.split() if git(self.repository, "rev-parse", n) != base]
+        if not refs:
             return False
-        git(self.repository, "bundle", "create", "--quiet", str(path), f"^{base}", *sorted(beyond))
+        git(self.repository, "bundle", "create", "--quiet", str(path), f"^{base}", *sorted(refs))
         return True
 
     def unbundle(self, path: Path) -> None:
-        """Its refs, where this repository has none of them: a clone."""
+        """Load the trials' refs from a bundle if this repository has none, as in a fresh clone."""
         if path.is_file() and not git(self.repository, "for-each-ref", self.ref("*")):
             own = f"refs/lowbit/research/{self.tag}/*"
             git(self.repository, "fetch", "--quiet", "--no-tags", str(path), f"+{own}:{own}")
 
     def remove(self) -> None:
-        """The worktree alone; branch and refs stay."""
+        """Remove the worktree; the branch and the trials' refs stay."""
         git(self.repository, "worktree", "remove", "--force", str(self.worktree))
 
 
-def _ours(path: Path) -> bool:
-    """What neither an agent wrote nor a candidate would have."""
+def _is_loop_file(path: Path) -> bool:
+    """Whether the loop or Python wrote the file, so that it is not part of an edit."""
     return path.name in LOOP_FILES or "__pycache__" in path.parts
 
 
 LOOP_FILES = ("results.tsv", "trial.json", "model.safetensors")
-"""The table and the description of a trial, which the loop writes, and what a trial leaves."""
+"""The results table and trial description that the loop writes, and a trial's exported model."""
 
 
 def git(
@@ -167,7 +175,7 @@ def git(
     stdin: str | None = None,
     more: Mapping[str, str] | None = None,
 ) -> str:
-    """Git's answer, with no hooks, no prompts and no configuration of the person's in the way."""
+    """Output of a git command, run without hooks, prompts, signing or line-ending conversion."""
     quiet = {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     off = [
@@ -180,7 +188,7 @@ def git(
         "-c",
         "commit.gpgSign=false",
     ]
-    done = subprocess.run(
+    process = subprocess.run(
         ["git", "-C", str(folder), *off, *words],
         capture_output=True,
         text=True,
@@ -188,7 +196,7 @@ def git(
         env={**inherited, **AUTHOR, **quiet, **(more or {})},
         check=False,
     )
-    if done.returncode:
-        error = done.stderr.strip() or done.stdout.strip()
+    if process.returncode:
+        error = process.stderr.strip() or process.stdout.strip()
         raise RunError(f"git {' '.join(words)}: {error[:500]}")
-    return done.stdout.strip() if strip else done.stdout
+    return process.stdout.strip() if strip else process.stdout

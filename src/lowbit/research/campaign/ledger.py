@@ -1,9 +1,10 @@
-"""What happened in a campaign: lines that are written before the step they announce.
+"""The campaign's event log: an append-only JSON Lines file that detects later changes.
 
-Each line holds a number, a time, what it says, and digests of itself and of the line before. A kill
-while writing can only tear the last line, which is then as if it had never been; a line that was
-changed, removed or put in afterwards breaks the chain, and the campaign stops. The state of a
-campaign is what replaying its ledger gives: nothing else is remembered.
+Each line holds a number, a time, an event, a digest of itself and a digest of the line before. If
+a kill interrupts a write, only the last line is incomplete, and the next start drops it. A line
+that was changed, removed or inserted later breaks the chain of digests, and the campaign refuses
+to continue. The campaign has no other memory: its state is computed from the ledger (`replay`).
+The price is one flush to disk for every event.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ FIRST = "0" * 16
 
 @dataclass(frozen=True)
 class Event:
-    """One line: its number, when, what kind, and what it says."""
+    """One line of the ledger: its number, its time, its kind and its content."""
 
     number: int
     at: float
@@ -45,12 +46,12 @@ class Ledger:
             self._last, self._size = digest, end
 
     def append(self, kind: str, **body: Any) -> Event:
-        """Write an event and make sure that it is on the disk before anything follows."""
+        """Write an event; it is on disk when this returns."""
         event = Event(len(self.events), round(self.clock(), 3), kind, body)
         line = _line(event, self._last)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
-            file.truncate(self._size)  # what a kill left half written
+            file.truncate(self._size)  # drops a line that a kill left incomplete
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
@@ -80,32 +81,38 @@ def _digest(line: bytes) -> str:
 
 
 def _read(path: Path) -> Iterator[tuple[Event, str, int]]:
-    """(event, digest of its line, where the line ends); a torn last line is no event."""
+    """Yield (event, digest of its line, end offset of its line), without an incomplete last line.
+
+    Raises a RunError if any other line is incomplete or does not match the chain of digests.
+    """
     if not path.is_file():
         return
     before, end = FIRST, 0
     content = path.read_bytes()
     for number, line in enumerate(content.splitlines(keepends=True)):
         end += len(line)
-        whole = line.endswith(b"\n")
-        body = _parsed(line) if whole else None
+        complete = line.endswith(b"\n")
+        body = _parse(line) if complete else None
         if body is None:
             if end == len(content):
                 return
-            raise RunError(f"{path}: line {number + 1} is torn, and others follow it")
-        if body["n"] != number or body["after"] != before or not _unchanged(body):
-            raise RunError(f"{path}: line {number + 1} does not follow from the lines before it")
+            raise RunError(f"{path}: line {number + 1} is incomplete, but it is not the last line")
+        if body["n"] != number or body["after"] != before or not _digest_matches(body):
+            raise RunError(
+                f"{path}: line {number + 1} does not follow from the lines before it: the file "
+                "was changed after it was written"
+            )
         before = _digest(line)
         yield Event(body["n"], body["at"], body["kind"], body["body"]), before, end
 
 
-def _unchanged(body: dict[str, Any]) -> bool:
-    """Whether a line is what was written; the chain alone would not guard the last one."""
+def _digest_matches(body: dict[str, Any]) -> bool:
+    """Whether a line matches its own digest; the chain alone does not protect the last line."""
     rest = {key: value for key, value in body.items() if key != "is"}
     return bool(body["is"] == _digest(_json(rest).encode()))
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
+def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         body = json.loads(line)
     except ValueError:

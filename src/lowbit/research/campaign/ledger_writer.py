@@ -1,4 +1,8 @@
-"""The ledger as the loop writes it: one line, the new state, and whoever watches is told."""
+"""Appends events to the ledger, updates the state and notifies a watcher.
+
+The loop writes through this class alone, so ledger and state cannot differ. The state is replayed
+once and then advanced event by event: replaying a long ledger for every event would be slow.
+"""
 
 from __future__ import annotations
 
@@ -8,30 +12,30 @@ from lowbit.core.errors import RunError
 from lowbit.research.campaign.ledger import Ledger
 from lowbit.research.campaign.replay import advance, replay
 from lowbit.research.campaign.results_tsv import Status
-from lowbit.research.campaign.state import State, Trial
+from lowbit.research.campaign.state import CampaignState, Trial
 
 
-class Watcher(Protocol):
-    """Told of every event, as it is written."""
+class LedgerWatcher(Protocol):
+    """Called after each event is written."""
 
-    def __call__(self, state: State, kind: str, body: dict[str, Any]) -> None: ...
+    def __call__(self, state: CampaignState, kind: str, body: dict[str, Any]) -> None: ...
 
 
-def nobody(state: State, kind: str, body: dict[str, Any]) -> None:
-    pass
+def ignore_event(state: CampaignState, kind: str, body: dict[str, Any]) -> None:
+    """A watcher that does nothing."""
 
 
 class LedgerWriter:
-    """A campaign's ledger, and the state that follows from it."""
+    """A campaign's ledger together with the state computed from it."""
 
-    def __init__(self, ledger: Ledger, watch: Watcher = nobody) -> None:
+    def __init__(self, ledger: Ledger, watch: LedgerWatcher = ignore_event) -> None:
         self.ledger, self.watch = ledger, watch
-        self._state: State | None = None
+        self._state: CampaignState | None = None
         self._replayed = 0
 
     @property
-    def state(self) -> State:
-        """Replayed once, and then led on: a long campaign's ledger is long."""
+    def state(self) -> CampaignState:
+        """The state after the last event of the ledger."""
         events = self.ledger.events
         if self._state is None:
             self._state = replay(events)
@@ -39,16 +43,16 @@ class LedgerWriter:
             advance(self._state, events[self._replayed :])
         self._replayed = len(events)
         if self._state is None:
-            raise RunError("the campaign has not begun")
+            raise RunError("the ledger is empty: start the campaign with lowbit research init")
         return self._state
 
-    def append(self, kind: str, **body: Any) -> State:
-        """One line in the ledger; whatever follows from it comes after."""
+    def append(self, kind: str, **body: Any) -> CampaignState:
+        """Write an event, then return the new state."""
         self.ledger.append(kind, **body)
         state = self.state
         self.watch(state, kind, body)
         return state
 
     def judge(self, trial: Trial, status: Status, reason: str, **more: Any) -> None:
-        """A trial's last line."""
+        """Write the event that ends a trial."""
         self.append("judged", number=trial.number, status=status, reason=reason, **more)

@@ -1,4 +1,4 @@
-"""What came of a run: why it has no scores, or its scores by article, and what it took."""
+"""Result of one run of a candidate: scores by article or a reason for failure, time and memory."""
 
 from __future__ import annotations
 
@@ -7,48 +7,55 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Summed loss and tokens of every article of one part."""
+class RunScores:
+    """Summed loss and number of tokens of each article of one part of the evaluation text."""
 
     sums: tuple[float, ...]
     counts: tuple[int, ...]
 
     @property
     def loss(self) -> float:
+        """Mean loss in nats a token."""
         return sum(self.sums) / sum(self.counts)
 
 
-# Ledgers keep the key that their first campaigns wrote.
+# Field -> key in the ledger, where they differ: committed ledgers have the older name.
 _JSON_NAMES = {"detail": "said"}
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of a run. `reason` is "" where it has scores."""
+    """Result of one run. `reason` is "" if it has scores, else a word such as "timeout"."""
 
     reason: str
     seconds: float
     peak: int
+    """Most memory at any time, in bytes."""
     tokens: int = 0
     trained: float = 0.0
-    """Seconds of training and tokens are the candidate's claims; they never decide a keep."""
-    scores: dict[str, Scores] = field(default_factory=dict)
+    """Seconds of training. The candidate reports these and `tokens`; neither decides a keep."""
+    scores: dict[str, RunScores] = field(default_factory=dict)
     bits: float | None = None
+    """Bits a ternary weight, with everything in the exported file counted."""
     zero: float | None = None
+    """Share of the ternary weights that are zero."""
     sealed: bool = False
+    """Whether files and network were out of the candidate's reach."""
     level: str = ""
+    """How files, network and processes were isolated."""
     evaluated: float = 0.0
-    """Seconds that scoring it took."""
+    """Seconds that the evaluation took."""
     detail: str = ""
-    """Why a run without scores failed: a message, or the end of what it printed."""
+    """Why the run failed: a message, or the end of its output."""
 
     @property
-    def whole(self) -> float:
-        """Seconds of the run and of scoring it."""
+    def total_seconds(self) -> float:
+        """Seconds of the run and of its evaluation."""
         return self.seconds + self.evaluated
 
     @property
     def overhead(self) -> float:
+        """Seconds of the run outside training: start-up, check and export."""
         return max(0.0, self.seconds - self.trained)
 
     def to_json(self) -> dict[str, Any]:
@@ -62,7 +69,7 @@ class RunResult:
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> RunResult:
         scores = {
-            name: Scores(tuple(part["sums"]), tuple(part["counts"]))
+            name: RunScores(tuple(part["sums"]), tuple(part["counts"]))
             for name, part in body["scores"].items()
         }
         names = {key: name for name, key in _JSON_NAMES.items()}

@@ -1,14 +1,14 @@
-"""Whether a change is better: noise first, paired seeds, and one alpha for the whole campaign.
+"""Decides whether a candidate is better: seed noise, paired tests, one alpha for the campaign.
 
-Screening is one seed: it only says whether confirming is worth the time. A confirmation compares
-candidate and incumbent over the same seeds and articles; seeds and articles are resampled
-together (`core.paired_tests.bootstrap`). A campaign that expects H confirmations lets its k-th err
-with probability
+Screening uses one seed and only decides whether to run a confirmation. A confirmation compares
+candidate and incumbent on the same seeds and articles, with a bootstrap that resamples seeds and
+articles together (`core.paired_tests.bootstrap`). A campaign that expects H confirmations gives
+its k-th confirmation this error probability:
 
     alpha_k = alpha / 2 (1 / H  [k <= H]  +  6 / (pi k)^2),        sum over all k = alpha
 
-so that however long the loop runs, a change that is nothing is kept at all with probability at most
-alpha. No torch.
+So however long the loop runs, the probability that it keeps any edit without effect is at most
+alpha. The price is power: a small real gain may not be kept. No torch.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ RESAMPLES = 4_000
 
 @dataclass(frozen=True)
 class Noise:
-    """What another seed alone does: standard deviation of a program's loss over seeds."""
+    """Standard deviation of a program's loss over seeds, and the number of seeds."""
 
     sd: float
     seeds: int
 
     @property
     def of_difference(self) -> float:
-        """Of two single runs."""
+        """Standard deviation of the difference between two single runs."""
         return math.sqrt(2) * self.sd
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of a confirmation: kept or not, why, and what was spent on saying so."""
+    """Result of a confirmation: keep or not, the reason, and the alpha that it used."""
 
     keep: bool
     reason: Reason
@@ -52,53 +52,63 @@ class Verdict:
 
 
 def noise_of(losses: Sequence[float]) -> Noise:
-    """From the same program on several seeds."""
+    """Noise from the losses of one program on several seeds."""
     if len(losses) < 2:
-        raise ValueError("noise needs two seeds at least")
+        raise ValueError("noise needs at least two seeds")
     return Noise(float(np.std(losses, ddof=1)), len(losses))
 
 
 def alpha_share(alpha: float, confirmation: int, horizon: int) -> float:
-    """Of the campaign's alpha, for its k-th confirmation, counted from 1."""
+    """Share of the campaign's alpha for its k-th confirmation, counted from 1."""
     if confirmation < 1 or horizon < 1:
-        raise ValueError("confirmations are counted from 1")
+        raise ValueError("confirmation and horizon count from 1")
     planned = 1 / horizon if confirmation <= horizon else 0.0
     return alpha / 2 * (planned + 6 / (math.pi * confirmation) ** 2)
 
 
 def alpha_spent(alpha: float, confirmations: int, horizon: int) -> float:
+    """Sum of the shares of the first `confirmations` confirmations."""
     return sum(alpha_share(alpha, k, horizon) for k in range(1, confirmations + 1))
 
 
 SAME_BITS = 1e-3
-"""Bits a weight within which two exports of one program are equal."""
+"""Two exports of one program may differ by this many bits a weight and count as equal."""
 SLACK = 0.25
+"""How much worse a screened candidate may be, as a share of the noise of a difference."""
 
 
 def worth_confirming(candidate: float, incumbent: float, noise: Noise) -> bool:
-    """Whether one seed looks better, or worse by less than a quarter of a difference's noise.
+    """Whether the screening loss is better, or worse by less than a quarter of the noise.
 
-    A true gain as large as the noise is then missed by one screening in ten, and one twice as large
-    by one in eighty; two in five changes of nothing are spared a confirmation.
+    The noise is that of a difference between two runs. Screening then rejects a true gain as large
+    as this noise in one case of ten, and one twice as large in one of eighty. It saves the
+    confirmation of two in five edits without effect.
     """
     return candidate - incumbent < SLACK * noise.of_difference
 
 
-APART = 1.25
+SPEED_RATIO = 1.25
 
 
-def similar_speed(seconds: float, others: float) -> bool:
-    """Whether the same work took two runs about as long: their clocks are worth the same."""
-    short, long = sorted((seconds, others))
-    return short <= 0 or long <= APART * short
+def similar_speed(first: float, second: float) -> bool:
+    """Whether the same work took a similar number of seconds twice.
+
+    If not, the machine's speed has changed, and runs with a time budget cannot be compared.
+    """
+    short, long = sorted((first, second))
+    return short <= 0 or long <= SPEED_RATIO * short
 
 
 def no_gain(candidate: tuple[ArrayLike, ArrayLike], incumbent: tuple[ArrayLike, ArrayLike]) -> bool:
-    """Whether the seeds so far show no gain at all. Stopping then can only lose keeps."""
-    (sums, counts), (others, among) = (
-        tuple(np.asarray(a, float) for a in side) for side in (candidate, incumbent)
+    """Whether the mean gain over the seeds so far is zero or less.
+
+    Stopping a confirmation here cannot raise the error probability; it can only lose a keep.
+    """
+    ours, theirs = (
+        tuple(np.asarray(array, float) for array in side) for side in (candidate, incumbent)
     )
-    return bool((sums.sum(1) / counts.sum(1) - others.sum(1) / among.sum(1)).mean() >= 0)
+    losses = [sums.sum(1) / counts.sum(1) for sums, counts in (ours, theirs)]
+    return bool((losses[0] - losses[1]).mean() >= 0)
 
 
 def confirm(
@@ -107,7 +117,14 @@ def confirm(
     alpha: float,
     seed: int = 0,
 ) -> Verdict:
-    """(sums, counts), each (seeds, articles), of both; better is a lower loss."""
+    """Test whether the candidate's loss is lower than the incumbent's.
+
+    Args:
+        candidate: (sums, counts), each of shape (seeds, articles).
+        incumbent: The same, on the same seeds and articles.
+        alpha: Error probability of this test.
+        seed: Seed of the bootstrap.
+    """
     if len(np.asarray(candidate[0])) < 2:
         return Verdict(False, "too few seeds", None, None, alpha)
     gain = compare(candidate, incumbent, seed)
@@ -119,19 +136,21 @@ def confirm(
 def compare(
     candidate: tuple[ArrayLike, ArrayLike], incumbent: tuple[ArrayLike, ArrayLike], seed: int = 0
 ) -> Difference:
-    """Gain of one over the other, with seeds and articles resampled together, as for a keep."""
-    ours, theirs = (tuple(np.asarray(a, float) for a in side) for side in (candidate, incumbent))
+    """Gain of the candidate over the incumbent, with the same bootstrap as `confirm`."""
+    ours, theirs = (
+        tuple(np.asarray(array, float) for array in side) for side in (candidate, incumbent)
+    )
     pair = Paired(theirs[0], theirs[1], ours[0], ours[1])
     gain = bootstrap(pair, np.random.default_rng(seed), RESAMPLES)
-    # Few seeds agree by luck, and the articles' many degrees of freedom would then vouch for them.
+    # A few seeds may agree by luck. The many articles must not raise the degrees of freedom then.
     return replace(gain, df=min(gain.df, max(1, ours[0].shape[0] - 1)))
 
 
 def in_class(bits: float, incumbent: float, tolerance: float = 0.02) -> bool:
-    """Whether a candidate's effective bits are those of the incumbent, or fewer."""
+    """Whether a candidate has at most the incumbent's bits a weight, within the tolerance."""
     return bits <= incumbent * (1 + tolerance)
 
 
 def on_front(bits: float, loss: float, keeps: Sequence[tuple[float, float]]) -> bool:
-    """Whether no kept (bits, loss) is at least as good in both."""
+    """Whether (bits, loss) is on the Pareto front: no kept pair is as good or better in both."""
     return not any(b <= bits and other <= loss for b, other in keeps)

@@ -1,24 +1,32 @@
-"""The state of a campaign: trials, their runs, what is best so far. There is nothing else."""
+"""State of a campaign: its trials, the runs of each program, and the incumbent.
+
+The incumbent is the best program so far: the newest keep, or at first the unmodified program. The
+state is computed from the ledger alone (`replay`), so a killed campaign continues with the same
+state. Everything derived from it, such as the noise or the rows of results.tsv, is computed here on
+demand and not stored.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lowbit.research.campaign.results_tsv import Row, Status
+from lowbit.research.campaign.results_tsv import ResultsRow, Status
 from lowbit.research.campaign.run_result import RunResult
-from lowbit.research.campaign.settings import Settings
+from lowbit.research.campaign.settings import CampaignSettings
 from lowbit.research.campaign.significance import Noise, alpha_spent, noise_of
 
 Role = Literal["screen", "again", "confirm", "replay", "fresh"]
 BY_THE_CLOCK: tuple[Role, ...] = ("screen", "again")
+"""Roles with a budget in seconds; the other roles train on a fixed number of tokens."""
 Key = tuple[str, Role, int]
+"""(commit, role, seed): identifies a run."""
 BASELINE = "baseline: the program as it is"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One change. `commit` follows from the ledger; `status` None: not judged yet."""
+    """One proposed edit and its result. `status` is None until the trial is judged."""
 
     number: int
     at: float
@@ -35,53 +43,61 @@ class Trial:
     alpha: float | None = None
     confirmation: int | None = None
     against: float | None = None
-    """Loss of the incumbent when it was screened again beside this trial."""
+    """Loss of the incumbent when it was screened again for this trial."""
     unsealed: bool = False
+    """Whether files or network were within the candidate's reach in a run that decided."""
 
 
 @dataclass
-class State:
-    """Everything that is known of a campaign."""
+class CampaignState:
+    """State of a campaign after the events of its ledger."""
 
-    settings: Settings
+    settings: CampaignSettings
     base: str
-    begun: dict[str, Any]
+    """Commit of the unmodified program."""
+    start: dict[str, Any]
+    """Body of the campaign's first event."""
     at: float
     incumbent: str
     trials: dict[int, Trial] = field(default_factory=dict)
     runs: dict[Key, RunResult] = field(default_factory=dict)
     replaced_runs: list[tuple[Key, RunResult]] = field(default_factory=list)
-    """Runs in whose place another stands by now: they decide nothing, and cost what they cost."""
+    """Runs that were repeated later: they decide nothing, but their time counts."""
     running: list[tuple[Key, float]] = field(default_factory=list)
     keeps: list[int] = field(default_factory=list)
     confirmations: int = 0
     failures: int = 0
-    """Of proposers, all of them."""
+    """How often a proposer failed."""
     stint: dict[str, Any] | None = None
+    """Arguments of the last `run`: proposer, trials, jobs, seed."""
     round: tuple[int, int] = (0, 0)
-    """The last trial before it, and how many were wanted."""
-    stopped: str = ""
-    without: dict[int, str | None] = field(default_factory=dict)
-    """Keep -> the winner's commit without it; None where later keeps stand on it."""
-    opened: list[str] | None = None
-    ended: dict[str, Any] | None = None
-    last: float = 0.0
+    """Number of the last trial before the current round, and the round's number of proposals."""
+    stop_reason: str = ""
+    """Why the loop waits for a user; empty if it does not."""
+    ablations: dict[int, str | None] = field(default_factory=dict)
+    """Keep -> the winner's commit without it; None if later keeps changed the same lines."""
+    sealed_commits: list[str] | None = None
+    """Commits to score on the sealed text; None until it is opened."""
+    ending: dict[str, Any] | None = None
+    """Body of the campaign's last event; None until it is closed."""
+    last_at: float = 0.0
+    """Time of the last event."""
 
     @property
-    def open(self) -> list[Trial]:
+    def open_trials(self) -> list[Trial]:
         return [trial for trial in self.trials.values() if trial.status is None]
 
     @property
-    def judged(self) -> list[Trial]:
+    def judged_trials(self) -> list[Trial]:
         return [trial for trial in self.trials.values() if trial.status is not None]
 
     @property
     def missing_proposals(self) -> int:
-        """Proposals that a round still lacks, because a kill came between two of them."""
+        """How many proposals of the current round are missing, after a kill in the middle of it."""
         after, requested = self.round
-        proposed = [trial for trial in self.trials.values() if trial.number > after]
-        judged = any(trial.status is not None for trial in proposed)
-        return 0 if judged else max(0, requested - len(proposed))
+        trials = [trial for trial in self.trials.values() if trial.number > after]
+        has_verdict = any(trial.status is not None for trial in trials)
+        return 0 if has_verdict else max(0, requested - len(trials))
 
     @property
     def next_number(self) -> int:
@@ -93,85 +109,95 @@ class State:
 
     @property
     def seconds(self) -> float:
-        """Of machine time in runs, all of them."""
-        return sum(ran.whole for _, ran in self.all_runs)
+        """Machine time of all runs."""
+        return sum(run.total_seconds for _, run in self.all_runs)
 
     @property
     def all_runs(self) -> list[tuple[Key, RunResult]]:
         return [*self.replaced_runs, *self.runs.items()]
 
     def baseline(self) -> list[RunResult]:
-        """The unmodified program's screening runs, a seed each, as far as they are there."""
+        """Screening runs of the unmodified program, one a seed, without those still missing."""
         keys: list[Key] = [(self.base, "screen", seed) for seed in self.settings.seeds]
         return [self.runs[key] for key in keys if key in self.runs]
 
-    def confirmed(self, commit: str) -> list[float] | None:
-        """Its losses on the confirmation's seeds, where it ran on all of them."""
-        runs = [self.runs.get((commit, "confirm", seed)) for seed in self.settings.confirming]
-        losses = [ran.scores["confirmation"].loss for ran in runs if ran and not ran.reason]
+    def confirmation_losses(self, commit: str) -> list[float] | None:
+        """A commit's losses on the confirmation seeds; None unless it has one for each."""
+        seeds = self.settings.confirmation_seeds
+        runs = [self.runs.get((commit, "confirm", seed)) for seed in seeds]
+        losses = [run.scores["confirmation"].loss for run in runs if run and not run.reason]
         return losses if len(losses) == len(runs) else None
 
     def noise(self) -> Noise | None:
-        """The first program's on screening text; more where an incumbent's confirmations show it.
+        """Largest seed noise of the unmodified program and of the kept programs.
 
-        A program that learns faster may scatter more than the one that the campaign began with.
+        A program that learns faster may vary more than the first one. None until the unmodified
+        program has a score on every seed.
         """
-        screening = [ran.scores["screening"].loss for ran in self.baseline() if not ran.reason]
+        screening = [run.scores["screening"].loss for run in self.baseline() if not run.reason]
         if len(screening) < len(self.settings.seeds):
             return None
         noises = [noise_of(screening)]
         for commit in (self.base, *(self.trials[number].commit for number in self.keeps)):
-            losses = self.confirmed(commit)
+            losses = self.confirmation_losses(commit)
             if losses is not None:
                 noises.append(noise_of(losses))
         return max(noises, key=lambda noise: noise.sd)
 
     def tokens(self) -> int:
-        """What a confirmation trains on: the middle of what the clock let the first program see."""
+        """Training tokens of a confirmation run.
+
+        From the settings, or the median number that the first program reached in its budget.
+        """
         if self.settings.tokens:
             return self.settings.tokens
-        counts = sorted(ran.tokens for ran in self.baseline())
+        counts = sorted(run.tokens for run in self.baseline())
         return counts[len(counts) // 2]
 
     def overhead(self) -> float:
-        """The most that the first program took beside its training."""
-        return max((ran.overhead for ran in self.baseline()), default=0.0)
+        """Most seconds that the first program took outside training."""
+        return max((run.overhead for run in self.baseline()), default=0.0)
 
-    def screened(self, commit: str) -> RunResult | None:
+    def screening_run(self, commit: str) -> RunResult | None:
+        """A commit's run on the screening seed."""
         return self.runs.get((commit, "screen", self.settings.seeds[0]))
 
     def screening_gain(self, trial: Trial) -> float | None:
-        """Of the loss against the trial's own incumbent on the screening seed, in nats."""
-        ours = self.loss(trial.commit)
-        theirs = self.loss(trial.base) if trial.against is None else trial.against
-        return None if ours is None or theirs is None else theirs - ours
+        """How far a trial lowers its incumbent's loss on the screening seed, in nats."""
+        loss = self.loss(trial.commit)
+        reference = self.loss(trial.base) if trial.against is None else trial.against
+        return None if loss is None or reference is None else reference - loss
 
     def loss(self, commit: str) -> float | None:
-        """On the screening seed, in nats; None where it has not run, or failed."""
-        ran = self.screened(commit)
-        return None if ran is None or ran.reason else ran.scores["screening"].loss
+        """A commit's loss on the screening seed in nats; None if it has not run or has failed."""
+        run = self.screening_run(commit)
+        return None if run is None or run.reason else run.scores["screening"].loss
 
     def commit_of(self, trial: int) -> str:
+        """Commit of a trial; trial 0 is the unmodified program."""
         return self.base if trial == 0 else self.trials[trial].commit
 
 
-def rows(state: State) -> list[Row]:
-    """results.tsv: the baseline, then every judged trial, each with its screening score."""
-    first = [_row(state, state.base, "keep", BASELINE, "")] if state.screened(state.base) else []
+def rows(state: CampaignState) -> list[ResultsRow]:
+    """Rows of results.tsv: the baseline and every judged trial, with their screening scores."""
+    has_baseline = state.screening_run(state.base) is not None
+    first = [_row(state, state.base, "keep", BASELINE, "")] if has_baseline else []
     return first + [
         _row(state, trial.commit, trial.status, trial.description, trial.reason)
-        for trial in state.judged
+        for trial in state.judged_trials
         if trial.status is not None
     ]
 
 
-def _row(state: State, commit: str, status: Status, description: str, reason: str) -> Row:
+def _row(
+    state: CampaignState, commit: str, status: Status, description: str, reason: str
+) -> ResultsRow:
     import math
 
-    ran = state.screened(commit)
-    if ran is None or ran.reason or status == "crash":  # One seed's score of a crash is no score.
-        return Row(
-            commit, None, (ran.peak if ran else 0) / 2**30, status, description, None, reason
-        )
-    perplexity = math.exp(min(ran.scores["screening"].loss, 700.0))
-    return Row(commit, perplexity, ran.peak / 2**30, status, description, ran.bits, reason)
+    run = state.screening_run(commit)
+    memory = (run.peak if run else 0) / 2**30
+    # A trial may crash after its screening; its screening score is then not shown.
+    if run is None or run.reason or status == "crash":
+        return ResultsRow(commit, None, memory, status, description, None, reason)
+    perplexity = math.exp(min(run.scores["screening"].loss, 700.0))
+    return ResultsRow(commit, perplexity, memory, status, description, run.bits, reason)

@@ -37,7 +37,7 @@ class RefusedError(LowbitError):
 
 
 @dataclass(frozen=True)
-class Read:
+class ArtefactModel:
     """A model made from an artefact, and what it takes: `bits` a ternary weight, all counted."""
 
     model: nn.Module
@@ -47,7 +47,7 @@ class Read:
     """Share of the ternary weights that are zero."""
 
 
-def read(folder: Path, checkpoint: Checkpoint) -> Read:
+def read(folder: Path, checkpoint: Checkpoint) -> ArtefactModel:
     """The model that an artefact describes; refused where it is not ternary, or not just that."""
     tensors = _tensors(folder / NAME)
     model = load(checkpoint, "language", 0, 0).float().eval()
@@ -62,7 +62,7 @@ def read(folder: Path, checkpoint: Checkpoint) -> Read:
     if more:
         raise RefusedError(f"the artefact holds what the model has no place for: {more[0]}")
     stored = sum(t.numel() * t.element_size() for t in tensors.values())
-    return Read(model, 8 * stored / numbers, stored, zeros / numbers)
+    return ArtefactModel(model, 8 * stored / numbers, stored, zeros / numbers)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

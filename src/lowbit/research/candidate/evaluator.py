@@ -27,11 +27,11 @@ from torch.nn import functional as F
 
 from lowbit.core.files import to_json
 from lowbit.core.spec import Plan
-from lowbit.layers.install import Settings, install
+from lowbit.layers.install import LayerSettings, install
 from lowbit.models.family import find_sites
 from lowbit.models.loading import Checkpoint, max_length, open_checkpoint, resolve, tokenizer_of
 from lowbit.plan.rules import choose
-from lowbit.research.candidate.artefact import Read, RefusedError, read
+from lowbit.research.candidate.artefact import ArtefactModel, RefusedError, read
 from lowbit.tasks import examples
 from lowbit.tasks.base import Document, Example
 from lowbit.train.evaluate import evaluate
@@ -40,7 +40,7 @@ WINDOW, BATCH = 256, 16
 
 
 @dataclass(frozen=True)
-class Scored:
+class ArtefactScores:
     """(sums, counts) by article of every text, the check's perplexity, and what the model takes."""
 
     texts: Mapping[str, tuple[tuple[float, ...], tuple[int, ...]]]
@@ -60,14 +60,14 @@ def score(
     texts: Mapping[str, Path],
     check: Path | None = None,
     threads: int = 0,
-) -> Scored:
+) -> ArtefactScores:
     """Every article of JSON lists of texts."""
     return prepare_scoring(model, texts, threads)(artefact, check)
 
 
 def prepare_scoring(
     model: str, texts: Mapping[str, Path], threads: int = 0, device: str = "cpu"
-) -> Callable[[Path, Path | None], Scored]:
+) -> Callable[[Path, Path | None], ArtefactScores]:
     """Everything that does not need the artefact, done; what is given scores one."""
     if threads:
         torch.set_num_threads(threads)
@@ -75,7 +75,7 @@ def prepare_scoring(
     there = torch.device(device)
     cut = {name: _articles(checkpoint, path) for name, path in texts.items()}
 
-    def scored(artefact: Path, check: Path | None = None) -> Scored:
+    def scored(artefact: Path, check: Path | None = None) -> ArtefactScores:
         ternary = read(artefact, checkpoint)
         ternary.model.to(there)
         checked = None if check is None else _of_rows(ternary.model, check, there)
@@ -83,7 +83,7 @@ def prepare_scoring(
         scores = {
             name: _of_articles(ternary.model, there, *articles) for name, articles in cut.items()
         }
-        return Scored(scores, checked, ternary.bits, ternary.stored, ternary.zero)
+        return ArtefactScores(scores, checked, ternary.bits, ternary.stored, ternary.zero)
 
     return scored
 
@@ -104,12 +104,15 @@ def _perplexity(loss: float) -> float:
     return math.exp(min(50.0, loss)) if math.isfinite(loss) else math.inf
 
 
-def _with_our_layers(artefact: Read, checkpoint: Checkpoint) -> None:
+def _with_our_layers(artefact: ArtefactModel, checkpoint: Checkpoint) -> None:
     """The lab's own loss needs its own layers; fp32 ones hold the very same numbers."""
     sites = find_sites(artefact.model, checkpoint.matrices)
     plain = Plan("fp32", "fp32", embedding="fp32", rank=0, adapter="none")
     install(
-        artefact.model, sites, choose(plain, sites), Settings(plain, torch.float32, 0, "decoded")
+        artefact.model,
+        sites,
+        choose(plain, sites),
+        LayerSettings(plain, torch.float32, 0, "decoded"),
     )
 
 

@@ -45,7 +45,7 @@ class Filter(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("rows", ctypes.c_void_p))
 
 
-class Beneath(ctypes.Structure):
+class PathBeneath(ctypes.Structure):
     _pack_ = 1
     _fields_ = (("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32))
 
@@ -116,7 +116,7 @@ def _allow(system: ctypes.CDLL, rules: int, path: str, allowed: int) -> None:
         return
     if not os.path.isdir(path):
         allowed &= EXECUTE | WRITE_FILE | READ_FILE | (1 << 14) | (1 << 15)
-    system.syscall(ADD, rules, 1, ctypes.byref(Beneath(allowed, folder)), 0)
+    system.syscall(ADD, rules, 1, ctypes.byref(PathBeneath(allowed, folder)), 0)
     os.close(folder)
 
 

@@ -52,7 +52,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SandboxOutcome:
     """How a run ended. `output` is what it printed, cut to the limit; it proves nothing."""
 
     end: End
@@ -74,7 +74,7 @@ def run(
     clock: Clock = time.monotonic,
     wait: Callable[[float], None] = time.sleep,
     cancelled: Callable[[], bool] = lambda: False,
-) -> Outcome:
+) -> SandboxOutcome:
     """Run a program in `folder`, which it may write to; nothing else but `readable` is there.
 
     `devices`: patterns of a GPU's own files, which it may use too, or `iokit` on macOS.
@@ -105,7 +105,7 @@ def run(
             end = "failed"
         printed.seek(0)
         text = printed.read(limits.output).decode("utf-8", "replace")
-    return Outcome(end, process.returncode, seconds, peak, text, level)
+    return SandboxOutcome(end, process.returncode, seconds, peak, text, level)
 
 
 def available() -> Level:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.core.files import file_digest
-from lowbit.research.campaign.run_result import RunResult, Scores
+from lowbit.research.campaign.run_result import RunResult, RunScores
 from lowbit.research.campaign.settings import (
     CHECK,
     DATA,
@@ -29,8 +29,8 @@ from lowbit.research.campaign.settings import (
     HIDDEN_CHECK,
     MUTABLE,
     TRIAL_FILE,
+    CampaignSettings,
     Places,
-    Settings,
 )
 from lowbit.research.campaign.state import Key, Role
 from lowbit.research.candidate import sandbox
@@ -53,7 +53,7 @@ TAIL = 2_000
 
 
 @dataclass(frozen=True)
-class Job:
+class SealedJob:
     """A run that is wanted. `tokens` 0: `seconds` of the clock decide; `limit` kills."""
 
     key: Key
@@ -64,14 +64,14 @@ class Job:
     limit: float
 
 
-Runner = Callable[[Job], RunResult]
+Runner = Callable[[SealedJob], RunResult]
 
 
 @dataclass(frozen=True)
-class Sealed:
+class SealedRunner:
     """Runs jobs for a campaign, each in a copy under what isolation there is."""
 
-    settings: Settings
+    settings: CampaignSettings
     places: Places
     model: Path
     isolate: bool = True
@@ -81,7 +81,7 @@ class Sealed:
         """Kill whatever runs, now."""
         self.cancelled.set()
 
-    def __call__(self, job: Job) -> RunResult:
+    def __call__(self, job: SealedJob) -> RunResult:
         commit, role, seed = job.key
         folder = self.places.runs / f"{commit[:12]}-{role}-{seed}"
         shutil.rmtree(folder, ignore_errors=True)
@@ -91,8 +91,8 @@ class Sealed:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _ran(self, job: Job, folder: Path) -> RunResult:
-        given = self.places.given
+    def _ran(self, job: SealedJob, folder: Path) -> RunResult:
+        given = self.places.inputs
         (folder / MUTABLE).write_text(job.text, encoding="utf-8")
         (folder / FIXED).write_text(job.fixed, encoding="utf-8")
         description = self._described(job.key[2], job.seconds, job.tokens)
@@ -109,12 +109,12 @@ class Sealed:
     def _judged_by(
         self,
         evaluator: subprocess.Popen[str],
-        job: Job,
+        job: SealedJob,
         folder: Path,
         guarded: list[Path],
         before: dict[str, str],
     ) -> RunResult:
-        given = self.places.given
+        given = self.places.inputs
         outcome = sandbox.run(
             [sys.executable, "-E", "-s", MUTABLE],
             folder,
@@ -143,7 +143,7 @@ class Sealed:
         return self._described(self.settings.seeds[0], self.settings.budget, 0)
 
     def _described(self, seed: int, seconds: float, tokens: int) -> dict[str, Any]:
-        given = self.places.given
+        given = self.places.inputs
         paths = {"model": self.model, "data": given / DATA, "check": given / CHECK}
         return {
             **{name: str(path) for name, path in paths.items()},
@@ -157,7 +157,7 @@ class Sealed:
     def _judged(
         self,
         evaluator: subprocess.Popen[str],
-        job: Job,
+        job: SealedJob,
         folder: Path,
         claim: dict[str, float] | None,
         measured: dict[str, Any],
@@ -176,7 +176,7 @@ class Sealed:
         for reason in ("refused", "evaluator"):
             if reason in answer:
                 return RunResult(reason, **measured, detail=answer[reason])
-        scores = {n: Scores(tuple(s), tuple(c)) for n, (s, c) in answer["texts"].items()}
+        scores = {n: RunScores(tuple(s), tuple(c)) for n, (s, c) in answer["texts"].items()}
         more = {"bits": round(answer["bits"], 4), "zero": round(answer["zero"], 4)}
         checked = math.inf if answer["check"] is None else answer["check"]
         if not abs(claim["val_ppl"] - checked) <= TOLERANCE * checked:
@@ -186,7 +186,7 @@ class Sealed:
             return RunResult("claim", **measured, **more, detail=detail)
         return RunResult("", **measured, **more, scores=scores)
 
-    def _evaluator(self, job: Job, folder: Path) -> subprocess.Popen[str]:
+    def _evaluator(self, job: SealedJob, folder: Path) -> subprocess.Popen[str]:
         """A process of its own, which has what no candidate has."""
         request = {
             "model": str(self.model),

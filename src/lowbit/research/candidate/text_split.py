@@ -25,10 +25,10 @@ from lowbit.core.errors import UserError
 from lowbit.core.files import file_digest, write_atomic
 from lowbit.core.spec import TaskSpec
 from lowbit.models.loading import max_length, open_checkpoint, resolve, tokenizer_of
-from lowbit.research.campaign.settings import CHECK, DATA, HIDDEN_CHECK, Places, Settings
+from lowbit.research.campaign.settings import CHECK, DATA, HIDDEN_CHECK, CampaignSettings, Places
 from lowbit.tasks.base import Document
 from lowbit.tasks.examples import end_of_text, language
-from lowbit.tasks.prepare import find
+from lowbit.tasks.prepare import find_task
 
 SHARES = {"screening": 0.3, "confirmation": 0.3, "sealed": 0.4}
 CHECK_ROWS = 8
@@ -37,7 +37,7 @@ LEAST = 2
 """Articles of a part: with one there is nothing to draw from."""
 
 
-def prepare(settings: Settings, places: Places) -> dict[str, Any]:
+def prepare(settings: CampaignSettings, places: Places) -> dict[str, Any]:
     """Write both folders; returns what there is of each, for the ledger. Twice is once."""
     checkpoint = open_checkpoint(resolve(settings.model))
     if settings.window > max_length(checkpoint.config):
@@ -46,7 +46,7 @@ def prepare(settings: Settings, places: Places) -> dict[str, Any]:
             f"{max_length(checkpoint.config)} at most"
         )
     spec = TaskSpec(settings.task)
-    task = find(settings.task, spec)
+    task = find_task(settings.task, spec)
     if task.kind != "language":
         raise UserError(f"'{settings.task}' is no text to continue: try wikitext2, or FILE.txt")
     parts = task.read(spec).parts
@@ -56,8 +56,8 @@ def prepare(settings: Settings, places: Places) -> dict[str, Any]:
     for name, part in ((DATA, "train"), (CHECK, "selection")):
         rows = token_rows(parts[part], tokenizer, settings.window)
         rows = rows[:CHECK_ROWS] if name == CHECK else rows
-        _save(places.given / name, rows)
-        facts[name] = {"rows": len(rows), "sha256": file_digest(places.given / name)}
+        _save(places.inputs / name, rows)
+        facts[name] = {"rows": len(rows), "sha256": file_digest(places.inputs / name)}
     # The same rows where no candidate reaches them: its claim is about those.
     hidden = places.hidden / HIDDEN_CHECK
     write_atomic(hidden, json.dumps(rows.tolist()).encode())

@@ -1,4 +1,4 @@
-"""What becomes of a trial.
+"""Decides whether a trial is kept, discarded or a crash.
 
 decide     kept, discarded or undecided
 run_cache  runs, or results that the ledger has already

@@ -1,38 +1,46 @@
-"""What becomes of a trial: refused, crashed, discarded, or kept.
+"""Decides whether a trial is rejected, a crash, discarded or kept.
 
-In this order: a change of nothing is not run; a run that fails is a crash; what is no better on one
-seed, or heavier without lying on the front, is discarded; what is left is confirmed on every seed
-against the incumbent, under its share of the campaign's alpha.
+The steps, in this order:
+
+1. An edit that changes nothing but a seed is discarded without a run.
+2. A trial whose run fails is a crash.
+3. A trial that is no better on the screening seed is discarded. So is one with more bits a weight,
+   unless it is on the Pareto front of bits and loss.
+4. Every other trial is confirmed: candidate and incumbent run on all confirmation seeds, and a
+   paired test with the confirmation's share of alpha decides.
+
+The cheap steps come first, so most trials cost one run. The price is that a real gain may be
+discarded by an unlucky screening seed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from lowbit.core.errors import RunError, UserError
 from lowbit.research.campaign import edits, significance
 from lowbit.research.campaign.ledger_writer import LedgerWriter
 from lowbit.research.campaign.run_result import RunResult
 from lowbit.research.campaign.settings import MUTABLE, Places
-from lowbit.research.campaign.state import Key, State, Trial
-from lowbit.research.judging.run_cache import Runs, matrix
+from lowbit.research.campaign.state import CampaignState, Key, Trial
+from lowbit.research.judging.run_cache import RunCache, matrix
 
 FUTILITY = 2
-"""Seeds after which a confirmation without any gain is given up."""
+"""A confirmation that shows no gain after this many seeds stops early."""
 
 
 class Decider:
-    """Asks for the runs that a decision needs, and writes it down."""
+    """Requests the runs that a decision needs, and writes the decision to the ledger."""
 
-    def __init__(self, writer: LedgerWriter, runs: Runs, places: Places) -> None:
+    def __init__(self, writer: LedgerWriter, runs: RunCache, places: Places) -> None:
         self.writer, self.runs, self.places = writer, runs, places
         self.branch = places.branch
 
-    def refused(self, trial: Trial) -> bool:
-        """A change that is none is discarded unrun."""
+    def reject_if_trivial(self, trial: Trial) -> bool:
+        """End a trial without a run if its edit changes only a seed or does not parse."""
         before, after = self.runs.text(trial.base), self.runs.text(trial.commit)
         try:
-            same = edits.nothing_but_a_seed(before, after)
+            same = edits.only_seeds_differ(before, after)
         except (UserError, RecursionError, MemoryError) as error:
             self.writer.judge(trial, "crash", str(error) or type(error).__name__)
             return True
@@ -41,70 +49,81 @@ class Decider:
         return same
 
     def decide(self, trial: Trial, jobs: int) -> None:
-        ran = self._screened(trial)
-        if ran is not None and trial.base != self.writer.state.incumbent:
-            moved = self._merged(trial)
-            ran = None if moved is None else self._screened(moved)
-            trial = moved or trial
-        if ran is None:
+        """Judge a trial: screen it, then confirm it if screening lets it through."""
+        run = self._screen(trial)
+        if run is not None and trial.base != self.writer.state.incumbent:
+            rebased = self._rebase(trial)
+            run = None if rebased is None else self._screen(rebased)
+            trial = rebased or trial
+        if run is None:
             return
         state = self.writer.state
-        theirs = state.screened(state.incumbent)
+        incumbent = state.screening_run(state.incumbent)
         noise = state.noise()
-        assert theirs is not None
+        assert incumbent is not None
         assert noise is not None
-        ours, other = ran.scores["screening"].loss, self._other(trial, ran, theirs, jobs)
-        if not significance.worth_confirming(ours, other, noise):
+        loss = run.scores["screening"].loss
+        reference = self._reference_loss(trial, run, incumbent, jobs)
+        if not significance.worth_confirming(loss, reference, noise):
             self.writer.judge(trial, "discard", "no better on one seed")
-        elif not self._bits_allow(state, ran, theirs, ours):
+        elif not self._bits_allow(state, run, incumbent, loss):
             self.writer.judge(trial, "discard", "another bit class, and not on the front")
         else:
             self._confirm(trial, jobs)
 
-    def _other(self, trial: Trial, ours: RunResult, theirs: RunResult, jobs: int) -> float:
-        """The incumbent's loss by the clock of the machine that the trial had."""
+    def _reference_loss(
+        self, trial: Trial, run: RunResult, incumbent: RunResult, jobs: int
+    ) -> float:
+        """The incumbent's screening loss at the speed that the machine had for the trial.
+
+        A screening run has a budget in seconds, so its loss depends on the machine's speed. If the
+        time of the evaluation shows another speed, the incumbent is screened again. With several
+        jobs at a time the runs slow each other down, so speeds cannot be compared.
+        """
         if trial.against is not None:
             return trial.against
-        if jobs > 1 or significance.similar_speed(ours.evaluated, theirs.evaluated):
-            return theirs.scores["screening"].loss
+        if jobs > 1 or significance.similar_speed(run.evaluated, incumbent.evaluated):
+            return incumbent.scores["screening"].loss
         state = self.writer.state
         key: Key = (state.incumbent, "again", state.settings.seeds[0])
-        rescreened = state.runs.get(key)
+        repeat = state.runs.get(key)
         if (
-            rescreened is None
-            or rescreened.reason
-            or not significance.similar_speed(ours.evaluated, rescreened.evaluated)
+            repeat is None
+            or repeat.reason
+            or not significance.similar_speed(run.evaluated, repeat.evaluated)
         ):
-            rescreened = self.runs.anew(key)
-        if rescreened.reason:
-            raise RunError(
-                f"the incumbent no longer runs ({rescreened.reason}): {rescreened.detail}"
-            )
-        against = rescreened.scores["screening"].loss
+            repeat = self.runs.rerun(key)
+        _check_incumbent([repeat])
+        against = repeat.scores["screening"].loss
         self.writer.append("against", number=trial.number, against=against)
         return against
 
-    def _screened(self, trial: Trial) -> RunResult | None:
-        """One seed of it; None where that failed, and the trial with it."""
+    def _screen(self, trial: Trial) -> RunResult | None:
+        """The trial's screening run; None if it failed, which ends the trial."""
         seed = self.writer.state.settings.seeds[0]
-        (ran,) = self.runs.results([(trial.commit, "screen", seed)], 1)
-        return None if self._failed(trial, [ran]) else ran
+        (run,) = self.runs.results([(trial.commit, "screen", seed)], 1)
+        return None if self._crash_if_failed(trial, [run]) else run
 
-    def _bits_allow(self, state: State, ran: RunResult, theirs: RunResult, ours: float) -> bool:
-        assert ran.bits is not None
-        assert theirs.bits is not None
-        first = state.screened(state.base)
+    def _bits_allow(
+        self, state: CampaignState, run: RunResult, incumbent: RunResult, loss: float
+    ) -> bool:
+        """Whether the bits a weight are no more than the incumbent's, or worth it on the front."""
+        assert run.bits is not None
+        assert incumbent.bits is not None
+        first = state.screening_run(state.base)
         assert first is not None
         assert first.bits is not None
-        # The tolerance is the first program's, so that many small steps do not add up.
-        if ran.bits <= theirs.bits or significance.in_class(ran.bits, first.bits):
+        # The tolerance refers to the first program, so that many small steps do not add up.
+        if run.bits <= incumbent.bits or significance.in_class(run.bits, first.bits):
             return True
-        results = [state.screened(state.commit_of(number)) for number in (0, *state.keeps)]
-        points = [(ran.bits, ran.scores["screening"].loss) for ran in results if ran and ran.bits]
-        return significance.on_front(ran.bits, ours, points)
+        keeps = [state.screening_run(state.commit_of(number)) for number in (0, *state.keeps)]
+        points = [
+            (keep.bits, keep.scores["screening"].loss) for keep in keeps if keep and keep.bits
+        ]
+        return significance.on_front(run.bits, loss, points)
 
     def _confirm(self, trial: Trial, jobs: int) -> None:
-        """On every seed, candidate and incumbent both; given up where two seeds show no gain."""
+        """Run candidate and incumbent on every seed and test; stop early if there is no gain."""
         if trial.confirmation is None:
             self.writer.append("confirming", number=trial.number)
             trial = self.writer.state.trials[trial.number]
@@ -112,79 +131,93 @@ class Decider:
         assert trial.confirmation is not None
         settings = state.settings
         alpha = significance.alpha_share(settings.alpha, trial.confirmation, settings.horizon)
-        for count in (FUTILITY, len(settings.confirming)):
-            seeds = settings.confirming[:count]
-            ours = self.runs.results([(trial.commit, "confirm", seed) for seed in seeds], jobs)
-            if self._failed(trial, ours) or self._other_bits(trial, ours):
+        for count in (FUTILITY, len(settings.confirmation_seeds)):
+            seeds = settings.confirmation_seeds[:count]
+            candidate = self.runs.results([(trial.commit, "confirm", seed) for seed in seeds], jobs)
+            if self._crash_if_failed(trial, candidate) or self._crash_if_bits_vary(
+                trial, candidate
+            ):
                 return
             keys: list[Key] = [(state.incumbent, "confirm", seed) for seed in seeds]
-            theirs = self.runs.results(keys, jobs, again=True)
-            bad = next((ran for ran in theirs if ran.reason), None)
-            if bad is not None:
-                raise RunError(f"the incumbent no longer runs ({bad.reason}): {bad.detail}")
-            pair = (matrix(ours, "confirmation"), matrix(theirs, "confirmation"))
+            incumbent = self.runs.results(keys, jobs, again=True)
+            _check_incumbent(incumbent)
+            pair = (matrix(candidate, "confirmation"), matrix(incumbent, "confirmation"))
             if significance.no_gain(*pair):
                 self.writer.judge(trial, "discard", f"no better on {count} seeds", alpha=alpha)
                 return
         verdict = significance.confirm(*pair, alpha)
-        gain = verdict.gain.estimate if verdict.gain else None
-        runs = [*ours, *theirs]
+        self._judge_confirmation(trial, verdict, [*candidate, *incumbent])
+
+    def _judge_confirmation(
+        self, trial: Trial, verdict: significance.Verdict, runs: Sequence[RunResult]
+    ) -> None:
         self.writer.judge(
             trial,
             "keep" if verdict.keep else "discard",
             verdict.reason if verdict.keep else "the gain may be noise",
-            gain=gain,
+            gain=verdict.gain.estimate if verdict.gain else None,
             p=verdict.p,
-            alpha=alpha,
-            unsealed=not all(ran.sealed for ran in runs),
+            alpha=verdict.alpha,
+            unsealed=not all(run.sealed for run in runs),
         )
 
-    def _moved(self, trial: Trial, onto: str) -> str | None:
-        """A typed edit is made again, whatever stands on the lines beside it; others are merged."""
-        base, now = self.runs.text(trial.base), self.runs.text(onto)
+    def _rebased_text(self, trial: Trial, onto: str) -> str | None:
+        """The trial's edit applied to another commit; None if that commit changed the same place.
+
+        An edit of one dial is made again, whatever changed on other lines. Other edits are merged.
+        """
+        base, current = self.runs.text(trial.base), self.runs.text(onto)
         if trial.edit is None:
-            return self.branch.merged(base, now, self.runs.text(trial.commit))
+            return self.branch.merge(base, current, self.runs.text(trial.commit))
         name, value = trial.edit
-        before, after = edits.constants(base), edits.constants(now)
+        before, after = edits.constants(base), edits.constants(current)
         same = name in after and before.get(name) == after[name]
-        return edits.change(now, name, value) if same else None
+        return edits.change(current, name, value) if same else None
 
-    def _other_bits(self, trial: Trial, runs: Iterable[RunResult]) -> bool:
-        """Whether it exports something else when it is confirmed than when it was screened."""
-        screened = self.writer.state.screened(trial.commit)
-        assert screened is not None
-        assert screened.bits is not None
-        apart = [
-            ran.bits
-            for ran in runs
-            if abs((ran.bits or 0.0) - screened.bits) > significance.SAME_BITS
+    def _crash_if_bits_vary(self, trial: Trial, runs: Iterable[RunResult]) -> bool:
+        """End a trial that exports other bits a weight in its confirmation than when screened."""
+        screening = self.writer.state.screening_run(trial.commit)
+        assert screening is not None
+        assert screening.bits is not None
+        differing = [
+            run.bits
+            for run in runs
+            if abs((run.bits or 0.0) - screening.bits) > significance.SAME_BITS
         ]
-        if not apart:
+        if not differing:
             return False
-        self.writer.judge(
-            trial, "crash", f"{screened.bits:g} bits screened, {apart[0]:g} confirmed"
-        )
+        reason = f"{screening.bits:g} bits screened, {differing[0]:g} confirmed"
+        self.writer.judge(trial, "crash", reason)
         return True
 
-    def _failed(self, trial: Trial, runs: Iterable[RunResult]) -> bool:
-        bad = next((ran for ran in runs if ran.reason), None)
-        if bad is None:
+    def _crash_if_failed(self, trial: Trial, runs: Iterable[RunResult]) -> bool:
+        """End a trial if one of its runs failed. A false claim also stops the loop."""
+        failure = next((run for run in runs if run.reason), None)
+        if failure is None:
             return False
-        stop = {"stop": f"trial {trial.number}: {bad.detail}"} if bad.reason == "claim" else {}
-        self.writer.judge(trial, "crash", bad.reason, **stop)
+        is_claim = failure.reason == "claim"
+        stop = {"stop": f"trial {trial.number}: {failure.detail}"} if is_claim else {}
+        self.writer.judge(trial, "crash", failure.reason, **stop)
         return True
 
-    def _merged(self, trial: Trial) -> Trial | None:
-        """A trial whose incumbent has gone: its change on the new one."""
+    def _rebase(self, trial: Trial) -> Trial | None:
+        """The trial on the current incumbent, if its own was replaced; None ends the trial."""
         state, path = self.writer.state, self.places.path(MUTABLE)
-        text = self._moved(trial, state.incumbent)
+        text = self._rebased_text(trial, state.incumbent)
         if text is None or text == self.runs.text(state.incumbent):
             self.writer.judge(trial, "discard", "superseded by an earlier keep")
             return None
         message = f"{trial.number}: {trial.description}"
-        commit = self.branch.candidate(state.incumbent, path, text, message, trial.at)
+        commit = self.branch.commit_candidate(state.incumbent, path, text, message, trial.at)
         state = self.writer.append(
             "rebased", number=trial.number, base=state.incumbent, commit=commit
         )
         self.branch.mark(trial.number, commit)
         return state.trials[trial.number]
+
+
+def _check_incumbent(runs: Iterable[RunResult]) -> None:
+    """Raise a RunError if the incumbent, which ran before, fails now."""
+    failure = next((run for run in runs if run.reason), None)
+    if failure is not None:
+        raise RunError(f"the incumbent no longer runs ({failure.reason}): {failure.detail}")

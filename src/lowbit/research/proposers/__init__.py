@@ -1,11 +1,11 @@
-"""Who proposes the next edit: one file a proposer, with a PROPOSER.
+"""Proposers suggest the next edit. Each one is a file with a PROPOSER; a new file is a plug-in.
 
-base     what a proposer is
-builtin  typed edits of the program's dials, chosen by optuna's TPE
+base     interface of a proposer
+builtin  edits of one dial, chosen by optuna's TPE
 command  any command line
 openai   an OpenAI-compatible endpoint
 random   random search, the baseline
-view     what a proposer sees of a campaign
+view     input of a proposer
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from lowbit.core.plugins import lookup, plugins
 from lowbit.research.proposers.base import Proposer
 
 OURS = ("builtin", "random")
-"""Those that cost nothing to ask, and never fail but by a fault of ours."""
+"""Proposers that run in this process, without cost; if one fails, that is a bug in lowbit."""
 
 
 def proposer(text: str, seed: int = 0) -> Proposer:
-    """`builtin`, `random`, `command:LINE`, `openai:URL`."""
+    """The proposer for `builtin`, `random`, `command:LINE` or `openai:URL`."""
     name, _, argument = text.partition(":")
     plugin: Proposer = lookup("proposer", name, plugins(__name__, "PROPOSER")).make(argument, seed)
     return plugin

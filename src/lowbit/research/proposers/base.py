@@ -1,4 +1,4 @@
-"""What a proposer is: from what it sees, one change of the program."""
+"""Interface of a proposer: it gets a view of the campaign and returns one edited program."""
 
 from __future__ import annotations
 
@@ -12,36 +12,38 @@ from lowbit.research.proposers.view import View
 
 @dataclass(frozen=True)
 class Proposal:
-    """The whole new text, and what it says of itself. `cost`: of asking, e.g. tokens."""
+    """A complete new train.py and its description."""
 
     text: str
     description: str
     edit: tuple[str, Value] | None = None
+    """The (dial, value) that was changed, if the proposal is an edit of one dial."""
     cost: dict[str, Any] = field(default_factory=dict)
+    """Cost of the proposal, such as seconds or tokens."""
 
 
 class Proposer(Protocol):
-    """Pure and deterministic by seed where it is ours: all that it knows is in the view."""
+    """Proposes edits. The built-in ones depend only on the view and their seed."""
 
     @property
     def name(self) -> str: ...
 
     def propose(self, view: View) -> Proposal | None:
-        """None: there is nothing left to try."""
+        """The next edit; None if there is nothing left to try."""
         ...
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A plug-in. `make(argument, seed)`: the argument is what follows the colon."""
+class ProposerKind:
+    """A plug-in. `make(argument, seed)` gets the text after the colon as its argument."""
 
     name: str
     about: str
     make: Callable[[str, int], Proposer]
 
 
-def edited(text: str, name: str, value: Value, before: object) -> Proposal:
-    """A typed edit, described by what it does."""
+def edit_proposal(text: str, name: str, value: Value, before: object) -> Proposal:
+    """A proposal that sets one dial. `before`: the old value, for the description."""
     from lowbit.research.campaign.edits import change
 
     return Proposal(change(text, name, value), f"{name} {before!r} -> {value!r}", (name, value))

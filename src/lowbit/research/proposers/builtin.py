@@ -1,12 +1,15 @@
-"""The built-in proposer: typed edits of the program's dials, chosen by optuna's TPE.
+"""The built-in proposer: edits of one dial, chosen by optuna's TPE.
 
-A proposal is one edit: a dial and a value of it. The first ten go twice round the program's five
-priorities, at random within each. What TPE learns from is every program so far as a whole, all its
-dials and its loss on the screening seed, so that losses of different incumbents can be compared;
-the best quarter are its good ones. Asked for the program that it would try next, it names one; a
-dial in which that differs from the incumbent is the proposal. A crash has no score and teaches
-nothing, but is never proposed again; nor is a value that a keep has replaced. The study is rebuilt
-from the history each time, so a killed campaign goes on with the proposals that it would have made.
+A proposal sets one dial to a new value. The first ten proposals go through the five priorities of
+program.md twice, with a random edit of each. After that TPE chooses. It learns from whole programs,
+all their dials and their loss on the screening seed, so results under different incumbents can be
+compared. The best quarter count as good. TPE suggests a complete program; the proposal is one of
+the dials in which this program differs from the incumbent.
+
+A crash has no score, so TPE does not learn from it, but the same program is never proposed again.
+Neither is a value that a keep has replaced. The study is rebuilt from the history each time, so a
+killed campaign continues with the same proposals. The price of one dial a proposal: a gain that
+needs two changes at once is not found.
 """
 
 from __future__ import annotations
@@ -24,94 +27,100 @@ from lowbit.research.campaign.edits import (
     PRIORITIES,
     Value,
     constants,
-    constants_of_any,
-    untried,
+    constants_if_valid,
+    untried_edits,
 )
-from lowbit.research.proposers.base import Kind, Proposal, Proposer, edited
+from lowbit.research.proposers.base import Proposal, Proposer, ProposerKind, edit_proposal
 from lowbit.research.proposers.view import View, replaced_values
 
 STARTUP = 2 * len(PRIORITIES)
-"""Proposals before anything is learnt from."""
+"""Number of random proposals before TPE starts."""
 GOOD = 4
-"""One program in so many is a good one."""
+"""TPE treats the best 1/GOOD of all programs as good."""
 TPE_ASKS = 10
+"""How often TPE is asked before a random edit is taken instead."""
 
 
 @dataclass(frozen=True)
-class Typed:
+class TpeProposer:
+    """Proposes edits of one dial with TPE."""
+
     seed: int
     name: str = "builtin"
 
     def propose(self, view: View) -> Proposal | None:
-        now = constants(view.text)
-        _check_dials(now)
-        gone = replaced_values(view)
-        tried = [constants_of_any(trial.text) for trial in view.tried]
-        left = [edit for edit in untried(view.text, tried) if edit not in gone]
-        if not left:
+        current = constants(view.text)
+        _check_dials(current)
+        excluded = replaced_values(view)
+        history = [constants_if_valid(trial.text) for trial in view.history]
+        edits = [edit for edit in untried_edits(view.text, history) if edit not in excluded]
+        if not edits:
             return None
         source = random.Random(f"{self.seed} {view.trial}")
-        edit = _in_turn(view.trial, left, source) if view.trial <= STARTUP else None
-        # TPE asks for what it likes; where all of that has been tried, something else is.
-        name, value = edit or _tpe_edit(self.seed, view, left, source) or source.choice(left)
-        return edited(view.text, name, value, now[name])
+        edit = _startup_edit(view.trial, edits, source) if view.trial <= STARTUP else None
+        # If TPE suggests only programs that were tried before, take a random edit.
+        name, value = edit or _tpe_edit(self.seed, view, edits, source) or source.choice(edits)
+        return edit_proposal(view.text, name, value, current[name])
 
 
-def _in_turn(
-    trial: int, left: list[tuple[str, Value]], source: random.Random
+def _startup_edit(
+    trial: int, candidates: list[tuple[str, Value]], source: random.Random
 ) -> tuple[str, Value] | None:
-    """Something of the priority whose turn it is, where there is anything left of it."""
+    """A random edit of the priority whose turn it is; None if it has no edit left."""
     priority = 1 + (trial - 1) % len(PRIORITIES)
-    edits = [edit for edit in left if PRIORITY[edit[0]] == priority]
+    edits = [edit for edit in candidates if PRIORITY[edit[0]] == priority]
     return source.choice(edits) if edits else None
 
 
 PRIORITY = {dial.name: dial.priority for dial in DIALS}
 
 
-def _check_dials(now: dict[str, Any]) -> None:
-    if not any(dial.name in now for dial in DIALS):
+def _check_dials(current: dict[str, Any]) -> None:
+    if not any(dial.name in current for dial in DIALS):
         raise UserError(
-            "the program has none of the dials that the built-in proposer knows; "
-            f"they are constants like {DIALS[0].name} at its top"
+            "the program has none of the dials that the built-in proposer can change; they are "
+            f"constants at the top of train.py, such as {DIALS[0].name}"
         )
 
 
 def _study(seed: int, view: View) -> Any:
-    """TPE with every scored program told to it, in full: better is a lower loss."""
+    """A TPE study with every program that has a loss; it minimises the loss."""
     optuna = _optuna()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     own = int.from_bytes(hashlib.sha256(f"{seed} {view.trial}".encode()).digest()[:4])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # gamma is on its way out, with nothing in its place yet
+        warnings.simplefilter("ignore")  # gamma is deprecated, but optuna has no replacement yet
         sampler = optuna.samplers.TPESampler(
             seed=own,
             n_startup_trials=STARTUP,
             gamma=lambda n: max(1, n // GOOD),
-            # What is asked for and not wanted must not count as a bad outcome.
+            # A suggestion that is not used must not count as a bad result.
             constant_liar=False,
             multivariate=False,
         )
     study = optuna.create_study(direction="minimize", sampler=sampler)
-    first = view.tried[0].base if view.tried else view.text
-    for text, loss in ((first, view.first), *((trial.text, trial.loss) for trial in view.tried)):
+    first = view.history[0].base if view.history else view.text
+    for text, loss in (
+        (first, view.first_loss),
+        *((trial.text, trial.loss) for trial in view.history),
+    ):
         if loss is not None:
-            _tell(optuna, study, constants_of_any(text), loss)
+            _add_trial(optuna, study, constants_if_valid(text), loss)
     return study
 
 
-def _tell(optuna: Any, study: Any, now: dict[str, Any], loss: float) -> None:
-    chosen = {dial.name: now[dial.name] for dial in DIALS if dial.works(now)}
-    dials = {d.name: d for d in DIALS if chosen.get(d.name) in d.values}
+def _add_trial(optuna: Any, study: Any, current: dict[str, Any], loss: float) -> None:
+    values = {dial.name: current[dial.name] for dial in DIALS if dial.has_effect(current)}
+    dials = {d.name: d for d in DIALS if values.get(d.name) in d.values}
     kinds = {n: optuna.distributions.CategoricalDistribution(d.values) for n, d in dials.items()}
-    params = {name: chosen[name] for name in dials}
+    params = {name: values[name] for name in dials}
     study.add_trial(optuna.trial.create_trial(params=params, distributions=kinds, value=loss))
 
 
 def _tpe_edit(
     seed: int, view: View, candidates: Sequence[tuple[str, Value]], source: random.Random
 ) -> tuple[str, Value] | None:
-    """One step towards a program that TPE would try next; None where it would only stay."""
+    """One of `candidates` that leads towards a program of TPE; None if TPE suggests none."""
     study = _study(seed, view)
     names = {name for name, _ in candidates}
     for _ in range(TPE_ASKS):
@@ -143,7 +152,7 @@ def _optuna() -> Any:
 def make(argument: str, seed: int) -> Proposer:
     if argument:
         raise UserError("the built-in proposer takes no argument")
-    return Typed(seed)
+    return TpeProposer(seed)
 
 
-PROPOSER = Kind("builtin", "typed edits of the program's dials, chosen by TPE", make)
+PROPOSER = ProposerKind("builtin", "edits of one dial, chosen by TPE", make)

@@ -2,11 +2,11 @@
 
     command:"agent --print {prompt}"
 
-{prompt} stands for a sentence of instruction, {folder} for the folder, {trial} for the number. The
-folder holds program.md, prepare.py, train.py and results.tsv; only train.py is read back, so there
-is nothing else that could be edited. The last line that it prints is the change's description. It
-runs as the person, with the person's network: it is the person's own agent, not a candidate; its
-time and its output are bounded from outside.
+{prompt} becomes a short instruction, {folder} the folder and {trial} the number of the trial. The
+folder holds program.md, prepare.py, train.py and results.tsv. Only train.py is read back, so other
+edits have no effect. The last line of output becomes the description of the edit. The command is
+the user's own agent and not a candidate, so it is not sandboxed: it has the user's files and
+network. Only its time and the size of its output are limited.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from lowbit.core.errors import RunError, UserError
 from lowbit.research.candidate import sandbox
 from lowbit.research.candidate.process_watch import Limits
-from lowbit.research.proposers.base import Kind, Proposal, Proposer
+from lowbit.research.proposers.base import Proposal, Proposer, ProposerKind
 from lowbit.research.proposers.view import View
 
 PROMPT = (
@@ -31,7 +31,9 @@ SECONDS = 900.0
 
 
 @dataclass(frozen=True)
-class Command:
+class CommandProposer:
+    """Runs a command line that edits train.py."""
+
     line: str
     seconds: float = SECONDS
     name: str = "command"
@@ -79,8 +81,10 @@ def make(argument: str, seed: int) -> Proposer:
     except ValueError as error:
         raise UserError(f"command:{argument}: {error}") from None
     if not words:
-        raise UserError('command: wants a command line, like command:"agent --print {prompt}"')
-    return Command(argument)
+        raise UserError(
+            'command: needs a command line, for example command:"agent --print {prompt}"'
+        )
+    return CommandProposer(argument)
 
 
-PROPOSER = Kind("command", "any command line that edits train.py in a folder", make)
+PROPOSER = ProposerKind("command", "any command line that edits train.py in a folder", make)

@@ -1,8 +1,9 @@
 """An OpenAI-compatible endpoint as a proposer: openai:http://localhost:8000/v1
 
-The model is $LOWBIT_PROPOSER_MODEL, else the first that the endpoint lists; the key is
-$OPENAI_API_KEY. It is shown the program, the table and train.py, and answers with one sentence and
-the whole new train.py in a fenced block. An answer without one is asked for again, twice.
+The model is $LOWBIT_PROPOSER_MODEL, or the first one that the endpoint lists. The key is
+$OPENAI_API_KEY. The model gets program.md, prepare.py, results.tsv and train.py. It answers with
+one sentence and the complete new train.py in a fenced block. If the block is missing, the request
+is sent again, at most twice.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lowbit.core.errors import RunError, UserError
-from lowbit.research.proposers.base import Kind, Proposal, Proposer
+from lowbit.research.proposers.base import Proposal, Proposer, ProposerKind
 from lowbit.research.proposers.view import View
 
 TRIES = 3
@@ -26,7 +27,9 @@ FENCED = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class EndpointProposer:
+    """Asks a model behind an OpenAI-compatible endpoint."""
+
     url: str
     seed: int
     name: str = "openai"
@@ -43,16 +46,19 @@ class Endpoint:
                     model=model, messages=_messages(view), seed=self.seed + view.trial + attempt
                 )
                 _count(cost, answer.usage)
-                answered = parsed(answer.choices[0].message.content or "")
-                if answered is not None:
-                    return Proposal(*answered, None, {**cost, "model": model})
+                edit = parse_answer(answer.choices[0].message.content or "")
+                if edit is not None:
+                    return Proposal(*edit, None, {**cost, "model": model})
         except (openai.OpenAIError, IndexError) as error:
             raise RunError(f"{self.url}: {type(error).__name__}: {error}") from None
         raise RunError(f"{model} at {self.url} gave no train.py in {TRIES} answers")
 
 
-def parsed(answer: str) -> tuple[str, str] | None:
-    """(train.py, description) of an answer; the longest block is the program."""
+def parse_answer(answer: str) -> tuple[str, str] | None:
+    """(train.py, description) from an answer; None without a fenced block.
+
+    The longest block is the program; the last line before the first block is the description.
+    """
     blocks = [block.group(1) for block in FENCED.finditer(answer)]
     if not blocks:
         return None
@@ -79,15 +85,15 @@ def _library() -> Any:
         import openai
     except ImportError:
         raise UserError(
-            "an openai: proposer needs the client: pip install 'lowbit[research]'"
+            "an openai: proposer needs the openai package: pip install 'lowbit[research]'"
         ) from None
     return openai
 
 
 def make(argument: str, seed: int) -> Proposer:
     if not argument.startswith(("http://", "https://")):
-        raise UserError("openai: wants an address, like openai:http://localhost:8000/v1")
-    return Endpoint(argument, seed)
+        raise UserError("openai: needs a URL, for example openai:http://localhost:8000/v1")
+    return EndpointProposer(argument, seed)
 
 
-PROPOSER = Kind("openai", "an OpenAI-compatible endpoint, by its address", make)
+PROPOSER = ProposerKind("openai", "an OpenAI-compatible endpoint, by its URL", make)

@@ -1,4 +1,8 @@
-"""What a proposer sees of a campaign: the program, what has been tried, and what came of it."""
+"""The input of a proposer: the incumbent program, the fixed files, and every trial so far.
+
+A proposer gets these texts and numbers instead of the campaign itself, so it cannot change the
+ledger or read evaluation text.
+"""
 
 from __future__ import annotations
 
@@ -11,59 +15,63 @@ from lowbit.research.campaign.edits import constants
 from lowbit.research.campaign.git_branch import git
 from lowbit.research.campaign.results_tsv import Status, to_tsv
 from lowbit.research.campaign.settings import FIXED, MUTABLE, Places
-from lowbit.research.campaign.state import State, rows
+from lowbit.research.campaign.state import CampaignState, rows
 
 
 @dataclass(frozen=True)
-class Tried:
-    """A change that was judged, or is being.
-
-    `text` changes `base`, the incumbent of its time. `loss`: of `text` on the screening seed, in
-    nats; `gain`: of it over `base` there. None without a score.
-    """
+class PastTrial:
+    """One trial of the campaign, judged or not."""
 
     base: str
+    """Text of the incumbent that the trial changes."""
     text: str
     edit: tuple[str, Any] | None
     description: str
     status: Status | None
     reason: str
     gain: float | None
+    """How far `text` lowers the loss of `base` on the screening seed, in nats; None: no score."""
     loss: float | None = None
+    """Loss of `text` on the screening seed, in nats; None: no score."""
 
 
 @dataclass(frozen=True)
 class View:
-    """`text` is the incumbent's; `trial` the number that the next proposal will have; `first` the
-    loss of the first program on the screening seed, in nats.
-    """
+    """What a proposer gets to see of a campaign."""
 
     text: str
+    """train.py of the incumbent."""
     fixed: str
+    """prepare.py."""
     program: str
+    """program.md."""
     results: str
-    tried: tuple[Tried, ...]
+    """results.tsv."""
+    history: tuple[PastTrial, ...]
     trial: int
-    first: float | None = None
+    """Number of the next trial."""
+    first_loss: float | None = None
+    """Loss of the unmodified program on the screening seed, in nats."""
 
 
 def replaced_values(view: View) -> set[tuple[str, Any]]:
-    """(dial, value) that a keep replaced: going back there would undo what was shown to be real."""
+    """(dial, value) pairs that a keep replaced; proposing one would undo a significant gain."""
     return {
         (trial.edit[0], constants(trial.base).get(trial.edit[0]))
-        for trial in view.tried
+        for trial in view.history
         if trial.status == "keep" and trial.edit is not None
     }
 
 
-def view(places: Places, state: State) -> View:
+def view(places: Places, state: CampaignState) -> View:
+    """The proposer's view of a campaign."""
     root = places.branch.repository
 
     def text(commit: str, name: str = MUTABLE) -> str:
         return _file_at(root, commit, places.path(name))
 
-    tried = tuple(
-        Tried(
+    history = tuple(
+        PastTrial(
             text(trial.base),
             text(trial.commit),
             trial.edit,
@@ -80,7 +88,7 @@ def view(places: Places, state: State) -> View:
         text(state.base, FIXED),
         text(state.base, "program.md"),
         to_tsv(rows(state)),
-        tried,
+        history,
         state.next_number,
         state.loss(state.base),
     )
@@ -88,5 +96,5 @@ def view(places: Places, state: State) -> View:
 
 @lru_cache(maxsize=1_000)
 def _file_at(root: Path, commit: str, path: str) -> str:
-    """A commit never changes, so neither does what is in it."""
+    """A file at a commit; cached because a commit never changes."""
     return git(root, "show", f"{commit}:{path}", strip=False)
