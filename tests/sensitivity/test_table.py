@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lowbit.cli.text.measured import worked
+from lowbit.cli.text.measured import based_on
 from lowbit.sensitivity.build_table import build_table
 from lowbit.sensitivity.measured_model import MeasuredModel
 from lowbit.sensitivity.table import Basis, MeasureRequest, SensitivityTable, from_text, to_text
@@ -29,13 +29,13 @@ def test_spreads_are_over_documents(model: MeasuredModel) -> None:
         "of separate document: its stretches"
     )
     assert table.documents == 1
-    assert "one document" in worked(table.basis, 1)
+    assert "one document" in based_on(table.basis, 1)
 
 
 def test_what_a_table_rests_on_is_said_beside_what_was_asked_for() -> None:
-    assert worked(Basis("token", 8100, 20, 14.2), 8192) == (
+    assert based_on(Basis("token", 8100, 20, 14.2), 8192) == (
         "8,100 tokens of calibration text; work of 14 forward passes over it"
     )
-    assert "600 tokens of calibration text, all there are of the 4,096 asked for" in worked(
+    assert "600 tokens of calibration text (all there are; 4,096 were requested)" in based_on(
         Basis("token", 600, 20, 9), 4096
     )

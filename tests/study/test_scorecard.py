@@ -23,36 +23,41 @@ from original_plan.tables import gaps as gaps_of
 from original_plan.tables import read as read_rows
 from rich.console import Console
 
-from lowbit.cli import predict_study, resolve
 from lowbit.core.errors import UserError
 from lowbit.core.files import read_jsonl
 from lowbit.report import figures
 from lowbit.report.figures import predicted
 from lowbit.report.scorecard_table import cell_rows, score_rows, tables, to_markdown
 from lowbit.report.scorecard_table import unfinished as said_of
-from lowbit.runs.record import load as load_record
+from lowbit.runs.record import read_record as load_record
 from lowbit.runs.store import ResultsFolder
-from lowbit.study.additions import origin
-from lowbit.study.forecasts import PointForecast, point_forecast, points
+from lowbit.study import predict_study, resolve
+from lowbit.study.additions import original_part
+from lowbit.study.forecasts import PointForecast, parse_forecast, points
 from lowbit.study.predicted_vs_observed import (
     BASELINES,
     PREDICTORS,
     TRUSTED,
+    GapPrediction,
     PredictedGap,
-    Prediction,
+    kinds_without_runs,
     predicted_gaps,
-    refused,
-    without_runs,
+    refused_pairs,
 )
 from lowbit.study.results import read_results
-from lowbit.study.schema import Part
-from lowbit.study.scorecard import scores, short_of_text, unresolved, vaguely_predicted
+from lowbit.study.schema import StudyPart
+from lowbit.study.scorecard import (
+    gaps_needing_calibration,
+    gaps_needing_seeds,
+    gaps_needing_text,
+    scores,
+)
 from lowbit.study.study import read_study
 
 
 def forecast_in(results: Path, name: str) -> PointForecast | None:
     body = ResultsFolder(results).forecast(name)
-    return None if body is None else point_forecast(body)
+    return None if body is None else parse_forecast(body)
 
 
 BOUNDS = Path(__file__).parents[2] / "studies" / "bounds"
@@ -163,7 +168,7 @@ def _foreseen(where: Path, model: Path, text: Path) -> None:
         assert said.code == 0, said.err
         late = lowbit("predict", where, "--jobs", 2)
         assert late.code == 0, late.err
-        assert "after 2 runs of what it predicts" in late.out
+        assert "after 2 of the runs it predicts" in late.out
 
 
 def test_every_kind_of_gap_is_foreseen_where_its_model_stands(folder: Path) -> None:
@@ -192,7 +197,7 @@ def test_a_study_gives_the_documents_files_and_what_it_had_predicted(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = read_study(str(folder))
-    task = study.runs[0].task.called
+    task = study.runs[0].task.display_name
     monkeypatch.setattr(collecting, "format_of", lambda b: "bf16" if b == 16 else f"int{b}@16")
     made = collecting.collect(study, tmp_path, task)
     # Not the base alone, which has no rank in common with anything, nor what was moved.
@@ -275,10 +280,15 @@ def test_the_scorecard_is_printed_drawn_and_on_the_page(folder: Path) -> None:
 def test_what_is_measured_twice_waits_until_it_is_known(folder: Path) -> None:
     """Side by side the same text would be gone over twice, and take twice as long."""
     found = list(enumerate(points(read_study(str(folder)))))
-    turns = predict_study._in_turn([(str(i), point) for i, point in found])
+    turns = predict_study._first_of_each_table_first([(str(i), point) for i, point in found])
     assert [name for name, _ in turns] == ["0", "1", "2", "3"], "the last is where the second is"
     adapted, *others = (turns[3], turns[0], turns[1], turns[2])
-    assert [name for name, _ in predict_study._in_turn([adapted, *others])] == ["3", "0", "2", "1"]
+    assert [name for name, _ in predict_study._first_of_each_table_first([adapted, *others])] == [
+        "3",
+        "0",
+        "2",
+        "1",
+    ]
 
 
 def test_what_is_predicted_is_not_predicted_again(folder: Path) -> None:
@@ -337,10 +347,10 @@ def test_what_documents_leave_open_is_scored_on_more_text(
     study = read_study(str(where))
     again = [run for run in study.runs if run.plan.on]
     assert {run.plan.name for run in again} == {"own", "int3 moved", "int3"}
-    assert all(load_record(study.place(run)).trainable == 0 for run in again)  # type: ignore[union-attr]
+    assert all(load_record(study.run_folder(run)).trainable == 0 for run in again)  # type: ignore[union-attr]
     after = {cell.kind: cell for cell in predicted_gaps(read_results(study))}
     assert len(predicted_gaps(read_results(study))) == 3
-    assert not without_runs(read_results(study), predicted_gaps(read_results(study))), (
+    assert not kinds_without_runs(read_results(study), predicted_gaps(read_results(study))), (
         "what was scored again is not missed where it was first"
     )
     assert after["untrained"] == before["untrained"]
@@ -382,19 +392,19 @@ def test_a_run_that_diverged_is_named_in_the_scorecard(folder: Path, tmp_path: P
     record = json.loads((name / "record.json").read_text())
     (name / "record.json").write_text(json.dumps({**record, "status": "diverged", "metrics": {}}))
     study = read_study(str(tmp_path / "study"))
-    assert any("int3 diverged with seed 1" in said for said in refused(read_results(study))), (
-        refused(read_results(study))
-    )
+    assert any(
+        "int3 diverged with seed 1" in said for said in refused_pairs(read_results(study))
+    ), refused_pairs(read_results(study))
     assert {c.kind: c.seeds for c in predicted_gaps(read_results(study))}["adapted"] == 1
 
 
 def test_a_new_seed_is_one_that_somebody_lacks() -> None:
     """Two parts run the same plan: what one of them has is nothing new."""
-    few = Part("ranks", "", ("a", "b"), ("t",), (0, 1, 2))
-    more = Part("rule", "", ("a",), ("t",), (3, 4, 5))
+    few = StudyPart("ranks", "", ("a", "b"), ("t",), (0, 1, 2))
+    more = StudyPart("rule", "", ("a",), ("t",), (3, 4, 5))
     study = SimpleNamespace(parts=(few, more))
     known, new = (replace(cell(1, 1, 1, 1), part="ranks", plan=plan) for plan in "ab")
-    next_of = resolve._next
+    next_of = resolve._next_seed
     assert next_of(study, few, [known]) == 6  # type: ignore[arg-type]
     assert next_of(study, few, [known, new]) == 3  # type: ignore[arg-type]
     assert next_of(study, more, [new]) == 6, "a part that only lends"  # type: ignore[arg-type]
@@ -426,8 +436,8 @@ def cell(
     kind: str = "adapted",
     seed_se: float = 0.0,
 ) -> PredictedGap:
-    foreseen = {name: Prediction(gap, spread) for name in PREDICTORS}
-    foreseen |= dict.fromkeys(BASELINES, Prediction(10 * gap, spread))
+    foreseen = {name: GapPrediction(gap, spread) for name in PREDICTORS}
+    foreseen |= dict.fromkeys(BASELINES, GapPrediction(10 * gap, spread))
     about = (kind, "part", "m", "t", "p", 3)
     return PredictedGap(*about, observed, se, seed_se, 6, 6, 100, foreseen, True)  # type: ignore[arg-type]
 
@@ -440,7 +450,7 @@ def test_one_training_run_is_never_sharp() -> None:
     """Its error over documents says nothing of another seed's run; a base alone has no seeds."""
     one = replace(cell(1.0, 0.01, 1.0, 0.01), seeds=1)
     assert not one.sharp
-    assert one.by_seeds, "more seeds may decide it"
+    assert one.seeds_would_resolve, "more seeds may decide it"
     assert replace(one, kind="untrained").sharp
     assert replace(one, seeds=2).sharp
 
@@ -450,7 +460,7 @@ def test_a_baseline_that_cannot_be_negative_pays_for_it() -> None:
     found = {one.predictor: one for one in scores(gains)}
     assert found["kl"].factor == pytest.approx(1.1)
     wrong = [
-        replace(c, predictions={**c.predictions, "4^-b": Prediction(1.0, 0.01)}) for c in gains
+        replace(c, predictions={**c.predictions, "4^-b": GapPrediction(1.0, 0.01)}) for c in gains
     ]
     assert next(s for s in scores(wrong) if s.predictor == "4^-b").factor == pytest.approx(100)
     assert (found["kl"].correlation, found["kl"].correlated) == (None, 0)
@@ -458,25 +468,29 @@ def test_a_baseline_that_cannot_be_negative_pays_for_it() -> None:
 
 def test_sharp_cells_are_judged_by_ten_percent_and_the_rest_by_intervals() -> None:
     sharp = [cell(1.0, 0.01, 1.05, 0.01)] * 4
-    assert score_of(*sharp).met is True
-    assert score_of(*sharp, cell(1.0, 0.01, 1.2, 0.01)).met is True, "four of five are enough"
-    assert score_of(*sharp, cell(1.0, 0.01, 1.3, 0.01)).met is False, "none beyond 25 %"
-    assert score_of(*sharp[:3], cell(1.0, 0.01, 1.2, 0.01)).met is False
+    assert score_of(*sharp).criterion_met is True
+    assert score_of(*sharp, cell(1.0, 0.01, 1.2, 0.01)).criterion_met is True, (
+        "four of five are enough"
+    )
+    assert score_of(*sharp, cell(1.0, 0.01, 1.3, 0.01)).criterion_met is False, "none beyond 25 %"
+    assert score_of(*sharp[:3], cell(1.0, 0.01, 1.2, 0.01)).criterion_met is False
     wide = cell(1.0, 0.2, 1.3, 0.0)
-    assert score_of(*sharp, wide).met is True
-    assert score_of(*sharp, cell(1.0, 0.1, 1.3, 0.0)).met is False, "outside its interval"
-    assert score_of(wide).met is None, "a wide interval passed is no 10 % pass"
-    assert score_of(cell(1.0, 0.1, 1.3, 0.0)).met is False, "nor is one that was missed no miss"
+    assert score_of(*sharp, wide).criterion_met is True
+    assert score_of(*sharp, cell(1.0, 0.1, 1.3, 0.0)).criterion_met is False, "outside its interval"
+    assert score_of(wide).criterion_met is None, "a wide interval passed is no 10 % pass"
+    assert score_of(cell(1.0, 0.1, 1.3, 0.0)).criterion_met is False, (
+        "nor is one that was missed no miss"
+    )
     assert score_of(cell(1.0, 0.01, 0.28, 0.02)).far == 1, "too low a prediction is no vague one"
-    beaten = replace(sharp[0], predictions=dict.fromkeys(PREDICTORS, Prediction(1.05, 0.01)))
-    assert score_of(beaten).met is False, "a baseline does as well"
+    equalled = replace(sharp[0], predictions=dict.fromkeys(PREDICTORS, GapPrediction(1.05, 0.01)))
+    assert score_of(equalled).criterion_met is False, "a baseline does as well"
     assert score_of(cell(1.0, 0.01, 1.05, 0.2)).resolvable == 0, "nor is a vague prediction"
 
 
 def test_what_only_calibration_text_could_decide_is_told_apart() -> None:
     vague, hidden = cell(1.0, 0.01, 1.2, 0.07), cell(1.0, 0.2, 1.2, 0.07)
     near, decided = cell(1.0, 0.01, 1.05, 0.07), cell(1.0, 0.01, 1.2, 0.01)
-    assert vaguely_predicted([vague, hidden, near, decided]) == [vague]
+    assert gaps_needing_calibration([vague, hidden, near, decided]) == [vague]
 
 
 @given(st.lists(st.floats(1e-4, 1.0), min_size=3, max_size=8, unique=True))
@@ -491,23 +505,25 @@ def test_correlation_is_of_decades(gaps: list[float]) -> None:
 def test_more_text_is_asked_for_where_documents_decide() -> None:
     """Errors of documents shrink with the root of the text, those of seeds do not."""
     one = cell(1.0, 0.08, 1.5, 0.0, seed_se=0.03)
-    assert one.by_text == pytest.approx((0.08**2 - 0.03**2) / (0.05**2 - 0.03**2))
+    assert one.text_factor == pytest.approx((0.08**2 - 0.03**2) / (0.05**2 - 0.03**2))
     documents = one.se**2 - one.seed_se**2
-    sharp = replace(one, se=math.sqrt(documents / one.by_text + one.seed_se**2))
+    sharp = replace(one, se=math.sqrt(documents / one.text_factor + one.seed_se**2))
     assert sharp.se == pytest.approx(0.05)
     seeds, alone = replace(one, seed_se=0.06), replace(one, seeds=1)
-    assert math.isinf(seeds.by_text)
-    assert math.isinf(alone.by_text)
+    assert math.isinf(seeds.text_factor)
+    assert math.isinf(alone.text_factor)
     right, known = cell(1.0, 0.08, 1.05, 0.0, seed_se=0.03), cell(1.0, 0.01, 1.5, 0.0)
-    assert short_of_text([one, seeds, alone, right, known], 4.0) == [one]
-    assert short_of_text([one], 3.0) == []
+    assert gaps_needing_text([one, seeds, alone, right, known], 4.0) == [one]
+    assert gaps_needing_text([one], 3.0) == []
 
 
 def test_what_is_off_and_not_sharp_asks_for_more() -> None:
     off, vague = cell(1.0, 0.01, 1.5, 0.0), cell(1.0, 0.2, 1.5, 0.0, seed_se=0.199)
     documents = cell(1.0, 0.2, 1.5, 0.0, seed_se=0.1)
-    assert unresolved([off, vague, documents, cell(1.0, 0.2, 1.05, 0.0, seed_se=0.199)]) == [vague]
-    assert math.isinf(cell(0.0, 0.1, 1.0, 0.0).off("kl"))
+    assert gaps_needing_seeds(
+        [off, vague, documents, cell(1.0, 0.2, 1.05, 0.0, seed_se=0.199)]
+    ) == [vague]
+    assert math.isinf(cell(0.0, 0.1, 1.0, 0.0).relative_error("kl"))
 
 
 # --- unfinished, and readable ---------------------------------------------------------------------
@@ -522,11 +538,13 @@ def test_cells_with_fewer_seeds_than_declared_are_marked_and_nothing_is_final() 
     said = said_of([whole, few, one], 2)
     assert "no verdict above is final: 2 of 3 cells have fewer" in said
     assert "2 more have no runs yet" in said
-    assert "1 trained with one seed: their error holds no seeds' noise" in said
+    assert "1 trained with one seed: their error does not cover other seeds" in said
     base = replace(whole, kind="untrained", seeds=1, declared=1)
     assert said_of([base], 0) == "", "a base alone has no seeds"
     assert "no seeds' noise" in said_of([replace(one, declared=1)], 0), "final, but not sharp"
-    assert [s.met for s in scores([whole, few])] == [s.met for s in scores([whole, whole])]
+    assert [s.criterion_met for s in scores([whole, few])] == [
+        s.criterion_met for s in scores([whole, whole])
+    ]
     assert said_of([few], 1) in to_markdown([few], ["adapted"])
     assert predicted.data([whole, few]).unfinished == 1
 
@@ -539,7 +557,7 @@ def test_seeds_are_those_that_all_parts_declare_whatever_slice_is_run(
         "transplanted"
     ] == (1, 2)
     assert (
-        without_runs(
+        kinds_without_runs(
             read_results(read_study(str(folder))),
             predicted_gaps(read_results(read_study(str(folder)))),
         )
@@ -551,7 +569,7 @@ def test_seeds_are_those_that_all_parts_declare_whatever_slice_is_run(
         shutil.rmtree(run)
     said = lowbit("compare", other)
     assert said.code == 0, said.err
-    assert without_runs(
+    assert kinds_without_runs(
         read_results(read_study(str(other))), predicted_gaps(read_results(read_study(str(other))))
     ) == ["untrained"]
     line = "Unfinished, so no verdict above is final: 1 of 1 cells have fewer seeds than declared"
@@ -570,24 +588,24 @@ def printed(found: list[PredictedGap], width: int) -> list[str]:
 
 def test_no_figure_of_the_bounds_is_cut_off_on_a_narrow_terminal() -> None:
     found = predicted_gaps(read_results(read_study(str(BOUNDS))))
-    rows, read_jsonl = cell_rows(found), printed(found, 80)
-    assert max(map(len, read_jsonl)) <= 80
-    assert not [line for line in read_jsonl if "…" in line]
-    assert len(read_jsonl) > len(rows) > 18
+    rows, lines = cell_rows(found), printed(found, 80)
+    assert max(map(len, lines)) <= 80
+    assert not [line for line in lines if "…" in line]
+    assert len(lines) > len(rows) > 18
     for row in rows:  # every cell's figures as they are, whatever its label
-        assert any(set(row[1:]) <= set(re.split(r" (?!%)", line)) for line in read_jsonl), row
+        assert any(set(row[1:]) <= set(re.split(r" (?!%)", line)) for line in lines), row
 
 
 @pytest.mark.parametrize("width", [120, 80, 60, 40])
 def test_names_are_folded_and_figures_kept_at_any_width(width: int) -> None:
     long = replace(cell(-0.00123, 0.0123, -1.5e-4, 0.0), plan="a plan with a name " * 3, seeds=1)
-    read_jsonl = printed([long], width)
+    lines = printed([long], width)
     row = cell_rows([long])[0]
-    assert not [line for line in read_jsonl if "…" in line]
+    assert not [line for line in lines if "…" in line]
     kept = [*row[1:6], row[-1]]
-    assert any(set(kept) <= set(re.split(r" (?!%)", line)) for line in read_jsonl), read_jsonl
-    assert ("KL (run)" in " ".join(read_jsonl)) == (width == 120), "left out where it is narrow"
-    assert all(word in " ".join(read_jsonl) for word in ("plan", "name")), read_jsonl
+    assert any(set(kept) <= set(re.split(r" (?!%)", line)) for line in lines), lines
+    assert ("KL (run)" in " ".join(lines)) == (width == 120), "left out where it is narrow"
+    assert all(word in " ".join(lines) for word in ("plan", "name")), lines
 
 
 def test_a_gap_that_is_not_positive_is_counted_not_drawn(tmp_path: Path) -> None:
@@ -615,14 +633,14 @@ def test_every_cell_says_how_it_was_judged() -> None:
 def test_runs_that_may_not_be_compared_are_named(folder: Path, tmp_path: Path) -> None:
     """They are in no cell, and not in silence."""
     study = read_study(str(folder))
-    assert refused(read_results(study)) == []
+    assert refused_pairs(read_results(study)) == []
     other = tmp_path / "study"
     shutil.copytree(folder, other)
     for path in other.glob("results/*-int3-seed*/record.json"):
         body = json.loads(path.read_text())
         body["facts"]["threads"] = 7
         path.write_text(json.dumps(body))
-    said = refused(read_results(read_study(str(other))))
+    said = refused_pairs(read_results(read_study(str(other))))
     assert said
     assert all("int3 on" in one and "recorded facts differ (threads)" in one for one in said)
 
@@ -669,12 +687,12 @@ def test_the_bounds_study_asks_what_the_documents_claim() -> None:
         assert mine == formats, part
     for name in ("main", "transplanted", "ranks", "sizes"):
         assert set(parts[name].seeds) >= set(range(6))
-    assert {r.plan.rank for r in study.part(parts["ranks"])} == {4, 8, 16, 32}
-    assert {r.task.limit for r in study.part(parts["sizes"])} == {750, 375, 188}
+    assert {r.plan.rank for r in study.runs_of(parts["ranks"])} == {4, 8, 16, 32}
+    assert {r.task.limit for r in study.runs_of(parts["sizes"])} == {750, 375, 188}
     trained = [run for run in study.runs if not run.plan.adapter]
     assert {run.train.steps for run in trained if not run.task.tag} == {188}
     assert study.execution.threads == 1, "runs side by side and alone are comparable"
-    declared = [f for f in study.forecasts if origin(f.part) == f.part]
+    declared = [f for f in study.forecasts if original_part(f.part) == f.part]
     assert [f.kind for f in declared] == ["untrained", "transplanted", *["adapted"] * 3]
     for forecast in declared:
         assert set(forecast.resolvable) <= set(parts[forecast.part].plans)
@@ -705,10 +723,10 @@ def test_the_scorecard_of_the_bounds_study_is_what_its_readme_says() -> None:
     """In a terminal of 80 columns: hits and misses, correlations, and both baselines."""
     study = read_study(str(BOUNDS))
     found = predicted_gaps(read_results(study))
-    assert not without_runs(read_results(study), found)
-    read_jsonl = printed(found, 80)
-    first = next(i for i, line in enumerate(read_jsonl) if "adapted: how predictors did" in line)
-    rows = {line.strip().split("  ")[0]: line for line in read_jsonl[first:] if " × " in line}
+    assert not kinds_without_runs(read_results(study), found)
+    lines = printed(found, 80)
+    first = next(i for i, line in enumerate(lines) if "adapted: how predictors did" in line)
+    rows = {line.strip().split("  ")[0]: line for line in lines[first:] if " × " in line}
     said = {
         "trusted closed form": ("21/24", "0.90 (20)", "× 2.62", "missed"),
         "weight error": ("19/22", "0.81 (21)", "× 1.16", "missed"),

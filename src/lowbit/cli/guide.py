@@ -14,6 +14,7 @@ from lowbit.cli.options import (
     TaskOption,
     TokensOption,
     guarded,
+    progress_shown,
 )
 
 
@@ -35,9 +36,13 @@ def guide(
 
     Example: lowbit guide demo:tiny --task demo
     """
-    from lowbit.cli.text import predicted
-    from lowbit.runs.request import single, without_plan
+    from lowbit.cli.text.guide import show_guide
+    from lowbit.runs.workers.process import call_showing
+    from lowbit.sensitivity.by_name import SIZES
+    from lowbit.sensitivity.by_name import guide as recommend
 
-    spec, execution = single(model, task, "bf16", 0, without_plan(settings or ()))
-    sizes = tuple(size or predicted.SIZES)
-    predicted.guide(spec, execution, sizes, share, tokens, at)
+    recommendations = call_showing(
+        recommend, progress_shown(), model, task, tuple(size or SIZES),
+        share=share, tokens=tokens, at=at, settings=settings or (),
+    )  # fmt: skip
+    show_guide(recommendations, tokens)

@@ -15,6 +15,7 @@ from lowbit.cli.options import (
     TaskOption,
     TokensOption,
     guarded,
+    progress_shown,
 )
 
 
@@ -39,9 +40,20 @@ def measure(
 
     Example: lowbit measure demo:tiny --task demo
     """
-    from lowbit.cli.text import measured
-    from lowbit.runs.request import single, without_plan
+    from lowbit import measure as measure_model
+    from lowbit.cli.text.measured import show_table
+    from lowbit.runs.workers.process import call_showing
     from lowbit.sensitivity.by_name import FORMATS
 
-    spec, execution = single(model, task, "bf16", 0, without_plan(settings or ()))
-    measured.measure(spec, execution, formats or FORMATS, tokens, walk, to, at)
+    table = call_showing(
+        measure_model, progress_shown(), model, task, formats or FORMATS,
+        tokens=tokens, walk=walk, at=at, settings=settings or (),
+    )  # fmt: skip
+    show_table(table, tokens)
+    if to is not None:
+        from lowbit.cli.console import say
+        from lowbit.core.files import write_atomic
+        from lowbit.sensitivity.table import to_text
+
+        write_atomic(to, to_text(table).encode())
+        say(f"written  {to}")

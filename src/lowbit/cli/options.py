@@ -1,4 +1,4 @@
-"""What several commands share: options, how they are read, and how mistakes are told."""
+"""What several commands share: options, how they are read, and how errors are shown."""
 
 from __future__ import annotations
 
@@ -76,6 +76,11 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(1) from None
 
     return wrapped
+
+
+def progress_shown() -> bool:
+    """Whether somebody sees a progress line."""
+    return sys.stderr.isatty()
 
 
 def complain(message: str) -> None:

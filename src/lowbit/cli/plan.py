@@ -15,6 +15,7 @@ from lowbit.cli.options import (
     TaskOption,
     TokensOption,
     guarded,
+    progress_shown,
 )
 from lowbit.core.errors import UserError
 
@@ -61,23 +62,21 @@ def plan(
 
     Example: lowbit plan demo:tiny --task demo --budget 1MB
     """
-    from lowbit.cli.text import planned
-    from lowbit.core.byte_sizes import parse_bytes
+    from lowbit import plan_for_budget
+    from lowbit.cli.text.planned import show_plan, write_plan
     from lowbit.planner.plan_for_budget import PLANNED
-    from lowbit.planner.request import PlanRequest
-    from lowbit.quant.formats import parse
-    from lowbit.runs.request import single, without_plan
+    from lowbit.runs.workers.process import call_showing
     from lowbit.sensitivity.by_name import RANKS
 
     if draws and not controls:
         raise UserError("--draws is for --controls FOLDER: where the random plans go")
-    spec, execution = single(model, task, "bf16", 0, without_plan(settings or ()))
-    chosen = tuple(formats or PLANNED)
-    limits = (parse_bytes(budget), parse_bytes(train_memory) if train_memory else 0)
-    among = tuple(sorted(set(ranks or RANKS)))
-    for text in chosen:
-        parse(text)
-    request = PlanRequest(
-        *limits, chosen, among, tokens, at, (draws or 3) if controls else 0, untrained=untrained
-    )
-    planned.plan(spec, execution, request, to, maps, controls)
+    if to.suffix != ".toml":
+        raise UserError(f"{to}: a plan's file ends in .toml")
+    planned = call_showing(
+        plan_for_budget, progress_shown(), model, task, budget,
+        train_memory=train_memory or 0, formats=formats or PLANNED, ranks=ranks or RANKS,
+        tokens=tokens, at=at, controls=(draws or 3) if controls else 0, untrained=untrained,
+        settings=settings or (),
+    )  # fmt: skip
+    show_plan(planned)
+    write_plan(planned, model, task, to, maps, controls)

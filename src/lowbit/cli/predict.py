@@ -12,6 +12,8 @@ from lowbit.cli.options import (
     ProfileOption,
     SetOption,
     guarded,
+    plans_of_bits,
+    progress_shown,
 )
 from lowbit.core.errors import UserError
 
@@ -47,26 +49,28 @@ def predict(
 
     Example: lowbit predict demo:tiny --task demo --bits 4
     """
-    from lowbit.cli.text import predicted
+    from lowbit.runs.workers.process import call_showing
 
     if not task:
-        from lowbit.cli import predict_study
+        from lowbit.cli.console import say
+        from lowbit.study.predict_study import predict_study
         from lowbit.study.study import read_study
 
         if plan or bits or at or tokens:
             raise UserError(
-                "a study says itself what is predicted: no --plan, --bits, --at or --tokens"
+                "a study declares its own forecasts: no --plan, --bits, --at or --tokens"
             )
-        predict_study.predict(read_study(model, settings or (), profile), jobs or 1)
+        study = read_study(model, settings or (), profile)
+        predict_study(study, jobs or 1, progress_shown(), say)
         return
     if profile or jobs:
         raise UserError("--profile and --jobs are for studies, which are given without --task")
-    from lowbit.cli.options import plans_of_bits
-    from lowbit.runs.request import single
+    from lowbit import predict as predict_plans
+    from lowbit.cli.text.predicted import show_predictions
 
     plans = [*(plan or ()), *plans_of_bits(bits or ([] if plan else [8, 4, 3]))]
-    requests = {each: single(model, task, each, 0, settings or ()) for each in plans}
-    execution = next(iter(requests.values()))[1]
-    predicted.predict(
-        {t: spec for t, (spec, _) in requests.items()}, execution, tokens or TOKENS, at
-    )
+    forecast = call_showing(
+        predict_plans, progress_shown(), model, task, plans,
+        tokens=tokens or TOKENS, at=at, settings=settings or (),
+    )  # fmt: skip
+    show_predictions(forecast, tokens or TOKENS)

@@ -15,6 +15,7 @@ from lowbit.cli.options import (
     SetOption,
     StudyArgument,
     guarded,
+    progress_shown,
     seeds_of,
 )
 
@@ -64,13 +65,18 @@ def run(
 
         show_costs(declared, device)
     elif until_resolved:
-        from lowbit.cli import resolve
+        from lowbit.cli.console import wrapped
         from lowbit.core.errors import UserError
+        from lowbit.study.resolve import run_until_resolved
 
         if seeds or only:
             raise UserError("--until-resolved chooses text and seeds itself: no --seeds, no --only")
-        resolve.until_resolved(
-            read_now, lambda now: run_and_report(now, jobs, device, False), most_seeds
+        run_until_resolved(
+            read_now,
+            lambda now: run_and_report(now, jobs, device, False),
+            most_seeds,
+            progress_shown(),
+            wrapped,
         )
     else:
         run_and_report(declared, jobs, device, rerun)
@@ -84,16 +90,16 @@ def run_and_report(study: Study, jobs: int, device: Device | None, rerun: bool) 
     from lowbit.study import execute
     from lowbit.study.results import read_results
 
-    how = execute.How(jobs, rerun, progress(jobs), show_ending, say)
+    how = execute.RunOptions(jobs, rerun, progress(jobs), show_ending, say)
     execution = execute.execution_on(study, device)
-    with execute.only_process(study.results, say):
+    with execute.one_process_per_folder(study.results, say):
         missing = execute.missing_jobs(study, how)
         if finished := len(study.runs) - len(missing):
             diverged = sum(run.record.status == "diverged" for run in read_results(study).runs)
             note = f", {diverged} of them diverged" if diverged else ""
             say(f"{finished} of {len(study.runs)} runs are done already{note}")
         endings = execute.run_missing(study, execution, missing, how)
-        execute.time_alone(study, execution, say)
+        execute.measure_isolated_costs(study, execution, say)
         explain_warnings(endings)
         results = read_results(study)
         if results.runs:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lowbit.core.spec import Plan
 from lowbit.planner.knapsack import Solution
+from lowbit.planner.request import PlanRequest
 from lowbit.sensitivity.predictors import Prediction
 from lowbit.sensitivity.table import Basis, OutputChange
 
@@ -37,6 +38,7 @@ class BudgetPlan:
     `frontier` and `uniform`: stored bytes and predicted cost, for the figure.
     """
 
+    request: PlanRequest
     candidates: tuple[Candidate, ...]
     other: int
     fits_in_full: bool

@@ -64,6 +64,7 @@ def make_plan(
     candidates = _candidates(prepared, solutions, request, on_progress)
     best = candidates[0].solution
     return BudgetPlan(
+        request=request,
         candidates=tuple(candidates),
         other=left.other,
         fits_in_full=left.fits_in_full,

@@ -12,7 +12,8 @@ from pathlib import Path
 from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan, RunSpec
 from lowbit.quant.formats import parse
-from lowbit.runs.request import Settings, single, without_plan
+from lowbit.runs.request import Settings, single_run, without_plan
+from lowbit.sensitivity.guide import Guide, advice
 from lowbit.sensitivity.predictors import PlanPredictions
 from lowbit.sensitivity.table import Calibration, MeasureRequest, SensitivityTable
 
@@ -20,6 +21,8 @@ FORMATS = ("int8@64", "int6@64", "int5@64", "int4@64", "nf4@64", "int3@64", "int
 RANKS = (4, 8, 16, 32)
 TOKENS = 4096
 """Tokens of calibration text."""
+SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
+"""Sizes of training data, in tokens or sentences."""
 
 OnProgress = Callable[[str, int, int], None]
 """Called with the name of a phase, the steps done and all steps."""
@@ -68,18 +71,36 @@ def measure(
     return _table(model, task, request, tokens, at, settings, on_progress)
 
 
-def measure_for_guide(
+def guide(
     model: str | Path,
     task: str,
+    sizes: Sequence[int] = SIZES,
     *,
+    share: float = 1.0,
     tokens: int = TOKENS,
     at: str | Path | None = None,
     settings: Settings = (),
     on_progress: OnProgress = ignore_progress,
-) -> SensitivityTable:
-    """Measure what `sensitivity.guide.advice` reads: all formats, with the effect of every rank."""
+) -> Guide:
+    """Recommend a precision for each rank and data size. Trains nothing.
+
+    Args:
+        model: A folder, a hub id, `assets:NAME` or `demo:tiny`.
+        task: A task's name, or a file of text.
+        sizes: Tokens (or sentences) to train on.
+        share: Damage allowed, as a share of what estimating the adapter costs.
+        tokens: Tokens of calibration text.
+        at: The folder of a finished 16-bit run; its adapter is merged first.
+        settings: Overrides like `{"execution.threads": 1}`.
+        on_progress: Called with a phase, the steps done and all steps.
+
+    Returns:
+        One recommendation for each rank and size, and the measurements they come from.
+    """
     request = MeasureRequest(FORMATS, RANKS, samples=0, uniform=False, exact=False, costed=True)
-    return _table(model, task, request, tokens, at, settings, on_progress)
+    table = _table(model, task, request, tokens, at, settings, on_progress)
+    rows = (tuple(advice(table, rank, size, share, FORMATS) for size in sizes) for rank in RANKS)
+    return Guide(table, RANKS, tuple(sizes), share, tuple(rows))
 
 
 def predict(
@@ -129,7 +150,7 @@ def requested_plans(
     model: str | Path, task: str, plans: Sequence[str | Path | Plan], settings: Settings
 ) -> tuple[Mapping[str, RunSpec], Execution]:
     """The runs of several plans by name, and how to carry them out."""
-    requests = [single(model, task, plan, 0, settings) for plan in plans]
+    requests = [single_run(model, task, plan, 0, settings) for plan in plans]
     words = [plan.name if isinstance(plan, Plan) else str(plan) for plan in plans]
     specs = {word: spec for word, (spec, _) in zip(words, requests, strict=True)}
     return unique_names(specs), requests[0][1]
@@ -154,7 +175,7 @@ def _table(
     from lowbit.runs.prepare import prepare_run
     from lowbit.sensitivity import measure as measuring
 
-    spec, execution = single(model, task, "bf16", 0, without_plan(settings))
+    spec, execution = single_run(model, task, "bf16", 0, without_plan(settings))
     open_machine(execution, "fp32")
     calibration = Calibration(tokens, None if at is None else Path(at))
     return measuring.sensitivity_table(prepare_run(spec), request, calibration, on_progress)

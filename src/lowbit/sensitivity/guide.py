@@ -26,6 +26,17 @@ class Advice:
     statistical: float
 
 
+@dataclass(frozen=True)
+class Guide:
+    """A recommendation for each rank (row) and data size (column), and what was measured."""
+
+    table: SensitivityTable
+    ranks: tuple[int, ...]
+    sizes: tuple[int, ...]
+    share: float
+    rows: tuple[tuple[Advice, ...], ...]
+
+
 def advice(
     table: SensitivityTable, rank: int, size: int, share: float, formats: Sequence[str]
 ) -> Advice:

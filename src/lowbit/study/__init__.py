@@ -8,7 +8,9 @@ execute                runs what a study lacks, and single runs
 forecasts              predictions made before the runs, kept as files
 make_forecast          how such a prediction is made
 pairing                gains of one plan over another, for claims
+predict_study          makes every forecast that is not on file yet
 predicted_vs_observed  every predicted gap next to the observed one
+resolve                adds text or seeds until gaps are resolved
 results                a study's results, read once and handed on
 results_table          the records as one flat table
 schema                 the tables of study.toml

@@ -45,18 +45,18 @@ def show_comparison(results: Results) -> None:
         say(f"\n{len(verdicts.missing)} of {len(study.runs)} runs are missing:")
         wrapped("; ".join(wording.runs_by_seed(verdicts.missing)))
     predicted = predicted_vs_observed.predicted_gaps(results)
-    absent = predicted_vs_observed.without_runs(results, predicted)
+    absent = predicted_vs_observed.kinds_without_runs(results, predicted)
     if predicted:
         for page in scorecard_table.tables(predicted, absent, out().width):
             out().print(page, crop=False)
         wrapped(scorecard_table.CRITERION)
-    if apart := predicted_vs_observed.refused(results):
+    if apart := predicted_vs_observed.refused_pairs(results):
         say(f"\n{len(apart)} pairs may not be compared, and are in no cell:")
         wrapped("; ".join(apart))
-    if study.forecasts and (silent := predicted_vs_observed.unpredicted(results)):
+    if study.forecasts and (silent := predicted_vs_observed.points_without_forecast(results)):
         say(f"\nnothing was predicted at {len(silent)} points (lowbit predict {study.folder}):")
         wrapped(", ".join(silent))
-    if after := predicted_vs_observed.late(results):
+    if after := predicted_vs_observed.late_forecasts(results):
         say(f"\npredicted at {len(after)} points when runs of theirs had ended already:")
         wrapped(", ".join(after))
     folder = report_folder(study)
@@ -74,6 +74,7 @@ def _plain(verdicts: Verdicts) -> dict[str, Any]:
         (*body["claims"], *body["questions"]), (*verdicts.claims, *verdicts.questions), strict=True
     )
     for finding, one in pairs:
+        finding["beside"] = finding.pop("other_tests")  # the key that the file has always had
         if one.gain is not None:
             finding["gain"] |= {"low": one.gain.low, "high": one.gain.high}
             finding["gain"]["df"] = one.gain.df if math.isfinite(one.gain.df) else None

@@ -15,13 +15,13 @@ from lowbit.core.spec import RunSpec
 from lowbit.runs.check import IN_A_STUDY
 from lowbit.runs.request import Device
 from lowbit.runs.workers.process import Failure, start
-from lowbit.study.execute import checked, execution_on, make_models, measure_run
+from lowbit.study.execute import check_all_runs, execution_on, make_models, measure_run
 from lowbit.study.study import Study
 
 
 def dry_run(study: Study, device: Device | None, instead: str = IN_A_STUDY) -> None:
     """Exact bytes, and memory and time from ten steps on this machine; nothing is written."""
-    execution = checked(study, execution_on(study, device), instead)
+    execution = check_all_runs(study, execution_on(study, device), instead)
     make_models(study)
     table = Table(title=Text(f"{study.title}: what each run would cost here"), box=None)
     for name in ("run", "seeds", "stored bytes", "train %", "steps", "s/step", "peak MB", "time"):

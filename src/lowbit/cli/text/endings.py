@@ -13,15 +13,15 @@ from lowbit.core.files import read_jsonl
 from lowbit.report import wording
 from lowbit.runs.record import LOG, RECORD
 from lowbit.runs.store import FinishedRun
-from lowbit.runs.workers.pool import Ending
+from lowbit.runs.workers.pool import RunEnding
 
 
-def show_ending(ending: Ending, done: int, total: int) -> None:
+def show_ending(ending: RunEnding, done: int, total: int) -> None:
     """One line as a run ends."""
     say(f"[{done}/{total}] {_line(ending)}")
 
 
-def _line(ending: Ending) -> str:
+def _line(ending: RunEnding) -> str:
     name, record = ending.job.run.name, ending.record
     if record is None:
         return f"{name}  FAILED: {ending.message.strip().splitlines()[-1]}"
@@ -44,13 +44,13 @@ def _warnings(folder: Path) -> list[str]:
     return [line["warning"] for line in lines if "warning" in line]
 
 
-def explain_warnings(endings: Sequence[Ending]) -> None:
+def explain_warnings(endings: Sequence[RunEnding]) -> None:
     """What noisy gradients mean, once, if a run warned of them."""
     if any(_warnings(ending.job.folder) for ending in endings):
         say(textwrap.fill(wording.NOISY, 79))
 
 
-def raise_failures(endings: Sequence[Ending]) -> None:
+def raise_failures(endings: Sequence[RunEnding]) -> None:
     """Raise with the exit code of the worst; repeat every failure, so that none is missed."""
     failed = [ending for ending in endings if ending.exit_code]
     if not failed:
@@ -66,10 +66,11 @@ def raise_failures(endings: Sequence[Ending]) -> None:
 
 def show_run(finished: FinishedRun) -> None:
     """A single run: its table and where its files lie."""
-    from lowbit.report.table import render, rows
+    from lowbit.report.table import render
+    from lowbit.study.summary_rows import summary_rows
 
     folder, record = finished.folder, finished.record
-    out().print(render(rows([finished]), min(out().width, 120)))
+    out().print(render(summary_rows([finished]), min(out().width, 120)))
     if "word_perplexity" in record.metrics:
         token, word = record.metrics["perplexity"], record.metrics["word_perplexity"]
         say(f"perplexity {token:.2f} a token, {word:.1f} a word")

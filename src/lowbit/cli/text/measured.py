@@ -1,122 +1,65 @@
-"""`lowbit measure` in words, and what `predict`, `guide` and `plan` say as it does. No torch."""
+"""`lowbit measure` as tables, and the line that says what any prediction is based on. No torch."""
 
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Sequence
-from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
 
 from lowbit.cli.console import out, say, wrapped
-from lowbit.core.execution import Execution
-from lowbit.core.files import write_atomic
-from lowbit.core.progress import phases
-from lowbit.core.spec import RunSpec
 from lowbit.quant.formats import bits_of, parse
-from lowbit.runs.workers.process import call, orphaned
 from lowbit.sensitivity.predictors import best_formula
-from lowbit.sensitivity.table import (
-    Basis,
-    Calibration,
-    JointDamage,
-    MeasureRequest,
-    SensitivityTable,
-    to_text,
-)
+from lowbit.sensitivity.table import Basis, JointDamage, SensitivityTable
 
 MOST_SENSITIVE = 8
+"""Sites in the second table."""
 
 
-def measure(
-    spec: RunSpec,
-    execution: Execution,
-    formats: Sequence[str],
-    tokens: int,
-    walk: bool,
-    to: Path | None,
-    at: Path | None,
-) -> None:
-    """Measure, or recall; then show what each predictor says of every format."""
-    for text in formats:
-        parse(text)
-    request = MeasureRequest(tuple(formats), walk=walk, costed=True)
-    table: SensitivityTable = call(measured, spec, execution, request, tokens, at, shown())
+def show_table(table: SensitivityTable, tokens: int) -> None:
+    """Print the damage of each format by each predictor, then the most sensitive sites."""
     out().print(_predictors(table))
     wrapped(
-        f"Nats a {table.unit}, all block matrices in one format, no training after it. Second "
-        "order: Fisher, K-FAC, Hutchinson, Taylor at the real error, Gauss-Newton. Measured by "
-        "running the stored model on the calibration text: KL + first order, Monte Carlo, and the "
-        f"loss itself.{_drawn(table)}"
+        f"Damage in nats per {table.unit}, with all block matrices in one format and no training "
+        "afterwards. The columns Fisher to G-N are second-order formulas: Fisher, K-FAC, "
+        "Hutchinson, Taylor along the actual rounding error, Gauss-Newton. The last three run the "
+        "stored model on the calibration text: KL plus first order, Monte Carlo, and the loss "
+        f"itself.{_hutchinson_spread(table)}"
     )
     out().print(_sites(table))
-    say(worked(table.basis, tokens))
-    if to is not None:
-        write_atomic(to, to_text(table).encode())
-        say(f"written  {to}")
+    say(based_on(table.basis, tokens))
 
 
-def _drawn(table: SensitivityTable) -> str:
-    """How far Hutchinson's draws agree."""
-    parts = [
+def _hutchinson_spread(table: SensitivityTable) -> str:
+    """How far Hutchinson's random draws agree."""
+    shares = [
         whole.hutchinson_spread / abs(whole.hutchinson)
         for whole in table.whole.values()
         if whole.hutchinson and math.isfinite(whole.hutchinson_spread)
     ]
-    if not parts:
+    if not shares:
         return ""
-    low, high = (f"{100 * share:.0f}" for share in (min(parts), max(parts)))
-    return (
-        f" Hutchinson's draws alone leave ± {low if low == high else f'{low} to {high}'} % of it."
-    )
+    low, high = (f"{100 * share:.0f}" for share in (min(shares), max(shares)))
+    spread = low if low == high else f"{low} to {high}"
+    return f" Hutchinson's value varies by ± {spread} % with its random draws."
 
 
-def worked(basis: Basis, tokens: int) -> str:
-    """What a table rests on, how much of what was asked for that is, and what it cost."""
+def based_on(basis: Basis, tokens: int) -> str:
+    """The calibration text that was used, whether it was all there is, and the work done."""
     text = f"{basis.units:,} {basis.unit}s of calibration text"
     if basis.unit == "token" and basis.units < 0.9 * tokens:
-        text += f", all there are of the {tokens:,} asked for"
+        text += f" (all there are; {tokens:,} were requested)"
     if basis.documents == 1:
         text += " (one document: its stretches are counted as if independent)"
     return f"{text}; work of {basis.passes:.0f} forward passes over it"
 
 
-def measured(
-    spec: RunSpec,
-    execution: Execution,
-    request: MeasureRequest,
-    tokens: int,
-    at: Path | None,
-    tell: bool,
-) -> SensitivityTable:
-    """Measure; runs in a process of its own."""
-    from lowbit.runs import device
-    from lowbit.runs.prepare import prepare_run
-    from lowbit.sensitivity import measure
-
-    device.open_machine(execution, "fp32")
-    calibration = Calibration(tokens, at)
-    on_progress = phases(tell, stop=orphaned)
-    return measure.sensitivity_table(prepare_run(spec), request, calibration, on_progress)
-
-
-def shown() -> bool:
-    """Whether anybody sees how far it is."""
-    return sys.stderr.isatty()
-
-
-# --- tables ---------------------------------------------------------------------------------------
-
-
 def _predictors(table: SensitivityTable) -> Table:
-    """A row a format."""
-    page = Table(box=None, padding=(0, 1), title=Text(f"{table.model} · {table.task}"))
+    """One row per format."""
+    page = Table(box=None, padding=(0, 0, 0, 1), title=Text(f"{table.model} · {table.task}"))
     heads = ("format", "1st", "Fisher", "K-FAC", "Hutch.", "Taylor", "G-N", "KL+1st", "MC", "loss")
     for name in heads:
-        page.add_column(name, justify="left" if name == "format" else "right",
-                        no_wrap=name != "format", overflow="fold")  # fmt: skip
+        page.add_column(name, justify="left" if name == "format" else "right", no_wrap=True)
     for text, whole in table.whole.items():
         page.add_row(text, *(nats(value) for value in _row(whole)))
     return page
@@ -138,26 +81,26 @@ def _row(whole: JointDamage) -> tuple[float, ...]:
 
 
 def _sites(table: SensitivityTable) -> Table:
-    """The sites that four bits, or the nearest to it that was measured, would hurt most."""
+    """The sites with the most damage per weight, at four bits or the nearest measured format."""
     text = min(table.formats, key=lambda f: abs(bits_of(parse(f)) - 4.25))
     predictor = best_formula(text)
     ranked = sorted(
         table.sites, key=lambda s: -getattr(s.damages[text], predictor) / (s.shape[0] * s.shape[1])
     )
-    page = Table(box=None, padding=(0, 1), title=Text(f"most sensitive a byte, {text}"))
-    # What a rank wins is known beside the least rank only.
-    for name in ("site", "nats", "rank 8 takes back", "wins over 4"):
+    page = Table(box=None, padding=(0, 1), title=Text(f"most sensitive per weight, {text}"))
+    # The gain of a rank is measured relative to the smallest rank.
+    for name in ("site", "nats", "rank 8 recovers", "gains over rank 4"):
         page.add_column(name, justify="left" if name == "site" else "right", overflow="fold")
     for site in ranked[:MOST_SENSITIVE]:
-        reach, does = site.reach, ("", "")
-        if reach is not None and 8 in reach.ranks:
-            at = reach.ranks.index(8)
-            won = nats(reach.gains[at] - reach.gains[reach.ranks.index(4)])
-            does = f"{100 * reach.absorbed[text][at]:.0f} %", won
-        page.add_row(site.name, nats(getattr(site.damages[text], predictor)), *does)
+        effect, rank_columns = site.reach, ("", "")
+        if effect is not None and 8 in effect.ranks:
+            i = effect.ranks.index(8)
+            gain = nats(effect.gains[i] - effect.gains[effect.ranks.index(4)])
+            rank_columns = f"{100 * effect.absorbed[text][i]:.0f} %", gain
+        page.add_row(site.name, nats(getattr(site.damages[text], predictor)), *rank_columns)
     return page
 
 
 def nats(value: float) -> str:
-    """Short enough for nine columns of a narrow terminal."""
+    """Short enough for ten columns on an 80-column terminal."""
     return f"{value:.4f}" if abs(value) >= 0.001 else f"{value:.0e}"

@@ -1,8 +1,8 @@
-"""Calls a function in a process of its own and returns its errors as data.
+"""Calls a function in a separate process and returns errors as values.
 
-Each run has its own process: its peak memory is its own, leaks end with it, and a study goes on
-when the system kills one. Where the system can fork safely, processes are forked from a server
-that has imported torch once (`preload`), which saves seconds a run.
+Each run has a separate process. So its peak memory can be measured, leaks end with it, and a study
+continues if the system kills one run. Where forking is safe, processes are forked from a server
+that has imported torch already (`preload`), which saves seconds per run.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import psutil
 
 from lowbit.core.errors import LowbitError, RunError, describe_os_error
+from lowbit.core.progress import phases
 
 Arguments = ParamSpec("Arguments")
 Returned = TypeVar("Returned")
@@ -27,7 +28,7 @@ Returned = TypeVar("Returned")
 
 @dataclass(frozen=True)
 class Failure:
-    """What went wrong in a process."""
+    """An error in a separate process: message, exit code, and traceback if it is a bug."""
 
     message: str
     exit_code: int
@@ -36,19 +37,19 @@ class Failure:
 
 @dataclass(frozen=True)
 class Running(Generic[Returned]):
-    """A call under way; `answer` waits for it."""
+    """A call in progress in another process."""
 
     process: Any
     pipe: Connection
 
     def answer(self) -> Returned | Failure:
-        """Wait for what the function returned, or for a Failure."""
+        """Wait for the function's result, or for a Failure."""
         try:
             received: Returned | Failure = self.pipe.recv()
         except EOFError:
             self.process.join()
             if self.process.exitcode == -signal.SIGINT:
-                # Ctrl-C reaches the worker too, and even where this process ignores it.
+                # Ctrl-C reaches the worker too, even if this process ignores it.
                 raise KeyboardInterrupt from None
             return Failure(_killed(self.process.exitcode), 1)
         self.process.join()
@@ -86,6 +87,30 @@ def call(
         raise
 
 
+def start_showing(
+    function: Callable[..., Returned], show: bool, *arguments: Any, **named: Any
+) -> Running[Returned]:
+    """`start` for a function that takes `on_progress`; the new process writes it to stderr."""
+    return start(_with_progress, function, show, arguments, named)
+
+
+def call_showing(
+    function: Callable[..., Returned], show: bool, *arguments: Any, **named: Any
+) -> Returned:
+    """`call` for a function that takes `on_progress`; the new process writes it to stderr."""
+    return call(_with_progress, function, show, arguments, named)
+
+
+def _with_progress(
+    function: Callable[..., Returned],
+    show: bool,
+    arguments: tuple[Any, ...],
+    named: Mapping[str, Any],
+) -> Returned:
+    """Runs in the new process."""
+    return function(*arguments, **named, on_progress=phases(show, stop=orphaned))
+
+
 def require_main_guard() -> None:
     """Refuse to start runs from a script that a worker is importing again.
 
@@ -99,7 +124,7 @@ def require_main_guard() -> None:
 
 
 def unwrap(answer: Returned | Failure) -> Returned:
-    """What the function returned; raises where it failed."""
+    """The function's result; raises if the call failed."""
     if not isinstance(answer, Failure):
         return answer
     if answer.bug:
@@ -110,12 +135,12 @@ def unwrap(answer: Returned | Failure) -> Returned:
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment now; the fork server still has that of its first call."""
+    """The current environment, because the fork server has the one of its first call."""
     return {**os.environ, "LOWBIT_PARENT": str(os.getpid())}
 
 
 def _context() -> Any:
-    """Forking is safe from a server that has started no threads; only Linux promises that."""
+    """Fork from a server without threads, which is safe on Linux; spawn elsewhere."""
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -140,7 +165,7 @@ def _work(
 def guarded(
     function: Callable[Arguments, Returned], *arguments: Arguments.args, **named: Arguments.kwargs
 ) -> Returned | Failure:
-    """What the function returns, or a Failure with a message for the user."""
+    """The function's result, or a Failure with a message for the user."""
     try:
         return function(*arguments, **named)
     except LowbitError as error:
@@ -160,12 +185,12 @@ def _killed(code: int | None) -> str:
     if code is not None and code < 0:
         name = signal.Signals(-code).name
         hint = " (often: the system ran out of memory)" if name == "SIGKILL" else ""
-        return f"the process was ended by {name}{hint}; the same command goes on from there"
-    return f"the process ended without an answer (code {code})"
+        return f"the process was ended by {name}{hint}; the same command resumes the run"
+    return f"the process ended without a result (code {code})"
 
 
 def orphaned() -> bool:
-    """Whether the process that started this one has ended, so that nobody waits for the result."""
+    """Whether the process that started this one has ended, so the result is not needed."""
     parent = os.environ.get("LOWBIT_PARENT")
     try:
         # A zombie has ended too.
