@@ -146,7 +146,7 @@ def test_weights_that_are_not_ternary_are_refused(base: Path, tmp_path: Path) ->
         name = next(n for n in tensors if n.endswith("q_proj.codes"))
         tensors[name][0, 0] = 250
 
-    assert "no five codes" in altered(base, tmp_path / "b", digits)
+    assert "does not encode five" in altered(base, tmp_path / "b", digits)
 
     def finer(tensors: dict[str, Tensor]) -> None:
         name = next(n for n in tensors if n.endswith("q_proj.scales"))
@@ -162,13 +162,13 @@ def test_capacity_has_no_place_to_hide(base: Path, tmp_path: Path) -> None:
     def extra(tensors: dict[str, Tensor]) -> None:
         tensors["model.layers.9.mlp.up_proj.weight"] = torch.zeros(4, 4, dtype=torch.float16)
 
-    assert "no place for" in altered(base, tmp_path / "a", extra)
+    assert "the model lacks" in altered(base, tmp_path / "a", extra)
 
     def leftover(tensors: dict[str, Tensor]) -> None:
         name = next(n for n in tensors if n.endswith("up_proj.codes"))
         tensors[name.replace(".codes", ".weight")] = torch.zeros(64, 64, dtype=torch.float16)
 
-    assert "no place for" in altered(base, tmp_path / "b", leftover)
+    assert "the model lacks" in altered(base, tmp_path / "b", leftover)
 
     def wide(tensors: dict[str, Tensor]) -> None:
         name = next(n for n in tensors if n.endswith("norm.weight"))
@@ -205,7 +205,7 @@ def test_a_missing_torn_or_linked_file_is_refused(base: Path, tmp_path: Path) ->
     write_artefact(base, tmp_path / "b")
     whole = (tmp_path / "b" / NAME).read_bytes()
     (tmp_path / "b" / NAME).write_bytes(whole[:-20])
-    assert "torn" in refusal(base, tmp_path / "b")
+    assert "damaged" in refusal(base, tmp_path / "b")
     write_artefact(base, tmp_path / "real")
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / NAME).symlink_to(tmp_path / "real" / NAME)

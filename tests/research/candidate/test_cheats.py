@@ -128,7 +128,7 @@ def test_a_false_metric_is_found_out(
     """So is one that looked at what follows: nothing that it could export would do so too."""
     ran = tried(places, base, f"leave(); claim({0.9 * true_ppl[1]})")
     assert (ran.reason, ran.scores) == ("claim", {})
-    assert "where we find" in ran.detail
+    assert "the exported model has" in ran.detail
 
 
 @pytest.mark.usefixtures("sealed_files")  # unsealed, it would break this very environment

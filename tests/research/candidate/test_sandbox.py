@@ -233,7 +233,7 @@ def test_a_descriptor_that_goes_meanwhile_hides_no_other(
         held.write(bytes(3 * 2**20))
         held.flush()
         (tmp_path / "f").unlink()
-        assert process_watch._nameless([psutil.Process()]) >= 3 * 2**20
+        assert process_watch._unlinked_size([psutil.Process()]) >= 3 * 2**20
 
 
 def test_what_it_prints_is_kept_as_text_and_cut(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """Running a candidate's code, confined and measured.
 
-artefact       the file that a candidate leaves, read with bounds
+artefact       reads and checks the model file that a candidate exports
 evaluator      scores an artefact in its own process
 jail           confines the candidate's code: Landlock and seccomp
-process_watch  time, memory and processes, watched from outside
-sandbox        the folder and environment a candidate sees
+process_watch  limits time, memory and processes from outside
+sandbox        runs a program in its own folder and environment
 sealed_run     one run of a candidate
 text_split     training, judging and final text
 """

@@ -1,12 +1,13 @@
-"""What a candidate leaves: packed ternary matrices and the rest of the model, in one file.
+"""Reads and checks the model file that a candidate exports: packed ternary matrices and the rest.
 
     SITE.codes    uint8 (rows, bytes), five codes a byte
     SITE.scales   int16 (rows, groups), the bits of 16-bit numbers
-    SITE.bias     float16 (rows,), where training added one
-    NAME          float16, every parameter of the model that is no block matrix
+    SITE.bias     float16 (rows,), if training added one
+    NAME          float16, every parameter of the model outside the block matrices
 
-Nothing else may be in it and nothing may be missing, so there is no place to hide capacity in.
-Every byte counts towards the effective bits of a weight.
+The file must hold exactly these tensors, so a candidate cannot hide capacity in others. Every byte
+counts towards the effective bits a weight. The check is strict: a model with any other layout is
+refused, even if it is good.
 """
 
 from __future__ import annotations
@@ -33,36 +34,42 @@ MOST_BYTES = 4 * 2**30
 
 
 class RefusedError(LowbitError):
-    """An artefact that is not what was asked for; says what."""
+    """The artefact breaks a rule of the file format; the message says which one."""
 
 
 @dataclass(frozen=True)
 class ArtefactModel:
-    """A model made from an artefact, and what it takes: `bits` a ternary weight, all counted."""
+    """The model of an artefact, with its size."""
 
     model: nn.Module
     bits: float
+    """Bits a ternary weight, with everything in the file counted."""
     stored: int
+    """Bytes of all tensors."""
     zero: float
     """Share of the ternary weights that are zero."""
 
 
 def read(folder: Path, checkpoint: Checkpoint) -> ArtefactModel:
-    """The model that an artefact describes; refused where it is not ternary, or not just that."""
+    """Load the model of an artefact.
+
+    Raises:
+        RefusedError: A tensor is missing, superfluous, not finite or not ternary.
+    """
     tensors = _tensors(folder / NAME)
     model = load(checkpoint, "language", 0, 0).float().eval()
     blocks = [s for s in find_sites(model, checkpoint.matrices) if s.role in BLOCK_ROLES]
     used: set[str] = set()
-    numbers = zeros = 0
+    weights = zeros = 0
     for site in blocks:
-        zeros += _put_site(model, site, tensors, used)
-        numbers += site.shape[0] * site.shape[1]
-    _put_rest(model, {site.name for site in blocks}, tensors, used)
-    more = sorted(set(tensors) - used)
-    if more:
-        raise RefusedError(f"the artefact holds what the model has no place for: {more[0]}")
+        zeros += _load_site(model, site, tensors, used)
+        weights += site.shape[0] * site.shape[1]
+    _load_rest(model, {site.name for site in blocks}, tensors, used)
+    superfluous = sorted(set(tensors) - used)
+    if superfluous:
+        raise RefusedError(f"the artefact has a tensor that the model lacks: {superfluous[0]}")
     stored = sum(t.numel() * t.element_size() for t in tensors.values())
-    return ArtefactModel(model, 8 * stored / numbers, stored, zeros / numbers)
+    return ArtefactModel(model, 8 * stored / weights, stored, zeros / weights)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -73,7 +80,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, ValueError, OSError, KeyError) as error:
-        raise RefusedError(f"{NAME} is torn: {error}") from None
+        raise RefusedError(f"{NAME} is damaged: {error}") from None
 
 
 def _take(
@@ -83,6 +90,7 @@ def _take(
     kind: torch.dtype,
     shape: tuple[int, ...],
 ) -> Tensor:
+    """A tensor of the artefact with the right dtype and shape; its name is added to `used`."""
     if name not in tensors:
         raise RefusedError(f"the artefact lacks {name}")
     tensor = tensors[name]
@@ -93,14 +101,14 @@ def _take(
     return tensor
 
 
-def _put_site(model: nn.Module, site: Site, tensors: Mapping[str, Tensor], used: set[str]) -> int:
-    """Decode a matrix into the model; how many of its weights are zero."""
+def _load_site(model: nn.Module, site: Site, tensors: Mapping[str, Tensor], used: set[str]) -> int:
+    """Decode a matrix into the model; returns how many of its weights are zero."""
     rows, columns = site.shape
     packing = FORMATS["ternary"].packing
     bytes_a_row = -(-columns // packing.codes)
     codes = _take(tensors, used, f"{site.name}.codes", torch.uint8, (rows, bytes_a_row))
     if int(codes.max()) >= packing.radix**packing.codes:
-        raise RefusedError(f"{site.name}.codes holds a byte that stands for no five codes")
+        raise RefusedError(f"{site.name}.codes has a byte that does not encode five ternary codes")
     digits = unpack(codes, columns, packing)
     group = _group(site, tensors)
     groups = 1 if group == "row" else -(-columns // int(group))
@@ -110,7 +118,7 @@ def _put_site(model: nn.Module, site: Site, tensors: Mapping[str, Tensor], used:
     packed = Packed(parse(f"ternary@{group}"), site.shape, codes, scales)
     module = model.get_submodule(site.name)
     weight = decode(packed)
-    # Three values in every group: what the format promises, asserted on the numbers themselves.
+    # The format implies three values a group; this checks the decoded weights themselves.
     _assert_ternary(site, weight, scales.view(torch.float16).float(), group)
     with torch.no_grad():
         module.weight.copy_(weight.t() if is_transposed(module) else weight)  # type: ignore[union-attr, operator]
@@ -126,10 +134,10 @@ def _put_site(model: nn.Module, site: Site, tensors: Mapping[str, Tensor], used:
 
 
 def _group(site: Site, tensors: Mapping[str, Tensor]) -> int | str:
-    """From the number of scales a row: groups are as wide as that many need."""
+    """Group size of a matrix, from its number of scales a row."""
     scales = tensors.get(f"{site.name}.scales")
     if scales is None or scales.dim() != 2 or not 1 <= scales.shape[1] <= site.shape[1]:
-        raise RefusedError(f"{site.name}.scales is missing or has no shape of scales")
+        raise RefusedError(f"{site.name}.scales is missing or does not have shape (rows, groups)")
     count = scales.shape[1]
     if count == 1:
         return "row"
@@ -137,21 +145,22 @@ def _group(site: Site, tensors: Mapping[str, Tensor]) -> int | str:
         if -(-site.shape[1] // size) == count:
             return size
     raise RefusedError(
-        f"{site.name} has {count} scales a row: groups are 32, 64, 128, 256 or a row"
+        f"{site.name} has {count} scales a row, which fits none of the group sizes 32, 64, 128, "
+        "256 and a whole row"
     )
 
 
 def _assert_ternary(site: Site, weight: Tensor, scales: Tensor, group: int | str) -> None:
     size = site.shape[1] if group == "row" else int(group)
-    spread = scales.repeat_interleave(size, 1)[:, : site.shape[1]]
-    if not bool(((weight == 0) | (weight.abs() == spread.abs())).all()):
+    scale_of_weight = scales.repeat_interleave(size, 1)[:, : site.shape[1]]
+    if not bool(((weight == 0) | (weight.abs() == scale_of_weight.abs())).all()):
         raise RefusedError(f"{site.name} has weights that are not -1, 0 or +1 times a scale")
 
 
-def _put_rest(
+def _load_rest(
     model: nn.Module, blocks: set[str], tensors: Mapping[str, Tensor], used: set[str]
 ) -> None:
-    """Embeddings, norms, heads: in 16 bits, every one of them, once."""
+    """Copy the parameters outside the blocks: embeddings, norms and heads, in 16 bits."""
     for name, parameter in model.named_parameters():
         site = name.rpartition(".")[0]
         if site in blocks:

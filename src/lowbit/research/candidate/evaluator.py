@@ -1,14 +1,15 @@
-"""Where the number comes from: a process of ours, on text that no candidate has seen.
+"""Scores an artefact in a separate process, on text that no candidate can read.
 
     python -m lowbit.research.candidate.evaluator REQUEST
 
 REQUEST is JSON: {"model": ..., "artefact": ..., "texts": {NAME: FILE}}.
 
-It makes ready (libraries, tokeniser, texts) while the candidate does likewise, and waits for a line
-on its input that says that the candidate has ended; nothing there means that nobody needs it.
-Then it loads the packed artefact, refuses what is not what it should be, and computes the loss of
-every article from logits of its own; of the check rows too, which the candidate's claim is about.
-Targets never leave this process. What it says is one line of JSON.
+The process starts together with the candidate and loads libraries, tokeniser and texts meanwhile.
+Then it waits for a line on its standard input, which says that the candidate has ended; if the
+input closes without one, it exits. It loads the packed artefact, refuses an invalid one, and
+computes the loss of every article from its own logits. It also computes the perplexity of the
+check rows, which the candidate reports too. The answer is one line of JSON; texts and targets
+never leave this process.
 """
 
 from __future__ import annotations
@@ -41,15 +42,18 @@ WINDOW, BATCH = 256, 16
 
 @dataclass(frozen=True)
 class ArtefactScores:
-    """(sums, counts) by article of every text, the check's perplexity, and what the model takes."""
+    """Scores of an artefact, and its size."""
 
     texts: Mapping[str, tuple[tuple[float, ...], tuple[int, ...]]]
+    """Name of a text -> (summed losses, numbers of tokens), each by article."""
     check: float | None
+    """Perplexity of the check rows."""
     bits: float
     stored: int
     zero: float
 
     def loss(self, name: str) -> float:
+        """Mean loss of a text in nats a token."""
         sums, counts = self.texts[name]
         return math.fsum(sums) / sum(counts)
 
@@ -61,36 +65,36 @@ def score(
     check: Path | None = None,
     threads: int = 0,
 ) -> ArtefactScores:
-    """Every article of JSON lists of texts."""
+    """Score an artefact on texts, each a JSON file with a list of articles."""
     return prepare_scoring(model, texts, threads)(artefact, check)
 
 
 def prepare_scoring(
     model: str, texts: Mapping[str, Path], threads: int = 0, device: str = "cpu"
 ) -> Callable[[Path, Path | None], ArtefactScores]:
-    """Everything that does not need the artefact, done; what is given scores one."""
+    """Do all work that does not need the artefact; returns a function that scores one."""
     if threads:
         torch.set_num_threads(threads)
     checkpoint = open_checkpoint(resolve(model))
-    there = torch.device(device)
-    cut = {name: _articles(checkpoint, path) for name, path in texts.items()}
+    target = torch.device(device)
+    articles = {name: _load_articles(checkpoint, path) for name, path in texts.items()}
 
-    def scored(artefact: Path, check: Path | None = None) -> ArtefactScores:
+    def score_artefact(artefact: Path, check: Path | None = None) -> ArtefactScores:
         ternary = read(artefact, checkpoint)
-        ternary.model.to(there)
-        checked = None if check is None else _of_rows(ternary.model, check, there)
-        _with_our_layers(ternary, checkpoint)
+        ternary.model.to(target)
+        perplexity = None if check is None else _check_perplexity(ternary.model, check, target)
+        _install_plain_layers(ternary, checkpoint)
         scores = {
-            name: _of_articles(ternary.model, there, *articles) for name, articles in cut.items()
+            name: _score_articles(ternary.model, target, *part) for name, part in articles.items()
         }
-        return ArtefactScores(scores, checked, ternary.bits, ternary.stored, ternary.zero)
+        return ArtefactScores(scores, perplexity, ternary.bits, ternary.stored, ternary.zero)
 
-    return scored
+    return score_artefact
 
 
 @torch.no_grad()
-def _of_rows(model: nn.Module, path: Path, device: torch.device) -> float:
-    """Perplexity of rows of tokens, as `prepare.val_ppl` defines it."""
+def _check_perplexity(model: nn.Module, path: Path, device: torch.device) -> float:
+    """Perplexity of rows of tokens, computed as `prepare.val_ppl` does."""
     rows = torch.tensor(json.loads(path.read_text(encoding="utf-8")), device=device)
     total = 0.0
     for batch in rows.split(BATCH):
@@ -104,8 +108,11 @@ def _perplexity(loss: float) -> float:
     return math.exp(min(50.0, loss)) if math.isfinite(loss) else math.inf
 
 
-def _with_our_layers(artefact: ArtefactModel, checkpoint: Checkpoint) -> None:
-    """The lab's own loss needs its own layers; fp32 ones hold the very same numbers."""
+def _install_plain_layers(artefact: ArtefactModel, checkpoint: Checkpoint) -> None:
+    """Replace the linear layers with lowbit's fp32 layers, which `train.evaluate` needs.
+
+    They hold the same numbers, so the loss does not change.
+    """
     sites = find_sites(artefact.model, checkpoint.matrices)
     plain = Plan("fp32", "fp32", embedding="fp32", rank=0, adapter="none")
     install(
@@ -116,8 +123,8 @@ def _with_our_layers(artefact: ArtefactModel, checkpoint: Checkpoint) -> None:
     )
 
 
-def _articles(checkpoint: Checkpoint, path: Path) -> tuple[int, tuple[Example, ...]]:
-    """How many articles, and their stretches of tokens."""
+def _load_articles(checkpoint: Checkpoint, path: Path) -> tuple[int, tuple[Example, ...]]:
+    """(number of articles, their windows of tokens) of a JSON file."""
     tokenizer = tokenizer_of(checkpoint.folder)
     documents = [Document(text) for text in json.loads(path.read_text(encoding="utf-8"))]
     window = min(WINDOW, max_length(checkpoint.config))
@@ -125,9 +132,10 @@ def _articles(checkpoint: Checkpoint, path: Path) -> tuple[int, tuple[Example, .
     return len(documents), part
 
 
-def _of_articles(
+def _score_articles(
     model: nn.Module, device: torch.device, articles: int, part: Sequence[Example]
 ) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """(summed losses, numbers of tokens), each by article."""
     scores, _ = evaluate(model, part, "language", BATCH, device)
     sums, counts = [0.0] * articles, [0] * articles
     for example, (total, count) in zip(part, scores, strict=True):
@@ -139,26 +147,26 @@ def _of_articles(
 
 
 def main() -> None:
-    """One line: what was scored, or why nothing was."""
+    """Print one line of JSON: the scores, or the reason why the artefact was refused."""
     request = json.loads(sys.argv[1])
     texts = {name: Path(path) for name, path in request["texts"].items()}
     check = Path(request["check"]) if request.get("check") else None
-    scored = prepare_scoring(
+    score_artefact = prepare_scoring(
         request["model"], texts, request.get("threads", 0), request.get("device", "cpu")
     )
     if not sys.stdin.readline():
         return
     try:
-        scores = scored(Path(request["artefact"]), check)
+        scores = score_artefact(Path(request["artefact"]), check)
     except RefusedError as error:
         _answer({"refused": str(error)})
         return
-    checked = scores.check if scores.check is None or math.isfinite(scores.check) else None
-    _answer({**vars(scores), "check": checked})
+    perplexity = scores.check if scores.check is None or math.isfinite(scores.check) else None
+    _answer({**vars(scores), "check": perplexity})
 
 
 def _answer(body: dict[str, Any]) -> None:
-    """One line to the process that asked."""
+    """Write one line of JSON to standard output."""
     sys.stdout.write(to_json(body) + "\n")
     sys.stdout.flush()
 

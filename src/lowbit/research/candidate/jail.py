@@ -1,17 +1,18 @@
-"""Runs a program that is not trusted: python -I jail.py SPEC, a line of JSON
+"""Confines an untrusted program and runs it: python -I jail.py SPEC, where SPEC is JSON.
 
-Standard library only, because it runs before anything else of the candidate. It takes away what the
-system lets it take away, says on a pipe what that was, and becomes the program:
+The script restricts its own process as far as the system allows. It then reports the restrictions
+as JSON on a pipe and replaces itself with the program:
 
-    files      Landlock: nothing outside the listed folders can be read or written
-    network    a namespace of its own without any interface, else Landlock's refusal of TCP;
-               and no socket to programs of this machine (seccomp), which no namespace takes away
-    memory     nothing that no process's own size shows (seccomp): a GPU's driver may need it, so
-               it stays where a GPU is given
-    processes  a namespace of its own: when its first process is killed, all the others are too
+    files      Landlock: only the listed folders can be read or written
+    network    a network namespace without interfaces, or else Landlock's block of TCP; seccomp
+               also blocks Unix sockets, which a namespace does not
+    memory     seccomp blocks memory that no process's size includes (memfd, shared memory); not
+               with a GPU, whose driver may need it
+    processes  a process namespace: killing its first process kills all others
 
-On macOS one profile of `sandbox-exec` takes files and network away. What was not possible is
-reported, never assumed.
+On macOS a `sandbox-exec` profile blocks files and network. A restriction that is not possible is
+missing from the report, so the caller decides what to do without it. The script uses only the
+standard library and starts with -I, so files of the candidate cannot change it.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def libc() -> ctypes.CDLL:
 
 
 def namespaces() -> list[str]:
-    """Apart from everybody else's network, processes and mounts, as far as that is allowed."""
+    """Move into new namespaces; returns the names of those that the system allows."""
     uid, gid = os.getuid(), os.getgid()
     for flags, names in (
         (NEWUSER | NEWNET | NEWPID | NEWIPC | NEWNS, ["network", "processes", "mounts"]),
@@ -77,7 +78,7 @@ def namespaces() -> list[str]:
 
 
 def own_mounts() -> list[str]:
-    """A /proc that knows only the processes in here, and shared memory that nobody else sees."""
+    """Mount a private /proc and /dev/shm; returns the new writable folders."""
     private = (1 << 18) | (1 << 14)
     if libc().mount(b"none", b"/", None, private, None):
         return []
@@ -87,7 +88,7 @@ def own_mounts() -> list[str]:
 
 
 def landlock(readable: list[str], writable: list[str]) -> list[str]:
-    """Only these folders, and no TCP; what the kernel could do of it."""
+    """Allow only these folders and block TCP; returns what the kernel supports of the two."""
     system = libc()
     version = system.syscall(CREATE, None, 0, 1)
     if version < 1:
@@ -120,7 +121,7 @@ def _allow(system: ctypes.CDLL, rules: int, path: str, allowed: int) -> None:
     os.close(folder)
 
 
-# By machine: audit architecture, socket, and what hands out memory that is no process's own.
+# Machine -> (audit architecture, number of `socket`, calls that allocate hidden memory).
 CALLS = {
     "x86_64": (0xC000003E, 41, {"memfd_create": 319, "shmget": 29}),
     "aarch64": (0xC00000B7, 198, {"memfd_create": 279, "shmget": 194}),
@@ -128,26 +129,27 @@ CALLS = {
 IO_URING, MEMFD_SECRET = 425, 447
 
 
-def no_ways_around(hidden_memory: bool) -> bool:
-    """Refuse socket(AF_UNIX), io_uring and foreign call tables; pairs and pipes stay.
+def block_system_calls(hidden_memory: bool) -> bool:
+    """Block socket(AF_UNIX), io_uring and system calls of another architecture with seccomp.
 
-    Without `hidden_memory` also what hands out memory that no process's own size shows.
+    Socket pairs and pipes still work. `hidden_memory`: also allow memfd and shared memory, which
+    the size of a process does not include. Returns whether the filter is active.
     """
     calls = CALLS.get(os.uname().machine)
     if calls is None:
         return False
     arch, socket, hiding = calls
-    refused = [IO_URING, *(() if hidden_memory else (MEMFD_SECRET, *hiding.values()))]
+    blocked = [IO_URING, *(() if hidden_memory else (MEMFD_SECRET, *hiding.values()))]
     load, equal, above, answer = 0x20, 0x15, 0x35, 0x06
     refuse, allow = 0x00050000 | 1, 0x7FFF0000
-    n = len(refused)
-    # A jump counts the rows it skips; refusing is the last row but one, allowing the last.
+    n = len(blocked)
+    # A jump gives the number of rows to skip; the last row but one refuses, the last row allows.
     code = (
         (load, 0, 0, 4),
         (equal, 0, n + 5, arch),
         (load, 0, 0, 0),
         (above, n + 3, 0, 0x40000000),
-        *((equal, n + 2 - i, 0, number) for i, number in enumerate(refused)),
+        *((equal, n + 2 - i, 0, number) for i, number in enumerate(blocked)),
         (equal, 0, 3, socket),
         (load, 0, 0, 16),
         (equal, 0, 1, 1),
@@ -155,15 +157,15 @@ def no_ways_around(hidden_memory: bool) -> bool:
         (answer, 0, 0, allow),
     )
     rows = b"".join(struct.pack("HBBI", *row) for row in code)
-    held = ctypes.create_string_buffer(rows, len(rows))
-    program = Filter(len(code), ctypes.addressof(held))
+    buffer = ctypes.create_string_buffer(rows, len(rows))
+    program = Filter(len(code), ctypes.addressof(buffer))
     if libc().prctl(NO_NEW_PRIVS, 1, 0, 0, 0):
         return False
     return libc().prctl(SECCOMP, 2, ctypes.byref(program), 0, 0) == 0
 
 
 def seatbelt(readable: list[str], writable: list[str], gpu: bool = False) -> str:
-    """A profile for sandbox-exec: everything is denied but what a program needs to run at all."""
+    """A profile for sandbox-exec that denies everything except what any program needs."""
 
     def under(paths: list[str]) -> str:
         return " ".join(f"(subpath {json.dumps(path)})" for path in paths)
@@ -183,7 +185,7 @@ def seatbelt(readable: list[str], writable: list[str], gpu: bool = False) -> str
 
 
 def limits(spec: dict) -> None:
-    """What one process may take; what all together take is watched from outside."""
+    """Set the limits of a single process; `process_watch` limits all of them together."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (spec["file_bytes"], spec["file_bytes"]))
 
@@ -194,9 +196,9 @@ def main() -> None:
     linux = sys.platform.startswith("linux")
     if linux:
         libc().prctl(DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
-    apart = namespaces() if spec["isolate"] and linux else []
-    if "processes" in apart:
-        # The first process of the new namespace is the next one that is forked.
+    spaces = namespaces() if spec["isolate"] and linux else []
+    if "processes" in spaces:
+        # This process stays outside the new namespace; its next child is the first one inside.
         child = os.fork()
         if child:
             _wait(child)
@@ -204,13 +206,13 @@ def main() -> None:
         spec["writable"] += own_mounts()
     os.chdir(spec["folder"])
     paths, program = (spec["readable"], spec["writable"]), spec["program"]
-    closed = landlock(*paths) if spec["isolate"] and linux else []
-    local = spec["isolate"] and linux and no_ways_around(spec["gpu"])
-    profiled = spec["isolate"] and sys.platform == "darwin" and os.access(SEATBELT, os.X_OK)
-    if profiled:
+    locks = landlock(*paths) if spec["isolate"] and linux else []
+    local = spec["isolate"] and linux and block_system_calls(spec["gpu"])
+    has_profile = spec["isolate"] and sys.platform == "darwin" and os.access(SEATBELT, os.X_OK)
+    if has_profile:
         program = [SEATBELT, "-p", seatbelt(*paths, spec["gpu"]), *program]
     limits(spec)
-    level = {"namespaces": apart, "landlock": closed, "local": local, "seatbelt": profiled}
+    level = {"namespaces": spaces, "landlock": locks, "local": local, "seatbelt": has_profile}
     line = json.dumps(level) + "\n"
     os.write(spec["report"], line.encode())
     os.close(spec["report"])
@@ -218,7 +220,7 @@ def main() -> None:
 
 
 def _wait(child: int) -> None:
-    """Ends as the program ended."""
+    """Wait for the child and end with its exit code or signal."""
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         signal.signal(os.WTERMSIG(status), signal.SIG_DFL) if os.WTERMSIG(status) != 9 else None

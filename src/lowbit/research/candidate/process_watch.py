@@ -1,4 +1,8 @@
-"""A running candidate, looked at from outside; killed with all its children if need be."""
+"""Watches a running process and kills it with all its children if it exceeds a limit.
+
+It polls every 50 ms from outside, because the program could remove limits that it sets itself. The
+price is that a program can exceed a limit for a moment before the next poll.
+"""
 
 from __future__ import annotations
 
@@ -20,54 +24,62 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Limits:
-    """`seconds` of everything, start-up included; bytes of memory, of files, of printed text."""
+    """Limits of a run, for all of its processes together."""
 
     seconds: float
+    """Wall-clock time, start-up included."""
     memory: int = 8 * 2**30
+    """Bytes of resident memory."""
     processes: int = 64
     disk: int = 2 * 2**30
+    """Bytes of files."""
     output: int = 2**20
+    """Bytes of printed text."""
 
 
 def watch(
     process: subprocess.Popen[bytes],
     folder: Path,
-    printed: IO[bytes],
+    output: IO[bytes],
     limits: Limits,
     clock: Clock,
     wait: Callable[[float], None],
     cancelled: Callable[[], bool],
 ) -> tuple[End, float, int]:
-    """Until it ends, or until something is too much."""
-    began, peak, looks = clock(), 0, 0
+    """Wait until the process ends or exceeds a limit.
+
+    Returns:
+        (how it ended, seconds, most memory in bytes).
+    """
+    start, peak, polls = clock(), 0, 0
     while True:
         if process.poll() is not None:
             kill(process)
-            return "done", clock() - began, peak
+            return "done", clock() - start, peak
         family = _family(process.pid)
-        held = sum(_resident(member) for member in family)
-        peak, looks = max(peak, held), looks + 1
-        end = _too_much(limits, clock() - began, held, len(family), printed)
-        if end is None and looks % 10 == 1:
-            end = "disk" if _size(folder) + _nameless(family) > limits.disk else None
+        memory = sum(_resident(member) for member in family)
+        peak, polls = max(peak, memory), polls + 1
+        end = _limit_hit(limits, clock() - start, memory, len(family), output)
+        if end is None and polls % 10 == 1:
+            end = "disk" if _size(folder) + _unlinked_size(family) > limits.disk else None
         if end is None and cancelled():
             end = "cancelled"
         if end is not None:
             kill(process)
-            return end, clock() - began, peak
+            return end, clock() - start, peak
         wait(0.05)
 
 
-def _too_much(
-    limits: Limits, seconds: float, held: int, processes: int, printed: IO[bytes]
+def _limit_hit(
+    limits: Limits, seconds: float, memory: int, processes: int, output: IO[bytes]
 ) -> End | None:
     if seconds > limits.seconds:
         return "timeout"
-    if held > limits.memory:
+    if memory > limits.memory:
         return "memory"
     if processes > limits.processes:
         return "processes"
-    return "output" if os.fstat(printed.fileno()).st_size > limits.output else None
+    return "output" if os.fstat(output.fileno()).st_size > limits.output else None
 
 
 def _family(pid: int) -> list[psutil.Process]:
@@ -96,11 +108,11 @@ def _size(folder: Path) -> int:
     return total
 
 
-def _nameless(family: Sequence[psutil.Process]) -> int:
-    """Bytes of files that lost their name while somebody has them open or mapped; Linux says so."""
+def _unlinked_size(family: Sequence[psutil.Process]) -> int:
+    """Bytes of deleted files that a process still has open or mapped, as /proc on Linux shows."""
     sizes: dict[tuple[int, int], int] = {}
     for place in (Path(f"/proc/{member.pid}") for member in family):
-        # Descriptors and processes may go while they are looked at: what is left still counts.
+        # Descriptors and processes may disappear meanwhile; the others still count.
         with suppress(OSError):
             for name in os.listdir(place / "fd"):
                 with suppress(OSError):
@@ -110,13 +122,13 @@ def _nameless(family: Sequence[psutil.Process]) -> int:
         with suppress(OSError):
             for line in (place / "maps").read_text(errors="replace").splitlines():
                 if line.endswith(" (deleted)"):
-                    key, size = _mapped(line)
+                    key, size = _mapping(line)
                     sizes[key] = max(sizes.get(key, 0), size)
     return sum(sizes.values())
 
 
-def _mapped(line: str) -> tuple[tuple[int, int], int]:
-    """Whose file a line of `maps` is about, and how much of it is mapped there."""
+def _mapping(line: str) -> tuple[tuple[int, int], int]:
+    """((device, inode), number of mapped bytes) of a line of /proc/PID/maps."""
     span, _, _, device, inode, *_ = line.split()
     first, last = (int(part, 16) for part in span.split("-"))
     major, minor = (int(part, 16) for part in device.split(":"))
@@ -124,11 +136,11 @@ def _mapped(line: str) -> tuple[tuple[int, int], int]:
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """The whole group, and whoever left it: nobody is asked twice."""
+    """Kill the process group, and children that left the group, with SIGKILL."""
     family = _family(process.pid)
-    for strike in (lambda: os.killpg(process.pid, signal.SIGKILL), process.kill):
+    for send_kill in (lambda: os.killpg(process.pid, signal.SIGKILL), process.kill):
         try:
-            strike()
+            send_kill()
         except (ProcessLookupError, PermissionError):
             continue
     for member in family:

@@ -1,8 +1,9 @@
-"""A candidate runs in a copy of its own, watched and bounded from outside.
+"""Runs a program in its own folder, confined by `jail` and limited by `process_watch`.
 
-Outside means: a process of ours looks at the clock, the memory, the number of processes, the size
-of the folder and of what is printed, and kills the whole group when one is too much. `jail` takes
-files and network away, as far as the system can; how far is in the outcome's `level`.
+This process watches time, memory, number of processes, size of the folder and size of the output,
+and kills the program if one exceeds its limit. `jail` blocks files and network as far as the
+system allows. No setup, container or root is needed; the price is that isolation depends on the
+system, so each result has a `level` that says what was blocked.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from lowbit.research.candidate.process_watch import Clock, End, Limits, kill, watch
 
 JAIL = Path(__file__).with_name("jail.py")
-# What an interpreter with torch needs to read; never a person's own folders.
+# Folders that an interpreter with torch needs to read. No home folder is among them.
 SYSTEM = (
     "/usr",
     "/lib",
@@ -39,7 +40,7 @@ DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 
 @dataclass(frozen=True)
 class Level:
-    """What was taken away, and by what means."""
+    """What was blocked, and by which mechanism."""
 
     files: str = "none"
     network: str = "none"
@@ -47,19 +48,23 @@ class Level:
 
     @property
     def sealed(self) -> bool:
-        """Whether a keep may be called a keep: no file and no network but what was given."""
+        """Whether the program had no access to other files and no network."""
         return self.files != "none" and self.network in ("namespace", "seatbelt")
 
 
 @dataclass(frozen=True)
 class SandboxOutcome:
-    """How a run ended. `output` is what it printed, cut to the limit; it proves nothing."""
+    """Result of a program in the sandbox."""
 
     end: End
+    """"done", or why it was killed or failed."""
     code: int
+    """Exit code."""
     seconds: float
     peak: int
+    """Most memory at any time, in bytes."""
     output: str
+    """Standard output and error, cut to the limit. It proves nothing: the program wrote it."""
     level: Level
 
 
@@ -75,19 +80,29 @@ def run(
     wait: Callable[[float], None] = time.sleep,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> SandboxOutcome:
-    """Run a program in `folder`, which it may write to; nothing else but `readable` is there.
+    """Run a program that can write to `folder` and read `readable` and the system's libraries.
 
-    `devices`: patterns of a GPU's own files, which it may use too, or `iokit` on macOS.
+    Args:
+        program: Command line.
+        folder: Working folder, which the program may write to.
+        limits: Limits of all its processes together.
+        readable: Further files and folders that it may read.
+        environment: Variables in addition to a minimal environment.
+        isolate: Whether to block files and network.
+        devices: Patterns of GPU device files that it may use, or `iokit` on macOS.
+        clock: For tests.
+        wait: For tests.
+        cancelled: Polled; the program is killed once it returns True.
     """
     folder = folder.resolve()
     (folder / "tmp").mkdir(parents=True, exist_ok=True)
     read_end, write_end = os.pipe()
     spec = _spec(program, folder, limits, readable, environment or {}, isolate, write_end, devices)
-    # What it prints goes to a file without a name: nothing that it could put something else for.
-    with tempfile.TemporaryFile() as printed:
+    # The output goes to a file without a name, so the program cannot replace it.
+    with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             [sys.executable, "-I", str(JAIL), json.dumps(spec)],
-            stdout=printed,
+            stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             pass_fds=(write_end,),
@@ -96,20 +111,20 @@ def run(
         )
         os.close(write_end)
         try:
-            end, seconds, peak = watch(process, folder, printed, limits, clock, wait, cancelled)
+            end, seconds, peak = watch(process, folder, output, limits, clock, wait, cancelled)
         except BaseException:
             kill(process)
             raise
         level = _level(read_end, isolate)
         if end == "done" and process.returncode:
             end = "failed"
-        printed.seek(0)
-        text = printed.read(limits.output).decode("utf-8", "replace")
+        output.seek(0)
+        text = output.read(limits.output).decode("utf-8", "replace")
     return SandboxOutcome(end, process.returncode, seconds, peak, text, level)
 
 
 def available() -> Level:
-    """What this system can take away from a candidate."""
+    """The isolation that this system supports."""
     with tempfile.TemporaryDirectory(prefix="lowbit-isolation-") as folder:
         return run(["/usr/bin/env", "true"], Path(folder), Limits(30.0)).level
 
@@ -152,22 +167,22 @@ def _spec(
 
 
 def _level(read_end: int, isolate: bool) -> Level:
-    """What the jail said that it could take away, before it became the program."""
+    """The isolation level, from the report that the jail wrote before it started the program."""
     with os.fdopen(read_end, "rb") as pipe:
         text = pipe.readline()
     if not isolate or not text:
         return Level()
-    applied = json.loads(text)
-    apart, closed = applied["namespaces"], applied["landlock"]
-    if applied["seatbelt"]:
+    report = json.loads(text)
+    spaces, locks = report["namespaces"], report["landlock"]
+    if report["seatbelt"]:
         return Level(files="seatbelt", network="seatbelt")
     network = "none"
-    if "network" in apart:
-        network = "namespace" if applied["local"] else "namespace, but local sockets"
-    elif "network" in closed:
+    if "network" in spaces:
+        network = "namespace" if report["local"] else "namespace, but local sockets"
+    elif "network" in locks:
         network = "tcp only"
     return Level(
-        files="landlock" if "files" in closed else "none",
+        files="landlock" if "files" in locks else "none",
         network=network,
-        processes="namespace" if "processes" in apart else "group",
+        processes="namespace" if "processes" in spaces else "group",
     )

@@ -1,8 +1,10 @@
-"""One run of a candidate: a copy, a seal, a claim, and our own figure beside it.
+"""Runs a candidate once in the sandbox and scores the model that it exports.
 
-The copy holds `train.py` of the candidate's commit, `prepare.py` of the campaign's first one, and
-`trial.json`. A manifest of digests is taken before and looked at after. What is printed is a claim
-about the check text; what counts is what the evaluator finds in the artefact.
+The run has a folder with `train.py` of the candidate's commit, `prepare.py` of the campaign's base
+commit, and `trial.json`. Digests of the read-only files are compared before and after the run. The
+candidate prints its perplexity on the check text. This claim is only compared with our own value,
+to detect a false one. The scores that decide come from the evaluator, which reads the exported
+model in a process of its own. Each run therefore costs an evaluation in addition to its training.
 """
 
 from __future__ import annotations
@@ -43,25 +45,32 @@ PARTS: dict[Role, tuple[str, ...]] = {
     "replay": ("confirmation",),
     "fresh": ("confirmation", "sealed"),
 }
-CLAIMED = ("val_ppl", "training_seconds", "total_tokens_M")
+CLAIM_KEYS = ("val_ppl", "training_seconds", "total_tokens_M")
 TOLERANCE = 0.01
-"""Of a claim against our figure: numbers of 16 bits are kept, of 32 were trained."""
+"""Relative difference allowed between claim and our value: training has 32 bits, the export 16."""
 EVALUATION_SECONDS = 1_800.0
-"""Of each text."""
+"""Time limit of the evaluation, for each text."""
 LARGEST = 1e9
+"""Larger times and token counts in a claim are not plausible."""
 TAIL = 2_000
+"""Characters of output to store of a failed run."""
 
 
 @dataclass(frozen=True)
 class SealedJob:
-    """A run that is wanted. `tokens` 0: `seconds` of the clock decide; `limit` kills."""
+    """A run to do."""
 
     key: Key
     text: str
+    """train.py."""
     fixed: str
+    """prepare.py."""
     seconds: float
+    """Training budget, if `tokens` is 0."""
     tokens: int
+    """Training tokens."""
     limit: float
+    """Seconds after which the run is killed."""
 
 
 Runner = Callable[[SealedJob], RunResult]
@@ -69,7 +78,7 @@ Runner = Callable[[SealedJob], RunResult]
 
 @dataclass(frozen=True)
 class SealedRunner:
-    """Runs jobs for a campaign, each in a copy under what isolation there is."""
+    """Runs jobs of a campaign, each in a folder of its own, as isolated as the system allows."""
 
     settings: CampaignSettings
     places: Places
@@ -78,7 +87,7 @@ class SealedRunner:
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def cancel(self) -> None:
-        """Kill whatever runs, now."""
+        """Kill all current runs."""
         self.cancelled.set()
 
     def __call__(self, job: SealedJob) -> RunResult:
@@ -87,39 +96,38 @@ class SealedRunner:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
-            return self._ran(job, folder)
+            return self._run(job, folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _ran(self, job: SealedJob, folder: Path) -> RunResult:
-        given = self.places.inputs
+    def _run(self, job: SealedJob, folder: Path) -> RunResult:
+        inputs = self.places.inputs
         (folder / MUTABLE).write_text(job.text, encoding="utf-8")
         (folder / FIXED).write_text(job.fixed, encoding="utf-8")
-        description = self._described(job.key[2], job.seconds, job.tokens)
+        description = self._trial_description(job.key[2], job.seconds, job.tokens)
         (folder / TRIAL_FILE).write_text(json.dumps(description), encoding="utf-8")
-        guarded = [folder / FIXED, folder / TRIAL_FILE, given / DATA, given / CHECK]
-        before = manifest(guarded)
-        # It makes ready while the candidate does: by the time that it is needed, it waits.
+        read_only = [folder / FIXED, folder / TRIAL_FILE, inputs / DATA, inputs / CHECK]
+        before = manifest(read_only)
+        # The evaluator loads its libraries while the candidate trains.
         with self._evaluator(job, folder) as evaluator:
             try:
-                return self._judged_by(evaluator, job, folder, guarded, before)
+                return self._run_candidate(evaluator, job, folder, read_only, before)
             finally:
                 evaluator.kill()
 
-    def _judged_by(
+    def _run_candidate(
         self,
         evaluator: subprocess.Popen[str],
         job: SealedJob,
         folder: Path,
-        guarded: list[Path],
+        read_only: list[Path],
         before: dict[str, str],
     ) -> RunResult:
-        given = self.places.inputs
         outcome = sandbox.run(
             [sys.executable, "-E", "-s", MUTABLE],
             folder,
             Limits(job.limit, memory=self.settings.memory),
-            readable=[given, *_model_files(self.model)],
+            readable=[self.places.inputs, *_model_files(self.model)],
             isolate=self.isolate,
             devices=GPUS[self.settings.device],
             cancelled=self.cancelled.is_set,
@@ -131,20 +139,20 @@ class SealedRunner:
             "sealed": level.sealed,
             "level": f"files {level.files}, network {level.network}, processes {level.processes}",
         }
-        if manifest(guarded) != before:
-            return RunResult("tamper", **measured, detail="files that are read-only were changed")
+        if manifest(read_only) != before:
+            return RunResult("tamper", **measured, detail="the run changed read-only files")
         if outcome.end != "done":
             reason = "crash" if outcome.end == "failed" else outcome.end
             return RunResult(reason, **measured, detail=_tail(outcome.output, folder))
-        return self._judged(evaluator, job, folder, parse_claim(outcome.output), measured)
+        return self._evaluate(evaluator, job, folder, parse_claim(outcome.output), measured)
 
     def described(self) -> dict[str, Any]:
-        """A trial by hand: the screening seed, by the clock."""
-        return self._described(self.settings.seeds[0], self.settings.budget, 0)
+        """trial.json for a trial by hand in the worktree: the screening seed and the budget."""
+        return self._trial_description(self.settings.seeds[0], self.settings.budget, 0)
 
-    def _described(self, seed: int, seconds: float, tokens: int) -> dict[str, Any]:
-        given = self.places.inputs
-        paths = {"model": self.model, "data": given / DATA, "check": given / CHECK}
+    def _trial_description(self, seed: int, seconds: float, tokens: int) -> dict[str, Any]:
+        inputs = self.places.inputs
+        paths = {"model": self.model, "data": inputs / DATA, "check": inputs / CHECK}
         return {
             **{name: str(path) for name, path in paths.items()},
             "seed": seed,
@@ -154,7 +162,7 @@ class SealedRunner:
             "device": self.settings.device,
         }
 
-    def _judged(
+    def _evaluate(
         self,
         evaluator: subprocess.Popen[str],
         job: SealedJob,
@@ -162,32 +170,34 @@ class SealedRunner:
         claim: dict[str, float] | None,
         measured: dict[str, Any],
     ) -> RunResult:
+        """Compare the claim with the evaluator's answer, which has the scores of the run."""
         if claim is None:
             return RunResult(
-                "no claim", **measured, detail="it ended without the lines that are asked for"
+                "no claim", **measured, detail="it ended without printing the required figures"
             )
         if not math.isfinite(claim["val_ppl"]):
             return RunResult("nan", **measured)
         measured["tokens"] = max(0, round(claim["total_tokens_M"] * 1e6))
         measured["trained"] = min(max(0.0, claim["training_seconds"]), measured["seconds"])
-        began = time.monotonic()
-        answer = _evaluated(evaluator, EVALUATION_SECONDS * len(PARTS[job.key[1]]), folder)
-        measured["evaluated"] = round(time.monotonic() - began, 2)
+        start = time.monotonic()
+        answer = _answer_of(evaluator, EVALUATION_SECONDS * len(PARTS[job.key[1]]), folder)
+        measured["evaluated"] = round(time.monotonic() - start, 2)
         for reason in ("refused", "evaluator"):
             if reason in answer:
                 return RunResult(reason, **measured, detail=answer[reason])
         scores = {n: RunScores(tuple(s), tuple(c)) for n, (s, c) in answer["texts"].items()}
         more = {"bits": round(answer["bits"], 4), "zero": round(answer["zero"], 4)}
-        checked = math.inf if answer["check"] is None else answer["check"]
-        if not abs(claim["val_ppl"] - checked) <= TOLERANCE * checked:
+        perplexity = math.inf if answer["check"] is None else answer["check"]
+        if not abs(claim["val_ppl"] - perplexity) <= TOLERANCE * perplexity:
             detail = (
-                f"claimed {claim['val_ppl']:.4f} on the check text, where we find {checked:.4f}"
+                f"claimed perplexity {claim['val_ppl']:.4f} on the check text, but the exported "
+                f"model has {perplexity:.4f}"
             )
             return RunResult("claim", **measured, **more, detail=detail)
         return RunResult("", **measured, **more, scores=scores)
 
     def _evaluator(self, job: SealedJob, folder: Path) -> subprocess.Popen[str]:
-        """A process of its own, which has what no candidate has."""
+        """Start the evaluator, which may read the evaluation text."""
         request = {
             "model": str(self.model),
             "artefact": str(folder),
@@ -196,7 +206,7 @@ class SealedRunner:
             "threads": self.settings.threads,
             "device": self.settings.device,
         }
-        # -P: what lies in the folder that somebody stands in is no module of ours.
+        # -P: a module in the working folder must not replace one of ours.
         command = [
             sys.executable,
             "-P",
@@ -208,21 +218,21 @@ class SealedRunner:
         return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
-def _evaluated(evaluator: subprocess.Popen[str], longest: float, folder: Path) -> dict[str, Any]:
-    """What the evaluator finds, now that the candidate has ended."""
+def _answer_of(evaluator: subprocess.Popen[str], longest: float, folder: Path) -> dict[str, Any]:
+    """Let the evaluator score the artefact, now that the candidate has ended."""
     try:
-        output, complaint = evaluator.communicate("go\n", timeout=longest)
+        output, errors = evaluator.communicate("go\n", timeout=longest)
     except subprocess.TimeoutExpired:
-        return {"evaluator": f"scoring it took more than {longest:.0f} s"}
+        return {"evaluator": f"the evaluation took more than {longest:.0f} s"}
     if evaluator.returncode:
-        # What breaks our own process may be the candidate's doing, or the machine's.
-        return {"evaluator": f"scoring it failed: {_tail(complaint, folder)}"}
+        # Either the candidate's artefact or the machine may be the cause.
+        return {"evaluator": f"the evaluation failed: {_tail(errors, folder)}"}
     answer: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
     return answer
 
 
 def manifest(paths: list[Path]) -> dict[str, str]:
-    """Digests by path; what was a file and is none any more differs too."""
+    """Path -> digest of the file; empty if the path is missing, a link or not a file."""
     return {
         str(path): file_digest(path) if path.is_file() and not path.is_symlink() else ""
         for path in paths
@@ -230,26 +240,26 @@ def manifest(paths: list[Path]) -> dict[str, str]:
 
 
 def parse_claim(output: str) -> dict[str, float] | None:
-    """The figures after the line `---`; None where one is missing or no number."""
+    """The figures after the line `---`; None if one is missing or not a plausible number."""
     figures: dict[str, float] = {}
     _, dashes, rest = output.rpartition("---\n")
     for line in rest.splitlines() if dashes else ():
         key, colon, value = line.partition(":")
-        if colon and key in CLAIMED:
+        if colon and key in CLAIM_KEYS:
             try:
                 figures[key] = float(value)
             except ValueError:
                 return None
-    return figures if set(figures) == set(CLAIMED) and _sane(figures, "val_ppl") else None
+    return figures if set(figures) == set(CLAIM_KEYS) and _is_plausible(figures) else None
 
 
-def _sane(figures: Mapping[str, float], but: str) -> bool:
-    """Whether times and tokens are numbers that a run could have."""
-    return all(0 <= value < LARGEST for key, value in figures.items() if key != but)
+def _is_plausible(figures: Mapping[str, float]) -> bool:
+    """Whether a run could have these times and tokens. Any perplexity passes; it is checked."""
+    return all(0 <= value < LARGEST for key, value in figures.items() if key != "val_ppl")
 
 
 def _model_files(model: Path) -> list[Path]:
-    """A model's folder; in the hub's cache its files are links into a folder beside it."""
+    """The model's folder, and the folder of blobs that its files link to in the hub's cache."""
     folders = [model.resolve()]
     if model.parent.name == "snapshots":
         folders.append(model.parent.parent.resolve() / "blobs")
@@ -257,5 +267,5 @@ def _model_files(model: Path) -> list[Path]:
 
 
 def _tail(output: str, folder: Path) -> str:
-    """The end of what was printed, without this machine's paths."""
+    """The end of the output, without the path of the run's folder."""
     return output[-TAIL:].replace(str(folder), ".").strip()

@@ -1,14 +1,16 @@
-"""What candidates are given, and what is kept from them.
+"""Splits a campaign's text into training and check tokens for candidates, and hidden text.
 
-Training text gives `data.npy`, rows of window + 1 tokens, and `check.npy`, other articles of the
-same kind, which a candidate's claim is about. The text that decides is split by article into
+Candidates get `data.npy`, rows of window + 1 training tokens, and `check.npy`, rows of other
+articles, on which they report their perplexity. The evaluation text is hidden from them. It is
+split by article:
 
-    screening      30 %    a look at every candidate
-    confirmation   30 %    what keeps are decided on
-    sealed         40 %    opened once, at the very end
+    screening      30 %    scores every candidate
+    confirmation   30 %    decides whether a candidate is kept
+    sealed         40 %    used once, in the final evaluation
 
-(of the first two only so much is read as the settings say, so that trials are scored in seconds)
-in the order of the articles' digests, so the split depends on nothing but the text.
+The settings limit the first two parts, so that scoring a trial takes seconds. The articles are
+ordered by digest, so the split depends only on the text. The price of three parts: each one is
+smaller than the whole text, which makes confidence intervals wider.
 """
 
 from __future__ import annotations
@@ -32,39 +34,45 @@ from lowbit.tasks.prepare import find_task
 
 SHARES = {"screening": 0.3, "confirmation": 0.3, "sealed": 0.4}
 CHECK_ROWS = 8
-"""Enough to compare a claim with: what differs by a hundredth differs on any text."""
+"""Rows of the check text. A few suffice to detect a claim that is wrong by 1 %."""
 LEAST = 2
-"""Articles of a part: with one there is nothing to draw from."""
+"""Least number of articles of a part; a bootstrap over one article is not possible."""
 
 
 def prepare(settings: CampaignSettings, places: Places) -> dict[str, Any]:
-    """Write both folders; returns what there is of each, for the ledger. Twice is once."""
+    """Write the inputs of candidates and the hidden text; a second call writes the same.
+
+    Returns:
+        File name -> number of rows or articles and SHA-256, for the ledger.
+    """
     checkpoint = open_checkpoint(resolve(settings.model))
     if settings.window > max_length(checkpoint.config):
         raise UserError(
-            f"a window of {settings.window} tokens: {settings.model} reads "
-            f"{max_length(checkpoint.config)} at most"
+            f"a window of {settings.window} tokens is too long: {settings.model} has at most "
+            f"{max_length(checkpoint.config)} positions"
         )
     spec = TaskSpec(settings.task)
     task = find_task(settings.task, spec)
     if task.kind != "language":
-        raise UserError(f"'{settings.task}' is no text to continue: try wikitext2, or FILE.txt")
+        raise UserError(
+            f"'{settings.task}' is not a language-modelling task: use wikitext2 or FILE.txt"
+        )
     parts = task.read(spec).parts
     tokenizer = tokenizer_of(checkpoint.folder)
     facts: dict[str, Any] = {}
-    reads = {"screening": settings.look, "confirmation": settings.confirm}
+    limits = {"screening": settings.look, "confirmation": settings.confirm}
     for name, part in ((DATA, "train"), (CHECK, "selection")):
         rows = token_rows(parts[part], tokenizer, settings.window)
         rows = rows[:CHECK_ROWS] if name == CHECK else rows
         _save(places.inputs / name, rows)
         facts[name] = {"rows": len(rows), "sha256": file_digest(places.inputs / name)}
-    # The same rows where no candidate reaches them: its claim is about those.
+    # The evaluator needs the check rows too, from a file that no candidate can change.
     hidden = places.hidden / HIDDEN_CHECK
     write_atomic(hidden, json.dumps(rows.tolist()).encode())
     facts[HIDDEN_CHECK] = {"rows": len(rows), "sha256": file_digest(hidden)}
     for name, texts in split([document.text for document in parts["scored"]]).items():
-        if name in reads:
-            texts = first(texts, reads[name], _sizer(tokenizer))
+        if name in limits:
+            texts = first(texts, limits[name], _token_counter(tokenizer))
         path = places.hidden / f"{name}.json"
         write_atomic(path, json.dumps(texts).encode())
         facts[path.name] = {"articles": len(texts), "sha256": file_digest(path)}
@@ -72,30 +80,33 @@ def prepare(settings: CampaignSettings, places: Places) -> dict[str, Any]:
 
 
 def token_rows(documents: Sequence[Document], tokenizer: Any, window: int) -> np.ndarray:
-    """(rows, window + 1): all documents on one string, the last token of a row begins the next."""
+    """Tokens of all documents in one sequence, cut into an array of shape (rows, window + 1).
+
+    The last token of a row is also the first token of the next row.
+    """
     flat = language(documents, tokenizer, window)
     end = end_of_text(tokenizer)
     tokens = np.append(flat["ids"], end).astype(np.int32)
     count = (len(tokens) - 1) // window
     if count < 1:
-        raise UserError(f"fewer than {window} tokens of training text")
+        raise UserError(f"the training text is too short: it has fewer than {window} tokens")
     return np.stack([tokens[i * window : i * window + window + 1] for i in range(count)])
 
 
-def _sizer(tokenizer: Any) -> Callable[[str], int]:
+def _token_counter(tokenizer: Any) -> Callable[[str], int]:
     return lambda text: len(tokenizer(text, verbose=False)["input_ids"])
 
 
 def first(texts: Sequence[str], most: int, size: Callable[[str], int]) -> list[str]:
-    """As many whole articles as stay below so many tokens; LEAST of them in any case."""
+    """The first whole articles of at most `most` tokens together, but at least LEAST articles."""
     total = 0
-    chosen: list[str] = []
+    articles: list[str] = []
     for text in texts:
         total += size(text)
-        if total > most and len(chosen) >= LEAST:
+        if total > most and len(articles) >= LEAST:
             break
-        chosen.append(text)
-    return chosen
+        articles.append(text)
+    return articles
 
 
 def _save(path: Path, rows: np.ndarray) -> None:
@@ -107,14 +118,14 @@ def _save(path: Path, rows: np.ndarray) -> None:
 
 
 def split(texts: Sequence[str]) -> dict[str, list[str]]:
-    """Parts by article, of about those shares of all characters."""
+    """Articles of each part; the parts have about the `SHARES` of all characters."""
     ordered = sorted(texts, key=lambda text: sha256(text.encode()).digest())
     total, characters = sum(map(len, ordered)), 0
     parts: dict[str, list[str]] = {name: [] for name in SHARES}
-    ends, reached = {}, 0.0
+    ends, cumulative = {}, 0.0
     for name, share in SHARES.items():
-        reached += share
-        ends[name] = reached * total
+        cumulative += share
+        ends[name] = cumulative * total
     for text in ordered:
         middle = characters + len(text) / 2
         name = next((name for name, end in ends.items() if middle < end), "sealed")
@@ -122,5 +133,8 @@ def split(texts: Sequence[str]) -> dict[str, list[str]]:
         characters += len(text)
     short = [name for name, articles in parts.items() if len(articles) < LEAST]
     if short:
-        raise UserError(f"{len(texts)} articles are too few to split: {', '.join(short)}")
+        raise UserError(
+            f"{len(texts)} articles are too few to split: each part needs {LEAST}, and "
+            f"{', '.join(short)} would have fewer"
+        )
     return parts
