@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 from original_plan.arguments import parser
+from original_plan.equations import EQUATIONS, snippet
 from original_plan.latex import document
 from original_plan.notebook import cells
 
-# The public API runs models; the equations and the atomic write are internals.
+# The public API runs models; the atomic write is an internal.
 from lowbit.core.files import write_atomic
-from lowbit.sensitivity.theory.equations import EQUATIONS, snippet
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "quant_noise.py"
 

@@ -16,12 +16,12 @@ import numpy as np
 import sympy as sp
 
 from lowbit.quant.formats import parse
-from lowbit.sensitivity.theory import damage, distortion, rounding
-from lowbit.sensitivity.theory.rounding import rounded
+from lowbit.sensitivity.theory import damage, distortion
 
-# The formulas of the original plan lie with the experiments: from the project's folder, or from notebooks/.
+# The formulas of the original plan and of rounding one weight lie with the experiments: from the project's folder, or from notebooks/.
 sys.path += ["experiments", "../experiments"]
-from original_plan import original_formulas
+from original_plan import original_formulas, rounding
+from original_plan.rounding import rounded
 
 D, M, u, s, w, c, t = sp.symbols("D M u s w c t", positive=True)
 k = sp.symbols("k", integer=True, positive=True)

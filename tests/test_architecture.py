@@ -65,9 +65,6 @@ ENTRIES = ("lowbit", "__main__", "cli.main", "tasks", "models", "research.propos
 """Where everything starts: the public API, the command line, and the folders of plug-ins."""
 UNREACHED = {
     "research.candidate.jail": "started as a script, by its path: see research.candidate.sandbox",
-    "sensitivity.theory.distortion": "formulas for the papers and the notebook",
-    "sensitivity.theory.equations": "the equations of the papers as LaTeX",
-    "sensitivity.theory.rounding": "formulas for the papers and the notebook",
 }
 """Modules that no entry reaches, and why they are in the package all the same."""
 

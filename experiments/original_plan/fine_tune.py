@@ -15,7 +15,7 @@ from lowbit.core.errors import RunError, UserError
 from lowbit.core.files import to_json, write_atomic
 from lowbit.core.toml import check
 from lowbit.runs.store import FinishedRun, ResultsFolder
-from lowbit.study.execute import How, execute_single, finished_or_raise, single_run_study
+from lowbit.study.execute import RunOptions, execute_single, finished_or_raise, single_run_study
 from lowbit.study.study import Study
 from original_plan.pairs import Row, identity
 
@@ -55,7 +55,7 @@ def fine_tune(request: FineTuneRequest, results: Path, stem: str) -> Path:
     # `lowbit.adapt` refuses a folder that holds a run with other settings; here both are kept. Its
     # error messages name the option of `lowbit adapt` instead of the scripts' --model.
     study = _own_folder(_study(request, results / "runs"))
-    endings = execute_single(study, None, How(model_hint="--model FOLDER"))
+    endings = execute_single(study, None, RunOptions(model_hint="--model FOLDER"))
     run = finished_or_raise(study, endings)
     if run.record.status != "done":
         raise RunError(f"{run.folder} has no score: {run.record.message}")

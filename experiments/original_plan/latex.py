@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from lowbit.sensitivity.theory.equations import EQUATIONS, Equation, snippet
+from original_plan.equations import EQUATIONS, Equation, snippet
 
 SPECIAL = re.compile(r"(\$[^$]+\$|`[^`]+`|\*\*.+?\*\*|\*.+?\*)", re.DOTALL)
 CITATION = re.compile(r"\((D?\d+'?(?:, D?\d+'?)*)\)")

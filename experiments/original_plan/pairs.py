@@ -17,7 +17,7 @@ from lowbit import Record
 from lowbit.core.spec import BLOCK_ROLES
 
 # Metrics files are paired by the facts that pair records; the public API pairs whole studies.
-from lowbit.runs.record import COMPARED, unlike
+from lowbit.runs.record import COMPARED, differing_keys
 
 Row = dict[str, Any]
 _DIFFERENT_IN_A_PAIR = ("name", "format", "embedding", "rank", "rule")
@@ -80,7 +80,7 @@ def differences(first: Row, second: Row) -> list[str]:
         return ["train.token_budget makes other batches"]
     a, b = first["declared"], second["declared"]
     settings = [key for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
-    facts = unlike(first["facts"], second["facts"])
+    facts = differing_keys(first["facts"], second["facts"])
     return [
         *(f"{key}: {a.get(key)!r} and {b.get(key)!r}" for key in settings),
         *(f"{key}: {first['facts'][key]!r} and {second['facts'][key]!r}" for key in facts),

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from lowbit.quant.formats import parse
-from lowbit.sensitivity.theory import damage, distortion, rounding
-from lowbit.sensitivity.theory.rounding import rounded
+from lowbit.sensitivity.theory import damage, distortion
+from original_plan import rounding
+from original_plan.rounding import rounded
 
 FORMATS = ("int8@64", "int6@64", "int5@64", "int4@64", "nf4@64", "int3@64", "int2@64", "ternary@64")
 BITS = (3, 4, 5, 6, 8)

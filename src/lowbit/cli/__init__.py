@@ -7,6 +7,7 @@ doctor     lowbit doctor
 draw       lowbit draw
 evaluate   lowbit evaluate
 export     lowbit export
+formats    lowbit formats
 freeze     lowbit freeze
 guide      lowbit guide
 main       the `lowbit` command, assembled from its verbs

@@ -16,6 +16,7 @@ from lowbit.cli.doctor import doctor
 from lowbit.cli.draw import draw
 from lowbit.cli.evaluate import evaluate
 from lowbit.cli.export import export
+from lowbit.cli.formats import formats
 from lowbit.cli.freeze import freeze
 from lowbit.cli.guide import guide
 from lowbit.cli.measure import measure
@@ -32,7 +33,7 @@ from lowbit.cli.validate import validate
 
 GROUPS = {
     "Fine-tune": (adapt, evaluate, export, freeze),
-    "Before you train": (measure, predict, guide, plan),
+    "Before you train": (formats, measure, predict, guide, plan),
     "Studies": (run, status, validate, compare, draw, report, pack, unpack, results),
 }
 

@@ -1,7 +1,7 @@
-"""Where the modules of the first layout went, for plug-ins written for it.
+"""New paths of modules that moved, for plug-ins written for the old layout.
 
-Modules of version 0.1 lay at the root of the package. A plug-in that imports an old path is told
-the new one instead of "No module named ...".
+Modules of version 0.1 were at the root of the package. If a plug-in imports an old path, the error
+names the new one instead of "No module named ...".
 """
 
 from __future__ import annotations
@@ -61,15 +61,14 @@ ternary.grid=layers.ternary.grid ternary.linear=layers.ternary.linear
 ternary.schedule=core.schedules ternary.store=layers.ternary.packing
 ternary.teacher=train.teacher_outputs theory=sensitivity.theory
 theory.damage=sensitivity.theory.damage theory.distortion=sensitivity.theory.distortion
-theory.equations=sensitivity.theory.equations theory.noise=sensitivity.theory.rounding
 traces=sensitivity.hutchinson verdicts=study.verdicts worth=sensitivity.rank_gain
 """
 
 MOVED: dict[str, str] = dict(pair.split("=") for pair in _TABLE.split())  # type: ignore[misc]
-"""Old to new path, both without `lowbit.`."""
+"""Old path -> new path, both without `lowbit.`."""
 
 
 def new_path(module: str) -> str | None:
-    """The module's path now; None where it did not move."""
+    """The module's new path, or None if it did not move."""
     name = module.removeprefix("lowbit.")
     return f"lowbit.{MOVED[name]}" if name in MOVED else None

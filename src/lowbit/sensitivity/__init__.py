@@ -1,8 +1,9 @@
 """Measures once what low precision does to a model, to predict the cost of any plan.
 
 build_table      damage of every site in every format, from a model and calibration text
-by_name          measure and predict, for a model, task and plans given by name
+by_name          measure, predict and guide, for a model, task and plans given by name
 calibration      calibration text, spread evenly over a task's data
+compare_formats  formats compared without a model
 curvature        gradient, Fisher's diagonal and K-FAC factors of every site
 guide            recommended formats by rank and data size
 hessian          Hessian and Gauss-Newton products

@@ -71,7 +71,7 @@ def sensitivity_table(
         model = _open(prepared, calibration)
         model.curved = subset_indices(model.batches, request.curved)
         model.sites = sites_to_measure(model, request)
-        table = build_table(model, request, (spec.model, spec.task.called), on_progress)
+        table = build_table(model, request, (spec.model, spec.task.display_name), on_progress)
         write_atomic(path, to_text(table).encode())
     return table
 

@@ -22,7 +22,7 @@ from lowbit.quant.codec import decode, encode
 from lowbit.quant.formats import parse
 from lowbit.sensitivity.curvature import as_site, logits_of, target_of, weights_of
 from lowbit.tasks.base import Batch
-from lowbit.tasks.batching import joined
+from lowbit.tasks.batching import join_batches
 from lowbit.train.losses import Kind
 
 Errors = dict[str, Tensor]
@@ -88,7 +88,7 @@ class MeasuredModel:
     def log_probs(self, batches: Sequence[Batch]) -> Iterator[Tensor]:
         """The log-probabilities of each sequence at the current weights, several in one pass."""
         for group in self._groups(batches):
-            values = logits_of(self.module, joined(group), self.kind).log_softmax(-1)
+            values = logits_of(self.module, join_batches(group), self.kind).log_softmax(-1)
             yield from values.split([sum(batch.labels) for batch in group])
 
     def _groups(self, batches: Sequence[Batch]) -> Iterator[list[Batch]]:

@@ -80,7 +80,7 @@ def merged_run(
     peft.attach(installed.model, peft.read(folder / ADAPTER))
     kind, labels = prepared.task.kind, len(prepared.data.labels)
     at = (installed.model, installed.sites, prepared.checkpoint, kind, labels, prepared.pad)
-    merged = merge.plain(*at, merge=True).eval()
+    merged = merge.plain_model(*at, merge=True).eval()
     sites = tuple(site for site in installed.sites if not site.fresh)
     exact = load(prepared.checkpoint, kind, labels, prepared.pad).float()
     return merged, sites, _weights(exact, sites)

@@ -4,7 +4,7 @@ Levels are a step D apart, w is rounded to the nearest level, and e = w_q - w is
 is deterministic: "e is uniform on (-D/2, D/2)" is exact only with subtractive dither. For smooth
 densities it holds up to terms that vanish like exp(-2 pi^2 s^2 / D^2).
 
-No command uses this module: it is for the papers and notebooks.
+The notebook and the simulation use this module.
 """
 
 from __future__ import annotations
