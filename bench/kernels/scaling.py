@@ -62,7 +62,7 @@ def seconds(tokens: int, layers: int, width: int) -> float:
 
     from lowbit.core.execution import Execution
     from lowbit.core.spec import Plan, TrainSpec
-    from lowbit.layers.install import Settings, install
+    from lowbit.layers.install import LayerSettings, install
     from lowbit.models.family import find_sites
     from lowbit.models.loading import open_checkpoint, skeleton
     from lowbit.models.weights import blank
@@ -83,13 +83,13 @@ def seconds(tokens: int, layers: int, width: int) -> float:
         plan = Plan("scaling", "nf4@64", embedding="bf16", rank=8)
         sites = find_sites(skeleton(checkpoint, "language"), checkpoint.matrices)
         model, weights = blank(checkpoint, "language", 0, None, device)
-        install(model, sites, choose(plan, sites), Settings(plan, torch.float32, 0), weights)
+        install(model, sites, choose(plan, sites), LayerSettings(plan, torch.float32, 0), weights)
     rows = np.random.default_rng(0).integers(0, 512, (STEPS * tokens // 128, 129))
     part = [Example(row[:-1], row[1:], i, 1) for i, row in enumerate(rows)]
     marks: list[float] = []
     train = TrainSpec(batch=tokens // 128, epochs=STEPS, steps=STEPS, keep="last")
     setting = LoopSettings(
-        "language", train, 0, device, watcher=lambda *_: marks.append(time.perf_counter())
+        "language", train, 0, device, on_step=lambda *_: marks.append(time.perf_counter())
     )
     train_model(model, {"train": part, "selection": part[:1]}, setting)
     return median(b - a for a, b in zip(marks[WARM - 1 :], marks[WARM:], strict=False))

@@ -24,11 +24,11 @@ from lowbit.report.figures import memory
 from lowbit.report.table import footnotes
 from lowbit.runs import allocator, device, isolated_cost
 from lowbit.runs.dry_run import measure_cost
-from lowbit.runs.record import SCORES, Record, load
+from lowbit.runs.record import SCORES, Record, read_record
 from lowbit.runs.run import run
 from lowbit.runs.store import FinishedRun, find_run
 from lowbit.study.cells import gap_between, settings
-from lowbit.study.summary_rows import rows
+from lowbit.study.summary_rows import summary_rows
 from lowbit.tasks.base import Example
 from lowbit.train import compile
 from lowbit.train.loop import LoopSettings, steps_per_epoch, window
@@ -106,13 +106,13 @@ def test_checkpointing_keeps_less_for_the_backward_pass(spec: RunSpec) -> None:
 
 def test_auto_is_the_type_that_was_measured_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     for fast, slow in (("bf16", "fp32"), ("fp32", "bf16")):
-        monkeypatch.setattr(device, "speed", lambda *_, f=fast, s=slow: {f: 9.0, s: 1.0})
+        monkeypatch.setattr(device, "matmul_speeds", lambda *_, f=fast, s=slow: {f: 9.0, s: 1.0})
         assert device.resolve_compute("auto", CPU) == fast
         assert device.resolve_compute(slow, CPU) == slow
 
 
 def test_what_a_command_measured_is_what_its_runs_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "speed", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(device, "matmul_speeds", lambda *_: pytest.fail("measured again"))
     assert device.open_machine(Execution(measured="bf16"), "auto").compute == "bf16"
     assert device.open_machine(Execution(measured="bf16"), "fp32").compute == "fp32"
 
@@ -132,9 +132,9 @@ def test_what_a_device_supports_is_tried_on_it() -> None:
 
 
 def test_the_c_library_is_told_to_keep_and_to_hand_back() -> None:
-    with allocator.sparing():
+    with allocator.returning_freed_memory():
         assert float(torch.ones(2**20).sum()) == 2**20
-    allocator.keep()
+    allocator.keep_freed_memory()
     assert float(torch.ones(2**20).sum()) == 2**20
 
 
@@ -175,7 +175,7 @@ def test_a_compiler_that_fails_is_said_once_and_done_without(
     for _ in range(3):
         assert torch.equal(model(x), before)
     said = capsys.readouterr().err
-    assert said.count("not compiled, going on without") == 1
+    assert said.count("compiling failed; the run continues uncompiled") == 1
     assert "no working C++ compiler" in said
     assert len(tries) == 2  # each of the two once, and never again
 
@@ -212,7 +212,7 @@ def test_runs_with_a_token_budget_are_never_compared(spec: RunSpec, tmp_path: Pa
         one = replace(spec, plan=Plan(name, name, rank=2), train=train, task=task)
         folder = tmp_path / name
         run(one, folder, Execution(threads=1))
-        record = load(folder)
+        record = read_record(folder)
         assert record is not None
         assert record.spec["train"]["token_budget"] == 60
         runs.append(finished(folder))
@@ -231,7 +231,7 @@ def finished(folder: Path) -> FinishedRun:
 
 def lacks_cost(folder: Path) -> bool:
     one = finished(folder)
-    return isolated_cost.missing(one.record, one.isolated_cost)
+    return isolated_cost.needs_measurement(one.record, one.isolated_cost)
 
 
 # --- timed alone ----------------------------------------------------------------------------------
@@ -241,9 +241,9 @@ def test_shared_times_are_replaced_by_those_of_a_pass_alone(spec: RunSpec, tmp_p
     folder = tmp_path / spec.name
     record = run(spec, folder, Execution(threads=1), memory=2**33)
     assert record.cost.timed == "shared"
-    assert rows([finished(folder)])[0].shared
-    isolated_cost.write(folder, spec, a_pass(spec, peak_bytes=123, tokens_per_s=4.5))
-    (row,) = rows([finished(folder)])
+    assert summary_rows([finished(folder)])[0].shared
+    isolated_cost.write_isolated_cost(folder, spec, a_pass(spec, peak_bytes=123, tokens_per_s=4.5))
+    (row,) = summary_rows([finished(folder)])
     assert (row.peak, row.tokens_per_s, row.shared) == (123, 4.5, False)
     known = finished(folder).cost
     assert (known.wall_s, known.cpu_s, known.timed) == (7.0, 8.0, "alone")
@@ -256,13 +256,15 @@ def test_memory_is_that_of_packed_weights_whatever_the_runs_kept(
     folder = tmp_path / spec.name
     record = run(spec, folder, Execution(threads=1, residency="decoded"))
     assert lacks_cost(folder)
-    known = isolated_cost.measure(measure_cost, spec, Execution(threads=1, residency="decoded"))
-    isolated_cost.write(folder, spec, known)
+    known = isolated_cost.measure_isolated_cost(
+        measure_cost, spec, Execution(threads=1, residency="decoded")
+    )
+    isolated_cost.write_isolated_cost(folder, spec, known)
     assert not lacks_cost(folder)
     assert known.decoded_peak_bytes > 0
     assert known.weights_bytes == record.bytes.base + record.bytes.other
     assert known.trained_bytes == 16 * record.trainable
-    (row,) = rows([finished(folder)])
+    (row,) = summary_rows([finished(folder)])
     assert (row.peak, row.decoded_peak) == (known.peak_bytes, known.decoded_peak_bytes)
     assert row.tokens_per_s == record.cost.tokens_per_s  # it had the machine to itself
     assert "with packed weights" in " ".join(footnotes([row]))
@@ -276,13 +278,15 @@ def test_a_packed_run_alone_needs_no_pass(spec: RunSpec, tmp_path: Path) -> None
     assert not lacks_cost(tmp_path / spec.name)
 
 
-def a_pass(spec: RunSpec, **more: Any) -> isolated_cost.Solo:
+def a_pass(spec: RunSpec, **more: Any) -> isolated_cost.IsolatedCost:
     found = {
         **dict.fromkeys(("peak_bytes", "weights_bytes", "trained_bytes", "data_bytes"), 1),
         **{"total_s": 7.0, "cpu_s": 8.0, "gpu_s": 0.0, "tokens_per_s": 1.0, "step_s": 0.1},
         "compute": "fp32",
     }
-    return isolated_cost.measure(lambda *_: SimpleNamespace(**found | more), spec, Execution())
+    return isolated_cost.measure_isolated_cost(
+        lambda *_: SimpleNamespace(**found | more), spec, Execution()
+    )
 
 
 @pytest.mark.parametrize("changed", ["lr", "compute"])
@@ -293,9 +297,9 @@ def test_a_pass_of_other_settings_counts_for_nothing(
     run(spec, folder, Execution(threads=1), memory=2**33)
     other = replace(spec, train=replace(spec.train, lr=0.5)) if changed == "lr" else spec
     compute = "bf16" if changed == "compute" else "fp32"
-    isolated_cost.write(folder, other, a_pass(other, compute=compute))
+    isolated_cost.write_isolated_cost(folder, other, a_pass(other, compute=compute))
     assert finished(folder).isolated_cost is None
-    assert rows([finished(folder)])[0].shared
+    assert summary_rows([finished(folder)])[0].shared
 
 
 # --- the learning rate of adaptive ranks ----------------------------------------------------------

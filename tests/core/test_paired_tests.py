@@ -21,7 +21,7 @@ from lowbit.core.paired_tests import (
     tost,
     wilcoxon,
 )
-from lowbit.study.claims import ENOUGH_SEEDS, least_p
+from lowbit.study.claims import ENOUGH_SEEDS, smallest_p
 
 P = st.floats(0, 1)
 
@@ -71,7 +71,7 @@ def test_mcnemar_is_a_fair_coin_among_those_that_differ(rows: list[tuple[bool, b
 @pytest.mark.parametrize("seeds", range(2, 9))
 def test_wilcoxon_reaches_what_its_bound_says_and_no_less(seeds: int) -> None:
     best = wilcoxon(np.arange(1, seeds + 1) / 10)
-    assert best == pytest.approx(least_p("wilcoxon", seeds))
+    assert best == pytest.approx(smallest_p("wilcoxon", seeds))
     assert best == pytest.approx(2.0 ** (1 - seeds))
 
 
@@ -153,10 +153,10 @@ def test_margins_are_asked_one_sided() -> None:
 
 
 def test_too_few_seeds_can_decide_nothing() -> None:
-    assert all(least_p("bootstrap", n) == 1.0 for n in range(ENOUGH_SEEDS))
-    assert least_p("bootstrap", ENOUGH_SEEDS) == 0.0
-    assert least_p("t", 1) == 1.0
-    assert least_p("wilcoxon", 6) == 1 / 32
+    assert all(smallest_p("bootstrap", n) == 1.0 for n in range(ENOUGH_SEEDS))
+    assert smallest_p("bootstrap", ENOUGH_SEEDS) == 0.0
+    assert smallest_p("t", 1) == 1.0
+    assert smallest_p("wilcoxon", 6) == 1 / 32
 
 
 def test_scores_must_be_paired() -> None:

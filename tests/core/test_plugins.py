@@ -32,7 +32,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_plug_in_that_imports_an_old_path_is_told_the_new_one(package: Path) -> None:
     (package / "mine.py").write_text("from lowbit.errors import UserError\nTHING = 1\n")
-    message = "some_plugins.mine imports lowbit.errors, which is lowbit.core.errors now"
+    message = "some_plugins.mine imports lowbit.errors, which has moved to lowbit.core.errors"
     with pytest.raises(UserError, match=message):
         plugins("some_plugins", "THING")
 

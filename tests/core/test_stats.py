@@ -110,13 +110,13 @@ def test_documents_without_a_count_change_nothing() -> None:
 def test_a_document_scored_on_one_side_only_is_refused() -> None:
     a, na, b, nb, documents = scored(6)
     nb = np.where(documents == 2, 0, nb)
-    with pytest.raises(ValueError, match="one side"):
+    with pytest.raises(ValueError, match="one of the two runs"):
         gap((a, na, b, nb, documents))
 
 
 def test_unequal_lengths_and_empty_counts_are_refused() -> None:
     a, na, b, nb, documents = scored(7)
-    with pytest.raises(ValueError, match="alike"):
+    with pytest.raises(ValueError, match="the shape"):
         gap((a, na, b, nb, documents[:-1]))
     with pytest.raises(ValueError, match="positive"):
         gap((a, 0 * na, b, 0 * nb, documents))
@@ -133,7 +133,7 @@ def test_one_seed_has_a_mean_and_no_spread() -> None:
     two = mean_and_spread([1.0, 3.0])
     assert (two.mean, two.count) == (2.0, 2)
     assert two.sd == pytest.approx(np.sqrt(2))
-    with pytest.raises(ValueError, match="one value a seed"):
+    with pytest.raises(ValueError, match="one value per seed"):
         mean_and_spread([])
 
 

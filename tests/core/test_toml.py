@@ -19,7 +19,7 @@ from lowbit.core.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.core.toml import merge_tables, override
 from lowbit.plan.file import load_plan
 from lowbit.plan.named import NAMED, named
-from lowbit.runs.request import single
+from lowbit.runs.request import single_run
 from lowbit.study.claims import MOST_CLAIMS
 from lowbit.study.study import Study, read_study
 
@@ -250,7 +250,7 @@ def test_a_table_or_list_that_is_none_is_named_with_its_line(line: str, write: W
         (STUDY.replace('["bf16"]', '"bf16"'), "line 3: plans is 'bf16' and should be a list"),
         (STUDY.replace('"bf16"', '"bf16", "bf16"'), "line 3: plans has 'bf16' twice"),
         (STUDY.replace("bf16", "bf61"), "line 3: unknown plan 'bf61'. Did you mean 'bf16'?"),
-        (STUDY + WORKLOAD, "two runs would both be called 'm-wikitext2-bf16-seed0'"),
+        (STUDY + WORKLOAD, "two runs would have the name 'm-wikitext2-bf16-seed0'"),
         (STUDY + CLAIM * 6, f"6 claims; a study has at most {MOST_CLAIMS}"),
         (STUDY + '[[plan]]\nname = "x"\n', "line 7: plan is a list and should be a table"),
     ],
@@ -333,8 +333,8 @@ def test_one_entry_of_a_list_is_set_by_its_number(write: Write) -> None:
         ("=1", "--set =1: expected KEY=VALUE"),
         ("train=3", "train is 3 and should be a table"),
         ("train.lr.high=3", "should be a"),
-        ("title.x=3", "'title.x': 'title' is no table"),
-        ("workload.model=x", "say which of the list, like workload.0.model"),
+        ("title.x=3", "'title.x': 'title' is not a table"),
+        ("workload.model=x", "give its number, like workload.0.model"),
         ("workload.1.model=x", "'1' should be a number from 0 to 0"),
         ("workload.x.model=x", "'x' should be a number from 0 to 0"),
         ("plan.mine.rank=3", "no plan 'mine' in this study."),
@@ -443,13 +443,13 @@ def test_a_workloads_own_settings_win_over_the_studys(write: Write) -> None:
 
 def test_one_run_takes_the_keys_of_a_study() -> None:
     settings = ["train.lr=0.5", "task.window=8", "plan.rank=3", "execution.threads=1"]
-    spec, execution = single("m", "sst2", "int4@32", 4, settings)
+    spec, execution = single_run("m", "sst2", "int4@32", 4, settings)
     assert (spec.train.lr, spec.task.window, spec.plan.rank, spec.seed) == (0.5, 8, 3, 4)
     assert (spec.plan.format, execution.threads) == ("int4@32", 1)
 
 
 def test_a_setting_changes_one_key_of_a_schedule_and_keeps_the_rest() -> None:
-    spec, _ = single("m", "sst2", "Joint-1", 0, ["plan.schedule.target=3"])
+    spec, _ = single_run("m", "sst2", "Joint-1", 0, ["plan.schedule.target=3"])
     assert spec.plan.schedule == RankSchedule("adalora", target=3)
     assert NAMED["Joint-1"].schedule.target == 4
 
@@ -467,7 +467,7 @@ def test_a_setting_changes_one_key_of_a_schedule_and_keeps_the_rest() -> None:
 )
 def test_a_setting_of_one_run_that_fits_nothing_is_refused(setting: str, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
-        single("m", "sst2", "bf16", 0, [setting])
+        single_run("m", "sst2", "bf16", 0, [setting])
 
 
 def test_a_plan_file_is_named_after_itself_unless_it_says(write: Write) -> None:
@@ -493,10 +493,10 @@ def test_a_part_adds_its_runs_and_shares_those_of_the_main_matrix(write: Write) 
     study = read_study(str(write(TWO)))
     main, more = study.parts
     assert len(study.runs) == 3 + 2
-    assert [(r.plan.name, r.seed) for r in study.part(more)] == [
+    assert [(r.plan.name, r.seed) for r in study.runs_of(more)] == [
         ("nf4@64", 0), ("nf4@64", 1), ("bf16", 0), ("bf16", 1)
     ]  # fmt: skip
-    assert [r.seed for r in study.part(main)] == [0, 1, 2]
+    assert [r.seed for r in study.runs_of(main)] == [0, 1, 2]
     assert {r.plan.name for r in read_study(str(write(TWO)), only=["more"]).runs} == {
         "nf4@64",
         "bf16",
@@ -529,7 +529,7 @@ def test_a_part_that_cannot_be_is_refused(old: str, new: str, said: str, write: 
 def test_a_cut_of_a_task_has_a_name_of_its_own(write: Write) -> None:
     text = STUDY + WORKLOAD.replace('"wikitext2"', '{name = "wikitext2", limit = 9, tag = "few"}')
     one, two = read_study(str(write(text))).runs
-    assert (one.task.called, two.task.called) == ("wikitext2", "wikitext2 (few)")
+    assert (one.task.display_name, two.task.display_name) == ("wikitext2", "wikitext2 (few)")
     assert (one.name, two.name) == ("m-wikitext2-bf16-seed0", "m-wikitext2_few-bf16-seed0")
     kept = read_study(str(write(text + '[profile.x]\n"seeds" = [4]\n').parent), profile="x")
     assert {run.seed for run in kept.runs} == {4}
@@ -561,7 +561,7 @@ def test_a_folder_of_plans_is_taken_by_patterns(write: Write, tmp_path: Path) ->
     assert [plans[f"lm/random-{i}"].format for i in range(3)] == ["int2@64", "int3@64", "int4@64"]
     assert (plans["lm/planned"].rank, plans["lm/planned"].alpha) == (4, 3.0)
     (run,) = read_study(str(path), only=("lm/planned",), seeds=(0,)).runs
-    assert study.place(run).name == run.name
+    assert study.run_folder(run).name == run.name
     assert "/" not in run.name
     claim = CLAIM.replace("nf4@64", "lm/planned").replace('"bf16"', '"lm/random-1"')
     mean = 'mean_with = ["lm/random-*"]\n'
@@ -575,7 +575,7 @@ def test_a_folder_of_plans_is_taken_by_patterns(write: Write, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('"plans"', '"plan"', "no plan's file (*.toml) in"),
+        ('"plans"', '"plan"', "no plan file (*.toml) in"),
         ('path = "plans"', "", "path should be a folder of plans"),
         ("lm/random-*", "lm/randon-*", "unknown plan 'lm/randon-*'"),
         ("alpha = 3.0", "alpa = 3.0", "Did you mean 'alpha'"),

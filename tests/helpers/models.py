@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lowbit.core.spec import Choice, Plan, Site
 from lowbit.layers.frozen import Residency
-from lowbit.layers.install import Settings, install
+from lowbit.layers.install import LayerSettings, install
 from lowbit.models.family import find_sites
 from lowbit.models.loading import Checkpoint, Kind, load, open_checkpoint, skeleton
 from lowbit.plan.rules import choose
@@ -93,7 +93,7 @@ def installed(
     plan = plan or Plan("plain")
     chosen = choose(plan, start.sites) if choices is None else choices
     model = start.model()
-    install(model, start.sites, chosen, Settings(plan, compute, seed, residency))
+    install(model, start.sites, chosen, LayerSettings(plan, compute, seed, residency))
     return PlannedModel(model, start.sites, chosen)
 
 

@@ -14,7 +14,7 @@ from helpers.models import Opened, installed
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lowbit.core.progress import nobody
+from lowbit.core.progress import ignore_step
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan, Rule, TrainSpec
 from lowbit.models.loading import Kind
@@ -23,7 +23,7 @@ from lowbit.tasks.base import Example
 from lowbit.train.evaluate import ExampleScores, evaluate
 from lowbit.train.loop import (
     LoopSettings,
-    Outcome,
+    TrainOutcome,
     train_model,
 )
 
@@ -50,7 +50,7 @@ class Scene:
 class Ended:
     """What a training leaves."""
 
-    outcome: Outcome
+    outcome: TrainOutcome
     learnt: dict[str, Tensor]
     lines: list[dict[str, Any]]
     scored: tuple[ExampleScores, float]
@@ -88,7 +88,7 @@ def carry_out(
     folder: Path | None = None,
     seed: int = 0,
     fingerprint: str = "this",
-    watcher: Any = nobody,
+    on_step: Any = ignore_step,
     every: float = 0.0,
 ) -> Ended:
     # Decoded copies give the same bits (test_layers) in half the time.
@@ -102,7 +102,7 @@ def carry_out(
         log=folder and folder / LOG,
         checkpoint=folder and folder / CHECKPOINT,
         hooks=hooks_of(scene.plan, made),
-        watcher=watcher,
+        on_step=on_step,
         clock=ticking(),
         checkpoint_every=every,
     )

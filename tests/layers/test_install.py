@@ -30,7 +30,7 @@ from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Choice, Plan, Rule
 from lowbit.layers.adapters import SvdAdapter
 from lowbit.layers.frozen import Frozen, FrozenEmbedding
-from lowbit.layers.install import Settings, adapters, install, trained
+from lowbit.layers.install import LayerSettings, adapters, install, trained
 from lowbit.layers.linear import Adapted, Trained
 from lowbit.models.loading import Kind
 from lowbit.plan.rules import choose
@@ -126,8 +126,8 @@ def test_a_layer_that_refuses_to_be_replaced_is_an_error(tiny_model: Folder) -> 
         install(model, start.sites, choose(Plan("p"), start.sites), settings())
 
 
-def settings(seed: int = 0) -> Settings:
-    return Settings(Plan("p"), torch.float32, seed)
+def settings(seed: int = 0) -> LayerSettings:
+    return LayerSettings(Plan("p"), torch.float32, seed)
 
 
 @every_case
@@ -322,7 +322,7 @@ def test_a_trained_base_starts_as_the_checkpoint_and_is_exported_as_it_ends(
     again = installed(start, plan)
     peft.attach(again.model, peft.read(tmp_path))
     assert torch.equal(logits(again.model, some_ids()), expected)
-    out = merge.plain(made.model, made.sites, start.checkpoint, start.kind, LABELS, PAD)
+    out = merge.plain_model(made.model, made.sites, start.checkpoint, start.kind, LABELS, PAD)
     # The same products in another order of summation: fp32 rounding through a few layers.
     assert torch.allclose(logits(out, some_ids()), expected, rtol=1e-5, atol=1e-5)
 
@@ -349,12 +349,12 @@ def test_an_embedding_cannot_be_trained(tiny_model: Folder, name: str) -> None:
 @pytest.mark.parametrize(
     ("plan", "said"),
     [
-        (Plan("p", rank=33), r"rank 33 for .* of 32 x 32; a rank lies between 0 and 32"),
+        (Plan("p", rank=33), r"rank 33 for .* of 32 x 32; a rank is between 0 and 32"),
         (Plan("p", rule=(Rule(name="*.fc9"),)), r"rule 1 \(name = '\*\.fc9'\) matches no site"),
         (Plan("p", rule=(Rule(depth=(2,)),)), r"rule 1 \(depth = \[2\]\) matches no site"),
         (
             Plan("p", rule=(Rule(role="embedding", rank=4),)),
-            r"rule 1 gives embeddings or heads a rank; theirs is 0",
+            r"rule 1 sets a rank for embeddings or heads, which have no adapters",
         ),
         (
             Plan("p", rank=2, schedule=RankSchedule("adalora", target=4)),

@@ -21,7 +21,7 @@ from lowbit.core.errors import RunError, UserError
 from lowbit.core.plugins import plugins
 from lowbit.core.spec import BLOCK_ROLES, Plan
 from lowbit.layers.frozen import FrozenEmbedding
-from lowbit.layers.install import Settings, install
+from lowbit.layers.install import LayerSettings, install
 from lowbit.models import family as families
 from lowbit.models.family import MATRICES, find_sites, matrices, shape_of
 from lowbit.models.loading import Kind, open_checkpoint, skeleton
@@ -164,7 +164,9 @@ def test_a_matrix_that_no_pattern_covers_is_an_error(tiny_model: Folder, kind: s
     made = {"Linear": nn.Linear, "Conv1D": Conv1D, "Embedding": nn.Embedding}[kind](4, 6)
     model = skeleton(opened(tiny_model("gpt2")).checkpoint, "language", LABELS)
     model.transformer.h[1].mlp.extra = made
-    with pytest.raises(RunError, match=r"no pattern covers the matrix 'transformer\.h\.1\.mlp\.ex"):
+    with pytest.raises(
+        RunError, match=r"no pattern matches the matrix 'transformer\.h\.1\.mlp\.ex"
+    ):
         find_sites(model)
 
 
@@ -181,4 +183,4 @@ def test_a_site_without_a_choice_is_an_error(tiny_model: Folder) -> None:
     choices = everywhere("bf16", start.sites)
     choices.pop(start.sites[3].name)
     with pytest.raises(KeyError):
-        install(start.model(), start.sites, choices, Settings(Plan("p"), torch.float32, 0))
+        install(start.model(), start.sites, choices, LayerSettings(Plan("p"), torch.float32, 0))

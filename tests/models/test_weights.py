@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lowbit.core.errors import RunError, UserError
 from lowbit.core.spec import Plan
-from lowbit.layers.install import Settings, install
+from lowbit.layers.install import LayerSettings, install
 from lowbit.layers.linear import Trained
 from lowbit.models.loading import Checkpoint, open_checkpoint
 from lowbit.models.weights import blank
@@ -62,7 +62,7 @@ def test_a_model_installed_without_ever_being_whole_is_the_same_to_the_bit(
 ) -> None:
     start = opened(tiny_model(name), kind)
     plan = Plan("p", "int4@16", rank=2, init="residual")
-    settings = Settings(plan, torch.float32, 3)
+    settings = LayerSettings(plan, torch.float32, 3)
     choices = choose(plan, start.sites)
     whole = start.model()
     install(whole, start.sites, choices, settings)
@@ -86,7 +86,7 @@ def test_never_more_than_one_matrix_is_held_as_it_was(
         seen.append(sum(p.is_floating_point() and not p.requires_grad for p in real))
         return codec.encode(weight, spec)  # type: ignore[arg-type]
 
-    settings = Settings(plan, torch.float32, 0)
+    settings = LayerSettings(plan, torch.float32, 0)
     install(model, start.sites, choose(plan, start.sites), settings, weights, encoding)
     assert len(seen) == len(start.sites)
     # The matrix itself; what was installed before holds integers, and adapters that train.
@@ -137,7 +137,7 @@ def test_a_file_that_ends_early_is_an_error_that_names_it(
     checkpoint = open_checkpoint(folder)
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(RunError, match=r"model\.safetensors is torn"):
+    with pytest.raises(RunError, match=r"model\.safetensors is damaged"):
         read(checkpoint, "language")
 
 
@@ -193,7 +193,11 @@ def test_heads_that_are_trained_are_read_for_their_shape_alone(tiny_model: Folde
     plan = Plan("p", "int4@16", rank=2)
     model, weights = blank(start.checkpoint, "classification", LABELS, PAD, CPU)
     install(
-        model, start.sites, choose(plan, start.sites), Settings(plan, torch.float32, 1), weights
+        model,
+        start.sites,
+        choose(plan, start.sites),
+        LayerSettings(plan, torch.float32, 1),
+        weights,
     )
     head = model.get_submodule("score")
     assert isinstance(head, Trained)

@@ -379,7 +379,7 @@ def test_codes_do_not_depend_on_how_many_rows_are_coded_at_a_time(
 ) -> None:
     weight = torch.randn(13, 48)
     whole = encode(weight, parse(text))
-    monkeypatch.setattr(codec, "_STRETCH", 100)
+    monkeypatch.setattr(codec, "_WEIGHTS_AT_A_TIME", 100)
     pieces = encode(weight, parse(text))
     for name, tensor in whole.tensors().items():
         assert torch.equal(tensor, pieces.tensors()[name])

@@ -22,7 +22,7 @@ from lowbit.tasks import prepare as preparing
 from lowbit.tasks.base import END, PARTS, Source, Task
 from lowbit.tasks.batching import batches, epoch_order
 from lowbit.tasks.checks import check_source
-from lowbit.tasks.prepare import encode, find, prepare
+from lowbit.tasks.prepare import encode, find_task, prepare
 
 TASKS = plugins("lowbit.tasks", "TASK")
 WINDOW = 16
@@ -77,7 +77,7 @@ def source(task) -> Source:
 def small(task, source, monkeypatch) -> TaskSpec:
     """The settings by which `prepare` gets the few documents."""
     few = replace(task, read=lambda spec: source)
-    monkeypatch.setattr(preparing, "find", lambda name, spec=None: few)
+    monkeypatch.setattr(preparing, "find_task", lambda name, spec=None: few)
     return TaskSpec(task.name, window=WINDOW)
 
 
@@ -95,7 +95,7 @@ def same(ours, theirs) -> bool:
 
 
 def test_a_task_is_found_by_its_name_and_says_what_it_is(task):
-    assert find(task.name) is task
+    assert find_task(task.name) is task
     assert task.about
     expected = {"language": ("loss", "lower"), "classification": ("accuracy", "higher")}
     assert (task.metric, task.better) == expected[task.kind]

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from lowbit.core.errors import UserError
 from lowbit.tasks import examples
 from lowbit.tasks.base import END, Document, Example
-from lowbit.tasks.batching import batches, by_length, epoch_order, filled
+from lowbit.tasks.batching import batches, by_length, epoch_order, split_by_tokens
 
 TEXTS = st.text(st.sampled_from("ab é\n\t　猫."), min_size=1, max_size=60)
 
@@ -122,7 +122,7 @@ def test_stretches_hold_every_example_once_and_no_more_than_may_be(lengths, most
     order = by_length(part, range(len(part)))
     assert sorted(order) == list(range(len(part)))
     assert [lengths[i] for i in order] == sorted(lengths)
-    stretches = list(filled(part, most, order))
+    stretches = list(split_by_tokens(part, most, order))
     assert [i for stretch in stretches for i in stretch] == order
     for stretch in stretches:
         assert len(stretch) == 1 or sum(lengths[i] for i in stretch) <= most

@@ -14,7 +14,7 @@ from lowbit.core.errors import UserError
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.tasks.base import END, PARTS, Document, Source, Task
 from lowbit.tasks.checks import check_source
-from lowbit.tasks.prepare import find, prepare
+from lowbit.tasks.prepare import find_task, prepare
 
 ASSETS = os.environ.get("LOWBIT_ASSETS")
 needs_assets = pytest.mark.skipif(not ASSETS, reason="needs LOWBIT_ASSETS")
@@ -62,20 +62,20 @@ def reviews(count: int, **names) -> list:
 
 def test_an_unknown_task_names_the_nearest():
     with pytest.raises(UserError, match=r"unknown task 'wikitext'\. Did you mean 'wikitext2'"):
-        find("wikitext")
+        find_task("wikitext")
 
 
 def test_a_missing_file_says_so_and_names_the_nearest(text_file):
     wrong = text_file.name.replace("own", "owm")
     with pytest.raises(UserError, match=r"there is no such file. Did you mean 'own\.txt'"):
-        find(wrong)
+        find_task(wrong)
 
 
 def test_a_file_of_another_kind_says_which_kinds_there_are(tmp_path):
     path = tmp_path / "own.csv"
     path.write_text("a,b")
     with pytest.raises(UserError, match=r"should end in \.txt or \.jsonl"):
-        find(str(path))
+        find_task(str(path))
 
 
 def test_a_folder_that_is_called_like_a_file_says_so(tmp_path):
@@ -205,7 +205,7 @@ def test_too_few_sentences_for_four_parts_names_the_file(tmp_path):
 
 
 def test_one_class_alone_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="is 'bad' everywhere"):
+    with pytest.raises(UserError, match="is always 'bad'"):
         made(jsonl(tmp_path, [{"sentence": f"{i}", "label": "bad"} for i in range(9)]))
 
 
@@ -224,7 +224,7 @@ def test_an_empty_jsonl_is_an_error(tmp_path, content):
 
 
 def test_a_window_longer_than_the_model_names_both(text_file):
-    with pytest.raises(UserError, match=r"task\.window = 65 .* takes 64 tokens"):
+    with pytest.raises(UserError, match=r"task\.window = 65 .* limit of 64 tokens"):
         made(replace(text_file, window=65))
 
 
@@ -270,11 +270,14 @@ def source(**parts) -> Source:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (source(selection=()), "empty data: nothing in its part 'selection'"),
+        (source(selection=()), "empty data: part 'selection' has no documents"),
         (source(scored=(Document("train"),)), "'train' is in two parts, train and scored"),
         (source(train=(Document(" "),)), "a document without text"),
-        (source(train=(Document("x", 0),)), "should have a label, and only then"),
-        (Source({p: (Document(p, 2),) for p in PARTS}, ("a", "b")), "has no class 2"),
+        (source(train=(Document("x", 0),)), "has a label, but there are no classes"),
+        (
+            Source({p: (Document(p, 2),) for p in PARTS}, ("a", "b")),
+            "has the label 2; labels are 0 to 1",
+        ),
     ],
 )
 def test_a_source_that_breaks_its_promise_is_refused(wrong, message):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from lowbit.core.errors import UserError
 from lowbit.tasks.base import PARTS, Document
-from lowbit.tasks.split import HELD_OUT, SCORED, hold_out, stretches, without
+from lowbit.tasks.split import HELD_OUT, SCORED, hold_out, split_in_order, without
 
 SHARES = (*HELD_OUT, SCORED)
 TEXTS = st.text("abc", min_size=1, max_size=12)
@@ -57,7 +57,7 @@ def test_one_giant_document_stays_in_train():
 
 
 def test_fewer_documents_than_parts_is_an_error_that_counts_them():
-    with pytest.raises(UserError, match="3 different documents cannot make 4 parts"):
+    with pytest.raises(UserError, match="3 different documents, but 4 parts"):
         hold_out(documents("aabc"), SHARES)
 
 
@@ -72,18 +72,18 @@ def test_without_leaves_no_text_of_the_others(ours, others):
     st.sampled_from(["\n", "\n\n", "\n \n"]),
 )
 def test_stretches_are_consecutive_complete_and_never_empty(pieces, separator):
-    parts = stretches([separator.join(pieces)], "FILE.txt")
+    parts = split_in_order([separator.join(pieces)], "FILE.txt")
     texts = [document.text for part in PARTS for document in parts[part]]
     assert "".join(texts).replace("\n", "") == "".join(pieces)
     assert all(parts[part] for part in PARTS)
 
 
 def test_stretches_never_join_documents():
-    parts = stretches(["one\ntwo\nthree", "four\nfive\nsix"], "FILE.txt")
+    parts = split_in_order(["one\ntwo\nthree", "four\nfive\nsix"], "FILE.txt")
     joined = [document.text for part in PARTS for document in parts[part]]
     assert not any("three" in text and "four" in text for text in joined)
 
 
 def test_too_few_lines_for_four_parts_names_the_file():
-    with pytest.raises(UserError, match=r"FILE\.txt: too little data.*has 3"):
-        stretches(["one\ntwo\nthree"], "FILE.txt")
+    with pytest.raises(UserError, match=r"FILE\.txt: too little data.*there are 3"):
+        split_in_order(["one\ntwo\nthree"], "FILE.txt")

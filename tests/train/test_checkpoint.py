@@ -64,7 +64,7 @@ def test_killed_at_any_step_and_resumed_is_as_never_killed(
     for step in range(1, STEPS + 1):
         folder = tmp_path / f"killed{step}"
         with pytest.raises(Killed):
-            carry_out(here, folder, watcher=stop_at(step))
+            carry_out(here, folder, on_step=stop_at(step))
         assert (folder / CHECKPOINT).exists() == (step > 1)
         assert_alike(carry_out(here, folder), expected)
 
@@ -90,7 +90,7 @@ def test_a_run_killed_at_every_step_in_turn_still_ends_alike(
     expected = whole("llama, dropout")
     for step in range(2, STEPS + 1):
         with pytest.raises(Killed):
-            carry_out(here, tmp_path / "killed", watcher=stop_at(step))
+            carry_out(here, tmp_path / "killed", on_step=stop_at(step))
     assert_alike(carry_out(here, tmp_path / "killed"), expected)
 
 
@@ -99,7 +99,7 @@ def test_checkpoints_some_steps_apart_lose_steps_but_no_bits(scene: Stage, tmp_p
     expected = carry_out(here, tmp_path / "whole", every=math.inf)
     assert not (tmp_path / "whole" / CHECKPOINT).exists()
     with pytest.raises(Killed):
-        carry_out(here, tmp_path / "killed", watcher=stop_at(4), every=5.0)
+        carry_out(here, tmp_path / "killed", on_step=stop_at(4), every=5.0)
     found = checkpoint.read(tmp_path / "killed" / CHECKPOINT, "this")
     assert found is not None
     assert 0 < found[0].step < 3
@@ -110,7 +110,7 @@ def test_a_finished_training_resumed_trains_no_more(scene: Stage, tmp_path: Path
     here = scene("llama, dropout")
     expected = carry_out(here, tmp_path)
     seen: list[int] = []
-    again = carry_out(here, tmp_path, watcher=lambda step, *_: seen.append(step))
+    again = carry_out(here, tmp_path, on_step=lambda step, *_: seen.append(step))
     assert seen == []
     assert_alike(again, expected)
 
@@ -118,7 +118,7 @@ def test_a_finished_training_resumed_trains_no_more(scene: Stage, tmp_path: Path
 def test_time_adds_up_over_resumptions(scene: Stage, tmp_path: Path) -> None:
     here = scene("llama, dropout")
     with pytest.raises(Killed):
-        carry_out(here, tmp_path, watcher=stop_at(4))
+        carry_out(here, tmp_path, on_step=stop_at(4))
     found = checkpoint.read(tmp_path / CHECKPOINT, "this")
     assert found is not None
     ended = carry_out(here, tmp_path).outcome.position
@@ -157,7 +157,7 @@ def killed(scene: Stage, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run killed in its fourth step left; to be copied."""
     folder = tmp_path_factory.mktemp("killed")
     with pytest.raises(Killed):
-        carry_out(scene("llama, dropout"), folder, watcher=stop_at(4))
+        carry_out(scene("llama, dropout"), folder, on_step=stop_at(4))
     return folder
 
 
@@ -192,7 +192,7 @@ def test_another_runs_checkpoint_is_none(scene: Stage, whole: Whole, tmp_path: P
     expected = whole("llama, dropout")
     folder = tmp_path / "shared"
     with pytest.raises(Killed):
-        carry_out(here, folder, fingerprint="another", seed=3, watcher=stop_at(4))
+        carry_out(here, folder, fingerprint="another", seed=3, on_step=stop_at(4))
     assert checkpoint.read(folder / CHECKPOINT, "another") is not None
     assert checkpoint.read(folder / CHECKPOINT, "this") is None
     assert_alike(carry_out(here, folder), expected)

@@ -169,7 +169,7 @@ def test_accumulation_changes_memory_and_nothing_else(scene: Stage, name: str) -
         case = replace(
             setting(train, kind=here.start.kind),
             hooks=Hooks(after_step=look),
-            watcher=lambda *seen: losses.append(seen[-1]),
+            on_step=lambda *seen: losses.append(seen[-1]),
         )
         train_model(model, here.parts, case)
         return found, losses[0]
@@ -200,7 +200,7 @@ def test_a_loss_that_is_no_number_ends_training_at_once(scene: Stage, tmp_path: 
     case = replace(
         setting(here.train),
         log=tmp_path / LOG,
-        watcher=lambda step, *_: seen.append(step),
+        on_step=lambda step, *_: seen.append(step),
     )
     outcome = train_model(made.model, here.parts, case)
     assert f"no longer finite at step {seen[-1]} of {STEPS}" in outcome.diverged

@@ -19,7 +19,7 @@ from lowbit.train import loop
 from lowbit.train.checkpoint import Position
 from lowbit.train.evaluate import ExampleScores
 from lowbit.train.hooks import Hooks
-from lowbit.train.state import State
+from lowbit.train.state import TrainState
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_the_share_of_noise_in_gradients_is_found_whatever_clipping_does(
 ) -> None:
     torch.manual_seed(seed)
     model = nn.Linear(40, 50, bias=False)
-    state = State(model, TrainSpec(lr=0.0), Hooks(), Position("f"), torch.device("cpu"))
+    state = TrainState(model, TrainSpec(lr=0.0), Hooks(), Position("f"), torch.device("cpu"))
     assert state.noise_share() == 0.0
     mean = torch.randn(50, 40)
     for _ in range(200):
@@ -102,12 +102,12 @@ def test_the_share_of_noise_in_gradients_is_found_whatever_clipping_does(
 def test_the_share_of_noise_does_not_depend_on_how_many_steps_were_made(steps: int) -> None:
     torch.manual_seed(0)
     model = nn.Linear(400, 500, bias=False)
-    state = State(model, TrainSpec(lr=0.0), Hooks(), Position("f"), torch.device("cpu"))
+    state = TrainState(model, TrainSpec(lr=0.0), Hooks(), Position("f"), torch.device("cpu"))
     mean = torch.randn(500, 400)
     model.weight.grad = mean.clone()
     state.optimiser.step()
     assert state.noise_share() == 1.0, "one gradient says nothing: all of it counts as noise"
-    state = State(model, TrainSpec(lr=0.0), Hooks(), Position("f"), torch.device("cpu"))
+    state = TrainState(model, TrainSpec(lr=0.0), Hooks(), Position("f"), torch.device("cpu"))
     for _ in range(steps):
         model.weight.grad = mean + 2 * torch.randn(500, 400)
         state.optimiser.step()

@@ -83,8 +83,8 @@ def test_a_rule_may_take_a_site_out_of_it() -> None:
 @pytest.mark.parametrize(
     ("made", "complaint"),
     [
-        (Plan("T", "int4@32", ternary=Recipe()), "no block matrix of a ternary format"),
-        (Plan("T", "ternary@32:mse", ternary=Recipe()), "scales by absmean, absmax, lsq"),
+        (Plan("T", "int4@32", ternary=Recipe()), "no block matrix has a ternary format"),
+        (Plan("T", "ternary@32:mse", ternary=Recipe()), "the scales absmean, absmax, lsq"),
         (
             Plan("T", "int4@32", rule=(Rule(name="a", format="ternary@32", base="trained"),)),
             r"a \[plan\.T\.ternary\] table",
@@ -234,7 +234,7 @@ def test_export_to_an_ordinary_model_says_where_a_bias_has_no_place(
 ) -> None:
     folder = done / "results" / "llama-text-T-seed0"
     said = lowbit("export", folder, "--to", tmp_path / "out")
-    assert "no place" in said.error_line
+    assert "has none there" in said.error_line
 
 
 def test_a_run_that_is_stopped_goes_on_to_the_same_bits(

@@ -1,9 +1,9 @@
-"""Arrays on disk that are either whole and ours, or made again.
+"""Cached arrays in a safetensors file, which is checked when it is read.
 
-A file carries a seal: a hash over the key it was made for, the names, and every byte. Torn by a
-crash, damaged, or made for something else, the seal does not fit and the file counts as absent.
-Writing goes to a neighbour first and is moved into place, so a reader sees the old file or the new.
-No pickle anywhere: the file is safetensors.
+A file holds a seal: a hash over its key, the arrays' names and every byte. If a crash cut the file
+off, or it was damaged or written for another key, the seal does not match. The file is then treated
+as absent and its arrays are computed again. A new file is written next to the old one and renamed
+over it, so a reader sees the old file or the new one. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def load_or_compute(path: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
 
 
 def load(path: Path, key: str) -> Arrays | None:
-    """The arrays at `path`, or None where there is no whole file made for `key`."""
+    """The arrays at `path`, or None if there is no complete file for `key`."""
     try:
         arrays = safetensors.load(path.read_bytes())
         seal = arrays.pop(SEAL)
@@ -45,7 +45,7 @@ def load(path: Path, key: str) -> Arrays | None:
 
 
 def save(path: Path, key: str, arrays: Arrays) -> None:
-    """Keep `arrays` at `path`; a failure leaves what was there."""
+    """Write `arrays` to `path`; if that fails, the old file stays."""
     content = safetensors.save({**arrays, SEAL: _seal(key, arrays)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def save(path: Path, key: str, arrays: Arrays) -> None:
     except OSError as error:
         raise RunError(
             f"cannot write the cache file {path}: {error.strerror or error}. "
-            "LOWBIT_CACHE names another folder for it."
+            "Set LOWBIT_CACHE to another folder."
         ) from error
 
 
@@ -71,9 +71,9 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _seal(key: str, arrays: Arrays) -> np.ndarray:
-    sum_ = hashlib.sha256(key.encode())
+    digest = hashlib.sha256(key.encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
-        sum_.update(f"|{name}|{array.dtype.str}|{array.shape}|".encode())
-        sum_.update(array.tobytes())
-    return np.frombuffer(sum_.digest(), dtype=np.uint8)
+        digest.update(f"|{name}|{array.dtype.str}|{array.shape}|".encode())
+        digest.update(array.tobytes())
+    return np.frombuffer(digest.digest(), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Numbers of bytes as people write them."""
+"""Parse sizes like 12MB or 1.5 GB into bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNITS = {
 
 
 def parse_bytes(text: str) -> int:
-    """The number of bytes in `12MB`, `1.5 GB`, `800kB` or `4096`."""
+    """The number of bytes that a text like `12MB`, `1.5 GB`, `800kB` or `4096` stands for."""
     number = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
     unit = text[len(number) :].strip().upper()
     try:

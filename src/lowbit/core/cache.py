@@ -1,4 +1,4 @@
-"""Where things that can be made again are kept."""
+"""The folder for files that can be computed or downloaded again."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """$LOWBIT_CACHE, else the folder this platform keeps for caches. Not created here."""
-    chosen = os.environ.get("LOWBIT_CACHE")
-    return Path(chosen).expanduser() if chosen else _platform_cache()
+    """$LOWBIT_CACHE if it is set, else the platform's cache folder. This does not create it."""
+    folder = os.environ.get("LOWBIT_CACHE")
+    return Path(folder).expanduser() if folder else _platform_cache()
 
 
 def _platform_cache() -> Path:

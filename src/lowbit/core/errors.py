@@ -1,4 +1,4 @@
-"""Errors that are shown without a traceback: what is wrong, where, and what would be right.
+"""Errors that are shown without a traceback. They name the mistake, its place and the remedy.
 
 `UserError` means that the input is wrong (exit code 2). `RunError` means that the input is fine
 but something failed while running (exit code 1). Any other exception is a bug in lowbit and keeps
@@ -11,7 +11,7 @@ import errno
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 
 _DISK = {
     errno.ENOSPC: "the disk is full",
@@ -48,7 +48,7 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
     "target_modules": ("name",),
     "dtype": ("compute", "format"),
 }
-"""Names that other libraries use for a setting, and lowbit's name of it."""
+"""Names that other libraries use for a setting, and lowbit's name for it."""
 
 
 class LowbitError(Exception):
@@ -64,14 +64,14 @@ class UserError(LowbitError):
 
 
 class RunError(LowbitError):
-    """The input is fine, but the work failed: a full disk, a torn file, a diverged run."""
+    """The input is fine, but the work failed: a full disk, a damaged file, a diverged run."""
 
     exit_code = 1
 
 
 @contextmanager
 def about(what: str) -> Iterator[None]:
-    """Prefix the message of every `RunError` raised inside with `what`."""
+    """Put `what` before the message of every `RunError` raised inside."""
     try:
         yield
     except RunError as error:
@@ -138,7 +138,20 @@ def nearest(wrong: str, valid: Iterable[str]) -> str:
         if synonym in options:
             return f" Did you mean '{synonym}'?"
     lowered = {option.lower(): option for option in options}
-    close = get_close_matches(wrong.lower(), lowered, n=1, cutoff=0.5)
+    close = get_close_matches(wrong.lower(), lowered, n=len(lowered) or 1, cutoff=0.5)
     if close:
-        return f" Did you mean '{lowered[close[0]]}'?"
+        return f" Did you mean '{lowered[_closest(wrong.lower(), close)]}'?"
     return f" Valid: {', '.join(options)}." if options else ""
+
+
+def _closest(wrong: str, matches: list[str]) -> str:
+    """The best of some matches. Among equal ones, `int9` prefers `int8` to `int2`."""
+
+    def similarity(name: str) -> float:
+        return SequenceMatcher(None, name, wrong).ratio()
+
+    def distance(name: str) -> int:
+        return sum(abs(ord(a) - ord(b)) for a, b in zip(name, wrong, strict=False))
+
+    best = similarity(matches[0])
+    return min((name for name in matches if similarity(name) == best), key=distance)

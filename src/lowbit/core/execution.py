@@ -1,4 +1,4 @@
-"""How runs are carried out: what may differ between two runs of the same thing."""
+"""Execution settings: device, threads and memory, which do not change what a run is."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from lowbit.core.errors import Bounds, check_bounds
 from lowbit.core.schedules import STRICT
 
 ONEDNN = " (oneDNN)"
-"""How the fact `simd` ends where oneDNN multiplied fp32 matrices, and not MKL."""
+"""The suffix of the recorded fact `simd` if oneDNN, not MKL, multiplied fp32 matrices."""
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a run is carried out, not what it is: never part of the fingerprint.
+    """How a run is carried out. These settings are never part of a run's fingerprint.
 
-    `residency`: decoded copies are kept by those who have the memory; the bits are the same.
-    `checkpointing` computes activations twice instead of keeping them: less memory, a third more
-    time. `sparing` hands freed memory back to the system at once: less still, and slower again.
-    `compile` fuses small operations, where a compiler is found. `decoder`: whose kernel
-    decodes nf4 matrices. `measured`: what `compute = "auto"` was measured to mean, once a command.
+    residency      "decoded" keeps decoded copies of the weights: more memory, the same results
+    checkpointing  recomputes activations in the backward pass: less memory, a third more time
+    sparing        returns freed memory to the system at once: less memory again, and slower
+    compile        fuses small operations if the machine has a compiler
+    decoder        the library whose kernel decodes nf4 matrices
+    measured       the type that `compute = "auto"` stands for, measured once per command
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT

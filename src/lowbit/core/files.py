@@ -1,7 +1,7 @@
 """Atomic file writes, file digests, and JSON without NaN.
 
 Every result file is written to a temporary neighbour and renamed over its path, so a reader sees
-the old file or the new one, never half of one, even when the process is killed.
+the old file or the new one, even if the process is killed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; missing folders are created."""
+    """Write a complete file or none. Missing folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
@@ -48,5 +48,5 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def to_json(value: Any) -> str:
-    """Compact JSON; NaN and infinity raise ValueError, because JSON has no spelling for them."""
+    """Compact JSON. NaN and infinity raise ValueError, because JSON cannot express them."""
     return json.dumps(value, allow_nan=False, separators=(",", ":"))

@@ -1,8 +1,8 @@
 """Finds the plug-in files of a folder.
 
 A task, a model family, a strategy or an engine is one file in its folder that defines one
-constant (`TASK`, `FAMILY`, ...). Dropping the file in is the whole registration; its contract
-tests find it the same way.
+constant (`TASK`, `FAMILY`, ...). A file in the folder is registered without further steps. The
+contract tests find plug-ins in the same way.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lowbit.core.moved_modules import new_path
 
 @cache
 def plugins(package: str, constant: str) -> dict[str, Any]:
-    """Every `constant` that a module of `package` defines, by its `.name`."""
+    """The objects that modules of `package` define as `constant`, by their `.name`."""
     folder = importlib.import_module(package)
     entries: dict[str, Any] = {}
     for module in sorted(m.name for m in pkgutil.iter_modules(folder.__path__)):
@@ -30,7 +30,7 @@ def plugins(package: str, constant: str) -> dict[str, Any]:
 
 
 def _imported(module: str) -> ModuleType:
-    """A plug-in's module; one that imports an old path of ours is told the new one."""
+    """Import a plug-in. If it imports a module that has moved, the error names the new path."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -38,7 +38,7 @@ def _imported(module: str) -> ModuleType:
         if path is None:
             raise
         raise UserError(
-            f"plug-in {module} imports {error.name}, which is {path} now: change its import"
+            f"plug-in {module} imports {error.name}, which has moved to {path}: change the import"
         ) from None
 
 

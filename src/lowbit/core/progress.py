@@ -1,4 +1,4 @@
-"""A progress bar with tokens/s and the time left."""
+"""Progress on the terminal: a bar for training, and one line for the phases of a measurement."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from rich.progress import (
 LINE, PIECES = 79, 30
 
 
-class Watcher(Protocol):
-    """Somebody who looks on while a model is trained."""
+class StepCallback(Protocol):
+    """Called by the training loop after every optimiser step."""
 
     def __call__(self, step: int, total: int, tokens: int, loss: float) -> None: ...
 
 
-def nobody(step: int, total: int, tokens: int, loss: float) -> None:
-    """Looks on and says nothing."""
+def ignore_step(step: int, total: int, tokens: int, loss: float) -> None:
+    """The callback that does nothing."""
 
 
 @contextmanager
@@ -36,8 +36,11 @@ def bar(
     shown: bool,
     stop: Callable[[], bool] = lambda: False,
     console: Console | None = None,
-) -> Iterator[Watcher]:
-    """A watcher for the training loop. `stop` is asked every so often whether to give up."""
+) -> Iterator[StepCallback]:
+    """A callback for the training loop that shows a progress bar if `shown`.
+
+    The callback ends the process when `stop` returns True.
+    """
     console = console or Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -51,7 +54,7 @@ def bar(
         task = progress.add_task(_short(name, console.width), total=None, speed="")
         first: list[tuple[float, int]] = []
 
-        def watch(step: int, total: int, tokens: int, loss: float) -> None:
+        def on_step(step: int, total: int, tokens: int, loss: float) -> None:
             if stop():
                 raise SystemExit(1)
             if not first:
@@ -61,7 +64,7 @@ def bar(
             text = f"loss {loss:.3f} {speed}"
             progress.update(task, completed=step, total=total, speed=text)
 
-        yield watch
+        yield on_step
 
 
 def phases(
@@ -70,38 +73,37 @@ def phases(
     now: Callable[[], float] = monotonic,
     stop: Callable[[], bool] = lambda: False,
 ) -> Callable[[str, int, int], None]:
-    """Tells how far each phase of a measurement is, on one line that is wiped when it ends.
-    `stop` is asked every time whether to give up.
+    """A callback that shows the progress of each phase on one line, erased when the phase ends.
 
-    A line that is written over needs no thread and hides no cursor, so nothing has to be undone
-    where a measurement breaks off.
+    The callback ends the process when `stop` returns True. A line that is overwritten needs no
+    thread and hides no cursor, so an interrupted measurement leaves nothing to clean up.
     """
     out = screen or sys.stderr
-    began: dict[str, tuple[float, int]] = {}
-    drawn = _sayable("█░", "#.", out)
+    starts: dict[str, tuple[float, int]] = {}
+    pieces = _printable("█░", "#.", out)
 
     def update(what: str, done: int, total: int) -> None:
         if stop():
             raise SystemExit(1)
         if not shown:
             return
-        since, first = began.setdefault(what, (now(), done))
+        since, first = starts.setdefault(what, (now(), done))
         if done >= total:
-            began.pop(what)
+            starts.pop(what)
             out.write(f"\r{'':{LINE}}\r")
         else:
             spent, steps = now() - since, done - first
             left = f"{clock(spent / steps * (total - done))} left" if steps else ""
             full = round(PIECES * done / total)
-            gauge = drawn[0] * full + drawn[1] * (PIECES - full)
+            gauge = pieces[0] * full + pieces[1] * (PIECES - full)
             out.write(f"\r{f'{what:<11} {gauge} {done}/{total}  {left}':<{LINE}.{LINE}}")
         out.flush()
 
     return update
 
 
-def _sayable(text: str, otherwise: str, out: TextIO) -> str:
-    """The text, where the terminal's encoding has its characters."""
+def _printable(text: str, otherwise: str, out: TextIO) -> str:
+    """The text if the terminal's encoding has its characters, else `otherwise`."""
     try:
         text.encode(out.encoding or "utf-8")
     except UnicodeEncodeError:
@@ -110,7 +112,7 @@ def _sayable(text: str, otherwise: str, out: TextIO) -> str:
 
 
 def clock(seconds: float) -> str:
-    """So many hours and minutes, or minutes and seconds."""
+    """A duration in hours and minutes, in minutes and seconds, or in seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -119,5 +121,5 @@ def clock(seconds: float) -> str:
 
 
 def _short(name: str, width: int) -> str:
-    most = max(12, width - 52)
-    return name if len(name) <= most else name[: most - 1] + "…"
+    longest = max(12, width - 52)
+    return name if len(name) <= longest else name[: longest - 1] + "…"

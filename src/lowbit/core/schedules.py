@@ -1,10 +1,10 @@
 """Schedules: what changes while a plan is trained. No torch.
 
-`RankSchedule` moves ranks between matrices (`[plan.X.schedule]`). `Recipe` is ternary training
-(`[plan.X.ternary]`): `Warmup` says how hard weights are pulled to the grid, a factor lambda that
-rises from 0 to 1. Its progress is a number from 0 to 1, of steps or of the time available; the
-caller decides. Every shape ends at exactly 1 where the warm-up ends and stays there, because
-nearly ternary is not ternary. `Distil` adds losses against the unquantised model.
+`RankSchedule` moves ranks between matrices (`[plan.X.schedule]`). `Recipe` sets up ternary training
+(`[plan.X.ternary]`). Its `Warmup` blends full-precision and ternary weights by a factor lambda that
+rises from 0 to 1. Training progress is a fraction of the steps or of a time limit. Every warm-up
+shape ends at exactly 1 and stays there, because a blend close to ternary cannot be stored as
+ternary. `Distil` adds losses against the unquantised model.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ _FRACTION, _BELOW_ONE = Bounds(0, 1), Bounds(0, 1, below=True)
 class RankSchedule:
     """How ranks move during training.
 
-    `fixed`: not at all. `adalora`: singular directions are scored by smoothed sensitivity and the
-    weakest are cut until `target` directions a site remain on average, along a cubic curve between
-    the fractions `start` and `stop` of training. `linear`: the same along a straight line.
+    `fixed`: ranks do not change. `adalora`: singular directions are scored by their smoothed
+    sensitivity. The weakest are cut until `target` directions per site remain on average. The cuts
+    follow a cubic curve between the fractions `start` and `stop` of training. `linear`: the same
+    along a straight line.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -55,10 +56,11 @@ STEEP = 10.0
 
 @dataclass(frozen=True)
 class Warmup:
-    """`share` of training until lambda is 1; `none` is ternary from the first step.
+    """How the blending factor lambda rises to 1 over the first `share` of training.
 
-    `two-phase` reaches `knee` in the first half of the warm-up and the rest in the second.
-    With `seconds` of training time, progress is of time or of steps, whichever is further on.
+    `none`: weights are ternary from the first step. `two-phase`: lambda reaches `knee` halfway
+    through the warm-up and 1 at its end. If `seconds` is set, progress is the larger of the
+    fraction of steps and the fraction of that time.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -72,11 +74,11 @@ class Warmup:
         check_bounds("warmup", self, bounds)
 
     def progress(self, step: int, total: int, elapsed: float) -> float:
-        """How far training is, after `step` of `total` steps and so many seconds of training."""
+        """The fraction of training done after `step` of `total` steps and `elapsed` seconds."""
         return max(step / total, elapsed / self.seconds if self.seconds else 0.0)
 
     def at(self, progress: float) -> float:
-        """Lambda; progress beyond 1 counts as 1."""
+        """Lambda at a fraction of training; a fraction beyond 1 counts as 1."""
         if self.shape == "none" or self.share == 0 or progress >= self.share:
             return 1.0
         x = max(0.0, progress) / self.share
@@ -84,7 +86,7 @@ class Warmup:
 
 
 def _rise(shape: Shape, x: float, knee: float) -> float:
-    """From 0 at 0 to 1 at 1."""
+    """A curve from 0 at x = 0 to 1 at x = 1."""
     if shape == "cosine":
         return 0.5 * (1 - math.cos(math.pi * x))
     if shape == "exponential":
@@ -103,11 +105,12 @@ def _logistic(x: float) -> float:
 
 @dataclass(frozen=True)
 class Distil:
-    """Weights of three losses against the unquantised model; 0 switches one off.
+    """Weights of three losses against the unquantised model, the teacher; 0 switches a loss off.
 
-    `logits`: divergence over its `top` likeliest tokens and the rest. `off`: one less the cosine
-    of features, `features`: their squared distance, both after the blocks `layers` (counted from
-    1). What the teacher says of the training text is kept, and may take `cache` bytes.
+    `logits`: KL divergence over the teacher's `top` likeliest tokens and the rest. `off`: 1 minus
+    the cosine between features. `features`: their squared distance. Features are the hidden states
+    after the blocks `layers`, counted from 1. The teacher's outputs for the training text are held
+    in memory and may take at most `cache` bytes.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -130,18 +133,19 @@ class Distil:
         return bool(self.logits or self.off or self.features)
 
     def nbytes(self, tokens: int, width: int) -> int:
-        """Of what the teacher says of so many tokens: 16-bit numbers, 32-bit indices."""
+        """Bytes of the teacher's outputs for `tokens` tokens: 16-bit numbers, 32-bit indices."""
         return tokens * (6 * self.top + 2 + 2 * width * len(self.layers))
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The dials of ternary training that no format has.
+    """Settings of ternary training that are not part of a format.
 
-    `threshold`: what share of its scale a weight must exceed to be kept. `learned`: scales are
-    trained, from where the format's rule puts them. `dead_gradient` multiplies the gradient of
-    zeros; `reactivation` (0: none) adds them up as a bias, `bias` trains one: both are folded into
-    one vector of 16 bits a row. `activations`: in 8 bits, a scale a token.
+    `threshold`: weights below this share of their scale become zero. `learned`: scales are trained,
+    starting from the format's rule. `dead_gradient` multiplies the gradient of zero weights.
+    `reactivation` adds the sum of the zero weights times a trained factor to the bias; it is the
+    factor's initial value (0: off). `bias` trains an additional bias. Both are stored as one 16-bit
+    vector per matrix. `activations` rounds activations to 8 bits with one scale per token.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -160,5 +164,5 @@ class Recipe:
 
     @property
     def folds(self) -> bool:
-        """Whether every matrix gets a bias that training made."""
+        """Whether training adds a bias to every matrix."""
         return self.bias or self.reactivation > 0

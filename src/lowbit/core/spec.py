@@ -1,7 +1,7 @@
 """The settings of a run, as frozen dataclasses: no torch, no files, few methods.
 
-Study files, command lines and tests are all turned into these classes. Two runs are the same run
-exactly when their `RunSpec`s are equal; `fingerprint` is a hash of it, sixteen characters long.
+Study files, command lines and tests are all turned into these classes. Two runs are the same if
+their `RunSpec`s are equal. `fingerprint` is a hash of the `RunSpec`, sixteen characters long.
 
 pydantic reads the classes from TOML (`__pydantic_config__` forbids unknown keys), but this module
 does not import it.
@@ -34,7 +34,7 @@ SEEDS, _BELOW_ONE = Bounds(0, 2**32 - 1), Bounds(0, 1, below=True)
 
 @dataclass(frozen=True)
 class QuantSpec:
-    """How one matrix is stored. `quant.formats.parse` reads it from `nf4@64+dq` and the like."""
+    """How one matrix is stored. `quant.formats.parse` reads it from a string like `nf4@64+dq`."""
 
     format: str
     variant: str
@@ -49,7 +49,7 @@ class Site:
     """One weight matrix of a model; `shape` is always (out_features, in_features).
 
     A tied head is not a second site: its name is an alias, and its bytes are counted once.
-    `fresh` marks a head that the checkpoint does not hold and that was initialised at random.
+    `fresh` marks a head that is not in the checkpoint and is initialised at random.
     `bias` is the size of the module's bias, which is trained only if the matrix is.
     """
 
@@ -64,7 +64,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Choice:
-    """What one site gets: its storage, its adapter's rank, and whether its base is trained."""
+    """The decision for one site: storage format, adapter rank, and whether its base is trained."""
 
     quant: QuantSpec
     rank: int = 0
@@ -74,7 +74,7 @@ class Choice:
 
     @property
     def ternary(self) -> bool:
-        """Whether a base is trained towards three values."""
+        """Whether the base is trained towards three values."""
         return self.base == "trained" and self.quant.format == "ternary"
 
 
@@ -82,8 +82,8 @@ class Choice:
 class Rule:
     """Sets the format, rank or base of every site it matches. Later rules win.
 
-    All given conditions must hold; `depth` counts blocks, negative from the end; `name` is a
-    glob over site names and aliases, or several of which one must match.
+    All conditions that are set must hold. `depth` lists block numbers; negative ones count from the
+    end. `name` is a glob over site names and aliases, or several globs of which one must match.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -100,20 +100,21 @@ class Rule:
 
 
 BARE = "none"
-"""`Plan.adapter` of a plan without an adapter: its base is scored as it is stored."""
+"""The value of `Plan.adapter` that scores the stored base without an adapter."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """A choice for every site, written as a default and ordered rules.
 
-    `format` and `rank` are for the block matrices; `embedding` is for embeddings and heads (None:
-    `format` where that has 8 bits or more, else `int8@row`), whose rank is 0.
-    An adapter's delta is scaled by alpha / rank; `alpha = "2r"`: by two. `init`: adapters start at
-    zero, or at the best approximation of what quantisation took away.
-    `adapter`: "" where one is trained; "none" for the base as it is stored; or the name of a plan,
-    whose run of the same seed lends its own (`on`: of the task that is called so). `ternary`: block
-    matrices of a ternary format are trained as it says, not frozen.
+    `format` and `rank` are for the block matrices. `embedding` is the format of embeddings and
+    heads, whose rank is 0; None means `format` if it has at least 8 bits, else `int8@row`.
+    An adapter's delta is scaled by alpha / rank; `alpha = "2r"` sets that factor to two.
+    `init`: adapters start at zero, or at the best approximation of the quantisation error.
+    `adapter`: "" trains adapters; "none" scores the stored base without any; the name of another
+    plan scores with the adapters of that plan's run, same seed, on task `on` ("": the same task).
+    `ternary`: the settings for training block matrices of a ternary format instead of freezing
+    them.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -127,7 +128,8 @@ class Plan:
     adapter: str = ""
     on: str = ""
     lent: str = ""
-    """The lender's fingerprint, which a study fills in: another lender makes another run."""
+    """Fingerprint of the run that `adapter` names. A study fills it in, so a change of that run
+    also changes this run's fingerprint."""
     rule: tuple[Rule, ...] = ()
     schedule: RankSchedule = field(default_factory=RankSchedule)
     ternary: Recipe | None = None
@@ -144,14 +146,18 @@ class Plan:
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """Which data, cut how. `name` is a task's name or a .txt or .jsonl file.
+    """Which data to use, and how much of it.
 
-    `limit` keeps the first so many training examples (0: all) and `scored_limit` likewise of the
-    scored split; `text`, `sentence` and `label` are the fields of a JSONL file. `tag` tells cuts
-    of the same data apart: it joins the names of runs, and tables keep them apart. `rest` (0:
-    none): training examples from this one on are not trained on, but scored before the task's own;
-    `scored_rest` (0: all): only so many of them.
-    `source`: `hub` for the hub's data even where LOWBIT_ASSETS names a folder.
+    name          a built-in task's name, or the path of a .txt or .jsonl file
+    window        predicted tokens per example (language tasks)
+    limit         the number of training examples (0: all)
+    scored_limit  the number of scored examples (0: all)
+    text, sentence, label  the field names of a JSONL file
+    tag           distinguishes two cuts of the same data in run names and tables
+    rest          scores the training examples from this one on, before the task's own scored
+                  examples, instead of training on them (0: none)
+    scored_rest   the number of those examples that are scored (0: all)
+    source        "hub" loads from the hub even if LOWBIT_ASSETS is set
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -172,28 +178,29 @@ class TaskSpec:
         check_bounds("task", self, {"window": _FROM_1} | dict.fromkeys(counts, _FROM_0))
 
     @property
-    def called(self) -> str:
-        """How tables and claims call it: its name, and its cut's where it has one."""
+    def display_name(self) -> str:
+        """The name in tables and claims: `name`, or `name (tag)` with a tag."""
         return f"{self.name} ({self.tag})" if self.tag else self.name
 
-    def cut(self, called: str) -> TaskSpec:
-        """The task of that name, settings aside."""
-        match = re.fullmatch(r"(.*) \((.*)\)", called)
-        return replace(self, name=match[1] if match else called, tag=match[2] if match else "")
+    def with_display_name(self, text: str) -> TaskSpec:
+        """A copy with the name and the tag that a display name stands for."""
+        match = re.fullmatch(r"(.*) \((.*)\)", text)
+        return replace(self, name=match[1] if match else text, tag=match[2] if match else "")
 
 
 @dataclass(frozen=True)
 class TrainSpec:
-    """The settings of the one training loop. `steps` (0: none) caps `epochs`.
+    """The settings of the training loop.
 
-    `lr` reaches its height after the fraction `warmup` of all steps, then falls along a cosine.
-    `adaptive_lr` (0: `lr`) is for plans with a rank schedule: an adapter of singular values that
-    start at zero may need more.
-    `compute` is the type of the matrix products: `auto` follows a measurement on this machine.
-    `keep`: the state that was best on the selection split, or simply the last. `select`: how often
-    that split is looked at; at the end alone, only the last state can be kept. `token_budget`
-    (0: none) fills a step's batches to about so many tokens each, whatever `batch` says: faster
-    over uneven texts, but steps of another make, so such runs are never compared.
+    `steps` caps `epochs` (0: no cap). The learning rate rises to `lr` over the fraction `warmup`
+    of all steps, then falls along a cosine. `adaptive_lr` replaces `lr` for plans with a rank
+    schedule (0: `lr`), whose singular values start at zero and may need a higher rate.
+    `compute` is the data type of matrix products; `auto` chooses it by a measurement on this
+    machine. `keep` saves the state with the best selection score, or the last state. `select` sets
+    when the selection split is scored; with `select = "end"` only the last state can be kept.
+    `token_budget` fills each batch to about that many tokens and ignores `batch` (0: off). That is
+    faster for texts of uneven length. Its steps hold other examples, so runs with and without it
+    are not compared.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -233,8 +240,8 @@ _LATER: dict[str, dict[str, Any]] = {
     "plan": {"adapter": "", "on": "", "lent": "", "ternary": None},
     "train": {"token_budget": 0, "select": "epoch", "adaptive_lr": 0.0},
 }
-"""Settings that came after records were kept: declared only where they are used, so that what was
-run before them still is what is declared."""
+"""Settings added after the first records were written, with their defaults. A default is left out
+of the declared settings, so older records keep their fingerprints."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +258,7 @@ class RunSpec:
         check_bounds("run", self, {"seed": SEEDS})
 
     def declared(self) -> dict[str, Any]:
-        """The settings as JSON objects, without later settings that have their default."""
+        """The settings as JSON objects, without those of `_LATER` that have their default."""
         settings: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         for table, later in _LATER.items():
             for key, default in later.items():
@@ -261,17 +268,17 @@ class RunSpec:
 
     @property
     def training(self) -> TrainSpec:
-        """The training settings with the learning rate of the plan's make of adapter."""
+        """The training settings, with `adaptive_lr` as `lr` if the plan has a rank schedule."""
         adaptive = self.plan.schedule.kind != "fixed"
         own = self.train.adaptive_lr if adaptive else 0.0
         return replace(self.train, lr=own or self.train.lr)
 
     @property
-    def lender(self) -> str | None:
-        """The name of the run whose adapter this one is scored with; None where it has its own."""
+    def adapter_run(self) -> str | None:
+        """The name of the run whose adapters this one is scored with; None if it has its own."""
         if self.plan.adapter in ("", BARE):
             return None
-        task = self.task.cut(self.plan.on or self.task.called)
+        task = self.task.with_display_name(self.plan.on or self.task.display_name)
         return replace(self, task=task, plan=replace(self.plan, name=self.plan.adapter)).name
 
     @property
@@ -288,7 +295,7 @@ class RunSpec:
 
 
 def _short(reference: str) -> str:
-    """The last part: of `assets:lm-14m`, `org/name`, `org/name@revision` or `/a/b/name.txt`."""
+    """The last part of `assets:lm-14m`, `org/name`, `org/name@revision` or `/a/b/name.txt`."""
     if pinned := re.fullmatch(r"[^./~@][^/@]*/([^/@]+@.+)", reference):
         return pinned[1]
     last = reference.rstrip("/").replace("\\", "/").rsplit("/", 1)[-1].rsplit(":", 1)[-1]

@@ -1,12 +1,12 @@
-"""Statistics: arrays in, numbers out, and an explicit Generator wherever chance is used.
+"""Statistics as pure functions: arrays in, numbers out, with an explicit random Generator.
 
-Every metric of ours is a ratio of sums: nats over tokens, right answers over sentences. A run
-keeps (sum, count) for each scored example, so a metric's error is found by drawing examples
-again. Examples of one document are alike, so whole documents are drawn: an interval over single
-windows of one article would be too narrow. Two runs are drawn *together* (the same documents for
-both), which is what makes a small gap visible under a large spread between documents.
+Every metric is a ratio of sums: nats per token, or correct answers per sentence. A run stores
+(sum, count) for each scored example, so a bootstrap gives the metric's error. It draws whole
+documents, because examples of one document are correlated and intervals over single windows would
+be too narrow. For two runs it draws the same documents. That removes the spread between documents
+from their difference.
 
-What this does not tell: how far another training seed would land. Only more seeds tell that.
+These errors do not cover the variation between training seeds; only more seeds show that.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 BLOCK = 500_000
-"""Entries of the resampling matrix held at once; the draws do not depend on it."""
+"""Entries of the resampling matrix in memory at once; the draws do not depend on it."""
 LEAST_PAIRS = 3
-"""Through two there is always a straight line."""
+"""The least number of pairs for a correlation; two points always lie on a line."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Spread:
 class Gap:
     """A difference of two ratios, with its 95 % interval over documents.
 
-    `se`, `low` and `high` are None where there is a single document: nothing can be drawn again.
+    `se`, `low` and `high` are None for a single document, which cannot be resampled.
     """
 
     estimate: float
@@ -57,30 +57,30 @@ def ratio(sums: ArrayLike, counts: ArrayLike) -> Floats:
 
 
 def mean_and_spread(values: ArrayLike) -> Spread:
-    """Mean and standard deviation (n - 1) of one value a seed: (seeds,) -> Spread."""
+    """Mean and standard deviation (n - 1) of one value per seed: (seeds,) -> Spread."""
     array = np.asarray(values, float)
     if array.ndim != 1 or not array.size:
-        raise ValueError("expected one value a seed")
+        raise ValueError("expected one value per seed")
     sd = float(array.std(ddof=1)) if array.size > 1 else None
     return Spread(float(array.mean()), sd, array.size)
 
 
 def clustered_error(sums: ArrayLike, counts: ArrayLike, clusters: Sequence[int]) -> float:
-    """Standard error of sum(sums) / sum(counts), whole clusters being what is drawn: inf of one."""
-    places = np.unique(np.asarray(clusters), return_inverse=True)[1]
-    top, bottom = (np.bincount(places, np.asarray(v, float)) for v in (sums, counts))
+    """Standard error of sum(sums) / sum(counts) over clusters; infinite for a single cluster."""
+    index = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    top, bottom = (np.bincount(index, np.asarray(v, float)) for v in (sums, counts))
     n = len(top)
     if n < 2:
         return float("inf")
-    away = top - top.sum() / bottom.sum() * bottom
-    return float(np.sqrt(n / (n - 1) * np.square(away).sum()) / bottom.sum())
+    residuals = top - top.sum() / bottom.sum() * bottom
+    return float(np.sqrt(n / (n - 1) * np.square(residuals).sum()) / bottom.sum())
 
 
 def correlation_of_decades(pairs: Sequence[tuple[float, float]]) -> tuple[float | None, int]:
-    """Pearson's over the logarithms of pairs that are both positive, and how many those are.
+    """Pearson's correlation of the logarithms, and the number of pairs that are both positive.
 
-    For gaps that lie decades apart: as they are, the largest alone would decide. None below three
-    pairs, and where one side is all the same.
+    Gaps that differ by orders of magnitude need logarithms, or the largest alone would decide. The
+    correlation is None for fewer than three pairs, or if one side has a single value.
     """
     logs = np.log([pair for pair in pairs if min(pair) > 0]).reshape(-1, 2)
     if len(logs) < LEAST_PAIRS or any(len(set(side)) == 1 for side in logs.T):
@@ -99,9 +99,9 @@ def paired_gap(
 ) -> Gap:
     """ratio(a) - ratio(b) and its error by bootstrap over documents.
 
-    All arrays are (examples,), the same examples in the same order on both sides; `documents`
-    says which document each belongs to. Each resample draws as many documents as there are, with
-    replacement, and takes the difference of the two ratios over what it drew.
+    All arrays are (examples,), with the same examples in the same order for a and b; `documents`
+    holds each example's document. Each resample draws as many documents as there are, with
+    replacement, and takes the difference of the two ratios over them.
     """
     totals = _by_document((sums_a, counts_a, sums_b, counts_b), documents)
     estimate = float(_difference(totals.sum(-1)))
@@ -114,18 +114,18 @@ def paired_gap(
 
 
 def _by_document(columns: tuple[ArrayLike, ...], documents: NDArray[Any]) -> Floats:
-    """(4, examples) -> (4, documents) totals, without the documents that count nothing."""
+    """(4, examples) -> (4, documents) totals, without documents whose counts are zero."""
     table = np.stack([np.asarray(column, float) for column in columns])
     if table.ndim != 2 or table.shape[1:] != np.shape(documents):
-        raise ValueError("sums, counts and documents must be (examples,) alike")
+        raise ValueError("sums, counts and documents must all have the shape (examples,)")
     _, cluster = np.unique(documents, return_inverse=True)
     totals: Floats = np.stack([np.bincount(cluster, weights=row) for row in table])
-    counted = totals[[1, 3]] > 0
-    if np.any(counted[0] != counted[1]):
-        raise ValueError("a document is scored on one side only")
-    if not counted.any():
+    scored = totals[[1, 3]] > 0
+    if np.any(scored[0] != scored[1]):
+        raise ValueError("a document is scored in one of the two runs only")
+    if not scored.any():
         raise ValueError("a gap needs a positive count")
-    return np.asarray(totals[:, counted[0]], float)
+    return np.asarray(totals[:, scored[0]], float)
 
 
 def _difference(totals: Floats) -> Floats:
@@ -139,6 +139,6 @@ def _resample(totals: Floats, rng: np.random.Generator, resamples: int) -> Float
     rows = max(1, BLOCK // count)
     parts = []
     for start in range(0, resamples, rows):
-        drawn = rng.integers(count, size=(min(rows, resamples - start), count))
-        parts.append(_difference(totals[:, drawn].sum(-1)))
+        draws = rng.integers(count, size=(min(rows, resamples - start), count))
+        parts.append(_difference(totals[:, draws].sum(-1)))
     return np.concatenate(parts)

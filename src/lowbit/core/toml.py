@@ -1,8 +1,8 @@
 """TOML files and `--set` overrides, read into the dataclasses of `spec`.
 
-A file is read once into plain data and the overrides are merged into it. Then pydantic validates
-the whole against the dataclasses, strictly and without unknown keys. An error names the file, the
-line, and the nearest valid key.
+A file is read into plain data and the overrides are merged into it. Then pydantic validates all of
+it against the dataclasses, strictly and without unknown keys. An error names the file, the line and
+the nearest valid key.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def read_toml(path: Path) -> Raw:
 def check(kind: type[T], raw: Raw, path: Path | None, inside: tuple[str | int, ...] = ()) -> T:
     """Validate plain data as an instance of `kind`, or raise a `UserError` with file and line.
 
-    `inside`: the keys under which `raw` stands in the file.
+    `inside`: the keys of the table in the file that `raw` comes from.
     """
     adapter = pydantic.TypeAdapter(kind)
     try:
         return adapter.validate_json(to_json(raw), strict=True)
     except pydantic.ValidationError as error:
         errors = error.errors(include_url=False)
-        # A misspelt key also leaves the right one missing: report the spelling.
+        # A misspelt key also makes the right one missing; report the misspelt key.
         first = next((e for e in errors if e["type"] in _UNKNOWN), errors[0])
         raise UserError(_explain(kind, first, path, inside)) from None
 
@@ -81,7 +81,7 @@ def _description(value: object) -> str:
 
 
 def location(path: Path | None, *keys: str | int) -> str:
-    """`FILE, line 7: ` for the key at `keys`, to begin an error message; "" without a file."""
+    """The start of an error message, `FILE, line 7: `, for the key at `keys`; "" without a file."""
     return f"{path}{_line(path, keys)}: " if path else ""
 
 
@@ -138,7 +138,7 @@ def _line(path: Path | None, where: Sequence[str | int]) -> str:
 
 
 def override(raw: Raw, settings: Sequence[str]) -> Raw:
-    """Apply `--set` overrides, written `a.b=c`, to plain data; `-` and `_` are alike in keys."""
+    """Apply `--set` overrides such as `a.b=c` to plain data. In keys, `-` and `_` are the same."""
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key.strip(" ."):
@@ -156,7 +156,7 @@ def set_key(raw: Raw, key: str, value: Any) -> None:
     for table in tables:
         place = _inside(place, table, key)
     if isinstance(place, list):
-        raise UserError(f"'{key}': say which of the list, like {tables[-1]}.0.{last}")
+        raise UserError(f"'{key}' is in a list: give its number, like {tables[-1]}.0.{last}")
     merge_tables(place, {_spelled(last, place): value})
 
 
@@ -170,7 +170,7 @@ def _inside(place: Any, part: str, key: str) -> Any:
         return place[int(part)]
     child = place.setdefault(_spelled(part, place), {})
     if not isinstance(child, dict | list):
-        raise UserError(f"'{key}': '{part}' is no table")
+        raise UserError(f"'{key}': '{part}' is not a table")
     return child
 
 
@@ -185,13 +185,13 @@ def merge_tables(under: Raw, over: Raw) -> Raw:
 
 
 def _spelled(key: str, table: Raw) -> str:
-    """The key as the table spells it; `-` and `_` are alike."""
+    """The key as the table spells it; `-` and `_` count as the same."""
     alike = [name for name in table if name.replace("-", "_") == key.replace("-", "_")]
     return key if key in table else alike[0] if alike else key.replace("-", "_")
 
 
 def _value(text: str) -> Any:
-    """The text as a TOML value; text that is no TOML value is a string."""
+    """The text as a TOML value. Text that is not a TOML value is a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -6,7 +6,7 @@ AdaLoRA's form: every direction has a singular value, so that a schedule can cut
 `init = "residual"` starts B A at the best rank-r approximation (Eckart-Young) of W minus the
 decoded W, so training starts closer to the unquantised model. It needs one singular value
 decomposition in fp32 and works for any format on any device. LoftQ alternates this step with
-encoding again; here it is done once.
+re-encoding W; here it is done once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ScaledFactors(NamedTuple):
 
 
 class Adapter(nn.Module):
-    """The low-rank delta (alpha / r) (x A') B'. B starts at zero, so the delta does."""
+    """The low-rank delta (alpha / r) (x A') B'. B starts at zero, so the delta starts at zero."""
 
     def __init__(
         self, rank: int, shape: tuple[int, int], alpha: float, dropout: float, seed: torch.Generator
@@ -81,7 +81,7 @@ class SvdAdapter(nn.Module):
         return delta(x, self)
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """(A, B) of the directions that are alive, with scaling and singular values folded in."""
+        """(A, B) of the directions not cut, with scaling and singular values folded in."""
         scaled = self.A * (self.scaling * self.E)[:, None]
         return scaled[self.alive].detach(), self.B[:, self.alive].detach()
 

@@ -1,4 +1,4 @@
-"""The two products of a frozen layer, with hand-written gradients.
+"""The products of frozen and of adapted layers, with hand-written gradients.
 
     FrozenProduct     y = x W' + b
     AdaptedProduct    y = x W' + b + s (d A') B'        d: x, or x after dropout
@@ -24,7 +24,7 @@ from lowbit.layers.matmul import input_gradient, linear
 
 
 class WeightSource(Protocol):
-    """Gives a matrix (out, in) in a type; the next call may overwrite it."""
+    """A matrix (out, in) that can be decoded to a type; the next call may overwrite the result."""
 
     def scratch_weight(self, dtype: torch.dtype) -> Tensor: ...
 

@@ -1,9 +1,9 @@
-"""A packed weight matrix as a module that multiplies.
+"""A packed weight matrix as a module.
 
 It replaces `nn.Linear`'s weight by integer codes. Each forward and backward pass decodes the matrix
-again, so only the codes stay in memory; the price is the time to decode. `residency = "decoded"`
-keeps a decoded copy where there is memory for it. Decoding is deterministic, so both give the same
-bits.
+again, so only the codes stay in memory. The price is the time to decode. `residency = "decoded"`
+keeps a decoded copy for machines with enough memory. Decoding is deterministic, so both settings
+give the same results.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SCRATCH = Scratch()
 class Frozen(nn.Module):
     """A packed matrix. All its tensors are integers, so casting a model does not change it.
 
-    `decoder`: which library decodes. A matrix that bitsandbytes cannot read is decoded by our own.
+    `decoder`: the library that decodes. lowbit decodes matrices that bitsandbytes cannot read.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Frozen(nn.Module):
         self.decoder = decoder if bitsandbytes.fits(packed) else "own"
         self.spec, self.shape, self.residency = packed.spec, packed.shape, residency
         for name, tensor in packed.tensors().items():
-            # Sharding only looks at parameters; the other tensors are small.
+            # A parameter, because sharding considers parameters only; other tensors are small.
             if name == "codes":
                 self.codes = nn.Parameter(tensor, requires_grad=False)
             else:
@@ -49,7 +49,7 @@ class Frozen(nn.Module):
         return Packed(self.spec, self.shape, self.codes.data, **rest)
 
     def weight(self, dtype: torch.dtype) -> Float[Tensor, "out in"]:
-        """The decoded matrix: a new tensor for packed residency, else the copy that is kept."""
+        """The decoded matrix: a new tensor with packed residency, else the stored copy."""
         if self.residency == "packed":
             return self._decoded(dtype)
         copy = self._decoded_copies.get(dtype)
@@ -58,7 +58,7 @@ class Frozen(nn.Module):
         return copy
 
     def scratch_weight(self, dtype: torch.dtype) -> Float[Tensor, "out in"]:
-        """The decoded matrix in a shared buffer: the next matrix that is decoded overwrites it."""
+        """The decoded matrix in a shared buffer, which the next decoded matrix overwrites."""
         if self.residency == "packed":
             return self._decoded(dtype, _SCRATCH)
         return self.weight(dtype)

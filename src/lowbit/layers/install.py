@@ -1,9 +1,9 @@
 """Replace a model's linear and embedding layers by the layers that a plan chooses.
 
-`install` goes over the sites that `models.family` lists. It encodes each weight, puts the new layer
-in place and drops the original. Norms and biases are frozen and cast to the compute type. Heads
-that the checkpoint lacks are trained in full precision. Afterwards every site is checked: its
-module type and its bytes must be the planned ones, or `RunError` is raised.
+`install` goes over the sites that `models.family` lists. It encodes each weight, inserts the new
+layer and drops the original. Norms and biases are frozen and cast to the compute type. Heads that
+the checkpoint lacks are trained in full precision. Afterwards the module type and the bytes of
+every site are compared with the plan; a difference raises `RunError`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from lowbit.quant.codec import Packed, encode
 
 
 @dataclass(frozen=True)
-class Settings:
+class LayerSettings:
     """Options that all sites share."""
 
     plan: Plan
@@ -39,14 +39,14 @@ class Settings:
     decoder: Decoder = "own"
 
 
-class Source(Protocol):
+class WeightReader(Protocol):
     """Reads the weights of a module that has none yet (`models.weights.Weights`)."""
 
     def fill(self, module: nn.Module, name: str) -> None: ...
 
 
 class Encoder(Protocol):
-    """Encodes a matrix; a cache may answer instead (`runs.encoding_cache`)."""
+    """Encodes a matrix, or reads it from a cache (`runs.encoding_cache`)."""
 
     def __call__(self, name: str, weight: Tensor, spec: QuantSpec) -> Packed: ...
 
@@ -60,8 +60,8 @@ def install(
     model: nn.Module,
     sites: tuple[Site, ...],
     choices: Mapping[str, Choice],
-    settings: Settings,
-    source: Source | None = None,
+    settings: LayerSettings,
+    source: WeightReader | None = None,
     encoding: Encoder = encode_now,
 ) -> None:
     """Replace every site's module in place, freeze the other parameters, and check the result.
@@ -84,7 +84,7 @@ def install(
 
 
 def _install_site(
-    model: nn.Module, site: Site, choice: Choice, settings: Settings, encoding: Encoder
+    model: nn.Module, site: Site, choice: Choice, settings: LayerSettings, encoding: Encoder
 ) -> None:
     module = model.get_submodule(site.name)
     weight = _weight(module)
@@ -102,7 +102,7 @@ def _install_site(
 
 
 def _layer(
-    module: nn.Module, frozen: Frozen, site: Site, choice: Choice, settings: Settings
+    module: nn.Module, frozen: Frozen, site: Site, choice: Choice, settings: LayerSettings
 ) -> nn.Module:
     if isinstance(module, nn.Embedding):
         return FrozenEmbedding(frozen, settings.compute)
@@ -122,7 +122,7 @@ def _layer(
     return Adapted(frozen, getattr(module, "bias", None), adapter)
 
 
-def _trained(module: nn.Module, weight: Tensor, site: Site, settings: Settings) -> Trained:
+def _trained(module: nn.Module, weight: Tensor, site: Site, settings: LayerSettings) -> Trained:
     bias = getattr(module, "bias", None)
     if site.fresh:
         # The head depends on the run's seed only, so that compared plans start from the same head.
@@ -134,7 +134,7 @@ def _trained(module: nn.Module, weight: Tensor, site: Site, settings: Settings) 
 
 
 def _ternary(
-    module: nn.Module, weight: Tensor, choice: Choice, settings: Settings
+    module: nn.Module, weight: Tensor, choice: Choice, settings: LayerSettings
 ) -> TernaryLinear:
     recipe = settings.plan.ternary
     if recipe is None:
@@ -149,7 +149,7 @@ def _ternary(
 
 
 def _weight(module: nn.Module) -> Tensor:
-    """(out, in) and detached, however the module stores it."""
+    """The weight as (out, in), detached; Conv1D modules store it transposed."""
     weight: Tensor = module.weight.detach()  # type: ignore[union-attr, operator, assignment]
     return weight.t() if is_transposed(module) else weight
 
@@ -162,8 +162,8 @@ def _put(model: nn.Module, name: str, module: nn.Module) -> None:
 def _cast_rest(model: nn.Module, compute: torch.dtype) -> None:
     """Cast norms and biases to the compute type; trained parameters stay in fp32."""
     for name, parameter in model.named_parameters():
-        trains = parameter.requires_grad or ".adapter." in name
-        if parameter.is_floating_point() and not trains:
+        is_trained = parameter.requires_grad or ".adapter." in name
+        if parameter.is_floating_point() and not is_trained:
             parameter.data = parameter.data.to(compute)
 
 
@@ -182,7 +182,7 @@ def _check(model: nn.Module, site: Site, choice: Choice) -> None:
 
 
 def generator(seed: int, name: str) -> torch.Generator:
-    """A random stream of the site's own, which does not depend on the rest of the plan."""
+    """The site's own random stream, which does not depend on the rest of the plan."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
 

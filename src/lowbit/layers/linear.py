@@ -1,11 +1,11 @@
 """The linear layers of a model that is being adapted.
 
-    y = x W'  +  bias  +  (alpha / r) (x A') B'          W = decode(codes), never kept
+    y = x W'  +  bias  +  (alpha / r) (x A') B'          W = decode(codes), not stored
 
 `Adapted` is a frozen product (`frozen.py`) plus an adapter (`adapters.py`). `Trained` is a layer
-trained in full precision, such as a new head. Only dropout depends on train or eval mode: an
-evaluation pass cannot change what a later training step computes, and weights are never merged
-implicitly. A merged model is a separate export (`runs/export/merge.py`).
+trained in full precision, such as a new head. Train and eval mode differ in dropout only, so an
+evaluation does not change later training steps. Weights are never merged implicitly; a merged
+model is a separate export (`runs/export/merge.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lowbit.models.dropout import dropout
 
 
 class Adapted(nn.Module):
-    """Frozen product, bias, and an adapter where the rank is not zero."""
+    """A frozen product, a bias, and an adapter if the rank is not zero."""
 
     def __init__(
         self, frozen: Frozen, bias: Tensor | None, adapter: Adapter | SvdAdapter | None

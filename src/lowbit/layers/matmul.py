@@ -1,8 +1,8 @@
 """fp32 matrix products on a CPU, by the faster of torch's two libraries.
 
 torch calls MKL, which uses only AVX2 on AMD processors. oneDNN uses AVX-512 there and is twice as
-fast. The choice is a fixed rule (`prefers_onednn`) and not a timing, because the last digits of a
-run depend on it.
+fast. A fixed rule (`prefers_onednn`) chooses the library. A timing could choose differently from
+run to run, which would change the last digits of results.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from torch.overrides import TorchFunctionMode
 from lowbit.core.execution import ONEDNN
 
 SMALL = 1_000_000
-"""Products of fewer multiplications go to torch: oneDNN's call costs more than it saves."""
+"""Products with fewer multiplications use torch, because a call of oneDNN costs more time."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W' + b, without a gradient."""
     if not (prefers_onednn() and _fits(x, weight)):
         return F.linear(x, weight, bias)
-    held = None if bias is None else bias.contiguous()  # oneDNN ignores its stride
+    dense_bias = None if bias is None else bias.contiguous()  # oneDNN ignores its stride
     flat = x.reshape(-1, x.shape[-1])
     rows = len(flat)
     if more := padded_rows(rows) - rows:
         flat = F.pad(flat, (0, 0, 0, more))
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(flat, weight, held, "none", [], "")
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(flat, weight, dense_bias, "none", [], "")
     return y[:rows].view(*x.shape[:-1], -1)
 
 
@@ -57,11 +57,11 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W' + b with gradients of every order for all three, in reverse and forward mode."""
     if not (prefers_onednn() and _fits(x, weight)):
         return F.linear(x, weight, bias)
-    y: Tensor = Product.apply(x, weight, bias)
+    y: Tensor = DenseProduct.apply(x, weight, bias)
     return y
 
 
-class Product(torch.autograd.Function):
+class DenseProduct(torch.autograd.Function):
     """x W' + b. Its backward pass calls `product`, so it can be differentiated again."""
 
     @staticmethod
@@ -88,28 +88,29 @@ class Product(torch.autograd.Function):
         )
 
     @staticmethod
-    def jvp(ctx: Any, *moved: Tensor | None) -> Tensor:
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
         x, weight = ctx.saved_tensors
-        along_x, along_weight, along_bias = moved
-        parts = [] if along_x is None else [product(along_x, weight)]
-        parts += [] if along_weight is None else [product(x, along_weight)]
-        parts += [] if along_bias is None else [along_bias.expand(*x.shape[:-1], -1)]
+        x_tangent, weight_tangent, bias_tangent = tangents
+        parts = [] if x_tangent is None else [product(x_tangent, weight)]
+        parts += [] if weight_tangent is None else [product(x, weight_tangent)]
+        parts += [] if bias_tangent is None else [bias_tangent.expand(*x.shape[:-1], -1)]
         return sum(parts[1:], parts[0])
 
 
 def _fits(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN computes this product: fp32, on the CPU, and large enough."""
-    alike = (
+    is_fp32_on_cpu = (
         x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" == weight.device.type
     )
-    return alike and x.numel() * len(weight) >= SMALL
+    return is_fp32_on_cpu and x.numel() * len(weight) >= SMALL
 
 
 @lru_cache(maxsize=1)
 def prefers_onednn() -> bool:
     """Whether this is an AMD processor with AVX-512, which oneDNN uses and MKL does not.
 
-    A processor whose maker is unknown is left to MKL."""
+    A processor of unknown make uses MKL.
+    """
     return (
         torch.backends.cpu.get_cpu_capability() == "AVX512"
         and torch.backends.mkl.is_available()
@@ -128,13 +129,13 @@ def _maker() -> str:
 
 
 def simd_name() -> str:
-    """The vector instructions of products. Two runs must share them to be compared as a pair."""
-    wide: str = torch.backends.cpu.get_cpu_capability()
-    return f"{wide}{ONEDNN}" if prefers_onednn() else wide
+    """The vector instructions of products. Only runs with equal ones are compared in pairs."""
+    instructions: str = torch.backends.cpu.get_cpu_capability()
+    return f"{instructions}{ONEDNN}" if prefers_onednn() else instructions
 
 
 class FastProducts(TorchFunctionMode):
-    """A context in which torch's linear layers and GPT-2's Conv1D use `product` too."""
+    """A context in which torch's linear layers and GPT-2's Conv1D use `product`."""
 
     def __torch_function__(
         self,

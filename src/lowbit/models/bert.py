@@ -1,4 +1,4 @@
-"""BERT-shaped encoders: BERT, MiniLM. The pooler belongs to the head."""
+"""BERT-shaped encoders: BERT and MiniLM. The pooler counts as part of the head."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BLOCK = r"bert\.encoder\.layer\.(?P<depth>\d+)\."
 
 
 def first_token(model: Any, hidden: Tensor, segments: Segments) -> Tensor:
-    """What the pooler makes of each sentence's first token."""
+    """Class logits from the pooled first token of each sentence."""
     return model.classifier(model.dropout(model.bert.pooler(hidden[segments.first][:, None])))
 
 

@@ -1,7 +1,7 @@
-"""What a model family is, and how the sites of a model are listed.
+"""Model families, and the list of a model's sites.
 
-A family is data: which `model_type`s it covers, and a list of name patterns with their roles. A
-weight matrix that no pattern matches is an error, never a silently unquantised layer.
+A family is data: the `model_type`s that it covers, and name patterns with their roles. A weight
+matrix that no pattern matches is an error, so that no layer stays unquantised unnoticed.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ def last_token(model: nn.Module, hidden: Tensor, segments: Segments) -> Tensor:
 
 @dataclass(frozen=True)
 class Family:
-    """`sites`: (pattern over module names, role); a group named `depth` numbers the blocks.
+    """Models that share their module names.
 
-    `classify(model, hidden, segments)`: class logits (examples, classes) of (tokens, width).
-    `transposed`: its block matrices are Conv1D modules, which store a weight as (in, out).
+    `sites`: (pattern over module names, role); a group named `depth` in a pattern is the number of
+    the block. `classify(model, hidden, segments)`: from (tokens, width) to class logits (examples,
+    classes). `transposed`: block matrices are Conv1D modules, which store a weight as (in, out).
     """
 
     name: str
@@ -80,9 +81,10 @@ def matrices(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def find_sites(model: nn.Module, stored: frozenset[str] | None = None) -> tuple[Site, ...]:
-    """All sites of a model as transformers built it, ties resolved; works on the meta device.
+    """All sites of a transformers model, with tied weights as one site; works on the meta device.
 
-    `stored`: the checkpoint's matrices; a head that is not among them is `fresh`. None: all are.
+    `stored`: the checkpoint's matrices. A head that is not among them is `fresh`. None: the
+    checkpoint holds all matrices.
     """
     family = family_of(model.config.model_type)  # type: ignore[union-attr, arg-type]
     sites: dict[int, Site] = {}
@@ -90,8 +92,8 @@ def find_sites(model: nn.Module, stored: frozenset[str] | None = None) -> tuple[
         site = family.match(name)
         if site is None:
             raise RunError(
-                f"{family.name}: no pattern covers the matrix '{name}' {tuple(shape_of(module))}; "
-                "it would silently stay as it is"
+                f"{family.name}: no pattern matches the matrix '{name}' {tuple(shape_of(module))}, "
+                "which would stay unquantised"
             )
         key = id(module.weight)
         if key in sites:
@@ -105,5 +107,5 @@ def find_sites(model: nn.Module, stored: frozenset[str] | None = None) -> tuple[
 
 
 def _holds(stored: frozenset[str], name: str) -> bool:
-    """Checkpoints of a bare body lack the leading part of a name, or have one more."""
+    """Whether a matrix is stored. Names in a checkpoint of the body alone lack the leading part."""
     return any(name == s or name.endswith("." + s) or s.endswith("." + name) for s in stored)

@@ -1,4 +1,4 @@
-"""GPT-2-shaped models: GPT-2, DialoGPT. Their Conv1D keeps weights as (in, out)."""
+"""GPT-2-shaped models: GPT-2 and DialoGPT. Their Conv1D modules store weights as (in, out)."""
 
 from __future__ import annotations
 

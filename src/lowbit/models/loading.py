@@ -1,7 +1,7 @@
-"""From a name to a model: a local folder, `assets:NAME`, or a hub id; safetensors only.
+"""Find a model by name and load it: a local folder, `assets:NAME`, or a hub id; safetensors only.
 
-Pickled weights are refused, because reading them runs whatever code they contain. `skeleton`
-builds the same model without weights, so that plans can be checked and counted in no time.
+Pickled weights are refused, because reading them can run code. `skeleton` builds a model without
+weights, which is enough to check a plan and count its bytes.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Checkpoint:
     matrices: frozenset[str]
     """Names of the modules whose `.weight` is stored."""
     item: int
-    """Bytes of one stored number of what is no matrix: norms may be kept wider than matrices."""
+    """Bytes per number of vectors such as norms, which may have a wider type than matrices."""
 
 
 def resolve(reference: str, instead: str = "") -> Path:
-    """The local folder that a reference stands for; fetches from the hub when it must.
+    """The local folder of a model; a model with a hub id is downloaded first.
 
-    `instead`: how to give a local folder instead, for the error when the hub is unreachable.
+    `instead`: the setting that takes a local folder, for the error when the hub is unreachable.
     """
     if reference.startswith("assets:"):
         return _asset(reference.removeprefix("assets:"))
@@ -62,7 +62,7 @@ def resolve(reference: str, instead: str = "") -> Path:
 def _asset(name: str) -> Path:
     root = os.environ.get("LOWBIT_ASSETS")
     if not root:
-        raise UserError(f"assets:{name} needs LOWBIT_ASSETS to name a folder with models/ in it")
+        raise UserError(f"assets:{name} needs LOWBIT_ASSETS, set to a folder that holds models/")
     models = Path(root) / "models"
     names = [p.name for p in models.iterdir() if p.is_dir()] if models.is_dir() else []
     if name not in names:
@@ -81,7 +81,7 @@ def _fetch(reference: str, instead: str) -> Path:
         raise RunError(
             f"could not fetch '{reference}' from the hub: {type(error).__name__}. "
             "Missing here: config.json, model.safetensors and tokenizer.json (or vocab.txt). "
-            "Check the name and the network, or give a local folder that holds them in its place"
+            "Check the name and the network, or give a local folder that holds these files"
             + (f": {instead}" if instead else "")
         ) from error
     if not any(folder.glob("*.safetensors")):
@@ -100,13 +100,13 @@ def _refuse_pickles(name: str, revision: str | None) -> None:
     if pickled:
         raise UserError(
             f"'{name}' has only pickled weights on the hub ({pickled[0]}), which can run code when "
-            "read. Another revision may have safetensors, one of its pull requests for instance: "
-            f"{name}@refs/pr/N. Or convert them where you trust them, and give that folder"
+            "read. Use a revision with safetensors, such as a pull request: "
+            f"{name}@refs/pr/N. Or, if you trust the weights, convert them and give that folder"
         )
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Read configuration and headers, or say what is wrong with the folder."""
+    """Read the configuration and the headers of a model folder, or raise an error."""
     from transformers import AutoConfig
 
     if not (folder / "config.json").is_file():
@@ -114,13 +114,13 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     try:
         declared = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if not isinstance(declared, dict) or "model_type" not in declared:
-            raise ValueError("it names no model_type")
+            raise ValueError("it has no model_type")
         family_of(str(declared["model_type"]))
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (ValueError, OSError, KeyError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"{folder / 'config.json'} is no model's configuration: {reason}"
+            f"{folder / 'config.json'} is not the configuration of a model: {reason}"
         ) from error
     names, item = _headers(weight_files(folder))
     return Checkpoint(folder, config, names, item)
@@ -134,23 +134,23 @@ def weight_files(folder: Path) -> list[Path]:
         try:
             expected = {folder / n for n in json.loads(index.read_text())["weight_map"].values()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunError(f"{index} is torn or no index of weights") from error
+            raise RunError(f"{index} is damaged or not an index of weights") from error
         missing = sorted(p.name for p in expected - set(files))
         if missing:
-            raise UserError(f"{folder}: the index names {', '.join(missing)}, which is not there")
+            raise UserError(f"{folder}: the index names missing files: {', '.join(missing)}")
     if files:
         return files
     pickled = [p.name for pattern in PICKLES for p in sorted(folder.glob(pattern))]
     if pickled:
         raise UserError(
             f"{folder} holds pickled weights ({pickled[0]}), which can run code when read. "
-            "Convert them to safetensors where you trust them, or fetch a safetensors revision."
+            "If you trust them, convert them to safetensors; or use a revision with safetensors."
         )
     raise UserError(f"{folder} holds no weights: expected model.safetensors")
 
 
 def _headers(files: list[Path]) -> tuple[frozenset[str], int]:
-    """Names of the modules that have a `.weight`, and the bytes of a number of the vectors."""
+    """Names of the modules that have a `.weight`, and the bytes per number of vectors."""
     names: set[str] = set()
     items = [2]
     for path in files:
@@ -160,7 +160,7 @@ def _headers(files: list[Path]) -> tuple[frozenset[str], int]:
                 slices = [file.get_slice(key) for key in keys]
                 items += [_ITEM.get(s.get_dtype(), 4) for s in slices if len(s.get_shape()) == 1]
         except Exception as error:
-            raise RunError(f"{path} is torn or no safetensors file: {error}") from error
+            raise RunError(f"{path} is damaged or not a safetensors file: {error}") from error
         names |= {key.removesuffix(".weight") for key in keys if key.endswith(".weight")}
     return frozenset(names), max(items)
 
@@ -189,8 +189,8 @@ def configured(checkpoint: Checkpoint, kind: Kind, labels: int, pad: int | None)
 
     if kind == "language" and checkpoint.config.model_type == "bert":
         raise UserError(
-            f"{checkpoint.folder.name} is a BERT-shaped encoder and predicts no next token: "
-            "take a classification task (sst2), or a causal language model"
+            f"{checkpoint.folder.name} is a BERT-shaped encoder and predicts no next token: use a "
+            "classification task (sst2) or a causal language model"
         )
     config = deepcopy(checkpoint.config)
     config.use_cache = False
@@ -227,8 +227,8 @@ def _check_loaded(checkpoint: Checkpoint, report: Mapping[str, Any]) -> None:
     """Refuse a checkpoint that lacks weights: only a new head may be initialised at random."""
     for name, stored, expected in sorted(report["mismatched_keys"]):
         raise UserError(
-            f"{checkpoint.folder}: '{name}' is {tuple(stored)} in the weights, and "
-            f"{tuple(expected)} by config.json and the task's classes"
+            f"{checkpoint.folder}: '{name}' is {tuple(stored)} in the weights, but config.json and "
+            f"the task's classes require {tuple(expected)}"
         )
     family = family_of(checkpoint.config.model_type)
     for name in sorted(report["missing_keys"]):

@@ -1,14 +1,16 @@
 """Attention over examples packed one after another, without padding.
 
-A batch is a single row of tokens, and `Segments` says where each example begins and ends. Every
-other part of a transformer works on tokens one by one and needs to know nothing of it. Here,
-examples of equal length are simply a batch. Others are taken one by one on a CPU, where a kernel's
-call costs little and a padded place as much as a real one; elsewhere, and where attention's weights
-are dropped, they are padded inside this one function, which costs four gathers and saves the
-padding everywhere else.
+A batch is a single row of tokens, and `Segments` holds the lengths of its examples. All other parts
+of a transformer work on single tokens and need no change. Attention has three cases:
 
-transformers lets attention be chosen by name, and hands the keyword arguments of a model's call
-down to it: that is how `segments` arrives. Without it, it is transformers' own attention.
+- Examples of equal length are an ordinary batch.
+- On a CPU, examples of other lengths attend one after another. A call costs little there, and a
+  padding token costs as much as a real one.
+- On other devices, and with dropout on attention weights, they are padded inside `attend`. This
+  costs four gathers and saves the padding in all other layers.
+
+transformers selects attention by name and passes the model's keyword arguments on to it, including
+`segments`. Without `segments`, transformers' own attention runs.
 """
 
 from __future__ import annotations
@@ -27,29 +29,29 @@ from lowbit.models.dropout import dropout as drop
 
 NAME = "lowbit_segments"
 APART = ("cpu",)
-"""Kinds of devices on which examples of many lengths attend one by one."""
+"""Device types on which examples of different lengths attend one after another."""
 
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """Lengths of examples that lie one after another."""
+    """The lengths of packed examples."""
 
     lengths: tuple[int, ...]
     device: torch.device
 
     @cached_property
     def positions(self) -> Tensor:
-        """(tokens,): each token's place in its own example."""
+        """(tokens,): each token's position in its own example."""
         return torch.cat([torch.arange(n) for n in self.lengths]).to(self.device)
 
     @cached_property
     def first(self) -> Tensor:
-        """(examples,): where each example's first token is."""
+        """(examples,): the index of each example's first token."""
         return self.last - torch.tensor(self.lengths, device=self.device) + 1
 
     @cached_property
     def last(self) -> Tensor:
-        """(examples,): where each example's last token is."""
+        """(examples,): the index of each example's last token."""
         return torch.tensor(self.lengths, device=self.device).cumsum(0) - 1
 
     @property
@@ -66,23 +68,23 @@ class Segments:
 
     @cached_property
     def places(self) -> Tensor:
-        """(tokens,): each token's place when every example is padded to the longest."""
+        """(tokens,): each token's index when every example is padded to the longest."""
         line = torch.repeat_interleave(torch.tensor(self.lengths)).to(self.device)
         return line * self.longest + self.positions
 
     @cached_property
     def real(self) -> Tensor:
-        """(examples, 1, 1, longest): True where a padded place holds a token."""
+        """(examples, 1, 1, longest): True for a token, False for padding."""
         lengths = torch.tensor(self.lengths, device=self.device)
         return (torch.arange(self.longest, device=self.device) < lengths[:, None])[:, None, None]
 
 
 def use(model: nn.Module) -> None:
-    """Let a model of transformers attend within segments."""
+    """Switch a transformers model to this attention, and to the dropout of `models.dropout`."""
     config: Any = model.config
     if config._attn_implementation != NAME:
         _register()
-        dropping.use(model)
+        dropping.replace_dropout(model)
         model.set_attn_implementation(NAME)  # type: ignore[operator]
 
 
@@ -95,7 +97,7 @@ def _run_body(body: nn.Module, ids: Tensor, segments: Segments, **more: Any) -> 
     return body(
         input_ids=ids[None],
         position_ids=segments.positions[None],
-        # A mask of four dimensions is taken as ready: none of tokens squared is built.
+        # transformers uses a four-dimensional mask as it is, so it builds no tokens x tokens mask.
         attention_mask=torch.empty(1, 1, 0, 0, device=ids.device),
         use_cache=False,
         segments=segments,
@@ -164,12 +166,12 @@ def _one_by_one(
     window: int | None,
     scaling: float | None,
 ) -> Tensor:
-    """Attend example by example. One split: a slice's gradient would be as long as the whole."""
+    """Attend example by example. Uses one split, because each slice would need a full gradient."""
     outputs = []
     parts = (t.split(segments.lengths, 2) for t in (query, key, value))
     for q, k, v in zip(*parts, strict=True):
-        mask, still = _mask(Segments((q.shape[2],), segments.device), causal, window)
-        outputs.append(_attention(q, k, v, mask, still, scaling).transpose(1, 2))
+        mask, is_causal = _mask(Segments((q.shape[2],), segments.device), causal, window)
+        outputs.append(_attention(q, k, v, mask, is_causal, scaling).transpose(1, 2))
     return torch.cat(outputs, 1)
 
 
@@ -181,10 +183,10 @@ def _attention(
     causal: bool,
     scaling: float | None,
 ) -> Tensor:
-    """torch's own, for as many heads of keys as of queries or fewer."""
-    shared = query.shape[1] != key.shape[1]
+    """torch's attention, with grouped heads if there are fewer key than query heads."""
+    grouped = query.shape[1] != key.shape[1]
     return F.scaled_dot_product_attention(
-        query, key, value, mask, 0.0, causal, scale=scaling, enable_gqa=shared
+        query, key, value, mask, 0.0, causal, scale=scaling, enable_gqa=grouped
     )
 
 
@@ -197,7 +199,7 @@ def _with_dropout(
     scaling: float | None,
     rate: float,
 ) -> Tensor:
-    """Attention spelled out, for weights that are dropped: no fused kernel of a CPU does that."""
+    """Attention with dropout on its weights, step by step: no fused CPU kernel supports that."""
     if query.shape[1] != key.shape[1]:
         key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], 1) for t in (key, value))
     if causal:
@@ -210,7 +212,7 @@ def _with_dropout(
 
 
 def _mask(segments: Segments, causal: bool, window: int | None) -> tuple[Tensor | None, bool]:
-    """(mask, whether it is causal besides). Padding on the right is what no causal token sees."""
+    """(mask, is_causal). Causal attention needs no mask for padding, which follows all tokens."""
     if causal and window and segments.longest > window:
         place = torch.arange(segments.longest, device=segments.device)
         behind = place[:, None] - place[None]
@@ -226,7 +228,7 @@ def _batched(x: Tensor, segments: Segments) -> Tensor:
 
 
 def _padded(x: Tensor, segments: Segments) -> Tensor:
-    """Unequal lengths: tokens copied into a block padded with zeros, likewise shaped."""
+    """Unequal lengths: a copy padded with zeros, (examples, heads, longest, width)."""
     tokens = x[0].transpose(0, 1)
     block = tokens.new_zeros(segments.count * segments.longest, *tokens.shape[1:])
     block = block.index_copy(0, segments.places, tokens)

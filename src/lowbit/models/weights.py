@@ -1,8 +1,8 @@
-"""Weights read one tensor at a time, so that a model larger than memory can be quantised.
+"""Read weights one tensor at a time, so that a model larger than memory can be quantised.
 
 `blank` builds the model without weights, and `Weights.fill` reads one module's weights from the
-files. A caller that encodes a matrix and drops it before filling the next never has more than one
-in memory. Files are read, not memory-mapped: mapped pages would count as memory of the process.
+files. A caller that encodes each matrix and frees it has one unencoded matrix in memory at a time.
+Files are read and not memory-mapped, because mapped pages would count as memory of the process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _OLD = (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.b
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor lies in a file."""
+    """The position of a tensor in a file."""
 
     path: Path
     start: int
@@ -48,7 +48,8 @@ class Weights:
 
     def __init__(self, checkpoint: Checkpoint, prefix: str, device: torch.device) -> None:
         self.checkpoint, self.prefix, self.device = checkpoint, prefix, device
-        # A tied weight is one parameter of two modules, and read once; what is dropped is dropped.
+        # A tied weight is one parameter of two modules and is read once. The weak references let
+        # weights be freed that no module uses any more.
         self._read_already: WeakValueDictionary[nn.Parameter, nn.Parameter]
         self._read_already = WeakValueDictionary()
 
@@ -78,16 +79,16 @@ class Weights:
             site = family_of(self.checkpoint.config.model_type).match(name.rpartition(".")[0])
             if site is None or site.role != "head":
                 raise UserError(f"{self.checkpoint.folder}: its weights lack '{name}'")
-            return torch.zeros(shape, device=self.device)  # a fresh head; install draws it
+            return torch.zeros(shape, device=self.device)  # a fresh head; install initialises it
         if place.shape != shape:
             raise UserError(
-                f"{self.checkpoint.folder}: '{name}' is {place.shape} in the weights, and "
-                f"{shape} by config.json and the task's classes"
+                f"{self.checkpoint.folder}: '{name}' is {place.shape} in the weights, but "
+                f"config.json and the task's classes require {shape}"
             )
         return _load(place).to(self.device)
 
     def _find(self, name: str) -> Place | None:
-        """A tensor by its name, its name in a checkpoint of the bare body, or its pre-2019 name."""
+        """Find a tensor by its name, its name in a checkpoint of the body, or its pre-2019 name."""
         bare = name.removeprefix(self.prefix + ".")
         for candidate in (name, bare, f"{self.prefix}.{name}"):
             for new, old in (("", ""), *_OLD):
@@ -127,13 +128,13 @@ def _places(path: Path) -> dict[str, Place]:
         end = path.stat().st_size
         return {name: _place(path, entry, 8 + length, end) for name, entry in header.items()}
     except (ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
-        raise RunError(f"{path} is torn or no safetensors file: {error}") from error
+        raise RunError(f"{path} is damaged or not a safetensors file: {error}") from error
 
 
 def _place(path: Path, entry: dict[str, Any], base: int, end: int) -> Place:
     first, last = entry["data_offsets"]
     if not 0 <= first <= last <= end - base:
-        raise ValueError("a tensor lies outside the file")
+        raise ValueError("a tensor is outside the file")
     return Place(
         path, base + first, last - first, _TYPES.get(entry["dtype"], torch.uint8),
         tuple(entry["shape"]),

@@ -47,8 +47,8 @@ def check_rest(raw: Raw, path: Path | None, *inside: str) -> None:
     if raw.get("rule") and "format" not in raw:
         name = inside[-1] if inside else (path.stem if path else "it")
         raise UserError(
-            f"{location(path, *inside)}plan '{name}': its rules may leave sites out, and "
-            'it gives those no format; add format = "bf16", say, above the rules'
+            f"{location(path, *inside)}plan '{name}' has rules but no format for the sites that no "
+            'rule matches; add one above the rules, like format = "bf16"'
         )
 
 
@@ -80,14 +80,14 @@ def to_toml(plan: Plan, about: str = "") -> str:
     format = "nf4@64"
     rank = 4
     """
-    usual = Plan(plan.name)
+    default = Plan(plan.name)
     lines = [f"# {' '.join(about.split())}"] if about else []
     lines += [
         f"{key} = {_value(value)}"
         for key in ("format", "embedding", "rank", "alpha", "dropout", "init", "adapter")
-        if (value := getattr(plan, key)) != getattr(usual, key) or key in ("format", "rank")
+        if (value := getattr(plan, key)) != getattr(default, key) or key in ("format", "rank")
     ]
-    if plan.schedule != usual.schedule:
+    if plan.schedule != default.schedule:
         inside = ", ".join(f"{key} = {_value(v)}" for key, v in vars(plan.schedule).items())
         lines.append(f"schedule = {{{inside}}}")
     for rule in plan.rule:

@@ -1,18 +1,18 @@
-"""The built-in plans: the six of the joint study, and each with adapters on query and value only
-(`B-FP.qv`). A format is also a plan.
+"""The built-in plans: the six of the joint study, and the same six with adapters on query and value
+only (`B-FP.qv`).
 
-A format used as a plan (`--plan nf4@64`) stores the block matrices in it; embeddings and heads
-keep at least eight bits (`rules.careful`).
+A format is also a plan: `--plan nf4@64` stores the block matrices in that format. Embeddings and
+heads get at least eight bits (`rules.careful`).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from lowbit.core.errors import UserError, nearest
+from lowbit.core.errors import UserError
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan, Rule
-from lowbit.quant.formats import CASTS, FORMATS, parse
+from lowbit.quant.formats import is_format, nearest_format, parse
 
 _Q4, _Q8 = "nf4@64+dq", "int8@row"
 _ADA = RankSchedule("adalora", target=4)
@@ -49,8 +49,8 @@ _QUERY_AND_VALUE = ("*.query", "*.value", "*.q_proj", "*.v_proj", "*.c_attn")
 def query_and_value(plan: Plan) -> Plan:
     """The same formats, with adapters on query and value only: `NAME.qv`."""
     ranks = [rule.rank for rule in plan.rule if rule.role == "attention" and rule.rank is not None]
-    bare = (replace(rule, rank=None) for rule in plan.rule)
-    formats = tuple(rule for rule in bare if rule.format is not None)
+    without_ranks = (replace(rule, rank=None) for rule in plan.rule)
+    formats = tuple(rule for rule in without_ranks if rule.format is not None)
     adapted = Rule(name=_QUERY_AND_VALUE, rank=ranks[0] if ranks else plan.rank)
     return replace(plan, name=f"{plan.name}.qv", rank=0, rule=(*formats, adapted))
 
@@ -59,12 +59,11 @@ NAMED: dict[str, Plan] = {plan.name: plan for six in _SIX for plan in (six, quer
 
 
 def named(text: str, others: dict[str, Plan] | None = None) -> Plan:
-    """A plan by name: one of `others` (a study's own), a named configuration, or a format."""
+    """A plan by name: one of `others` (a study's plans), a built-in plan, or a format."""
     plans = {**NAMED, **(others or {})}
     if text in plans:
         return plans[text]
-    stem = text.split("@")[0].split(":")[0].split("+")[0]
-    if stem in FORMATS or stem in CASTS:
+    if is_format(text):
         parse(text)
         return Plan(text, text)
-    raise UserError(f"unknown plan '{text}'.{nearest(text, [*plans, *FORMATS, *CASTS])}")
+    raise UserError(f"unknown plan '{text}'.{nearest_format(text, plans)}")

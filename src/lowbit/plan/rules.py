@@ -1,8 +1,8 @@
 """A plan's rules, applied to a model's sites.
 
-Defaults first: block matrices get the plan's format and rank; embeddings and heads get rank 0 and
-a format of at least eight bits; a fresh head is trained in fp32. Then the rules in order, later
-ones winning. A rule that matches no site is an error.
+Every site first gets the defaults. Block matrices get the plan's format and rank. Embeddings and
+heads get rank 0 and a format of at least eight bits. A fresh head is trained in fp32. Then the
+rules apply in order, and later ones override earlier ones. A rule without a match is an error.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ def choose(plan: Plan, sites: Sequence[Site]) -> dict[str, Choice]:
         if not matching:
             raise UserError(
                 f"plan '{plan.name}': rule {number} ({describe(rule)}) matches no site of this "
-                f"model; sites are called like {_sample(sites)}"
+                f"model; names of sites are {_sample(sites)}, ..."
             )
         if rule.rank and not any(site.role in BLOCK_ROLES for site in matching):
             raise UserError(
-                f"plan '{plan.name}': rule {number} gives embeddings or heads a rank; theirs is 0"
+                f"plan '{plan.name}': rule {number} sets a rank for embeddings or heads, which "
+                "have no adapters"
             )
         for site in matching:
             if not site.fresh:
@@ -42,8 +43,8 @@ def choose(plan: Plan, sites: Sequence[Site]) -> dict[str, Choice]:
     _check_trained(plan, sites, choices)
     if plan.ternary is not None and not any(choice.ternary for choice in choices.values()):
         raise UserError(
-            f"plan '{plan.name}' has a ternary table, and no block matrix of a ternary format: "
-            'format = "ternary@128"'
+            f"plan '{plan.name}' has a ternary table, but no block matrix has a ternary format: "
+            'set format = "ternary@128"'
         )
     return choices
 
@@ -73,7 +74,7 @@ def matches(rule: Rule, site: Site, blocks: int) -> bool:
 
 
 def _based(plan: Plan, choice: Choice, site: Site) -> Choice:
-    """The choice with a trained base, if the plan trains ternary matrices and this is one."""
+    """The choice, with a trained base if the plan trains this site's ternary matrix."""
     if plan.ternary is None or site.role not in BLOCK_ROLES:
         return choice
     if choice.quant.format == "ternary":
@@ -100,14 +101,14 @@ def _check_ranks(plan: Plan, sites: Sequence[Site], choices: Mapping[str, Choice
         if not 0 <= rank <= most:
             raise UserError(
                 f"plan '{plan.name}': rank {rank} for {site.name} of {site.shape[0]} x "
-                f"{site.shape[1]}; a rank lies between 0 and {most}"
+                f"{site.shape[1]}; a rank is between 0 and {most}"
             )
     if plan.schedule.kind != "fixed":
         adapted = [c.rank for c in choices.values() if c.rank]
         if not adapted:
             raise UserError(
-                f"plan '{plan.name}': its {plan.schedule.kind} schedule has no ranks to cut: no "
-                "matrix has an adapter"
+                f"plan '{plan.name}': the {plan.schedule.kind} schedule has no ranks to cut, "
+                "because no matrix has an adapter"
             )
         if sum(adapted) < plan.schedule.target * len(adapted):
             raise UserError(
@@ -129,8 +130,8 @@ def _check_trained(plan: Plan, sites: Sequence[Site], choices: Mapping[str, Choi
         if choice.ternary and plan.ternary is not None:
             if choice.quant.dq or choice.quant.scale not in GRIDS:
                 raise UserError(
-                    f"plan '{plan.name}': {site.name}: trained towards three values with scales "
-                    f"by {', '.join(GRIDS)}, and no +dq; not {spell(choice.quant)}"
+                    f"plan '{plan.name}': {site.name}: ternary training supports the scales "
+                    f"{', '.join(GRIDS)} without +dq, not {spell(choice.quant)}"
                 )
         elif not is_cast(choice.quant):
             raise UserError(

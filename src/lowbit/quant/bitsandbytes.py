@@ -36,12 +36,12 @@ def library() -> Any:
 def fits(packed: Packed) -> bool:
     """Whether its kernel decodes this matrix correctly: no group may cross rows."""
     spec = packed.spec
-    whole = spec.group in SIZES and packed.shape[1] % int(spec.group) == 0
-    return spec.format == "nf4" and spec.offset == "none" and whole
+    groups_fit = spec.group in SIZES and packed.shape[1] % int(spec.group) == 0
+    return spec.format == "nf4" and spec.offset == "none" and groups_fit
 
 
 def decode(packed: Packed, dtype: torch.dtype) -> Tensor:
-    """The matrix that the codes stand for."""
+    """Decode a matrix."""
     functional = library()
     state = functional.QuantState(
         absmax=scales_of(packed).flatten(),

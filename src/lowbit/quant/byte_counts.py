@@ -1,8 +1,8 @@
 """Count the bytes of a plan: stored, and while training. No other module counts bytes.
 
-Stored bytes are exact: codes with their padding, scales, offsets, adapters. Bytes that depend on
-the run (activations) are an estimate. No torch is needed, so a planner can count millions of plans
-quickly. Tests compare every stored figure with the tensors that the layers keep.
+Stored bytes are exact: codes with their padding, scales, offsets, adapters. Bytes of activations,
+which depend on the run, are an estimate. No torch is needed, so a planner can count millions of
+plans quickly. Tests compare every stored figure with the tensors of the layers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lowbit.quant.formats import CASTS, FORMATS, is_cast, parse
 SCALE_BYTES = 2
 DQ_BLOCK = 256
 LOGITS = 2**21
-"""Logits in memory at a time, unless 64 tokens have more."""
+"""The number of logits in memory at a time, unless those of 64 tokens are more."""
 SCALE_SPEC = parse(f"int8@{DQ_BLOCK}")
 """How `+dq` stores the scales, after their mean is subtracted."""
 
@@ -48,7 +48,7 @@ def matrix_bytes(spec: QuantSpec, shape: tuple[int, int]) -> MatrixBytes:
     if is_cast(spec):
         return MatrixBytes(rows * columns * CASTS[spec.format].bits // 8, 0, 0)
     count = groups(spec, shape)
-    # Doubly quantised scales: a byte each, one fp16 scale a block, and their fp32 mean.
+    # Doubly quantised scales: one byte each, one fp16 scale per block, and their fp32 mean.
     doubled = count + SCALE_BYTES * -(-count // DQ_BLOCK) + 4
     offsets = {"none": 0, "zp": count, "min": SCALE_BYTES * count}[spec.offset]
     return MatrixBytes(

@@ -1,14 +1,15 @@
 """One encoder and one decoder for every format.
 
-    encode: w -> scales as stored -> nearest level against those scales -> packed codes
+    encode: w -> scales as stored -> nearest levels for those scales -> packed codes
     decode: packed codes -> table look-up -> times scale, plus offset
 
-Decoding looks up whole words: a 4-bit byte holds two codes, so a table of 256 rows of two floats
-is viewed as 256 int64 and one `index_select` fetches both. That is about three times as fast as
-gathering rows and as fast as compiled code, with no start-up cost. The product is rounded once,
-in fp32, whatever the compute type: a bf16 decode is exactly the fp32 decode cast to bf16.
+Decoding looks up words of several codes. A byte of a 4-bit format holds two codes, so a table of
+256 rows of two floats is viewed as 256 int64 and one `index_select` fetches both. That is about
+three times as fast as gathering rows, and as fast as compiled code without its start-up cost.
+Products are rounded once, in fp32, for every compute type: a bf16 decode is exactly the fp32 decode
+cast to bf16.
 
-Scales travel as int16 bit patterns, so no `module.to(dtype)` can ever change a stored scale.
+Scales are stored as int16 bit patterns, so `module.to(dtype)` does not change them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from lowbit.quant.packing import pack, words
 from lowbit.quant.scales import divide, fit, nearest, to_half
 
 CAST_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# torch views a table's rows as numbers of the same width; 16 bytes only exist as complex128.
+# torch views a table's rows as numbers of the same width; the only 16-byte type is complex128.
 _WORDS = {4: torch.int32, 8: torch.int64, 16: torch.complex128}
 
 
@@ -41,7 +42,7 @@ class Packed:
     codes    uint8 (rows, bytes): packed codes, or the raw bytes of a plain floating-point type
     scales   int16 (rows, groups): fp16 bit patterns; with +dq uint8 (1, rows x groups)
     offsets  int16 (fp16 bits of the minimum) or uint8 (zero-point), (rows, groups)
-    dq_scales, dq_mean   int16 (1, blocks) and int32 (1,): the scales' own scales and mean
+    dq_scales, dq_mean   int16 (1, blocks) and int32 (1,): the scales of the scales, and their mean
     """
 
     spec: QuantSpec
@@ -62,12 +63,12 @@ class Packed:
         return sum(t.numel() * t.element_size() for t in self.tensors().values())
 
 
-_STRETCH = 2**20  # weights coded at a time
+_WEIGHTS_AT_A_TIME = 2**20
 TENSORS = ("codes", "scales", "offsets", "dq_scales", "dq_mean")
 
 
 def encode(weight: Float[Tensor, "rows columns"], spec: QuantSpec) -> Packed:
-    """Store a matrix as `spec` says."""
+    """Store a matrix in the format of `spec`."""
     rows, columns = weight.shape
     if not bool(torch.isfinite(weight).all()):
         raise RunError("a weight matrix holds NaN or infinity and cannot be quantised")
@@ -86,8 +87,8 @@ def encode(weight: Float[Tensor, "rows columns"], spec: QuantSpec) -> Packed:
     if spec.group == "tensor":
         blocks, scale = [plain[:, None]], scale.expand(rows, 1)
         offset = None if offset is None else offset.expand(rows, 1)
-    # A block of rows at a time: choosing codes takes several times the memory of the weights.
-    step = max(1, _STRETCH // max(1, columns))
+    # Some rows at a time, because choosing codes takes several times the memory of the weights.
+    step = max(1, _WEIGHTS_AT_A_TIME // max(1, columns))
     packed = []
     for first in range(0, max(1, rows), step):
         part = slice(first, first + step)
@@ -98,7 +99,7 @@ def encode(weight: Float[Tensor, "rows columns"], spec: QuantSpec) -> Packed:
 
 
 def _codes(blocks: list[Tensor], scale: Tensor, offset: Tensor | None, levels: Tensor) -> Tensor:
-    """Nearest levels of some rows against their scales as stored."""
+    """The codes of the nearest levels for some rows and their stored scales."""
     codes, start = [], 0
     for block in blocks:
         part = slice(start, start + block.shape[1])
@@ -109,7 +110,7 @@ def _codes(blocks: list[Tensor], scale: Tensor, offset: Tensor | None, levels: T
 
 
 def _blocks(weight: Tensor, spec: QuantSpec) -> list[Tensor]:
-    """Cut into groups: whole ones, then a shorter last one where they don't fit."""
+    """Cut a matrix into whole groups and, if they do not fill a row, a shorter last group."""
     rows, columns = weight.shape
     if spec.group == "tensor":
         return [weight.reshape(1, 1, -1)]
@@ -124,7 +125,7 @@ def _blocks(weight: Tensor, spec: QuantSpec) -> list[Tensor]:
 def _store_scales(
     blocks: list[Tensor], levels: Tensor, spec: QuantSpec, shape: tuple[int, int]
 ) -> Packed:
-    """Everything but the codes: scales and offsets, rounded as they will be kept."""
+    """A matrix without codes: its scales and offsets, rounded to their stored form."""
     empty = torch.empty(0, 0, dtype=torch.uint8, device=levels.device)
     partial = Packed(spec, shape, empty)
     if spec.offset == "none":
@@ -134,14 +135,14 @@ def _store_scales(
     high = torch.cat([block.amax(-1) for block in blocks], 1)
     if spec.offset == "min":
         low = low.clamp(-65504.0, 65504.0).to(torch.float16)
-        kept = _pack_scales((high - low.float()).clamp(min=0), spec)
-        return replace(partial, offsets=low.view(torch.int16), **kept)
+        scale_tensors = _pack_scales((high - low.float()).clamp(min=0), spec)
+        return replace(partial, offsets=low.view(torch.int16), **scale_tensors)
     # A zero-point needs zero within the range, so that zero weights stay zero.
     low, high = low.clamp(max=0), high.clamp(min=0)
-    kept = _pack_scales(high - low, spec)
-    scale, top = scales_of(replace(partial, **kept)), len(levels) - 1
+    scale_tensors = _pack_scales(high - low, spec)
+    scale, top = scales_of(replace(partial, **scale_tensors)), len(levels) - 1
     zero = (-low * top / torch.where(scale == 0, 1.0, scale)).round().clamp(0, top)
-    return replace(partial, offsets=zero.to(torch.uint8), **kept)
+    return replace(partial, offsets=zero.to(torch.uint8), **scale_tensors)
 
 
 def _pack_scales(scale: Tensor, spec: QuantSpec) -> dict[str, Any]:
@@ -158,7 +159,7 @@ def _pack_scales(scale: Tensor, spec: QuantSpec) -> dict[str, Any]:
 
 
 def scales_of(packed: Packed) -> Float[Tensor, "rows groups"]:
-    """The scales as stored, in fp32; with +dq decoded from theirs."""
+    """The stored scales in fp32; with +dq they are decoded first."""
     assert packed.scales is not None
     rows = 1 if packed.spec.group == "tensor" else packed.shape[0]
     if not packed.spec.dq:
@@ -176,8 +177,8 @@ def _offsets_of(packed: Packed, scale: Tensor) -> Tensor | None:
         return None
     if packed.spec.offset == "min":
         return packed.offsets.view(torch.float16).float()
-    # Looked up rather than divided: a GPU divides by multiplying with the rounded reciprocal, and
-    # only the level itself takes a zero weight back to exactly zero.
+    # A look-up, because a GPU divides by multiplying with the rounded reciprocal. Only the level
+    # itself decodes a zero weight to exactly zero.
     levels = torch.tensor(levels_of(packed.spec), dtype=torch.float32, device=scale.device)
     return -levels[packed.offsets.long()] * scale
 
@@ -239,7 +240,7 @@ def _look_up(
     else:
         values = torch.index_select(table, 0, index, out=scratch.take(len(index), table.dtype))
     if packing.word_codes == 5:
-        # Five floats are no machine word; five small integers padded to eight bytes are.
+        # No machine word has the size of five floats; five int8 padded to eight bytes fit in one.
         digits = values.view(torch.int8).view(rows, padded // 5, 8)[..., :5]
         return digits.reshape(rows, padded)[:, :columns].to(torch.float32)
     return values.view(torch.float32).view(rows, padded)[:, :columns].contiguous()
@@ -261,7 +262,7 @@ def _group_views(weight: Tensor, spec: QuantSpec) -> list[tuple[slice, Tensor]]:
 
 @lru_cache(maxsize=64)
 def _table(values: Levels, packing: Packing, device: torch.device) -> Tensor:
-    """Row i holds the levels of the codes in word i, viewed as one machine word where it can be."""
+    """Row i holds the levels of the codes in word i, viewed as one machine word if possible."""
     levels = torch.tensor(values, dtype=torch.float32)
     # A format may use fewer levels than its bits allow; the spare codes are never written.
     levels = torch.cat([levels, levels.new_zeros(packing.radix - len(levels))])
@@ -271,6 +272,6 @@ def _table(values: Levels, packing: Packing, device: torch.device) -> Tensor:
         padded = torch.zeros(len(rows), 8, dtype=torch.int8)
         padded[:, :5] = rows.to(torch.int8)
         rows = padded
-    # Apple's GPU has no complex128, and gathers rows well enough.
+    # Apple's GPU has no complex128, but gathers rows fast enough.
     word = None if device.type == "mps" else _WORDS[rows.shape[1] * rows.element_size()]
     return (rows if word is None else rows.view(word).view(-1)).to(device)

@@ -1,20 +1,21 @@
 """Formats as data: levels, how codes are packed, and the rules that may go with them.
 
 A format is a sorted list of levels in [-1, 1], stored as indices into that list. Everything else
-(encoding, decoding, packing, byte counts, error bounds) is derived from the list, so adding a
-format is adding one entry to `FORMATS`. No torch here: plans and papers read this file too.
+(encoding, decoding, packing, byte counts, error bounds) is derived from the list, so a new format
+is one more entry of `FORMATS`. This module does not import torch, so plans can be checked quickly.
 
-The short strings: `nf4@64+dq` is the format nf4 in groups of 64 whose scales are quantised too.
+A short string names a format with its options. `nf4@64+dq` is the format nf4 in groups of 64 whose
+scales are quantised too:
     FORMAT [@GROUP] [:SUFFIX ...] [+dq]
-GROUP is a number, `row` or `tensor` (default 64). Suffixes: `sym`, `full`, `even` choose integer
-levels; `zp`, `min` add an offset (integer zero-point, or the group's minimum); `absmax`,
-`absmean`, `lsq`, `mse` choose the scale.
+GROUP is a number, `row` or `tensor` (default 64). The suffixes `sym`, `full` and `even` choose
+integer levels. `zp` and `min` add an offset (an integer zero-point, or the group's minimum).
+`absmax`, `absmean`, `lsq` and `mse` choose the scale.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from statistics import NormalDist
@@ -28,10 +29,11 @@ Levels = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Packing:
-    """`codes` codes make one unit of `bytes` bytes; a table row serves one word of a unit.
+    """How codes become bytes.
 
-    A code is a digit in base `radix`; the unit is those digits as one little-endian number. Words
-    are what the decoding table is indexed by: `word_codes` codes each, `word_bits` apart.
+    A unit of `bytes` bytes holds `codes` codes: the digits, in base `radix`, of one little-endian
+    number. Decoding cuts a unit into words of `word_codes` codes, `word_bits` bits apart, and looks
+    up each word in a table.
     """
 
     codes: int
@@ -71,7 +73,7 @@ TERNARY_PACKING = Packing(codes=5, bytes=1, radix=3, word_codes=5, word_bits=8)
 
 @dataclass(frozen=True)
 class Format:
-    """One entry: the levels of each variant (the first is the default), and how codes pack."""
+    """A format: the levels of each variant (the first is the default), and how codes are packed."""
 
     name: str
     family: str
@@ -84,7 +86,7 @@ class Format:
 
 @dataclass(frozen=True)
 class Cast:
-    """Not quantised: the weights in a plain floating-point type of `precision` significant bits."""
+    """A plain floating-point type with `precision` significant bits; weights are not quantised."""
 
     name: str
     bits: int
@@ -92,10 +94,11 @@ class Cast:
 
 
 def int_levels(bits: int, variant: str) -> Levels:
-    """Evenly spaced levels, scaled so that the largest in size is 1.
+    """Evenly spaced levels, scaled so that the largest absolute value is 1.
 
-    `sym` leaves out the lowest code, so that zero is a level and both ends are alike; `full` keeps
-    it; `even` has 2^bits levels and no zero; `unit` runs from 0 to 1 and is what offsets use.
+    `sym` leaves out the lowest code, so the levels are symmetric around zero. `full` includes it.
+    `even` has 2^bits symmetric levels without zero. `unit` has levels from 0 to 1, for formats with
+    an offset.
     """
     half, count = 2 ** (bits - 1), 2**bits
     if variant == "sym":
@@ -110,8 +113,8 @@ def int_levels(bits: int, variant: str) -> Levels:
 def normal_levels(bits: int) -> Levels:
     """NormalFloat: quantiles of N(0, 1) with an exact zero, one more level above it than below.
 
-    The outermost probability is the mean of the two half-cells a symmetric and an asymmetric code
-    would leave out (Dettmers et al. 2023); at 4 bits this gives the published nf4 levels.
+    The outermost probability is the mean of the half-cells that a symmetric and an asymmetric code
+    would leave out (Dettmers et al. 2023). With 4 bits this gives the published nf4 levels.
     """
     outer = 1 - (1 / (2 * 2**bits) + 1 / (2 * (2**bits - 1))) / 2
     above, below = 2 ** (bits - 1), 2 ** (bits - 1) - 1
@@ -124,7 +127,7 @@ def normal_levels(bits: int) -> Levels:
     return (*(-q / top for q in side(below)), 0.0, *(q / top for q in reversed(side(above))))
 
 
-# The published table (QLoRA, as bitsandbytes ships it), which the construction meets to 1e-6.
+# The published table (QLoRA, as in bitsandbytes). `normal_levels(4)` differs by less than 1e-6.
 NF4: Levels = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
     -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
@@ -161,7 +164,7 @@ FORMATS: dict[str, Format] = {
         _plain("nf2", "nf", 2, lambda: normal_levels(2)),
         _plain("nf3", "nf", 3, lambda: normal_levels(3)),
         _plain("nf4", "nf", 4, lambda: NF4),
-        # OCP microscaling E2M1, and the 4-bit float that bitsandbytes ships under the same name.
+        # OCP microscaling E2M1, and the 4-bit float that bitsandbytes calls fp4.
         _plain("fp4-e2m1", "fp4-e2m1", 4, lambda: _signed((0, 0.5, 1, 1.5, 2, 3, 4, 6))),
         _plain("fp4-bnb", "fp4-bnb", 4, lambda: _signed((0, 0.0625, 2, 3, 4, 6, 8, 12))),
         Format(
@@ -180,18 +183,48 @@ _TEXT = re.compile(r"(?P<name>[^@:+]+)(@(?P<group>[^@:+]+))?(?P<suffixes>(:[^@:+
 
 @lru_cache(maxsize=4096)
 def parse(text: str) -> QuantSpec:
-    """`nf4@64+dq` -> QuantSpec, or an error that says which part is wrong."""
+    """`nf4@64+dq` -> QuantSpec, or an error that names the wrong part."""
     match = _TEXT.fullmatch(text.strip())
     if match is None:
-        raise UserError(f"cannot read the format '{text}': FORMAT[@GROUP][:SUFFIX...][+dq]")
+        raise UserError(f"'{text}' is not a format: expected FORMAT[@GROUP][:SUFFIX...][+dq]")
     name, suffixes = match["name"], match["suffixes"].split(":")[1:]
     if name in CASTS:
         if match["group"] or suffixes or match["dq"]:
             raise UserError(f"'{text}': {name} has no groups, scales or offsets; write '{name}'")
         return QuantSpec(name, "", "tensor", "none", "none", False)
     if name not in FORMATS:
-        raise UserError(f"unknown format '{name}' in '{text}'.{nearest(name, [*FORMATS, *CASTS])}")
+        raise UserError(f"unknown format '{name}' in '{text}'.{nearest_format(text.strip())}")
     return _assemble(text, FORMATS[name], match["group"], suffixes, match["dq"] is not None)
+
+
+def nearest_format(text: str, others: Iterable[str] = ()) -> str:
+    """The end of an error message for an unknown format, or an unknown name among `others`.
+
+    Formats are suggested with the same group and suffixes if they allow them.
+
+    >>> nearest_format("int9@64")
+    " Did you mean 'int8@64'?"
+    """
+    options = text[len(_stem(text)) :]
+    return nearest(text, [*others, *(_with_options(form, options) for form in FORMATS), *CASTS])
+
+
+def _stem(text: str) -> str:
+    return re.split("[@:+]", text, maxsplit=1)[0]
+
+
+def _with_options(form: str, options: str) -> str:
+    """A format with a group and suffixes; without them if it does not allow them."""
+    try:
+        parse(form + options)
+    except UserError:
+        return form
+    return form + options
+
+
+def is_format(text: str) -> bool:
+    """Whether a text starts with the name of a format; the rest may still be wrong."""
+    return _stem(text) in FORMATS or _stem(text) in CASTS
 
 
 def _assemble(
@@ -209,13 +242,16 @@ def _assemble(
             kind, offset = "offset", suffix
         else:
             valid = [v for v in (*form.variants, *_SCALES, *form.offsets) if v not in ("", "none")]
-            raise UserError(f"'{text}': no suffix ':{suffix}' here.{nearest(suffix, valid)}")
+            raise UserError(f"'{text}': unknown suffix ':{suffix}'.{nearest(suffix, valid)}")
         if kind in kinds:
             raise UserError(f"'{text}': two suffixes choose the {kind}")
         kinds.add(kind)
     if offset != "none":
         if kinds & {"levels", "scale"}:
-            raise UserError(f"'{text}': with :{offset} the levels and the scale are the range's")
+            raise UserError(
+                f"'{text}': with :{offset} the group's range sets the levels and the scale; remove "
+                "the other suffix"
+            )
         variant, scale = "unit", "absmax"
     return QuantSpec(form.name, variant, _group(text, group), scale, offset, dq)
 
@@ -247,7 +283,7 @@ def spell(spec: QuantSpec) -> str:
 
 @cache
 def levels_of(spec: QuantSpec) -> Levels:
-    """The sorted levels that a spec's codes index."""
+    """The sorted levels of a spec; codes are indices into them."""
     form = FORMATS[spec.format]
     return (
         int_levels(int(form.bits), "unit")

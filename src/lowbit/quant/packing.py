@@ -1,9 +1,9 @@
-"""Codes <-> bytes.
+"""Convert codes to bytes and back.
 
-A row is packed whole and padded at its end. A unit of codes is one number written in the format's
-radix, little-endian in its bytes: 4 bit puts two codes in a byte, 3 bit eight in three bytes,
-ternary five in one (3^5 = 243 fits). Decoding never takes codes apart: it cuts units into *words*
-and looks up all codes of a word at once (`codec.decode`).
+Each row is packed on its own and padded at its end. A unit of codes is one number in the format's
+radix, with little-endian bytes. Two 4-bit codes take one byte, eight 3-bit codes three bytes, and
+five ternary codes one byte (3^5 = 243). Decoding does not split units into codes. It cuts them into
+words and looks up all codes of a word at once (`codec.decode`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Where a group's scale comes from, and how it is stored.
+"""Compute the scale of each group of weights, and round it as it is stored.
 
-Every rule is a function of blocks (rows x groups x size) and the format's levels. What matters to
-the encoder is the scale *as stored*: fp16, or one byte against blocks of 256 scales (`+dq`), so
-fitting and storing are two steps and codes are chosen after the second.
+A scale rule is a function of blocks (rows x groups x size) and the format's levels. The encoder
+first fits scales and rounds them to their stored form: fp16, or one byte per scale in blocks of 256
+(`+dq`). It chooses codes afterwards, for the scales that decoding will use.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ROUNDS = 12
 
 
 def fit(blocks: Blocks, levels: Float[Tensor, " levels"], rule: ScaleRule) -> Scales:
-    """One scale a group, before rounding to how it is stored."""
+    """One scale per group, not yet rounded to its stored form."""
     if rule == "absmax":
         return blocks.abs().amax(-1)
     if rule == "absmean":
@@ -39,7 +39,7 @@ def nearest(values: Tensor, levels: Float[Tensor, " levels"]) -> Tensor:
 
 
 def divide(blocks: Blocks, scale: Scales) -> Blocks:
-    """Weights over their scale; a zero scale gives zeros."""
+    """Weights divided by their scale; a zero scale gives zeros."""
     return blocks / torch.where(scale == 0, 1.0, scale)[..., None]
 
 
@@ -49,7 +49,7 @@ def _error(blocks: Blocks, levels: Tensor, scale: Scales) -> Scales:
 
 
 def _search(blocks: Blocks, levels: Tensor) -> Scales:
-    """The best of 64 shrinkings of absmax: never worse than absmax itself, which is the first."""
+    """The scale with the least squared error among 64 fractions of absmax, absmax included."""
     full = blocks.abs().amax(-1)
     best, least = full, _error(blocks, levels, full)
     for step in range(1, _SEARCH):
@@ -61,18 +61,18 @@ def _search(blocks: Blocks, levels: Tensor) -> Scales:
 
 
 def _least_squares(blocks: Blocks, levels: Tensor) -> Scales:
-    """Alternate nearest codes and the scale that fits them best (Lloyd's iteration in one number).
+    """Alternate between the nearest codes and their least-squares scale (Lloyd's iteration).
 
-    Starts where the codes are meaningful: from the mean for three levels, else from the largest.
+    Starts from the mean absolute weight for three levels, else from the largest.
     """
     size = blocks.abs()
     scale = size.mean(-1) if len(levels) == 3 else size.amax(-1)
     best, least = scale, _error(blocks, levels, scale)
     for _ in range(_ROUNDS):
-        chosen = levels[nearest(divide(blocks, scale), levels)]
-        power = chosen.square().sum(-1)
-        fitted = (blocks * chosen).sum(-1) / torch.where(power == 0, 1.0, power)
-        scale = torch.where(fitted > 0, fitted, scale)
+        values = levels[nearest(divide(blocks, scale), levels)]
+        power = values.square().sum(-1)
+        least_squares = (blocks * values).sum(-1) / torch.where(power == 0, 1.0, power)
+        scale = torch.where(least_squares > 0, least_squares, scale)
         error = _error(blocks, levels, scale)
         better = error < least
         best, least = torch.where(better, scale, best), torch.where(better, error, least)
@@ -80,6 +80,6 @@ def _least_squares(blocks: Blocks, levels: Tensor) -> Scales:
 
 
 def to_half(scale: Tensor) -> Tensor:
-    """fp16 that is zero only for a zero group and never infinite."""
-    kept = scale.clamp(max=LARGEST)
-    return torch.where(kept > 0, kept.clamp(min=SMALLEST), kept).to(torch.float16)
+    """Round to fp16. Only a zero scale becomes zero, and none becomes infinite."""
+    finite = scale.clamp(max=LARGEST)
+    return torch.where(finite > 0, finite.clamp(min=SMALLEST), finite).to(torch.float16)

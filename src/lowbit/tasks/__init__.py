@@ -1,20 +1,20 @@
-"""Data becomes batches; a task is one file here.
+"""Tasks: read text, turn it into token ids, and batch it. A task is one file in this folder.
 
-base         a document, a source, a task, an example, a batch
-batching     examples in a stated order become batches
-checks       what must hold of a task's settings and text
+base         dataclasses: document, source, task, example, batch
+batching     orders examples and collates them into batches
+checks       checks a task's settings and text
 dailydialog  DailyDialog
 demo         docstrings of the standard library
 demo_topics  the documentation inside Python
-examples     documents become token ids, token ids become examples
-lm_text      the assets' language model on its own domain
+examples     turns documents into token ids, and token ids into examples
+lm_text      text like that on which the assets' language model was pretrained
 local_file   the user's own file
-prepare      from a task's name to examples, kept in a cache
-sources      where text comes from: a folder or the hub
-split        documents cut into four disjoint parts
+prepare      turns a task's name into examples, and caches them
+sources      reads text from a folder or the hub
+split        splits documents into four disjoint parts
 sst2         SST-2
 wikitext2    WikiText-2
 
-Reading knows nothing of tokenisers, preparing nothing of where text comes from, and batching
-nothing of either. A new task is a `read` function and a name: `TASK = Task(...)`.
+Reading does not depend on the tokeniser, preparing does not depend on the source of the text, and
+batching depends on neither. A new task is a file with a `read` function and `TASK = Task(...)`.
 """

@@ -1,14 +1,14 @@
-"""The words of this package: a document, a source, a task, an example, a batch.
+"""Dataclasses of this package: document, source, task, example, batch.
 
-Every task has the same four parts, and what each is for is a promise the rest of the lab keeps:
+Every task has the same four disjoint parts, and each part has one use:
 
-    train         gradients
-    selection     choosing a checkpoint; held out of training
-    calibration   measuring sensitivity; held out of both
-    scored        read once, at the end
+    train         training
+    selection     choosing a checkpoint
+    calibration   measuring sensitivity
+    scored        the final score
 
-Nothing in a `Source` depends on a run's seed, so two runs that differ only in the seed are scored
-on the same text and can be compared in pairs.
+A `Source` does not depend on a run's seed. Two runs that differ only in the seed are scored on the
+same text, so their scores can be compared in pairs.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from lowbit.core.spec import TaskSpec
 Kind = Literal["language", "classification"]
 
 PARTS = ("train", "selection", "calibration", "scored")
-# Inside a document it becomes the tokeniser's own end-of-text token; it is no word.
+# A marker inside documents. It becomes the tokeniser's end-of-text token and is not a word.
 END = "<|endoftext|>"
 
 
 @dataclass(frozen=True)
 class Document:
-    """A text that is never joined to another; in classification with the number of its class."""
+    """A text, and in classification the number of its class. Documents are never concatenated."""
 
     text: str
     label: int | None = None
@@ -40,10 +40,10 @@ class Document:
 
 @dataclass(frozen=True)
 class Source:
-    """What reading gives. `parts` has every name of PARTS and no text in two of them.
+    """The text of a task. `parts` has every name of PARTS; no text is in two parts.
 
-    `labels` are the classes' names (none for language). `notes` are what a table made from this
-    data must say beside it.
+    `labels` are the classes' names (none for language). `notes` are printed below tables with
+    scores on this data.
     """
 
     parts: dict[str, tuple[Document, ...]]
@@ -53,7 +53,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Task:
-    """A plug-in: a name, a kind, and a function that reads the text."""
+    """A task plug-in: a name, a kind, and a function that reads the text."""
 
     name: str
     kind: Kind
@@ -62,7 +62,7 @@ class Task:
 
     @property
     def metric(self) -> Literal["loss", "accuracy"]:
-        """Language: nats per token, whose exponential is the perplexity."""
+        """Language tasks: loss in nats per token; its exponential is the perplexity."""
         return "loss" if self.kind == "language" else "accuracy"
 
     @property
@@ -72,12 +72,12 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One thing that gets one (sum, count) score; `len(target)` is its count.
+    """The unit of scoring: each example gets one (sum, count) score, with count `len(target)`.
 
-    language: `target[i]` is the token that follows `ids[i]`, and `words` counts the words that
-    begin among the predicted tokens, so that words summed over a document are its words.
+    language: `target[i]` is the token that follows `ids[i]`. `words` is the number of words that
+    begin among the predicted tokens; summed over a document it is the document's word count.
     classification: `target` has one entry, the class, and `words` is 0.
-    `document` is the position of its document in the part.
+    `document` is the index of the example's document in the part.
     """
 
     ids: np.ndarray
@@ -91,7 +91,8 @@ class Example:
 class Data:
     """A task as token ids. `fingerprint` covers the text, the tokeniser and the settings.
 
-    Of a task that scores what training leaves, `parts` may also have "spare": what is left of that.
+    If `TaskSpec.rest` scores only some of the examples left out of training, `parts` also has
+    "spare": those that are neither trained on nor scored.
     """
 
     kind: Kind
@@ -103,10 +104,10 @@ class Data:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Examples one after another, without padding. `index` are their positions in the part.
+    """Packed examples without padding. `index`: their positions in the part.
 
-    `target` is -100 where a token does not count (language), or one class an example; `labels`
-    says how many terms of the loss each example has.
+    `target`: the next tokens, with -100 for tokens without a loss (language), or one class per
+    example. `labels`: the number of loss terms of each example.
     """
 
     ids: Int64[Tensor, " tokens"]

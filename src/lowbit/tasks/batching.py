@@ -1,7 +1,7 @@
-"""Examples in a stated order become batches of tokens, one example after another.
+"""Order examples and collate them into batches of packed tokens.
 
-Order and batching are apart: an epoch's order is a pure function of the seed and the epoch, so a
-run that was killed knows its place again from two integers.
+An epoch's order is a pure function of the seed and the epoch. A run that was killed therefore needs
+only its step number to continue with the same batches.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ IGNORED = -100
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
-    """The positions 0 .. count - 1 in the order in which this epoch visits them."""
+    """The positions 0 .. count - 1 in this epoch's random order."""
     return np.random.default_rng((seed, epoch)).permutation(count).tolist()
 
 
 def by_length(part: Sequence[Example], order: Sequence[int]) -> list[int]:
-    """The same examples, alike lengths together; equal lengths stay in order."""
+    """`order` sorted by the examples' lengths; examples of equal length stay in order."""
     return sorted(order, key=lambda i: len(part[i].ids))
 
 
@@ -32,25 +32,27 @@ def batches(part: Sequence[Example], size: int, order: Sequence[int]) -> Iterato
         yield collate(part, order[start : start + size])
 
 
-def filled(part: Sequence[Example], tokens: int, order: Sequence[int]) -> Iterator[list[int]]:
-    """`order` cut into stretches of at most so many tokens each, and at least one example."""
-    stretch: list[int] = []
-    held = 0
+def split_by_tokens(
+    part: Sequence[Example], tokens: int, order: Sequence[int]
+) -> Iterator[list[int]]:
+    """`order` cut into slices of at most `tokens` tokens each, but at least one example."""
+    current: list[int] = []
+    size = 0
     for i in order:
-        if stretch and held + len(part[i].ids) > tokens:
-            yield stretch
-            stretch, held = [], 0
-        stretch.append(i)
-        held += len(part[i].ids)
-    if stretch:
-        yield stretch
+        if current and size + len(part[i].ids) > tokens:
+            yield current
+            current, size = [], 0
+        current.append(i)
+        size += len(part[i].ids)
+    if current:
+        yield current
 
 
-def stretch(part: Sequence[Example], order: Sequence[int], number: int, count: int) -> list[int]:
-    """The `number`-th of `count` stretches of `order` with about as many tokens each.
+def nth_slice(part: Sequence[Example], order: Sequence[int], number: int, count: int) -> list[int]:
+    """The `number`-th of `count` slices of `order` with about equally many tokens.
 
-    An example belongs where its first token falls; none is empty if none of the examples is
-    longer than a stretch.
+    An example belongs to the slice in which its first token is. No slice is empty if no example is
+    longer than a slice.
     """
     ends = np.cumsum([len(part[i].ids) for i in order])
     starts = np.concatenate([[0], ends[:-1]])
@@ -58,8 +60,8 @@ def stretch(part: Sequence[Example], order: Sequence[int], number: int, count: i
     return list(order[low:high])
 
 
-def joined(several: Sequence[Batch]) -> Batch:
-    """Batches one after another as one."""
+def join_batches(several: Sequence[Batch]) -> Batch:
+    """Several batches as one."""
     return Batch(
         ids=torch.cat([batch.ids for batch in several]),
         target=torch.cat([batch.target for batch in several]),

@@ -1,7 +1,7 @@
-"""What must hold of a task's settings and text before anything is computed from them.
+"""Check a task's settings and text before anything is computed from them.
 
-Bad data found here costs seconds; found in the middle of a study it costs the study. Plug-ins are
-held to the same rules as a user's file.
+An error here costs seconds, but an error in the middle of a study costs the study. Built-in tasks,
+plug-ins and users' files are checked by the same rules.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from lowbit.tasks.base import PARTS, Document, Example, Source, Task
 def check_settings(spec: TaskSpec, task: Task, max_length: int) -> None:
     if task.kind == "language" and spec.window > max_length:
         raise UserError(
-            f"task.window = {spec.window} is longer than the model, which takes {max_length} "
+            f"task.window = {spec.window} is longer than the model's limit of {max_length} "
             f"tokens: set task.window to {max_length} or less"
         )
 
 
 def check_source(source: Source, task: Task) -> None:
-    """Four parts, none empty, no text in two of them, and a class for what has classes."""
+    """Require four non-empty parts, no text in two of them, and a valid label where needed."""
     home: dict[str, str] = {}
     for part in PARTS:
         documents = source.parts.get(part, ())
         if not documents:
-            raise UserError(f"task '{task.name}': empty data: nothing in its part '{part}'")
+            raise UserError(f"task '{task.name}': empty data: part '{part}' has no documents")
         for document in documents:
             _check_document(document, source, f"task '{task.name}', part '{part}'")
             if home.setdefault(document.text, part) != part:
@@ -39,15 +39,21 @@ def _check_document(document: Document, source: Source, where: str) -> None:
     if not document.text.strip():
         raise UserError(f"{where}: empty data: a document without text")
     if (document.label is None) != (not source.labels):
-        raise UserError(f"{where}: {_quoted(document.text)} should have a label, and only then")
+        problem = (
+            "should have a label" if source.labels else "has a label, but there are no classes"
+        )
+        raise UserError(f"{where}: {_quoted(document.text)} {problem}")
     if document.label is not None and not 0 <= document.label < len(source.labels):
-        raise UserError(f"{where}: {_quoted(document.text)} has no class {document.label}")
+        raise UserError(
+            f"{where}: {_quoted(document.text)} has the label {document.label}; labels are 0 to "
+            f"{len(source.labels) - 1}"
+        )
 
 
 def check_lengths(
     parts: dict[str, tuple[Example, ...]], source: Source, task: Task, max_length: int
 ) -> None:
-    """A sentence is never cut: its class may hang on the last word."""
+    """Require that every example fits the model. Sentences are not cut, to keep their meaning."""
     for part, rows in parts.items():
         for number, row in enumerate(rows, start=1):
             if not 1 <= len(row.ids) <= max_length:

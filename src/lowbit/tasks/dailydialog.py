@@ -1,8 +1,8 @@
-"""DailyDialog: everyday conversations, a dialogue a document, both speakers' turns counting.
+"""DailyDialog: everyday conversations. A dialogue is a document, and all turns are scored.
 
-The files mark the end of a turn by `__eou__`. It becomes the end-of-text token, as DialoGPT's
-training had it, and the blanks that set the mark off go with it; what the dialogue ends with is
-the end of the document. The mark is no word.
+The files mark the end of a turn with `__eou__`. Between turns this mark and the blanks around it
+become the end-of-text token, as in DialoGPT's training. The last mark becomes the end of the
+document. The mark is not counted as a word.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def read(spec: TaskSpec) -> Source:
 
 
 def dialogue(turns: Iterable[str]) -> Document:
-    """The turns that say something, end-of-text between them."""
+    """A document of the turns that are not empty, with end-of-text between them."""
     return Document(END.join(turn.strip() for turn in turns if turn.strip()))
 
 
@@ -40,7 +40,7 @@ def _local(train: str, valid: str) -> Source:
 
 
 def _hub() -> Source:
-    """From a parquet copy: the dataset's own page is a script, which `datasets` no longer runs."""
+    """Load a parquet copy: the original is a loading script, which `datasets` no longer runs."""
     splits = from_hub("OpenRL/daily_dialog", None, "dailydialog", FILES)
     train, valid, scored = (
         tuple(dialogue(turns) for turns in splits[name]["dialog"])

@@ -1,9 +1,10 @@
-"""Text that every Python has: the docstrings of its own standard library.
+"""The demo's text: the docstrings of Python's standard library.
 
-A demo must not download, and must be the same twice. The library's files are parsed, never
-imported, so nothing runs; the modules come in the order of a hash of their names, up to a budget,
-so that the cut is no stretch of the alphabet. The text differs between Python versions (and
-between distributors), hence the hash in the notes: a figure is comparable where it is equal.
+The demo needs text without a download, and the same text every time. The library's files are parsed
+and not imported, so none of their code runs. Modules are taken in the order of a hash of their
+names until a budget is used up, so that all letters of the alphabet are represented. The text
+differs between Python versions and distributors. The notes hold a hash of it, and only scores with
+equal hashes are comparable.
 """
 
 from __future__ import annotations
@@ -36,35 +37,38 @@ SKIPPED = {"test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo", "en
 def read(spec: TaskSpec) -> Source:
     documents = docstrings()
     if not documents:
-        raise UserError("the demo's text is missing: this Python came without its library's source")
+        raise UserError(
+            "the demo's text is missing: this Python has no source files of its standard library"
+        )
     return source_of(documents, "docstrings of the standard library")
 
 
 def source_of(documents: Sequence[Document], what: str) -> Source:
-    """Four parts of `documents`, and a note that tells which Python's text this is."""
-    whole = hashlib.sha256("\0".join(document.text for document in documents).encode())
-    note = f"{what} of Python {platform.python_version()}, text {whole.hexdigest()[:16]}"
+    """Four parts of `documents`, and a note with the Python version and a hash of the text."""
+    digest = hashlib.sha256("\0".join(document.text for document in documents).encode())
+    note = f"{what} of Python {platform.python_version()}, text {digest.hexdigest()[:16]}"
     return Source(hold_out(documents, (*HELD_OUT, SCORED)), notes=(note,))
 
 
 @cache
 def docstrings() -> tuple[Document, ...]:
-    """One document a module, sorted by module, within the budget.
+    """One document per module, sorted by module, up to the budget.
 
-    Parsing the library takes seconds, and every run of a study needs the text: it is kept for this
-    very build of Python, which is what it depends on.
+    Parsing the library takes seconds and every run of a study needs the text, so it is cached for
+    each build of Python.
     """
     key = hashlib.sha256(f"{sys.version}|{_root()}|{CHARACTERS}|{SHORTEST}".encode()).hexdigest()
     path = cache_dir() / "texts" / f"docstrings-{key[:16]}.safetensors"
-    kept = load_or_compute(path, key, lambda: {"texts": _to_array(_parsed())})
-    return tuple(Document(text) for text in json.loads(kept["texts"].tobytes()))
+    arrays = load_or_compute(path, key, lambda: {"texts": _to_array(_texts())})
+    return tuple(Document(text) for text in json.loads(arrays["texts"].tobytes()))
 
 
 def _to_array(texts: Sequence[str]) -> np.ndarray:
     return np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8)
 
 
-def _parsed() -> list[str]:
+def _texts() -> list[str]:
+    """The docstrings of modules, as one text per module."""
     texts: dict[str, str] = {}
     remaining = CHARACTERS
     for name, path in sorted(_modules().items(), key=lambda item: _digest(item[0])):
@@ -86,7 +90,7 @@ def _digest(name: str) -> str:
 
 
 def _modules() -> dict[str, Path]:
-    """The library's own files by dotted name, without its tests and bundled programs."""
+    """The library's files by dotted name, without its tests and bundled programs."""
     root = _root()
     names = sys.stdlib_module_names - SKIPPED
     files = [root / f"{name}.py" for name in names]
@@ -106,7 +110,7 @@ def _docstrings_of(path: Path) -> str:
 
 
 def _walk(node: ast.AST) -> Iterator[str]:
-    """The docstrings below `node` in the order of the file."""
+    """The docstrings inside `node`, in the order of the file."""
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         text = ast.get_docstring(node)
         if text:

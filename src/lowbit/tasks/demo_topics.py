@@ -1,6 +1,7 @@
-"""The documentation that ships inside Python (`pydoc_data.topics`), a topic a document.
+"""The documentation inside Python (`pydoc_data.topics`), with one document per topic.
 
-The demo's tiny model is pretrained on it. Importing that module runs nothing: it is one literal.
+The demo's tiny model is pretrained on it. That module holds only a dictionary, so it is safe to
+import.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ def read(spec: TaskSpec) -> Source:
         topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
     except ImportError as error:
         raise UserError(
-            "this Python came without its documentation (pydoc_data): install your system's full "
-            "Python package"
+            "this Python has no documentation (pydoc_data): install the full Python package of "
+            "your system"
         ) from error
-    # Two names may hold one topic.
+    # Two names may have the same topic.
     texts = dict.fromkeys(topics[name] for name in sorted(topics))
     return source_of([Document(text) for text in texts if text.strip()], "language documentation")
 

@@ -1,18 +1,19 @@
-"""Documents become arrays of token ids, and arrays become examples.
+"""Turn documents into arrays of token ids, and arrays into examples.
 
-A document of language is `end, tokens, end`: the first prediction is made from nothing but
-end-of-text, the last one is that the text is over. It is cut into windows of W predictions,
+In a language task a document is the tokens t = `end, tokens, end`. The first token is predicted
+from end-of-text alone, and the last prediction is end-of-text. The document is cut into windows of
+W predictions:
 
     ids    = t[k W     : k W + W]
     target = t[k W + 1 : k W + W + 1]
 
-so every token is predicted exactly once, and no window sees two documents. That is stricter than
-a sliding window (the first tokens of a window have little context, which raises the loss a
-little) and comparable between any two models that share the tokeniser. Across tokenisers compare
-per word: a word belongs to the window in which its first token is predicted.
+Every token is predicted exactly once, and no window spans two documents. The first tokens of a
+window have little context, so the loss is a little higher than with a sliding window. It is
+comparable between models with the same tokeniser. Models with different tokenisers are compared per
+word. A word belongs to the window in which its first token is predicted.
 
-A part is kept as flat arrays: `ids` and `target` end to end, and per example `lengths` (of its
-ids), `document` and `words`.
+A part is stored as flat arrays: the concatenated `ids` and `target`, and for each example `lengths`
+(of its ids), `document` and `words`.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ CHUNK = 1_000
 
 
 def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that stands between documents."""
+    """The id of the token between documents."""
     for name in ("eos_token_id", "bos_token_id", "sep_token_id"):
         token = getattr(tokenizer, name)
         if token is not None:
             return int(token)
     raise UserError(
-        "the tokeniser has no end-of-text token: its tokenizer_config.json should name an "
-        "'eos_token' (or 'bos_token' or 'sep_token')"
+        "the tokeniser has no end-of-text token: set 'eos_token' (or 'bos_token' or 'sep_token') "
+        "in its tokenizer_config.json"
     )
 
 
@@ -65,7 +66,7 @@ def language(
 
 
 def classification(documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase) -> Arrays:
-    """Flat arrays with one example a document, special tokens as the tokeniser sets them."""
+    """Flat arrays with one example per document, with the tokeniser's special tokens."""
     texts = [document.text for document in documents]
     ids = [row for chunk in _chunks(texts) for row in _ids(chunk, tokenizer)]
     target = [[document.label] for document in documents]
@@ -74,7 +75,7 @@ def classification(documents: Sequence[Document], tokenizer: PreTrainedTokenizer
 
 
 def examples(arrays: Arrays, kind: Kind) -> tuple[Example, ...]:
-    """Views into the flat arrays, one `Example` each."""
+    """One `Example` per entry, with views into the flat arrays."""
     lengths = arrays["lengths"].tolist()
     ids = _slices(lengths)
     targets = ids if kind == "language" else _slices([1] * len(lengths))
@@ -88,10 +89,10 @@ def examples(arrays: Arrays, kind: Kind) -> tuple[Example, ...]:
 def _with_words(
     text: str, tokenizer: PreTrainedTokenizerBase, end: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`end, tokens, end`, and the position in it of every word's first token.
+    """The tokens `end, tokens, end`, and the position of every word's first token among them.
 
-    A word's first token is the first that reaches beyond the word's first character; a word that
-    the tokeniser drops without a trace counts with the token after it.
+    A word's first token is the first one that ends after the word's first character. A word that
+    the tokeniser drops is counted with the next token.
     """
     pieces = text.split(END)
     encoded = tokenizer(
@@ -101,9 +102,9 @@ def _with_words(
     for piece, ids, offsets in zip(
         pieces, encoded["input_ids"], encoded["offset_mapping"], strict=True
     ):
-        reach = np.maximum.accumulate(np.array(offsets, dtype=np.int64).reshape(-1, 2)[:, 1])
-        begins = [match.start() for match in re.finditer(r"\S+", piece)]
-        starts.append(len(tokens) + np.searchsorted(reach, begins, side="right"))
+        ends = np.maximum.accumulate(np.array(offsets, dtype=np.int64).reshape(-1, 2)[:, 1])
+        word_starts = [match.start() for match in re.finditer(r"\S+", piece)]
+        starts.append(len(tokens) + np.searchsorted(ends, word_starts, side="right"))
         tokens += [*ids, end]
     return np.array(tokens, dtype=np.int32), np.concatenate(starts)
 
@@ -119,8 +120,8 @@ def _chunks(texts: list[str]) -> Iterator[list[str]]:
 def _flat(
     ids: Sequence, target: Sequence, lengths: Sequence, owner: Sequence, words: Sequence
 ) -> Arrays:
-    joined = {"ids": np.concatenate(ids), "target": np.concatenate(target)}
-    columns = {**joined, "lengths": lengths, "document": owner, "words": words}
+    tokens = {"ids": np.concatenate(ids), "target": np.concatenate(target)}
+    columns = {**tokens, "lengths": lengths, "document": owner, "words": words}
     return {name: np.asarray(column, dtype=np.int32) for name, column in columns.items()}
 
 

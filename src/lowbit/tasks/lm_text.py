@@ -1,7 +1,8 @@
-"""The assets' language model on its own domain: what it was trained on, and what it never saw.
+"""Text from the pretraining mix of the assets' language model, lm-14m.
 
-Damage measured here is the damage of storage alone; on any other text it is mixed with the model's
-being undertrained for that text. Training starts from text the model has seen before.
+The training part comes from text that the model was pretrained on. The scored part comes from
+held-out text of the same mix. A loss on this text measures the quantisation error alone. On other
+text it also measures how little the model was trained for that text.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ def read(spec: TaskSpec) -> Source:
     folder = assets("lm-text", spec)
     if folder is None:
         raise UserError(
-            "lm-text is not on the hub: set LOWBIT_ASSETS to a folder that holds seen.txt and "
-            "heldout.txt under data/lm-text/"
+            "lm-text is not on the hub: set LOWBIT_ASSETS to a folder with data/lm-text/seen.txt "
+            "and data/lm-text/heldout.txt"
         )
     scored = documents_of(text_of(folder / "heldout.txt"))
     parts = hold_out(without(documents_of(text_of(folder / "seen.txt")), scored))
@@ -26,4 +27,4 @@ def read(spec: TaskSpec) -> Source:
     return Source({**parts, "scored": scored}, notes=(note,))
 
 
-TASK = Task("lm-text", "language", read, "the mix that the assets' language model was trained on")
+TASK = Task("lm-text", "language", read, "the pretraining mix of the assets' language model")

@@ -1,10 +1,10 @@
-"""The user's own file as a task.
+"""A user's own file as a task.
 
-`FILE.txt`: documents separated by `<|endoftext|>`; without one the file is one document. With
-fewer than four documents the text is cut at paragraphs into consecutive stretches instead of being
-dealt out by hash. `FILE.jsonl`: one object a line, `text` (language) or `sentence` and `label`
-(classification); a task's settings rename the fields. Labels are strings or integers, numbered in
-sorted order. Every complaint names the file and the line.
+`FILE.txt` holds documents separated by `<|endoftext|>`; without a separator it is one document.
+Four or more documents are assigned to parts by their hash. Fewer are cut at paragraphs, and the
+parts follow one another in the text. `FILE.jsonl` holds one object per line, with the field `text`
+(language), or `sentence` and `label` (classification). A task's settings can name other fields.
+Labels are strings or integers and are numbered in sorted order. Errors name the file and the line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lowbit.core.errors import UserError, nearest
 from lowbit.core.spec import TaskSpec
 from lowbit.tasks.base import PARTS, Document, Kind, Source, Task
 from lowbit.tasks.sources import documents_of, text_of, unreadable
-from lowbit.tasks.split import HELD_OUT, SCORED, hold_out, stretches
+from lowbit.tasks.split import HELD_OUT, SCORED, hold_out, split_in_order
 
 SUFFIXES = (".txt", ".jsonl")
 Rows = list[tuple[str, dict[str, Any]]]
@@ -52,11 +52,11 @@ def _read_jsonl(path: Path, kind: Kind, spec: TaskSpec) -> Source:
 
 def _language(documents: tuple[Document, ...], path: Path) -> Source:
     if not documents:
-        raise UserError(f"{path}: empty data: there is no text in it")
+        raise UserError(f"{path}: empty data: the file has no text")
     texts = {document.text: None for document in documents}
     if len(texts) < len(PARTS):
         note = f"{path.name}: consecutive stretches of the text: 80 % train, the last 10 % scored"
-        return Source(stretches(list(texts), str(path)), notes=(note,))
+        return Source(split_in_order(list(texts), str(path)), notes=(note,))
     note = f"{path.name}: documents dealt out by their hash, about 10 % scored"
     return Source(hold_out(documents, (*HELD_OUT, SCORED), str(path)), notes=(note,))
 
@@ -68,7 +68,7 @@ def _classification(rows: Rows, path: Path, spec: TaskSpec) -> Source:
     names = sorted(set(labels))
     if len(names) < 2:
         raise UserError(
-            f"{path}: field '{spec.label}' is {names[0]!r} everywhere: nothing to learn"
+            f"{path}: field '{spec.label}' is always {names[0]!r}: there should be two classes"
         )
     sentences = [_text(row, spec.sentence, at) for at, row in rows]
     documents = [
@@ -81,11 +81,11 @@ def _classification(rows: Rows, path: Path, spec: TaskSpec) -> Source:
 
 
 def _rows(path: Path) -> Rows:
-    """Every object with its place, `FILE, line N`."""
+    """The objects of the file, each with its place as text: `FILE, line N`."""
     numbered = enumerate(text_of(path).split("\n"), start=1)
     rows = [(f"{path}, line {n}", line) for n, line in numbered if line.strip()]
     if not rows:
-        raise UserError(f"{path}: empty data: there is no line in it")
+        raise UserError(f"{path}: empty data: the file has no lines")
     return [(at, _object(line, at)) for at, line in rows]
 
 
@@ -100,15 +100,15 @@ def _object(line: str, at: str) -> dict[str, Any]:
 
 
 def _kind(rows: Rows, path: Path, spec: TaskSpec) -> Kind:
-    """What the first line's fields make it."""
+    """The kind of task, by the fields of the first line."""
     at, first = rows[0]
     if spec.sentence in first and spec.label in first:
         return "classification"
     if spec.text in first:
         return "language"
     raise UserError(
-        f"{at}: needs the field '{spec.text}', or '{spec.sentence}' and '{spec.label}', and has "
-        f"{', '.join(map(repr, first)) or 'none'}. Other names: --set task.text=..."
+        f"{at}: needs the field '{spec.text}', or '{spec.sentence}' and '{spec.label}', but has "
+        f"{', '.join(map(repr, first)) or 'none'}. For other names use --set task.text=..."
     )
 
 
@@ -123,7 +123,7 @@ def _text(row: dict[str, Any], field: str, at: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"{at}: field '{field}' should be a text, not {str(value)[:40]!r}")
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise UserError(f"{at}: field '{field}' holds half a surrogate pair, which is no character")
+        raise UserError(f"{at}: field '{field}' holds half a surrogate pair: not valid Unicode")
     return value
 
 

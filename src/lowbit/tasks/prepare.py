@@ -1,8 +1,8 @@
-"""From a task's name to examples: find, read, check, tokenise once, keep.
+"""Turn a task's name into examples: find the task, read its text, check it, tokenise and cache it.
 
-The cache's key is a hash of everything that the arrays depend on: every text and label, the
-tokeniser's whole content, the kind and the window. Text is read and hashed every time, which takes
-far less than tokenising it, so a changed file can never meet a stale cache.
+The cache key is a hash of everything that the arrays depend on: texts and labels, the tokeniser's
+content, the kind and the window. Text is read and hashed every time, so a changed file is tokenised
+again. Hashing takes much less time than tokenising.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from lowbit.tasks.checks import check_lengths, check_settings, check_source
 VERSION = 1
 
 
-def find(name: str, spec: TaskSpec | None = None) -> Task:
+def find_task(name: str, spec: TaskSpec | None = None) -> Task:
     """A task by name, or the one in a .txt or .jsonl file (whose fields `spec` may rename)."""
     if local_file.is_file_name(name):
         return local_file.task_of(spec or TaskSpec(name))
     named = plugins("lowbit.tasks", "TASK")
     if name not in named and Path(name).exists():
-        raise UserError(f"task '{name}': a file of your own should end in .txt or .jsonl")
+        raise UserError(f"task '{name}': the name of a task's file should end in .txt or .jsonl")
     task: Task = lookup("task", name, named)
     return task
 
@@ -41,8 +41,8 @@ def find(name: str, spec: TaskSpec | None = None) -> Task:
 def prepare(
     spec: TaskSpec, tokenizer: PreTrainedTokenizerBase, max_length: int, cache: Path | None
 ) -> Data:
-    """The task's four parts as examples for this tokeniser. `cache` None: kept nowhere."""
-    task = find(spec.name, spec)
+    """The task's four parts as examples for this tokeniser. Without `cache` nothing is cached."""
+    task = find_task(spec.name, spec)
     check_settings(spec, task, max_length)
     source = task.read(spec)
     check_source(source, task)
@@ -53,32 +53,35 @@ def prepare(
     parts = {part: examples.examples(_of(part, arrays), task.kind) for part in PARTS}
     parts |= (rest := _rest(parts, spec))
     limits = {"train": spec.limit, "scored": spec.scored_limit}
-    kept = {part: parts[part][: limits.get(part, 0) or None] for part in PARTS}
-    check_lengths(kept, source, task, max_length)
+    limited_parts = {part: parts[part][: limits.get(part, 0) or None] for part in PARTS}
+    check_lengths(limited_parts, source, task, max_length)
     if rest and (first := spec.scored_rest or spec.scored_limit):
-        kept["spare"] = _spare(rest["rest"], first)
-    notes = (*source.notes, *_notes(spec, task, parts, kept))
-    limited = f"{key}|{sorted(limits.items())}" + (f"|{spec.rest}" if spec.rest else "")
-    limited += f"|{spec.scored_rest}" if spec.scored_rest else ""
-    fingerprint = hashlib.sha256(limited.encode()).hexdigest()[:16]
-    return Data(task.kind, kept, source.labels, notes, fingerprint)
+        limited_parts["spare"] = _spare(rest["rest"], first)
+    notes = (*source.notes, *_notes(spec, task, parts, limited_parts))
+    content = f"{key}|{sorted(limits.items())}" + (f"|{spec.rest}" if spec.rest else "")
+    content += f"|{spec.scored_rest}" if spec.scored_rest else ""
+    fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
+    return Data(task.kind, limited_parts, source.labels, notes, fingerprint)
 
 
 def _rest(parts: dict[str, tuple[Example, ...]], spec: TaskSpec) -> dict[str, tuple[Example, ...]]:
-    """Training examples from `rest` on, scored: documents numbered on, none of them split."""
+    """The parts in which training examples from `spec.rest` on are scored.
+
+    Documents that began before are left out, and the others get new numbers after the scored ones.
+    """
     train, scored, start = parts["train"], parts["scored"], spec.rest
     if not start or start >= len(train):
         return {}
-    begun = train[start - 1].document
-    moved = [example for example in train[start:] if example.document != begun]
-    after = 1 + max((example.document for example in scored), default=0)
-    numbered = tuple(replace(e, document=e.document + after) for e in moved)
+    last_trained = train[start - 1].document
+    examples_after = [example for example in train[start:] if example.document != last_trained]
+    offset = 1 + max((example.document for example in scored), default=0)
+    numbered = tuple(replace(e, document=e.document + offset) for e in examples_after)
     first = numbered[: spec.scored_rest or None]
     return {"train": train[:start], "scored": first + scored, "rest": numbered}
 
 
 def _spare(rest: tuple[Example, ...], limit: int) -> tuple[Example, ...]:
-    """What of the rest is not scored: from the first document on of which nothing is."""
+    """The examples of the rest that are not scored, without those of partly scored documents."""
     last = rest[min(limit, len(rest)) - 1].document
     return tuple(example for example in rest[limit:] if example.document != last)
 
@@ -86,7 +89,7 @@ def _spare(rest: tuple[Example, ...], limit: int) -> tuple[Example, ...]:
 def encode(
     source: Source, task: Task, tokenizer: PreTrainedTokenizerBase, spec: TaskSpec
 ) -> Arrays:
-    """Every part's flat arrays, named `part.array`. A part's arrays depend on that part alone."""
+    """The flat arrays of every part, named `part.array`. Each part is encoded independently."""
     named = {}
     for part in PARTS:
         documents = source.parts[part]
@@ -118,9 +121,9 @@ def _key(source: Source, task: Task, tokenizer: PreTrainedTokenizerBase, spec: T
 
 
 def _content(tokenizer: PreTrainedTokenizerBase) -> bytes:
-    """The tokeniser itself; how it was last asked to pad or truncate is no part of it."""
+    """The tokeniser as JSON, without its current settings for padding and truncation."""
     if not tokenizer.is_fast:
-        raise UserError("the tokeniser has no tokenizer.json, which tells where its tokens lie")
+        raise UserError("the tokeniser has no tokenizer.json, which is needed for token positions")
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     content.update(truncation=None, padding=None)
     return json.dumps(content, sort_keys=True).encode()
@@ -130,7 +133,7 @@ def _notes(
     spec: TaskSpec,
     task: Task,
     parts: dict[str, tuple[Example, ...]],
-    kept: dict[str, tuple[Example, ...]],
+    limited_parts: dict[str, tuple[Example, ...]],
 ) -> Iterator[str]:
     if spec.rest:
         many = f", {spec.scored_rest:,} of them" if spec.scored_rest else ""
@@ -138,8 +141,9 @@ def _notes(
     if task.kind == "language":
         yield f"windows of {spec.window} predicted tokens that never join documents"
     for part in PARTS:
-        if len(kept[part]) < len(parts[part]):
-            yield f"{part}: only the first {len(kept[part])} of {len(parts[part])} examples"
+        count = len(limited_parts[part])
+        if count < len(parts[part]):
+            yield f"{part}: only the first {count} of {len(parts[part])} examples"
 
 
 def _short(name: str) -> str:

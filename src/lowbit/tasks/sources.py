@@ -1,9 +1,8 @@
-"""Where text comes from: a folder laid out like the assets, or the hub.
+"""Read text from a folder laid out like the assets, or from the hub.
 
-`LOWBIT_ASSETS` decides, unless a task says `source = "hub"`. Where it is set, data is read from its
-`data/` and a missing file is an error, because a silent change of source would be a silent change
-of the experiment. Where it is not, `datasets` fetches from the hub; that library is an extra and is
-imported only then.
+If `LOWBIT_ASSETS` is set, data comes from its `data/` folder, unless a task sets `source = "hub"`.
+A missing file is then an error: loading other data instead would change the experiment unnoticed.
+Otherwise data comes from the hub, through the optional library `datasets`.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from lowbit.tasks.base import END, Document
 
 
 def assets(folder: str, spec: TaskSpec) -> Path | None:
-    """`$LOWBIT_ASSETS/data/FOLDER`; None where the variable is unset, or the hub is asked for."""
+    """`$LOWBIT_ASSETS/data/FOLDER`; None if the variable is not set or the task uses the hub."""
     root = "" if spec.source == "hub" else os.environ.get("LOWBIT_ASSETS")
     return Path(root).expanduser() / "data" / folder if root else None
 
 
 def text_of(path: Path) -> str:
-    """A UTF-8 file's text, every line ending as \\n."""
+    """The text of a UTF-8 file, with \\n as line ending."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -38,12 +37,12 @@ def text_of(path: Path) -> str:
 
 
 def unreadable(path: Path, reason: str) -> UserError:
-    """An error that names the nearest file beside the one that cannot be read."""
+    """An error that suggests the file in the folder with the nearest name."""
     folder = path.parent
-    beside = [f.name for f in folder.iterdir() if f.is_file()] if folder.is_dir() else []
-    close = nearest(path.name, beside)
-    # A list of everything else in the folder would help nobody.
-    return UserError(f"cannot read {path}: {reason}.{close if '?' in close else ''}")
+    names = [f.name for f in folder.iterdir() if f.is_file()] if folder.is_dir() else []
+    hint = nearest(path.name, names)
+    # Without a near name the hint lists all files of the folder, which would not help.
+    return UserError(f"cannot read {path}: {reason}.{hint if '?' in hint else ''}")
 
 
 def documents_of(text: str) -> tuple[Document, ...]:
@@ -52,10 +51,13 @@ def documents_of(text: str) -> tuple[Document, ...]:
 
 
 def from_hub(path: str, config: str | None, folder: str, files: Sequence[str]) -> Any:
-    """A hub dataset with all its splits; `folder` and `files` say what would do instead."""
+    """A hub dataset with all its splits.
+
+    `folder` and `files`: the local files that could replace it, for the error if loading fails.
+    """
     instead = (
         f"Or set LOWBIT_ASSETS to a folder that holds {' and '.join(files)} under data/{folder}/ "
-        '(and take back source = "hub", where a study or profile says so: --set task.source=).'
+        '(and add --set task.source= if the study or its profile sets source = "hub").'
     )
     try:
         import datasets
@@ -63,11 +65,11 @@ def from_hub(path: str, config: str | None, folder: str, files: Sequence[str]) -
         raise UserError(
             f"the hub's {path} needs the 'datasets' library: pip install 'lowbit[hub]'. {instead}"
         ) from error
-    # Whatever went wrong in there (network, proxy, a moved repository), the way out is the same.
+    # The remedy is the same for all causes: network, proxy, a moved repository.
     try:
         return datasets.load_dataset(path, config)
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(
-            f"cannot load {path} from the hub: {reason}. Go online once. {instead}"
+            f"cannot load {path} from the hub: {reason}. Go online for the first run. {instead}"
         ) from error

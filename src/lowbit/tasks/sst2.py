@@ -1,9 +1,9 @@
-"""SST-2: is this piece of a film review positive?
+"""SST-2: classify pieces of film reviews as positive or negative.
 
-GLUE's split: scored on the 872 development sentences, since the test labels are not public. At
-92 % their standard error is about 0.9 points, so a difference of one point on one seed is noise.
-The training set holds 371 duplicates, five of them with both labels; they are kept, as everyone
-trains on them, but a sentence is in one part only.
+The split is GLUE's. Scores are on its 872 development sentences, because the test labels are not
+public. At 92 % accuracy their standard error is about 0.9 points, so one point on one seed is
+noise. The training set has 371 duplicates, five of them with both labels. They stay in, as in other
+work, but each sentence is in one part only.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def read(spec: TaskSpec) -> Source:
 
 
 def _table(path: Path) -> tuple[Document, ...]:
-    """Lines of `label<TAB>sentence` under one header, which calls the sentence what it likes."""
+    """Lines of `label<TAB>sentence` below a header that starts with `label`."""
     header, *lines = text_of(path).split("\n")
     if header.split("\t")[0] != "label":
         raise UserError(

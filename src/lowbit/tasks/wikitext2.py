@@ -1,11 +1,11 @@
-"""WikiText-2, article by article.
+"""WikiText-2, with one document per article.
 
 The corpus is one stream of lines. An article starts at a ` = Title = ` line between two blank
-lines; the blank lines matter, because two formula lines of the test split (`= 1 <unk> / s and a
-nominal <unk> k =`) look like titles and stand inside a paragraph. Sections (` = = Title = = `)
-start nothing. Words are what whitespace separates: line ends are no words, so a perplexity per
-word here is over 241,211 words of the test split and not over the 245,569 tokens (words and line
-ends) that older papers divide by.
+lines. The blank lines are necessary, because two formula lines of the test split (`= 1 <unk> / s
+and a nominal <unk> k =`) look like titles but are inside a paragraph. Section titles
+(` = = Title = = `) do not start a document. Words are separated by whitespace, and line ends are
+not words. A perplexity per word is therefore over 241,211 words of the test split. Older papers
+divide by 245,569 tokens, which are words and line ends.
 
 The assets have no training split, so with them the model is trained on the validation split.
 """
@@ -19,7 +19,7 @@ from lowbit.tasks.split import HELD_OUT, Share, hold_out, without
 
 FILES = ("wiki.valid.tokens", "wiki.test.tokens")
 SELECTION = Share("selection", 0.1, 1_000, 240_000)
-"""Of a validation split of sixty articles: a tenth, to rank checkpoints by."""
+"""A tenth of a validation split of sixty articles, to choose checkpoints with."""
 
 
 def read(spec: TaskSpec) -> Source:
@@ -28,7 +28,7 @@ def read(spec: TaskSpec) -> Source:
 
 
 def articles(text: str) -> tuple[Document, ...]:
-    """The articles of a split, each from its title line to the next one's."""
+    """The articles of a split, each from its title line to the next title line."""
     lines = text.split("\n")
     starts = [i for i in range(len(lines)) if _starts(lines, i)]
     stops = [*starts[1:], len(lines)]
@@ -38,8 +38,8 @@ def articles(text: str) -> tuple[Document, ...]:
 
 
 def _starts(lines: list[str], i: int) -> bool:
-    around = [*lines[max(i - 1, 0) : i], *lines[i + 1 : i + 2]]
-    return _is_title(lines[i]) and not any(line.strip() for line in around)
+    neighbours = [*lines[max(i - 1, 0) : i], *lines[i + 1 : i + 2]]
+    return _is_title(lines[i]) and not any(line.strip() for line in neighbours)
 
 
 def _is_title(line: str) -> bool:

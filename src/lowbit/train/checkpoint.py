@@ -1,7 +1,7 @@
-"""A training state on disk, complete enough to continue with the same bits.
+"""Save a training state to disk, so that a resumed run gives the same results to the bit.
 
-It is one safetensors file, so nothing is unpickled. It is written atomically and its header holds a
-digest of its content. A torn or altered file is treated as if there were no checkpoint.
+A checkpoint is one safetensors file, so nothing is unpickled. It is written atomically and its
+header holds a digest of its content. A damaged file is treated as absent.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class Position:
 
 
 def write(path: Path, position: Position, tensors: Mapping[str, Tensor]) -> None:
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    where = json.dumps(asdict(position))
-    header = {"position": where, "digest": _digest(where, kept)}
-    write_atomic(path, save(kept, metadata=header))
+    copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    position_json = json.dumps(asdict(position))
+    header = {"position": position_json, "digest": _digest(position_json, copies)}
+    write_atomic(path, save(copies, metadata=header))
 
 
 def read(path: Path, fingerprint: str) -> tuple[Position, dict[str, Tensor]] | None:
-    """This run's checkpoint; None if it is absent, torn, or belongs to another run."""
+    """This run's checkpoint; None if it is absent, damaged, or belongs to another run."""
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -59,8 +59,8 @@ def read(path: Path, fingerprint: str) -> tuple[Position, dict[str, Tensor]] | N
         position = Position(**json.loads(header["position"]))
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
-    whole = header.get("digest") == _digest(header["position"], tensors)
-    return (position, tensors) if whole and position.fingerprint == fingerprint else None
+    intact = header.get("digest") == _digest(header["position"], tensors)
+    return (position, tensors) if intact and position.fingerprint == fingerprint else None
 
 
 def _digest(position: str, tensors: Mapping[str, Tensor]) -> str:

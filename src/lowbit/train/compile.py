@@ -1,8 +1,8 @@
-"""Fuse small operations with torch's compiler, where the machine has one that works.
+"""Fuse small operations with torch.compile, if the machine has a compiler.
 
-Norms and activations are many short passes over the same numbers; compiled, each is one pass.
-Products and attention are not compiled. torch needs a compiler on the machine (on a CPU, a C++
-compiler). If compiling fails, the reason is printed once and the run continues uncompiled.
+A norm or an activation makes several short passes over the same numbers; compiled, it makes one.
+Products and attention are not compiled. On a CPU, torch needs a C++ compiler. If compiling fails,
+the reason is printed once and the run continues uncompiled.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ def _small(module: nn.Module) -> bool:
 def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, compiled at its first call; uncompiled after the first failure."""
     compiled: Callable[..., Any] = torch.compile(function, dynamic=True)
-    chosen = [compiled]
+    current = [compiled]
 
     def call(*arguments: Any) -> Any:
-        if chosen[0] is compiled:
+        if current[0] is compiled:
             try:
                 return compiled(*arguments)
             except Exception as error:
-                _say(error)
-                chosen[0] = function
+                _report(error)
+                current[0] = function
         return function(*arguments)
 
     return call
 
 
-def _say(error: Exception) -> None:
+def _report(error: Exception) -> None:
     if not _failures:
         _failures.append(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
-        sys.stderr.write(f"not compiled, going on without: {_failures[0]}\n")
+        sys.stderr.write(f"compiling failed; the run continues uncompiled: {_failures[0]}\n")

@@ -1,9 +1,9 @@
 """Distillation: train towards the outputs of the unquantised model.
 
 The unquantised model (the teacher) reads the training text once, before the plan is installed. Its
-outputs are compressed and kept per sequence (`train.teacher_outputs`), so that only one model is in
-memory while training. The loss of a step is the tokens' own loss plus the distance of the student's
-logits and features from the teacher's, per token.
+outputs are compressed and stored per sequence (`train.teacher_outputs`), so only one model is in
+memory while training. The loss of a step is the usual loss of the tokens plus the distance of the
+student's logits and features from the teacher's, per token.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lowbit.tasks.base import Example
 from lowbit.tasks.batching import collate
 from lowbit.train import teacher_outputs
 from lowbit.train.evaluate import to_device
-from lowbit.train.losses import IGNORED, Batch, Kind
+from lowbit.train.losses import IGNORED, Kind, TokenBatch
 from lowbit.train.teacher_outputs import TeacherOutputs
 
 
@@ -38,7 +38,7 @@ class Distiller:
     def nbytes(self) -> int:
         return sum(outputs.nbytes for outputs in self.teacher.values())
 
-    def loss(self, model: nn.Module, kind: Kind, batch: Batch) -> tuple[Tensor, int]:
+    def loss(self, model: nn.Module, kind: Kind, batch: TokenBatch) -> tuple[Tensor, int]:
         """`losses.training_loss` plus the distance from the teacher, per token."""
         hidden, features = outputs(model, batch, self.distil.layers)
         logits = model.get_output_embeddings()(hidden)  # type: ignore[operator]
@@ -63,7 +63,7 @@ class Distiller:
 
 
 def outputs(
-    model: nn.Module, batch: Batch, layers: Sequence[int]
+    model: nn.Module, batch: TokenBatch, layers: Sequence[int]
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """The body's hidden states (tokens, width), and those after the chosen blocks."""
     packed_attention.use(model)
@@ -84,7 +84,7 @@ def run_teacher(
         hidden, features = outputs(model, batch, distil.layers)
         logits = model.get_output_embeddings()(hidden).float()  # type: ignore[operator]
         lengths = list(batch.lengths)
-        split = {layer: held.split(lengths) for layer, held in features.items()}
+        split = {layer: states.split(lengths) for layer, states in features.items()}
         for i, (ids, rows) in enumerate(
             zip(batch.ids.split(lengths), logits.split(lengths), strict=True)
         ):
@@ -117,7 +117,9 @@ def teacher_nbytes(
     if not distil.enabled:
         return 0
     if kind != "language":
-        raise UserError("distil: needs a language task; a classifier's new head has no teacher")
+        raise UserError(
+            "distil needs a language task: the teacher has no trained head for classification"
+        )
     beyond = [layer for layer in distil.layers if not 1 <= layer <= blocks]
     if beyond:
         raise UserError(f"distil.layers {beyond}: this model has blocks 1 to {blocks}")

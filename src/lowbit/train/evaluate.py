@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lowbit.tasks.base import Batch, Example
-from lowbit.tasks.batching import by_length, collate, filled
+from lowbit.tasks.batching import by_length, collate, split_by_tokens
 from lowbit.train.losses import Kind, scores
 
 ExampleScores = list[tuple[float, int]]
@@ -20,16 +20,16 @@ def evaluate(
 ) -> tuple[ExampleScores, float]:
     """((sum, count) of every example, mean loss), in evaluation mode and without gradients.
 
-    Batches are filled by tokens: each holds as many as `size` of the longest examples have.
+    A batch holds at most as many tokens as `size` examples of the greatest length.
     """
     was_training = model.training
     model.eval()
     by_index: dict[int, tuple[float, int]] = {}
     loss, labels = 0.0, 0
     order = by_length(part, range(len(part)))
-    most = size * len(part[order[-1]].ids)
-    for stretch in filled(part, most, order):
-        batch = collate(part, stretch)
+    tokens = size * len(part[order[-1]].ids)
+    for index in split_by_tokens(part, tokens, order):
+        batch = collate(part, index)
         sums, counts, summed = scores(model, kind, to_device(batch, device))
         by_index.update(zip(batch.index, zip(sums, counts, strict=True), strict=True))
         loss, labels = loss + summed, labels + sum(counts)
@@ -38,7 +38,7 @@ def evaluate(
 
 
 def ratio(example_scores: Sequence[tuple[float, int]]) -> float:
-    """The metric: the summed scores over the summed counts."""
+    """The metric: the sum of scores divided by the sum of counts."""
     return sum(s for s, _ in example_scores) / sum(c for _, c in example_scores)
 
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 class Hooks:
     """The training loop's callbacks.
 
-    `penalty` is added to the loss. `before_step` and `after_step` get (step, total); after a step
-    the gradients are still there. `loss` replaces the task's own loss. `settled` returns whether
-    the model after a step may be kept as the best. `look` runs on steps that are logged, before
-    gradients are clipped, and returns entries for the log line.
+    `penalty` is added to the loss. `before_step` and `after_step` get (step, total); `after_step`
+    runs before gradients are cleared. `loss` replaces the task's own loss. `settled` returns
+    whether the model after a step may be saved as the best. `look` runs on steps that are logged,
+    before gradients are clipped, and returns entries for the log line.
     `state` is saved and restored with every checkpoint; its tensors are updated in place.
     """
 

@@ -15,7 +15,7 @@ Clock = Callable[[], float]
 
 
 class Log:
-    """A run's log: a JSONL file, or nothing where `path` is None."""
+    """A run's log: a JSONL file, or no file if `path` is None."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -35,12 +35,12 @@ class Log:
 
     @property
     def size(self) -> int:
-        """Bytes written; 0 where there is no file."""
+        """Bytes written; 0 if there is no file."""
         return self.path.stat().st_size if self.path and self.path.exists() else 0
 
 
 class Clocks:
-    """Time spent since the run first began, however often it was resumed."""
+    """Time spent on a run, over all its resumptions."""
 
     def __init__(
         self, before: Position, clock: Clock = time.perf_counter, cpu: Clock = time.process_time

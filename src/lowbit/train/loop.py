@@ -1,16 +1,17 @@
 """The one training loop.
 
-It trains every parameter with `requires_grad`, so pretraining the demo's model, LoRA on a packed
-base and a rank schedule share it. The data order is a pure function of (seed, epoch), so the step
-is the only position. A run that is killed at any moment and resumed ends with the same bits as one
-that is not.
+It trains every parameter with `requires_grad`. Pretraining the demo's model, LoRA on a packed base
+and rank schedules all use it. The data order is a pure function of (seed, epoch), so the step
+number is enough to resume. A run that is killed at any moment and resumed gives the same results,
+to the bit, as one that is not interrupted.
 
-    for each step:  gather a window of batches -> loss / labels in the window -> backward
-                    clip -> AdamW along warm-up and cosine -> hooks
-    each epoch:     the selection split, the best state kept
+    for each step:  collate a window of batches -> loss / labels in the window -> backward
+                    clip -> AdamW with warm-up and cosine -> hooks
+    each epoch:     score the selection split, save the best state
 
-The loss of a window is divided by the labels of the whole window, so gradient accumulation changes
-only memory. Regularisers (a rank schedule's penalty) are added to training only.
+The loss of a window is divided by the number of labels in the window, so gradient accumulation
+changes only memory. Penalties, such as that of a rank schedule, are added to the training loss and
+not to the logged one.
 """
 
 from __future__ import annotations
@@ -25,17 +26,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from lowbit.core.progress import Watcher, nobody
+from lowbit.core.progress import StepCallback, ignore_step
 from lowbit.core.spec import TrainSpec
 from lowbit.tasks.base import Batch, Example
-from lowbit.tasks.batching import batches, by_length, collate, epoch_order, filled, stretch
+from lowbit.tasks.batching import (
+    batches,
+    by_length,
+    collate,
+    epoch_order,
+    nth_slice,
+    split_by_tokens,
+)
 from lowbit.train import checkpoint, gradient_noise
 from lowbit.train.checkpoint import Position
 from lowbit.train.evaluate import evaluate, ratio, to_device
 from lowbit.train.hooks import Hooks
 from lowbit.train.log import Clock, Clocks, Log
 from lowbit.train.losses import Kind, training_loss
-from lowbit.train.state import State
+from lowbit.train.state import TrainState
 
 Parts = Mapping[str, Sequence[Example]]
 
@@ -52,14 +60,14 @@ class LoopSettings:
     log: Path | None = None
     checkpoint: Path | None = None
     hooks: Hooks = Hooks()  # noqa: RUF009
-    watcher: Watcher = nobody
+    on_step: StepCallback = ignore_step
     clock: Clock = time.perf_counter
     checkpoint_every: float = 30.0
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How training ended; the model then has the parameters to keep."""
+class TrainOutcome:
+    """The end of a training: its position, the number of steps, and why it diverged, if it did."""
 
     position: Position
     total: int
@@ -94,22 +102,22 @@ def window(part: Sequence[Example], step: int, setting: LoopSettings) -> list[Ba
     train, per_epoch = setting.train, steps_per_epoch(part, setting.train)
     order = epoch_order(len(part), setting.seed, step // per_epoch)
     if train.token_budget:
-        examples = stretch(part, order, step % per_epoch, per_epoch)
-        cuts = filled(part, train.token_budget, by_length(part, examples))
+        examples = nth_slice(part, order, step % per_epoch, per_epoch)
+        cuts = split_by_tokens(part, train.token_budget, by_length(part, examples))
         return [collate(part, cut) for cut in cuts]
     size = train.batch * train.accumulate
     start = step % per_epoch * size
     return list(batches(part, train.batch, by_length(part, order[start : start + size])))
 
 
-def train_model(model: nn.Module, parts: Parts, setting: LoopSettings) -> Outcome:
-    """Train, or continue from the checkpoint; the model ends with the parameters to keep."""
+def train_model(model: nn.Module, parts: Parts, setting: LoopSettings) -> TrainOutcome:
+    """Train, or continue from the checkpoint. The model ends with its best or last parameters."""
     torch.manual_seed(setting.seed)
     fresh = Position(setting.fingerprint)
-    state = State(model, setting.train, setting.hooks, fresh, setting.device)
+    state = TrainState(model, setting.train, setting.hooks, fresh, setting.device)
     log = Log(setting.log)
     saved = setting.checkpoint and checkpoint.read(setting.checkpoint, setting.fingerprint)
-    # A log that is shorter than the checkpoint says cannot be cut back, so training starts again.
+    # If the log is shorter than the checkpoint expects, training starts again from the first step.
     if saved and saved[0].log_bytes <= log.size:
         state.load(*saved)
     clocks = Clocks(state.position, setting.clock)
@@ -122,11 +130,11 @@ def train_model(model: nn.Module, parts: Parts, setting: LoopSettings) -> Outcom
         began = setting.clock()
         loss, norm, entries = _step(model, parts["train"], state, setting, total)
         clocks.train_s += setting.clock() - began
-        setting.watcher(state.position.step, total, state.position.tokens, loss)
+        setting.on_step(state.position.step, total, state.position.tokens, loss)
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
             _write_step(state, setting, log, clocks, total, per_epoch, norm, entries)
-            if _to_be_selected(setting.train, state.position.step, total, per_epoch):
+            if _selects(setting.train, state.position.step, total, per_epoch):
                 finite = _select(model, parts["selection"], state, setting, log, total, per_epoch)
         if not finite:
             what = "gradient" if math.isfinite(loss) and not math.isfinite(norm) else "loss"
@@ -137,32 +145,32 @@ def train_model(model: nn.Module, parts: Parts, setting: LoopSettings) -> Outcom
             checkpoint.write(setting.checkpoint, state.position, state.tensors())
     if setting.train.keep == "best" and state.best:
         state.restore_best()
-    return Outcome(clocks.stamp(state.position), total, message)
+    return TrainOutcome(clocks.stamp(state.position), total, message)
 
 
-def _to_be_selected(train: TrainSpec, step: int, total: int, per_epoch: int) -> bool:
-    """After every epoch, or only when training ends."""
+def _selects(train: TrainSpec, step: int, total: int, per_epoch: int) -> bool:
+    """Whether the selection split is scored after this step: each epoch, or only at the end."""
     return step == total or (train.select == "epoch" and step % per_epoch == 0)
 
 
 def _step(
-    model: nn.Module, part: Sequence[Example], state: State, setting: LoopSettings, total: int
+    model: nn.Module, part: Sequence[Example], state: TrainState, setting: LoopSettings, total: int
 ) -> tuple[float, float, dict[str, Any]]:
     """One optimiser step: (mean loss per label, gradient norm, entries for the log)."""
     if setting.hooks.before_step is not None:
         setting.hooks.before_step(state.position.step, total)
-    gathered = window(part, state.position.step, setting)
+    step_batches = window(part, state.position.step, setting)
     loss_of = setting.hooks.loss or training_loss
-    labels = sum(sum(batch.labels) for batch in gathered)
+    labels = sum(sum(batch.labels) for batch in step_batches)
     losses = []
-    for batch in gathered:
+    for batch in step_batches:
         loss, _ = loss_of(model, setting.kind, to_device(batch, setting.device))
         (loss / labels).backward()
         losses.append(loss.detach().float())
     if setting.hooks.penalty is not None:
         setting.hooks.penalty().backward()
-    looks = setting.hooks.look is not None and _logged(state.position.step + 1, total, setting)
-    entries = setting.hooks.look() if looks and setting.hooks.look is not None else {}
+    look = setting.hooks.look if _logs(state.position.step + 1, total, setting) else None
+    entries = look() if look is not None else {}
     norm = nn.utils.clip_grad_norm_(state.named.values(), setting.train.clip or math.inf)
     for group in state.optimiser.param_groups:
         group["lr"] = learning_rate(state.position.step, total, setting.train)
@@ -176,7 +184,7 @@ def _step(
     state.position = replace(
         state.position,
         step=state.position.step + 1,
-        tokens=state.position.tokens + sum(len(batch.ids) for batch in gathered),
+        tokens=state.position.tokens + sum(len(batch.ids) for batch in step_batches),
         recent_loss=state.position.recent_loss + summed,
         recent_labels=state.position.recent_labels + labels,
         recent_squares=state.position.recent_squares + size**2,
@@ -185,12 +193,13 @@ def _step(
     return summed / labels, size, entries
 
 
-def _logged(step: int, total: int, setting: LoopSettings) -> bool:
+def _logs(step: int, total: int, setting: LoopSettings) -> bool:
+    """Whether this step writes a line to the log."""
     return step % setting.train.log_every == 0 or step == total
 
 
 def _write_step(
-    state: State,
+    state: TrainState,
     setting: LoopSettings,
     log: Log,
     clocks: Clocks,
@@ -201,9 +210,9 @@ def _write_step(
 ) -> None:
     """Every `log_every` steps, write a line with the mean loss since the last line."""
     position = state.position
-    if not _logged(position.step, total, setting):
+    if not _logs(position.step, total, setting):
         return
-    # The share of noise, of what the squares of unclipped gradients came to since the last line.
+    # The share of noise times the mean squared norm of unclipped gradients since the last line.
     variance = state.noise_share() * position.recent_squares / position.recent_steps
     position, times = gradient_noise.add_log_line(
         position, variance, setting.train.warm_steps(total)
@@ -236,21 +245,21 @@ def _write_step(
 def _select(
     model: nn.Module,
     part: Sequence[Example],
-    state: State,
+    state: TrainState,
     setting: LoopSettings,
     log: Log,
     total: int,
     per_epoch: int,
 ) -> bool:
-    """Score the selection split and keep the state if it is the best; False if it is not finite."""
+    """Score the selection split and save the state if it is the best. False: not finite."""
     size = setting.train.eval_batch
     example_scores, loss = evaluate(model, part, setting.kind, size, setting.device)
     value, best, step = ratio(example_scores), state.position.best_value, state.position.step
     if not (math.isfinite(value) and math.isfinite(loss)):
         return False
-    may_keep = setting.hooks.settled is None or setting.hooks.settled(step, total)
+    settled = setting.hooks.settled is None or setting.hooks.settled(step, total)
     better = best is None or (value < best if setting.kind == "language" else value > best)
-    if may_keep and better:
+    if settled and better:
         state.keep_as_best()
         state.position = replace(state.position, best_value=value, best_step=step)
     log.write({"step": step, "epoch": round(step / per_epoch, 4), "selection": value})

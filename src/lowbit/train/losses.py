@@ -25,7 +25,7 @@ from lowbit.quant.byte_counts import LOGITS
 IGNORED = -100
 
 
-class Batch(Protocol):
+class TokenBatch(Protocol):
     """The parts of a task's batch that losses need (`tasks.base.Batch`)."""
 
     @property
@@ -50,16 +50,16 @@ class HeadLoss(torch.autograd.Function):
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
             logits = linear(hidden[part], weight).float()
-            chosen = target[part, None]
-            most = logits.amax(1, keepdim=True)
-            picked = logits.gather(1, chosen) - most
-            share = logits.sub_(most).exp_()
-            total = share.sum(1, keepdim=True)
-            losses.append((total.log() - picked).squeeze(1))
+            labels = target[part, None]
+            largest = logits.amax(1, keepdim=True)
+            label_logits = logits.gather(1, labels) - largest
+            probabilities = logits.sub_(largest).exp_()
+            total = probabilities.sum(1, keepdim=True)
+            losses.append((total.log() - label_logits).squeeze(1))
             if slope is not None:
-                share.div_(total)
-                share.scatter_add_(1, chosen, -torch.ones_like(picked))
-                slope[part] = input_gradient(share.to(hidden.dtype), weight)
+                probabilities.div_(total)
+                probabilities.scatter_add_(1, labels, -torch.ones_like(label_logits))
+                slope[part] = input_gradient(probabilities.to(hidden.dtype), weight)
         if slope is not None:
             ctx.save_for_backward(slope)
         return torch.cat(losses)
@@ -70,27 +70,27 @@ class HeadLoss(torch.autograd.Function):
         return slope * grad[:, None].to(slope.dtype), None, None
 
 
-def token_losses(model: nn.Module, batch: Batch) -> Tensor:
+def token_losses(model: nn.Module, batch: TokenBatch) -> Tensor:
     """The loss of every labelled token, example after example."""
     hidden, _ = hidden_of(model, batch)
     target = batch.target
     if sum(batch.labels) < len(target):
-        counts = target != IGNORED
-        hidden, target = hidden[counts], target[counts]
+        labelled = target != IGNORED
+        hidden, target = hidden[labelled], target[labelled]
     head = model.get_output_embeddings()  # type: ignore[operator]
     if isinstance(head, Adapted) and head.adapter is None and head.bias is None:
         return HeadLoss.apply(hidden, head.frozen, target)
     return F.cross_entropy(head(hidden).float(), target, reduction="none")
 
 
-def class_logits(model: nn.Module, batch: Batch) -> Tensor:
+def class_logits(model: nn.Module, batch: TokenBatch) -> Tensor:
     """(examples, classes) in fp32."""
     hidden, segments = hidden_of(model, batch)
     family = family_of(model.config.model_type)  # type: ignore[union-attr, arg-type]
     return family.classify(model, hidden, segments).float()
 
 
-def hidden_of(model: nn.Module, batch: Batch) -> tuple[Tensor, Segments]:
+def hidden_of(model: nn.Module, batch: TokenBatch) -> tuple[Tensor, Segments]:
     packed_attention.use(model)
     segments = Segments(batch.lengths, batch.ids.device)
     body: nn.Module = model.base_model  # type: ignore[assignment]
@@ -100,7 +100,7 @@ def hidden_of(model: nn.Module, batch: Batch) -> tuple[Tensor, Segments]:
 Kind = Literal["language", "classification"]
 
 
-def training_loss(model: nn.Module, kind: Kind, batch: Batch) -> tuple[Tensor, int]:
+def training_loss(model: nn.Module, kind: Kind, batch: TokenBatch) -> tuple[Tensor, int]:
     """(summed loss, number of tokens or sentences)."""
     if kind == "language":
         return token_losses(model, batch).sum(), sum(batch.labels)
@@ -109,10 +109,11 @@ def training_loss(model: nn.Module, kind: Kind, batch: Batch) -> tuple[Tensor, i
 
 
 @torch.no_grad()
-def scores(model: nn.Module, kind: Kind, batch: Batch) -> tuple[list[float], list[int], float]:
-    """Per example (sum, count), whose ratio over all examples is the metric; and the summed loss.
+def scores(model: nn.Module, kind: Kind, batch: TokenBatch) -> tuple[list[float], list[int], float]:
+    """(sums, counts, summed loss), the first two per example; the metric is their ratio of sums.
 
-    Language: summed token losses and tokens. Classification: 1 where right, and 1.
+    Language: the summed token losses, and the number of tokens. Classification: 1 if the predicted
+    class is correct, else 0; the count is 1.
     """
     if kind == "language":
         losses, counts = token_losses(model, batch), list(batch.labels)
@@ -121,6 +122,6 @@ def scores(model: nn.Module, kind: Kind, batch: Batch) -> tuple[list[float], lis
         sums = torch.stack([piece.sum() for piece in pieces.split(counts)])
         return sums.tolist(), counts, float(sums.sum())
     logits = class_logits(model, batch)
-    right = (logits.argmax(-1) == batch.target).float().tolist()
+    correct = (logits.argmax(-1) == batch.target).float().tolist()
     loss = F.cross_entropy(logits, batch.target, reduction="sum")
-    return right, [1] * len(right), float(loss)
+    return correct, [1] * len(correct), float(loss)

@@ -7,9 +7,9 @@ the whole model are cut, until the budget (target x sites) is met. `adalora` low
 a cubic, `linear` along a straight line. A penalty on the training loss keeps the vectors near
 orthogonal.
 
-Between cuts a direction that was cut may return, as in the original; after `stop` the set is
-final, and only a model with that set may be kept as the best. What is cut is left out of the
-saved adapter and of the byte count.
+Between cuts a direction that was cut may return, as in the original. After `stop` the set is final,
+and only a model with the final set may be saved as the best. Cut directions are not part of the
+saved adapter or of the byte count.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lowbit.train.hooks import Hooks
 
 
 def budget(schedule: RankSchedule, initial: int, target: int, step: int, total: int) -> int:
-    """The number of directions to keep after `step` of `total`."""
+    """The number of directions that remain after `step` of `total`."""
     start, stop = schedule.start * total, schedule.stop * total
     if step <= start:
         return initial
@@ -34,12 +34,12 @@ def budget(schedule: RankSchedule, initial: int, target: int, step: int, total: 
         return target
     left = 1 - (step - start) / (stop - start)
     power = 3 if schedule.kind == "adalora" else 1
-    # Rounded down, as published: with equal gradients the cuts are the same at every step.
+    # Rounded down as in AdaLoRA's code, so that equal gradients give equal cuts at every step.
     return int((initial - target) * left**power + target)
 
 
 def rank_hooks(schedule: RankSchedule, adapters: Mapping[str, SvdAdapter]) -> Hooks:
-    """Hooks that carry a schedule out on a model's adapters."""
+    """Hooks that apply a schedule to a model's adapters."""
     state = {
         f"{kind}/{site}/{name}": torch.zeros_like(parameter)
         for site, adapter in adapters.items()
@@ -80,7 +80,7 @@ def _smooth(
 
 
 def importance(site: str, state: Mapping[str, Tensor]) -> Tensor:
-    """One score a direction."""
+    """One score per direction."""
 
     def score(name: str) -> Tensor:
         return state[f"sensitivity/{site}/{name}"] * state[f"uncertainty/{site}/{name}"]
@@ -92,15 +92,15 @@ def importance(site: str, state: Mapping[str, Tensor]) -> Tensor:
 def _cut(
     adapters: Mapping[str, SvdAdapter], state: Mapping[str, Tensor], keep: int, final: bool
 ) -> None:
-    """Zero all but the `keep` best directions of the whole model; ties go to the earlier one.
+    """Zero all but the `keep` best directions of the whole model; in a tie the earlier one stays.
 
-    Only the final cut closes a direction for good: until then its value may grow back.
+    Until the final cut, the singular value of a cut direction may grow again.
     """
     scores = torch.cat([importance(site, state).cpu() for site in adapters])
-    kept = torch.zeros(len(scores), dtype=torch.bool)
-    kept[scores.argsort(descending=True, stable=True)[:keep]] = True
+    masks = torch.zeros(len(scores), dtype=torch.bool)
+    masks[scores.argsort(descending=True, stable=True)[:keep]] = True
     for adapter, mask in zip(
-        adapters.values(), kept.split([len(a.E) for a in adapters.values()]), strict=True
+        adapters.values(), masks.split([len(a.E) for a in adapters.values()]), strict=True
     ):
         adapter.E.mul_(mask.to(adapter.E.device))
         if final:
@@ -108,7 +108,7 @@ def _cut(
 
 
 def orthogonality(schedule: RankSchedule, adapters: Mapping[str, SvdAdapter]) -> Tensor:
-    """How far the vectors are from orthonormal, averaged over matrices."""
+    """The weighted distance of the vectors from orthonormal ones, averaged over matrices."""
     terms = []
     for adapter in adapters.values():
         eye = torch.eye(len(adapter.E), device=adapter.E.device)

@@ -15,7 +15,7 @@ from lowbit.train.checkpoint import Position
 from lowbit.train.hooks import Hooks
 
 
-class State:
+class TrainState:
     """Everything that changes while a model is trained."""
 
     def __init__(
@@ -41,8 +41,8 @@ class State:
         """The share of noise in the squared gradients, 1 - (E g)^2 / E g^2, from AdamW's moments.
 
         The moments average about ten and a thousand steps of clipped gradients; clipping cancels in
-        a share. A mean over few steps still contains noise, which is corrected for. After a single
-        step everything counts as noise.
+        a share. A mean over few steps still contains noise, so it is corrected. After a single step
+        the share is 1.
         """
         noise = torch.zeros((), device=self.device)
         total = torch.zeros((), device=self.device)
@@ -53,8 +53,8 @@ class State:
                     steps, beta = moments["step"].to(self.device), group["betas"][0]
                     first = moments["exp_avg"] / (1 - beta**steps)
                     second = (moments["exp_avg_sq"] / (1 - group["betas"][1] ** steps)).sum()
-                    apart = (second - first.square().sum()) / (1 - _squared_weights(beta, steps))
-                    noise += torch.where(steps > 1, apart, second)
+                    excess = (second - first.square().sum()) / (1 - _squared_weights(beta, steps))
+                    noise += torch.where(steps > 1, excess, second)
                     total += second
         return float((noise / total).clamp(0, 1)) if float(total) > 0 else 0.0
 
@@ -103,15 +103,17 @@ class State:
         for full, tensor in saved.items():
             name, _, key = full.rpartition("/")
             parameter = self.named[name]
-            # A fused optimiser counts its steps on its own device, which is the parameter's.
+            # A fused optimiser counts its steps on the parameter's device.
             self.optimiser.state[parameter][key] = tensor.to(parameter.device)
 
 
 def _squared_weights(beta: float, steps: Tensor) -> Tensor:
-    """The sum of squared weights of an exponential mean after `steps` steps: the share of one
-    step's noise that it still contains."""
-    gone = beta**steps
-    return (1 - beta) / (1 + beta) * (1 + gone) / (1 - gone)
+    """The sum of squared weights of an exponential mean after `steps` steps.
+
+    It is the share of one step's noise that the mean still contains.
+    """
+    decay = beta**steps
+    return (1 - beta) / (1 + beta) * (1 + decay) / (1 - decay)
 
 
 @torch.no_grad()

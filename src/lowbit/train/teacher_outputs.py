@@ -1,8 +1,8 @@
-"""A full-precision teacher's outputs, compressed, and the losses against them.
+"""Compress a full-precision teacher's outputs, and compute losses against them.
 
-For every token the k largest log-probabilities are outputs, and the total probability of all other
-tokens as one more outcome. The KL divergence over these k + 1 outcomes is a true divergence and
-never exceeds that over the whole vocabulary. Features of chosen layers are outputs in 16 bits.
+For every token the k largest log-probabilities are stored, and the total probability of all other
+tokens as one more outcome. The KL divergence over these k + 1 outcomes is a true divergence. It
+never exceeds that over the whole vocabulary. Features of some layers are stored in 16 bits.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TeacherOutputs:
 
     def cpu(self) -> TeacherOutputs:
         """A copy in the CPU's memory."""
-        features = {layer: held.cpu() for layer, held in self.features.items()}
+        features = {layer: states.cpu() for layer, states in self.features.items()}
         return TeacherOutputs(self.values.cpu(), self.index.cpu(), self.rest.cpu(), features)
 
     @property
@@ -49,9 +49,9 @@ def compress_outputs(
     """Compress a teacher's outputs to 6 k + 2 bytes per token, and two per feature value."""
     logprobs = logits.detach().float().log_softmax(-1)
     values, index = logprobs.topk(min(k, logprobs.shape[-1]), dim=-1)
-    held = {layer: t.detach().to(torch.float16) for layer, t in (features or {}).items()}
+    halves = {layer: t.detach().to(torch.float16) for layer, t in (features or {}).items()}
     return TeacherOutputs(
-        values.to(torch.float16), index.to(torch.int32), _rest(values).to(torch.float16), held
+        values.to(torch.float16), index.to(torch.int32), _rest(values).to(torch.float16), halves
     )
 
 
@@ -67,25 +67,25 @@ def divergence(
     """KL(teacher || student) per token over the k outcomes and the rest."""
     student = logits.float().log_softmax(-1)
     top = student.gather(-1, outputs.index.long())
-    both = torch.cat([top, _rest(top)[..., None]], -1)
+    student = torch.cat([top, _rest(top)[..., None]], -1)
     teacher = torch.cat([outputs.values.float(), outputs.rest.float()[..., None]], -1)
-    teacher = teacher.log_softmax(-1)  # 16 bits do not sum to one
-    return (teacher.exp() * (teacher - both)).sum(-1).mean()
+    teacher = teacher.log_softmax(-1)  # probabilities in 16 bits do not sum to one
+    return (teacher.exp() * (teacher - student)).sum(-1).mean()
 
 
 def direction_error(features: Mapping[int, Tensor], outputs: TeacherOutputs) -> Float[Tensor, ""]:
     """1 minus the cosine between teacher and student features, mean over layers and tokens."""
-    apart = [
-        1 - F.cosine_similarity(features[layer].float(), held.float(), dim=-1).mean()
-        for layer, held in outputs.features.items()
+    errors = [
+        1 - F.cosine_similarity(features[layer].float(), states.float(), dim=-1).mean()
+        for layer, states in outputs.features.items()
     ]
-    return torch.stack(apart).mean()
+    return torch.stack(errors).mean()
 
 
 def feature_error(features: Mapping[int, Tensor], outputs: TeacherOutputs) -> Float[Tensor, ""]:
     """Squared distance relative to the teacher's squared size, mean over layers."""
-    apart = []
-    for layer, held in outputs.features.items():
-        target = held.float()
-        apart.append((features[layer].float() - target).square().mean() / target.square().mean())
-    return torch.stack(apart).mean()
+    errors = []
+    for layer, states in outputs.features.items():
+        target = states.float()
+        errors.append((features[layer].float() - target).square().mean() / target.square().mean())
+    return torch.stack(errors).mean()

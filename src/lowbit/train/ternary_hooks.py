@@ -1,4 +1,8 @@
-"""Ternary training as hooks: set lambda around every step, log shares of zero weights, distil."""
+"""Ternary training as hooks.
+
+They set the blending factor lambda before and after every step, log the shares of zero weights, and
+replace the loss when a plan distils.
+"""
 
 from __future__ import annotations
 
@@ -25,25 +29,25 @@ def ternary_hooks(
 ) -> Hooks:
     """`hooks` plus those of a plan whose base is trained towards three values."""
     ternary_layers = layers(model)
-    before, look, settled, state = hooks.after_step, hooks.look, hooks.settled, hooks.state
-    # Seconds of training, over all resumptions; scoring the selection split is not training.
-    elapsed, began = torch.zeros((), dtype=torch.float64), [0.0]
+    inner_step, look, settled, state = hooks.after_step, hooks.look, hooks.settled, hooks.state
+    # Seconds of training over all resumptions, without scoring of the selection split.
+    elapsed, step_start = torch.zeros((), dtype=torch.float64), [0.0]
 
     def strength(step: int, total: int) -> float:
         return recipe.warmup.at(recipe.warmup.progress(step, total, float(elapsed)))
 
     def begin(step: int, total: int) -> None:
-        began[0] = clock()
+        step_start[0] = clock()
         set_strength(model, strength(step, total))
 
     def after(step: int, total: int) -> None:
-        if before is not None:
-            before(step, total)
-        elapsed.add_(clock() - began[0])
+        if inner_step is not None:
+            inner_step(step, total)
+        elapsed.add_(clock() - step_start[0])
         set_strength(model, strength(step, total))
 
-    def may_keep(step: int, total: int) -> bool:
-        """Only a model that is fully ternary may be kept."""
+    def is_ternary(step: int, total: int) -> bool:
+        """Whether the model may be saved as the best: only if all weights are ternary."""
         return strength(step, total) == 1.0 and (settled is None or settled(step, total))
 
     def log_entries() -> dict[str, Any]:
@@ -53,7 +57,7 @@ def ternary_hooks(
         hooks,
         before_step=begin,
         after_step=after,
-        settled=may_keep,
+        settled=is_ternary,
         look=log_entries,
         loss=None if distiller is None else distiller.loss,
         state={
@@ -65,7 +69,7 @@ def ternary_hooks(
 
 
 def shares(ternary_layers: dict[str, TernaryLinear]) -> dict[str, float]:
-    """Shares of all ternary weights: zero, zero twice in a row, and changed since the last look."""
+    """The shares of `TernaryLinear.look` over all ternary weights, and the blending factor."""
     numbers = sum(layer.weight.numel() for layer in ternary_layers.values())
     sums = {"zero": 0.0, "dead": 0.0, "flipped": 0.0}
     for layer in ternary_layers.values():

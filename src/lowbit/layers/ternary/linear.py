@@ -6,10 +6,10 @@ It replaces a frozen base by full-precision weights that training moves onto a t
 lambda = 1 the layer multiplies exactly Q(w), bit for bit as the packed layer does. The price is the
 memory of full-precision weights and their optimiser state while training.
 
-Weights that round to zero only get the straight-through gradient, which says little about their
-direction. `Recovery` has three settings for them: scale their gradient, train an extra bias, or add
-their sum to the bias (reactivation, after Tequila), which gives them a gradient of their own. At
-export both biases become one vector.
+Weights that round to zero only get the straight-through gradient, which says little about the
+direction in which they should move. `Recovery` has three settings for them: scale their gradient,
+train an extra bias, or add their sum to the bias (reactivation, after Tequila), which gives them a
+gradient of their own. An export stores both biases as one vector.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ class Recovery:
 
 @dataclass(frozen=True)
 class Shares:
-    """Shares of a layer's weights: zero now; zero now and at the last look; changed since then."""
+    """Shares of a layer's weights, compared with the last call of `TernaryLinear.look`.
+
+    `zero`: zero now. `dead`: zero now and then. `flipped`: changed since then.
+    """
 
     zero: float
     dead: float
@@ -152,8 +155,9 @@ class TernaryLinear(nn.Module):
     def look(self) -> Shares:
         """The shares of zero and changed weights since the last call."""
         codes = unblocked(self.codes(), self.shape, self.grid).to(torch.int8)
-        zero, was = codes == 0, self.last_codes == 0
-        share = [float(t.float().mean()) for t in (zero, zero & was, codes != self.last_codes)]
+        zero, zero_before = codes == 0, self.last_codes == 0
+        masks = (zero, zero & zero_before, codes != self.last_codes)
+        share = [float(mask.float().mean()) for mask in masks]
         self.last_codes.copy_(codes)
         return Shares(*share)
 

@@ -1,8 +1,8 @@
 """Pack the trained codes and scales of a ternary layer, without quantising again.
 
-Five codes take a byte and each group has a 16-bit scale. The packing is the one that all formats
-use, so a packed layer is an ordinary stored matrix. Biases that training added are stored in 16
-bits and counted.
+Five codes take a byte and each group has a 16-bit scale. All formats use the same packing, so a
+packed layer is an ordinary stored matrix. Biases that training added are stored in 16 bits and are
+part of the byte count.
 """
 
 from __future__ import annotations
