@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from helpers.browser import Browser, binary
-from helpers.campaigns import begun, machine, repository
+from helpers.campaigns import begin, machine, repository
 from helpers.records import PLANS, demo_runs
 
 from lowbit.report import page as report
@@ -14,7 +14,7 @@ from lowbit.research.campaign.edits import change
 from lowbit.research.final_evaluation import end
 from lowbit.research.proposers.base import Proposal
 from lowbit.research.report import page as campaign_page
-from lowbit.study.schema import MAIN, Part
+from lowbit.study.schema import MAIN, StudyPart
 
 pytestmark = [
     pytest.mark.browser,
@@ -35,7 +35,7 @@ CELL = """(() => {
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
-    part = Part(MAIN, "Demo", tuple(PLANS), control="bf16")
+    part = StudyPart(MAIN, "Demo", tuple(PLANS), control="bf16")
     parts = ((part, tuple(demo_runs(folder / "results"))),)
     return report.write(folder / "report", report.Contents("Demo", "H.", "lowbit", parts))
 
@@ -70,13 +70,13 @@ def test_a_cell_says_its_format_rank_and_bytes(page: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("width", [1000, 400])
 def test_a_campaigns_page_is_whole_without_a_complaint(tmp_path: Path, width: int) -> None:
     folder = repository(tmp_path / "home")
-    places = begun(folder)
+    places = begin(folder)
     made = machine(places)
     for name, value in (("LR", 1e-3), ("GROUP", 256)):
         text = change(made.runs.text(made.state.incumbent), name, value)
         made.open_trial(Proposal(text, f"<b>{name}</b>", (name, value)), "agent")
         made.baseline()
-        made.judge_all(made.state.open, 1)
+        made.judge_all(made.state.open_trials, 1)
     end(made)
     path = campaign_page.write(places, made.state, [], "lowbit")[0]
     program = binary()

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.campaigns import SETTINGS, begun, machine, repository
+from helpers.campaigns import SETTINGS, begin, machine, repository
 from helpers.command_line import lowbit
 
 from lowbit.research.campaign.edits import change
@@ -104,11 +104,11 @@ machine(Places(Path({folder!r}), {tag!r}), Slow()).run(proposer("random", 1), 8,
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_kill_9_at_any_moment_and_resume_lose_and_double_nothing(tmp_path: Path, jobs: int) -> None:
     folder = repository(tmp_path)
-    calm = begun(folder, replace(SETTINGS, tag="calm"))
+    calm = begin(folder, replace(SETTINGS, tag="calm"))
     undisturbed = machine(calm)
     undisturbed.run(proposer("random", 1), 8, jobs)
 
-    places = begun(folder, replace(SETTINGS, tag="killed"))
+    places = begin(folder, replace(SETTINGS, tag="killed"))
     code = DRIVE.format(tests=str(TESTS), folder=str(folder), tag="killed", jobs=jobs)
     source, kills = random.Random(jobs), 0
     while True:

@@ -97,7 +97,7 @@ def _scores(loss: float, source: random.Random, own: random.Random, noise: float
     return RunScores(tuple(sums), (1_000,) * ARTICLES)
 
 
-def begun(folder: Path, settings: CampaignSettings = SETTINGS) -> Places:
+def begin(folder: Path, settings: CampaignSettings = SETTINGS) -> Places:
     """A campaign's first line, without any model or text."""
     places = Places(folder, settings.tag)
     base = git(places.branch.repository, "rev-parse", "HEAD")

@@ -1,4 +1,4 @@
-"""What a person, an agent and an MCP client can do with a campaign, and what they are told."""
+"""The actions of a person, an agent and an MCP client on a campaign, and their messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from unittest import mock
 
 import pytest
-from helpers.campaigns import SETTINGS, TRAIN, Arithmetic, begun, machine, repository
+from helpers.campaigns import SETTINGS, TRAIN, Arithmetic, begin, machine, repository
 from helpers.command_line import WITHOUT_TORCH, lowbit
 from helpers.command_line import ended as finished
 from matplotlib.figure import Figure
@@ -37,17 +37,23 @@ from lowbit.research.proposers import proposer
 from lowbit.research.proposers.base import Proposal
 from lowbit.research.proposers.view import view
 from lowbit.research.report import page, progress_chart
-from lowbit.research.report.findings import Ending, between, ending, unlike, worth
-from lowbit.research.report.wording import ending_sentences
+from lowbit.research.report.findings import (
+    FinalEvaluation,
+    ablations,
+    final_evaluation,
+    gain_over_campaign,
+    mismatches,
+)
+from lowbit.research.report.wording import result_sentences
 from lowbit.research.session import Campaign, is_running
 
 
 @pytest.fixture
 def places(tmp_path: Path) -> Places:
     (tmp_path / "home").mkdir()
-    found = begun(repository(tmp_path / "home"))
-    machine(found)
-    return found
+    places = begin(repository(tmp_path / "home"))
+    machine(places)
+    return places
 
 
 def campaign(places: Places, runner: Any = None) -> Campaign:
@@ -64,12 +70,12 @@ def edit(places: Places, name: str, value: Any) -> None:
 
 def test_an_agent_edits_and_calls_trial(places: Places) -> None:
     edit(places, "LR", 1e-3)
-    made, state = actions.trial(campaign(places), "a larger rate")
-    assert (made.status, made.description, made.by) == ("keep", "a larger rate", "agent")
+    judged, state = actions.trial(campaign(places), "a larger rate")
+    assert (judged.status, judged.description, judged.by) == ("keep", "a larger rate", "agent")
     assert "LR = 0.001" in (places.tree / "train.py").read_text()
     edit(places, "GROUP", 256)
-    made, state = actions.trial(campaign(places), "larger groups")
-    assert made.status == "discard"
+    judged, state = actions.trial(campaign(places), "larger groups")
+    assert judged.status == "discard"
     assert "GROUP = 128" in (places.tree / "train.py").read_text(), "rolled back"
     assert len(state.baseline()) == len(SETTINGS.seeds), "the first program was run first"
 
@@ -78,9 +84,9 @@ def test_an_agent_may_commit_for_itself(places: Places) -> None:
     tree = places.branch.worktree
     edit(places, "LR", 1e-3)
     git(tree, "commit", "--quiet", "--all", "-m", "my own words")
-    made, state = actions.trial(campaign(places), "")
-    assert (made.status, made.description) == ("keep", "my own words")
-    assert places.branch.head() == state.incumbent == made.commit
+    judged, state = actions.trial(campaign(places), "")
+    assert (judged.status, judged.description) == ("keep", "my own words")
+    assert places.branch.head() == state.incumbent == judged.commit
 
 
 def test_only_train_py_may_be_edited(places: Places) -> None:
@@ -92,7 +98,7 @@ def test_only_train_py_may_be_edited(places: Places) -> None:
     assert (places.tree / "prepare.py").read_text() == "# fixed\n"
     (places.tree / "helper.py").write_text("x = 1\n")
     edit(places, "LR", 1e-3)
-    with pytest.raises(UserError, match=r"helper\.py: no part of a trial"):
+    with pytest.raises(UserError, match=r"helper\.py: not part of a trial"):
         actions.trial(campaign(places), "helpful")
     (places.tree / "helper.py").unlink()
     git(places.branch.worktree, "commit", "--quiet", "--all", "-m", "x")
@@ -108,12 +114,12 @@ def test_a_trial_needs_a_change(places: Places) -> None:
         actions.trial(campaign(places), "nothing")
 
 
-def test_an_edit_that_nobody_tried_is_not_thrown_away(places: Places) -> None:
+def test_an_untried_edit_is_not_deleted(places: Places) -> None:
     edit(places, "LR", 1e-3)
     with pytest.raises(UserError, match="an edit that was not tried"):
         actions.run(campaign(places), "random", 1)
     assert "LR = 0.001" in (places.tree / "train.py").read_text()
-    assert "as the best so far" in actions.rollback(campaign(places))
+    assert "the best program so far" in actions.rollback(campaign(places))
     assert (places.tree / "train.py").read_text() == TRAIN
     assert actions.run(campaign(places), "random", 1) == "all trials done"
 
@@ -140,10 +146,10 @@ def test_an_agents_edit_survives_a_kill_within_its_trial(places: Places) -> None
     assert "has been judged" in actions.resume(campaign(places))
     state = campaign(places).state()
     assert [(t.status, t.description) for t in state.judged_trials] == [("keep", "a larger rate")]
-    assert "nothing was being run" in actions.resume(campaign(places))
+    assert "nothing to resume" in actions.resume(campaign(places))
 
 
-def test_what_running_train_py_left_there_is_in_nobodys_way(places: Places) -> None:
+def test_files_that_running_train_py_leaves_do_no_harm(places: Places) -> None:
     edit(places, "LR", 1e-3)
     (places.tree / "__pycache__").mkdir()
     (places.tree / "__pycache__" / "train.pyc").write_bytes(b"x")
@@ -154,7 +160,7 @@ def test_what_running_train_py_left_there_is_in_nobodys_way(places: Places) -> N
     assert (places.tree / "results.tsv").exists()
 
 
-def test_a_trial_that_was_killed_is_gone_on_with_and_not_begun_again(places: Places) -> None:
+def test_a_killed_trial_is_continued_and_not_started_again(places: Places) -> None:
     class Killed(BaseException):
         pass
 
@@ -167,12 +173,12 @@ def test_a_trial_that_was_killed_is_gone_on_with_and_not_begun_again(places: Pla
     edit(places, "LR", 1e-3)
     with pytest.raises(Killed):
         actions.trial(campaign(places, Dying()), "a larger rate")
-    made, state = actions.trial(campaign(places), "the same again")
-    assert (made.number, made.status, len(state.trials)) == (1, "keep", 1)
+    judged, state = actions.trial(campaign(places), "the same again")
+    assert (judged.number, judged.status, len(state.trials)) == (1, "keep", 1)
 
 
 @pytest.mark.parametrize("kind", ["judged", "undone"])
-def test_killed_before_the_branch_has_moved_it_goes_on(places: Places, kind: str) -> None:
+def test_a_campaign_killed_before_the_branch_moved_continues(places: Places, kind: str) -> None:
     edit(places, "LR", 1e-3)
     actions.trial(campaign(places), "a larger rate")
     actions.run(campaign(places), "random", 2)
@@ -190,20 +196,20 @@ def test_killed_before_the_branch_has_moved_it_goes_on(places: Places, kind: str
 # --- what a person does ---------------------------------------------------------------------------
 
 
-def test_a_keep_can_be_taken_back_and_stays_reachable(places: Places) -> None:
+def test_a_keep_can_be_undone_and_its_commit_stays(places: Places) -> None:
     edit(places, "LR", 1e-3)
-    made, _ = actions.trial(campaign(places), "a larger rate")
-    said = actions.rollback(campaign(places), last=True)
-    assert places.branch.ref(1) in said
+    judged, _ = actions.trial(campaign(places), "a larger rate")
+    message = actions.rollback(campaign(places), last=True)
+    assert places.branch.ref(1) in message
     state = campaign(places).state()
     assert state.incumbent == state.base
     assert (places.tree / "train.py").read_text() == TRAIN
-    assert git(places.branch.repository, "rev-parse", places.branch.ref(1)) == made.commit
-    with pytest.raises(UserError, match="nothing has been kept"):
+    assert git(places.branch.repository, "rev-parse", places.branch.ref(1)) == judged.commit
+    with pytest.raises(UserError, match="no change has been kept"):
         actions.rollback(campaign(places), last=True)
 
 
-def test_resume_goes_on_as_the_last_run_was_told(places: Places) -> None:
+def test_resume_uses_the_options_of_the_last_run(places: Places) -> None:
     actions.run(campaign(places), "random", 3, 2, 5)
     ledger = Ledger(places.ledger)
     cut = next(e.number for e in ledger.events if e.kind == "judged")
@@ -215,20 +221,20 @@ def test_resume_goes_on_as_the_last_run_was_told(places: Places) -> None:
         3, {"proposer": "random", "trials": 3, "jobs": 2, "seed": 5})  # fmt: skip
 
 
-def _hold(path: str, held: Any, release: Any) -> None:
+def _hold(path: str, locked: Any, release: Any) -> None:
     from filelock import FileLock
 
     with FileLock(path):
-        held.set()
+        locked.set()
         release.wait(60)
 
 
-def test_two_never_drive_at_once(places: Places) -> None:
+def test_two_processes_never_run_a_campaign_at_once(places: Places) -> None:
     context = multiprocessing.get_context("spawn")
-    held, release = context.Event(), context.Event()
-    other = context.Process(target=_hold, args=(str(places.lock), held, release))
+    locked, release = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(str(places.lock), locked, release))
     other.start()
-    assert held.wait(60)
+    assert locked.wait(60)
     assert is_running(places)
     with pytest.raises(RunError, match="another process"):
         actions.run(campaign(places), "random", 1)
@@ -243,9 +249,9 @@ def test_text_that_was_changed_is_noticed(places: Places) -> None:
     (places.inputs / "data.npy").write_bytes(b"other")
     events = [json.loads(line) for line in places.ledger.read_text().splitlines()]
     places.ledger.unlink()
-    said = events[0]["body"] | {"texts": {"data.npy": body}}
-    Ledger(places.ledger, lambda: 1.0).append("begun", **said)
-    with pytest.raises(RunError, match="not what the campaign began with"):
+    event = events[0]["body"] | {"texts": {"data.npy": body}}
+    Ledger(places.ledger, lambda: 1.0).append("begun", **event)
+    with pytest.raises(RunError, match="differs from the file that the campaign began with"):
         actions.run(campaign(places), "random", 1)
 
 
@@ -265,22 +271,22 @@ def test_text_that_was_changed_is_noticed(places: Places) -> None:
         (["init", "FOLDER", "--tag", "v1..2", "--model", "x"], "git rejects the branch"),
     ],
 )
-def test_a_mistake_is_told_in_a_sentence(
+def test_a_mistake_gives_one_clear_sentence(
     places: Places, tmp_path: Path, words: list[str], complaint: str
 ) -> None:
     words = [str(places.folder) if word == "FOLDER" else word for word in words]
     if words[-1] == ".":
         words[-1] = str(tmp_path)
-    said = lowbit("research", *words)
-    assert said.code == 2
-    assert complaint in said.error_line
+    command = lowbit("research", *words)
+    assert command.code == 2
+    assert complaint in command.error_line
 
 
 def test_a_folder_outside_git_or_uncommitted_says_what_to_do(tmp_path: Path) -> None:
     for name in ("program.md", "prepare.py", "train.py"):
         (tmp_path / name).write_text("x = 1\n")
-    said = lowbit("research", "init", tmp_path, "--model", "x")
-    assert "git init" in said.error_line
+    command = lowbit("research", "init", tmp_path, "--model", "x")
+    assert "git init" in command.error_line
     git(tmp_path, "init", "--quiet")
     assert "must be committed" in lowbit("research", "init", tmp_path, "--model", "x").error_line
 
@@ -288,12 +294,12 @@ def test_a_folder_outside_git_or_uncommitted_says_what_to_do(tmp_path: Path) -> 
 def test_status_fits_eighty_columns(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     actions.run(campaign(places), "random", 2)
-    said = lowbit("research", "status", places.folder)
-    assert said.code == 0, said.err
+    command = lowbit("research", "status", places.folder)
+    assert command.code == 0, command.err
     for word in ("best so far", "noise", "alpha", "machine time", "isolation", "edit here"):
-        assert word in said.out
+        assert word in command.out
     # a path is longer than any terminal, and must stay one word to be copied
-    assert max(len(line) for line in said.out.splitlines()) <= 80
+    assert max(len(line) for line in command.out.splitlines()) <= 80
 
 
 # --- the ending and the page ----------------------------------------------------------------------
@@ -301,53 +307,53 @@ def test_status_fits_eighty_columns(places: Places, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def ended(places: Places) -> Any:
-    made = machine(places)
+    loop = machine(places)
     for name, value in (("LR", 1e-3), ("WARMUP_SHAPE", "cosine"), ("LR", 5e-4)):
-        text = change(made.runs.text(made.state.incumbent), name, value)
-        made.open_trial(Proposal(text, f"{name} {value}", (name, value)), "listed")
-        made.baseline()
-        made.judge_all(made.state.open_trials, 1)
-    end(made)
-    return made
+        text = change(loop.runs.text(loop.state.incumbent), name, value)
+        loop.open_trial(Proposal(text, f"{name} {value}", (name, value)), "listed")
+        loop.baseline()
+        loop.judge_all(loop.state.open_trials, 1)
+    end(loop)
+    return loop
 
 
-def test_the_ending_is_of_seeds_that_decided_nothing(ended: Any) -> None:
+def test_the_final_evaluation_uses_seeds_that_decided_nothing(ended: Any) -> None:
     state = ended.state
-    found = ending(state)
-    assert found is not None
-    assert found.fresh is not None
-    assert found.fresh.seeds == len(SETTINGS.fresh)
+    final = final_evaluation(state)
+    assert final is not None
+    assert final.fresh is not None
+    assert final.fresh.seeds == len(SETTINGS.fresh)
     assert not set(SETTINGS.fresh) & {
         seed for _, role, seed in state.runs if role not in ("fresh", "replay")
     }
-    assert found.fresh.estimate == pytest.approx(0.33, abs=0.02)
-    assert found.shrinkage is not None
-    assert abs(found.shrinkage) < 0.1
-    assert found.sealed_perplexity is not None
-    assert found.sealed_perplexity[0] < found.sealed_perplexity[1]
+    assert final.fresh.estimate == pytest.approx(0.33, abs=0.02)
+    assert final.shrinkage is not None
+    assert abs(final.shrinkage) < 0.1
+    assert final.sealed_perplexity is not None
+    assert final.sealed_perplexity[0] < final.sealed_perplexity[1]
 
 
-def test_each_keep_is_taken_out_alone(ended: Any) -> None:
-    found = {trial.number: gain for trial, gain in worth(ended.state)}
-    assert found[1] is not None
-    assert found[2] is not None
-    assert found[1].estimate == pytest.approx(0.3, abs=0.02)
-    assert found[2].estimate == pytest.approx(0.03, abs=0.01)
+def test_each_keep_is_removed_alone(ended: Any) -> None:
+    losses = {trial.number: gain for trial, gain in ablations(ended.state)}
+    assert losses[1] is not None
+    assert losses[2] is not None
+    assert losses[1].estimate == pytest.approx(0.3, abs=0.02)
+    assert losses[2].estimate == pytest.approx(0.03, abs=0.01)
     for (commit, role, seed), _ in ended.state.runs.items():
         if commit in ended.state.ablations.values():
             assert (role, seed in SETTINGS.fresh) == ("replay", True), "seeds that decided nothing"
 
 
-def test_an_ending_has_to_be_meant(places: Places) -> None:
+def test_the_final_evaluation_refuses_to_start_too_early(places: Places) -> None:
     actions.run(campaign(places), "random", 2)
     ledger = Ledger(places.ledger, lambda: 9_000.0)
     ledger.append("stint", proposer="random", trials=9, jobs=1, seed=0)
-    with pytest.raises(UserError, match="2 of 9 trials are judged, and none may follow"):
+    with pytest.raises(UserError, match="2 of 9 trials are judged, and none is accepted"):
         actions.report(campaign(places), ending=True)
     assert "sealed" not in [event.kind for event in Ledger(places.ledger).events]
-    begun(places.folder, replace(SETTINGS, tag="two"))
-    said = lowbit("research", "report", places.folder, "--ending")
-    assert (said.code, "choose one with --tag" in said.error_line) == (2, True), (
+    begin(places.folder, replace(SETTINGS, tag="two"))
+    command = lowbit("research", "report", places.folder, "--ending")
+    assert (command.code, "choose one with --tag" in command.error_line) == (2, True), (
         "the newest is a guess"
     )
     actions.report(campaign(places), ending=True, early=True)
@@ -357,55 +363,55 @@ def test_an_ending_has_to_be_meant(places: Places) -> None:
 def test_a_bad_minute_of_the_machine_does_not_close_a_campaign(places: Places) -> None:
     class Slow(Arithmetic):
         def __call__(self, job: SealedJob) -> Any:
-            found = super().__call__(job)
+            final = super().__call__(job)
             late = job.key[1] == "fresh" and job.key[2] == SETTINGS.fresh[1]
-            return replace(found, reason="timeout", scores={}) if late else found
+            return replace(final, reason="timeout", scores={}) if late else final
 
     edit(places, "LR", 1e-3)
     actions.trial(campaign(places), "a larger rate")
-    with pytest.raises(RunError, match=r"the winner did not run on fresh seed 19 \(timeout\)"):
+    with pytest.raises(RunError, match=r"the best program failed on fresh seed 19 \(timeout\)"):
         end(machine(places, Slow()))
     again = machine(places)
     assert again.state.ending is None
     end(again)
-    found = ending(again.state)
-    assert found is not None
-    assert found.sealed is not None
+    final = final_evaluation(again.state)
+    assert final is not None
+    assert final.sealed is not None
     assert again.state.ending is not None
     assert again.state.ending["facts"]["python"]
 
 
-def test_a_gain_that_is_gone_is_called_gone() -> None:
-    def said(claimed: float, fresh: float, se: float) -> str:
-        made = [Difference(x, se, 4, 5, 10) for x in (claimed, fresh)]
+def test_a_gain_that_is_not_replicated_is_reported_as_such() -> None:
+    def sentences(claimed: float, fresh: float, se: float) -> str:
+        gains = [Difference(x, se, 4, 5, 10) for x in (claimed, fresh)]
         state = SimpleNamespace(keeps=[1])
-        found = Ending(*made, made[1], (90.0, 100.0), (6.4, 6.5))
-        return " ".join(ending_sentences(state, found))  # type: ignore[arg-type]
+        final = FinalEvaluation(*gains, gains[1], (90.0, 100.0), (6.4, 6.5))
+        return " ".join(result_sentences(state, final))  # type: ignore[arg-type]
 
-    assert "The gain is replicated, 50 % less than before." in said(0.2, 0.1, 0.01)
-    assert "The gain is replicated, and did not shrink." in said(0.1, 0.2, 0.01)
-    assert "The interval holds zero: the gain is not shown again" in said(0.2, 0.01, 0.01)
-    assert "Nothing of the gain is left." in said(0.2, -0.04, 0.01)
-    assert "nats, an interval that holds zero." in said(0.2, 0.01, 0.01)
-    assert "perplexity 90.000 at 6.400 bits a weight" in said(0.2, 0.1, 0.01)
+    assert "The gain is replicated; it is 50 % smaller." in sentences(0.2, 0.1, 0.01)
+    assert "The gain is replicated; it is no smaller." in sentences(0.1, 0.2, 0.01)
+    assert "The gain is not replicated: its interval includes zero." in sentences(0.2, 0.01, 0.01)
+    assert "The gain is not replicated: fresh seeds show none." in sentences(0.2, -0.04, 0.01)
+    assert "It is not significant: the interval includes zero." in sentences(0.2, 0.01, 0.01)
+    assert "perplexity 90.000 at 6.400 bits a weight" in sentences(0.2, 0.1, 0.01)
 
 
-def test_a_report_is_made_again_from_a_clone(ended: Any, places: Places, tmp_path: Path) -> None:
+def test_a_clone_gives_the_same_report(ended: Any, places: Places, tmp_path: Path) -> None:
     """Trials lie under refs that no ordinary clone has: a bundle of them is beside the ledger."""
     page.write(places, ended.state, [], "lowbit")
-    wanted = (places.results / "report.html").read_text()
+    original = (places.results / "report.html").read_text()
     git(places.branch.repository, "add", "studies")
     git(places.branch.repository, "commit", "--quiet", "-m", "results")
     git(tmp_path, "clone", "--quiet", str(places.branch.repository), "clone")
     there = Campaign.at(str(tmp_path / "clone" / "studies" / "ternary"), "one")
     assert there.places.results / "changes.bundle" in actions.report(there)
-    made = (there.places.results / "report.html").read_text()
-    cut = [text[text.index("<h2>") :] for text in (wanted, made)]
+    copy = (there.places.results / "report.html").read_text()
+    cut = [text[text.index("<h2>") :] for text in (original, copy)]
     assert cut[0] == cut[1]
     git(there.places.branch.repository, "fsck", "--connectivity-only")
 
 
-def test_a_campaign_goes_on_from_a_clone(places: Places, tmp_path: Path) -> None:
+def test_a_campaign_continues_from_a_clone(places: Places, tmp_path: Path) -> None:
     edit(places, "LR", 1e-3)
     actions.trial(campaign(places), "a larger rate")
     actions.report(campaign(places))
@@ -421,7 +427,7 @@ def test_a_campaign_goes_on_from_a_clone(places: Places, tmp_path: Path) -> None
     assert "LR = 0.001" in (there.tree / "train.py").read_text()
 
 
-def test_the_chart_keeps_what_is_far_worse_from_pressing_the_rest_together() -> None:
+def test_far_worse_trials_do_not_compress_the_chart() -> None:
     points = [(0, 5.0, "keep"), (1, 7.0, "discard"), (2, 4.9, "keep"), (3, None, "crash")]
     lines = progress_chart.data({"one": (points, [(0, 5.1), (2, 5.0)]), "two": (points, [])})
     figure = Figure()
@@ -447,7 +453,7 @@ def test_the_sealed_text_is_opened_once_and_after_it_no_trial_is_accepted(ended:
         ended.run(proposer("random"), 9)
 
 
-def test_an_ending_that_is_killed_goes_on(places: Places) -> None:
+def test_a_killed_final_evaluation_continues(places: Places) -> None:
     class Killed(BaseException):
         pass
 
@@ -459,9 +465,9 @@ def test_an_ending_that_is_killed_goes_on(places: Places) -> None:
 
     edit(places, "LR", 1e-3)
     actions.trial(campaign(places), "a larger rate")
-    made = machine(places, Dying())
+    loop = machine(places, Dying())
     with pytest.raises(Killed):
-        end(made)
+        end(loop)
     again = machine(places)
     end(again)
     kinds = [event.kind for event in again.writer.ledger.events]
@@ -471,7 +477,7 @@ def test_an_ending_that_is_killed_goes_on(places: Places) -> None:
 def test_the_page_shows_all_five_priorities_and_escapes_what_candidates_wrote(
     ended: Any, places: Places
 ) -> None:
-    two = begun(places.folder, replace(SETTINGS, tag="two"))
+    two = begin(places.folder, replace(SETTINGS, tag="two"))
     other = machine(two)
     text = change(other.runs.text(other.state.base), "GROUP", 256)
     other.open_trial(Proposal(text, "<script>alert(1)</script>"), "agent")
@@ -487,39 +493,39 @@ def test_the_page_shows_all_five_priorities_and_escapes_what_candidates_wrote(
         assert title in html
     assert "Not run yet" in html
     html = page.page(places, ended.state, [], b"", "lowbit")
-    assert "On fresh seeds it gains +0.3" in html
+    assert "Fresh seeds show +0.3" in html
     assert "opened once" in html
     log = (two.results / "cost_log.md").read_text()
-    assert "1 trials" in log
-    assert "| in all |" in log
+    assert "\n1 trial.\n" in log
+    assert "| total |" in log
 
 
-def test_winners_of_two_campaigns_are_held_against_each_other(ended: Any, places: Places) -> None:
+def test_the_best_programs_of_two_campaigns_are_compared(ended: Any, places: Places) -> None:
     """On the sealed text and the same fresh seeds, so that nothing but the winners differs."""
-    two = begun(places.folder, replace(SETTINGS, tag="two"))
+    two = begin(places.folder, replace(SETTINGS, tag="two"))
     other = machine(two)
     text = change(other.runs.text(other.state.base), "WARMUP_SHAPE", "cosine")
     other.open_trial(Proposal(text, "cosine"), "agent")
     other.baseline()
     other.judge_all(other.state.open_trials, 1)
-    assert between(ended.state, other.state) is None, "its sealed text is still closed"
+    assert gain_over_campaign(ended.state, other.state) is None, "its sealed text is still closed"
     end(other)
-    apart = between(ended.state, other.state)
+    apart = gain_over_campaign(ended.state, other.state)
     assert apart is not None
     assert apart.estimate == pytest.approx(0.3, abs=0.02)
     page.write(two, other.state, [("one", ended.state)], "lowbit")
     html = (two.results / "report.html").read_text()
-    assert "this winner over that one" in html
-    back = between(other.state, ended.state)
+    assert "gain of two over this campaign" in html
+    back = gain_over_campaign(other.state, ended.state)
     assert back is not None
     assert f"{back.estimate:+.4f} [" in html
-    assert "Not to be held against" not in html
+    assert "Cannot be compared with" not in html
     longer = replace(SETTINGS, tag="two", tokens=7_000)
-    told = replace_settings(other.state, longer)
-    assert unlike(ended.state, told) == ["tokens of a confirmation (5,000, 7,000)"]
-    assert between(ended.state, told) is None
-    html = page.page(places, ended.state, [("two", told)], b"", "lowbit")
-    assert "Not to be held against two, for these differ: tokens of a confirmation" in html
+    longer_state = replace_settings(other.state, longer)
+    assert mismatches(ended.state, longer_state) == ["tokens of a confirmation (5,000, 7,000)"]
+    assert gain_over_campaign(ended.state, longer_state) is None
+    html = page.page(places, ended.state, [("two", longer_state)], b"", "lowbit")
+    assert "Cannot be compared with two, because these differ: tokens of a confirmation" in html
     best = (two.results / "best-train.py").read_text()
     assert best == other.runs.text(other.state.incumbent)
     assert "cosine" in best
@@ -531,56 +537,58 @@ def replace_settings(state: CampaignState, settings: CampaignSettings) -> Campai
 
 def test_a_confirmation_trains_on_the_tokens_that_were_set(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
-    places = begun(repository(tmp_path / "home"), replace(SETTINGS, tokens=7_000))
+    places = begin(repository(tmp_path / "home"), replace(SETTINGS, tokens=7_000))
     runner = Arithmetic()
     machine(places)
     edit(places, "LR", 1e-3)
     actions.trial(campaign(places, runner), "a larger rate")
-    asked = {(job.key[1], job.tokens) for job in runner.jobs}
-    assert asked == {("screen", 0), ("confirm", 7_000)}
+    tokens = {(job.key[1], job.tokens) for job in runner.jobs}
+    assert tokens == {("screen", 0), ("confirm", 7_000)}
     with pytest.raises(UserError, match="tokens must be 0 or more, not -1"):
         replace(SETTINGS, tokens=-1)
 
 
-def test_what_crashed_when_it_was_confirmed_has_no_score(places: Places) -> None:
+def test_a_trial_that_crashes_in_confirmation_has_no_score(places: Places) -> None:
     """One seed's score of it would be learnt from, and stand in the table."""
 
     class Breaking(Arithmetic):
         def __call__(self, job: SealedJob) -> Any:
-            found = super().__call__(job)
+            outcome = super().__call__(job)
             bad = job.key[1] == "confirm" and "LR = 0.001" in job.text
-            return replace(found, reason="nan", scores={}) if bad else found
+            return replace(outcome, reason="nan", scores={}) if bad else outcome
 
     edit(places, "LR", 1e-3)
-    made, state = actions.trial(campaign(places, Breaking()), "a larger rate")
-    assert (made.status, made.reason) == ("crash", "nan")
-    assert state.screening_run(made.commit) is not None
+    judged, state = actions.trial(campaign(places, Breaking()), "a larger rate")
+    assert (judged.status, judged.reason) == ("crash", "nan")
+    assert state.screening_run(judged.commit) is not None
     assert [row.val_ppl for row in rows(state)][1] is None
     assert view(places, state).history[0].loss is None
 
 
-def test_random_search_does_not_go_back_to_what_a_keep_has_beaten(places: Places) -> None:
+def test_random_search_does_not_propose_a_value_that_a_keep_replaced(places: Places) -> None:
     edit(places, "LR", 1e-3)
     actions.trial(campaign(places), "LR 1e-3")
-    seen = view(places, campaign(places).state())
-    kept = replace(seen.history[0], edit=("LR", 1e-3))
-    known = replace(seen, history=(kept,))
+    current = view(places, campaign(places).state())
+    keep = replace(current.history[0], edit=("LR", 1e-3))
+    with_keep = replace(current, history=(keep,))
     learned_edits = {
-        found.edit for seed in range(200) if (found := proposer("random", seed).propose(known))
+        proposal.edit
+        for seed in range(200)
+        if (proposal := proposer("random", seed).propose(with_keep))
     }
     assert ("LR", 2e-3) in learned_edits
     assert ("LR", 1e-4) not in learned_edits
 
 
-def test_a_replay_that_broke_is_not_called_a_clash(ended: Any, places: Places) -> None:
+def test_a_failed_ablation_is_not_reported_as_a_conflict(ended: Any, places: Places) -> None:
     state = ended.state
     commit = state.ablations[1]
     for seed in SETTINGS.fresh:
         key = (commit, "replay", seed)
         state.runs[key] = replace(state.runs[key], reason="crash")
     html = page.page(places, state, [], b"", "lowbit")
-    assert "without it the program did not run to its end" in html
-    assert "a later keep changed the same place" not in html
+    assert "the program without it did not finish its runs" in html
+    assert "a later kept change edits the same place" not in html
 
 
 def test_a_report_needs_no_torch(ended: Any, places: Places) -> None:
@@ -589,9 +597,9 @@ def test_a_report_needs_no_torch(ended: Any, places: Places) -> None:
     code = f"{WITHOUT_TORCH}\nfrom lowbit.cli.main import main\nsys.argv = {words!r}\nmain()"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True)  # fmt: skip
-    said = finished(process)
-    assert said.code == 0, said.err
-    assert "report.html" in said.out
+    command = finished(process)
+    assert command.code == 0, command.err
+    assert "report.html" in command.out
 
 
 # --- MCP ------------------------------------------------------------------------------------------
@@ -600,18 +608,18 @@ def test_a_report_needs_no_torch(ended: Any, places: Places) -> None:
 async def _tools(places: Places, calls: list[tuple[str, dict[str, Any]]]) -> list[Any]:
     from mcp import Client
 
-    made = server(str(places.folder), places.tag, runner=lambda *_: Arithmetic())
-    async with Client(made) as client:
+    mcp_server = server(str(places.folder), places.tag, runner=lambda *_: Arithmetic())
+    async with Client(mcp_server) as client:
         names = {tool.name for tool in (await client.list_tools()).tools}
         assert names == {"init", "run", "trial", "status", "rollback", "resume", "report"}
         return [await client.call_tool(name, body) for name, body in calls]
 
 
-def test_the_same_verbs_are_offered_as_mcp_tools(places: Places) -> None:
+def test_the_same_commands_are_offered_as_mcp_tools(places: Places) -> None:
     import asyncio
 
     edit(places, "LR", 1e-3)
-    said = asyncio.run(
+    answers = asyncio.run(
         _tools(
             places,
             [
@@ -624,10 +632,10 @@ def test_the_same_verbs_are_offered_as_mcp_tools(places: Places) -> None:
             ],
         )
     )
-    texts = [one.content[0].text for one in said]
+    texts = [answer.content[0].text for answer in answers]
     assert "edit here" in texts[0]
     assert texts[1].startswith("trial 1: keep: better, gain +0.")
-    assert said[2].is_error
+    assert answers[2].is_error
     assert "needs a change" in texts[2]
     assert texts[3] == "all trials done"
     assert "report.html" in texts[5]
@@ -651,7 +659,9 @@ def test_a_command_edits_a_copy_and_only_train_py_is_read_back(places: Places) -
     assert (places.tree / "prepare.py").read_text() == "# fixed\n"
 
 
-def test_a_command_that_fails_is_told_with_what_it_said(places: Places, tmp_path: Path) -> None:
+def test_a_failed_proposer_command_is_recorded_with_its_output(
+    places: Places, tmp_path: Path
+) -> None:
     once = tmp_path / "once"
     script = (
         "import pathlib as p, sys; o = p.Path(sys.argv[1]); t = p.Path('train.py'); "
@@ -666,11 +676,11 @@ def test_a_command_that_fails_is_told_with_what_it_said(places: Places, tmp_path
     assert campaign(places).state().trials[1].status == "keep"
 
 
-def test_a_dry_run_asks_nobody_else(places: Places, tmp_path: Path) -> None:
+def test_a_dry_run_does_not_call_the_proposer(places: Places, tmp_path: Path) -> None:
     words = ("--proposer", f"command:touch {tmp_path / 'asked'}", "--dry-run", "--trials", 3)
-    said = lowbit("research", "run", places.folder, *words)
-    assert said.code == 0, said.err
-    assert "isolation" in said.out
+    command = lowbit("research", "run", places.folder, *words)
+    assert command.code == 0, command.err
+    assert "isolation" in command.out
     assert not (tmp_path / "asked").exists()
     assert not Ledger(places.ledger).of("stint")
 
@@ -688,8 +698,8 @@ class Endpoint(BaseHTTPRequestHandler):
                                                "owned_by": "us"}]})  # fmt: skip
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        assert "train.py" in asked["messages"][1]["content"]
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert "train.py" in request["messages"][1]["content"]
         message = {"role": "assistant", "content": self.answers.pop(0)}
         self._say({"id": "1", "object": "chat.completion", "created": 0, "model": "small",
                    "choices": [{"index": 0, "finish_reason": "stop", "message": message}],

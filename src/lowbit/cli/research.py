@@ -1,4 +1,4 @@
-"""`lowbit research`: the loop's verbs at the command line."""
+"""`lowbit research`: the commands of the research loop."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from lowbit.cli.options import TaskOption, guarded
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="An autonomous loop for ternary training whose keeps are real.\n\n"
-    "[bold]init[/] begins a campaign; [bold]run[/] lets a proposer drive it overnight; or an "
-    "agent edits train.py and calls [bold]trial[/]. [bold]report[/] is for the morning.",
+    help="Improve ternary training automatically: edit train.py, run it, keep the edit if a test "
+    "confirms it.\n\n"
+    "[bold]init[/] starts a campaign. [bold]run[/] lets a proposer edit train.py, for example "
+    "overnight; or an agent edits it and calls [bold]trial[/]. [bold]report[/] shows the results.",
 )
 
 FolderArgument = Annotated[
-    str, typer.Argument(help="A folder with program.md, prepare.py and train.py.")
+    str, typer.Argument(help="Campaign folder with program.md, prepare.py and train.py.")
 ]
 TagOption = Annotated[
-    str | None, typer.Option(help="Which campaign of the folder; else its newest one.")
+    str | None, typer.Option(help="Tag of the campaign. Default: the newest in the folder.")
 ]
 
 
@@ -28,37 +29,43 @@ TagOption = Annotated[
 @guarded
 def init(
     folder: FolderArgument = ".",
-    tag: Annotated[str, typer.Option(help="The branch will be autoresearch/TAG.")] = "first",
+    tag: Annotated[
+        str, typer.Option(help="Name of the campaign; its branch is autoresearch/TAG.")
+    ] = "first",
     model: Annotated[
-        str, typer.Option(help="The base: a hub id, assets:NAME, or a folder.")
+        str, typer.Option(help="Base model: a hub id, assets:NAME, or a folder.")
     ] = "HuggingFaceTB/SmolLM-135M",
     task: TaskOption = "wikitext2",
-    budget: Annotated[float, typer.Option(help="Seconds of training a trial has.")] = 300.0,
+    budget: Annotated[float, typer.Option(help="Seconds of training in a trial.")] = 300.0,
     alpha: Annotated[
-        float, typer.Option(help="Chance that a campaign of changes of nothing keeps any.")
+        float, typer.Option(help="Highest chance that a campaign of useless changes keeps any.")
     ] = 0.05,
     horizon: Annotated[
-        int, typer.Option(help="Confirmations that most of alpha is split over.")
+        int,
+        typer.Option(help="Expected number of confirmations; most of alpha is split over them."),
     ] = 20,
-    seeds: Annotated[int, typer.Option(min=2, help="Of a confirmation, and of the ending.")] = 5,
+    seeds: Annotated[
+        int, typer.Option(min=2, help="Seeds of a confirmation, and of the final evaluation.")
+    ] = 5,
     tokens: Annotated[
-        int, typer.Option(help="Of a confirmation; 0: what the clock lets the first program see.")
+        int,
+        typer.Option(
+            help="Training tokens of a confirmation run. 0: as many as the first program reaches "
+            "within its budget."
+        ),
     ] = 0,
-    threads: Annotated[int, typer.Option(help="Of a trial; 0: all cores.")] = 0,
-    memory: Annotated[str, typer.Option(help="That a trial may take.")] = "8GB",
-    device: Annotated[str, typer.Option(help="Of a trial: cpu, cuda or mps.")] = "cpu",
-    window: Annotated[int, typer.Option(help="Tokens of a training row.")] = 256,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    threads: Annotated[int, typer.Option(help="CPU threads of a trial. 0: all cores.")] = 0,
+    memory: Annotated[str, typer.Option(help="Memory limit of a trial.")] = "8GB",
+    device: Annotated[str, typer.Option(help="Device of a trial: cpu, cuda or mps.")] = "cpu",
+    window: Annotated[int, typer.Option(help="Tokens per training row.")] = 256,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
 ) -> None:
-    """Begin a campaign: a branch, a worktree, text split by article, a ledger."""
+    """Start a campaign: create its branch, worktree, text split and ledger."""
     import os
-
-    from rich.console import Console
-    from rich.markup import escape
 
     from lowbit.core.byte_sizes import parse_bytes
     from lowbit.research import actions
-    from lowbit.research.campaign.settings import CampaignSettings, Places, campaign_folder
+    from lowbit.research.campaign.settings import CampaignSettings
 
     settings = CampaignSettings(
         tag,
@@ -75,15 +82,24 @@ def init(
         memory=parse_bytes(memory),
         device=device,
     )
-    outcome = actions.init(folder, settings, dry_run)
+    _print_start(folder, tag, actions.init(folder, settings, dry_run), dry_run)
+
+
+def _print_start(folder: str, tag: str, start: dict[str, Any], dry_run: bool) -> None:
+    """Print the branch and the text sizes of a new campaign, and what to do next."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from lowbit.research.campaign.settings import Places, campaign_folder
+
     say = Console(highlight=False).print
     places = Places(campaign_folder(folder), tag)
-    say(f"{'would begin' if dry_run else 'begun'}: branch {escape(outcome['branch'])}")
-    for name, size_of in outcome.get("texts", {}).items():
-        size = size_of.get("rows") or size_of["articles"]
-        say(f"  {name:<20}{size:,} {'rows' if 'rows' in size_of else 'articles'}")
-    say(f"an agent edits  {escape(str(places.tree / 'train.py'))}", soft_wrap=True)
-    say(f"or leave it alone: lowbit research run {escape(folder)} --tag {escape(tag)}")
+    say(f"{'would start' if dry_run else 'started'}: branch {escape(start['branch'])}")
+    for name, text in start.get("texts", {}).items():
+        size = text.get("rows") or text["articles"]
+        say(f"  {name:<20}{size:,} {'rows' if 'rows' in text else 'articles'}")
+    say(f"to try your own edits, edit {escape(str(places.tree / 'train.py'))}", soft_wrap=True)
+    say(f"to let a proposer edit: lowbit research run {escape(folder)} --tag {escape(tag)}")
 
 
 @app.command()
@@ -92,16 +108,16 @@ def run(
     folder: FolderArgument = ".",
     tag: TagOption = None,
     proposer: Annotated[
-        str, typer.Option(help='builtin, random, command:"LINE", openai:URL.')
+        str, typer.Option(help='Who edits: builtin, random, command:"LINE" or openai:URL.')
     ] = "builtin",
     trials: Annotated[
-        int | None, typer.Option(help="Judged ones in all; else until interrupted.")
+        int | None, typer.Option(help="Trials to judge in total. Default: until interrupted.")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 1,
-    seed: Annotated[int, typer.Option(help="Of the proposer.")] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Trials to run at a time.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the proposer.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
 ) -> None:
-    """Propose, try, judge, keep or roll back, again and again."""
+    """Let a proposer edit train.py; try every edit and keep what a test confirms."""
     from lowbit.research import actions
 
     if dry_run:
@@ -120,10 +136,10 @@ def resume(
     folder: FolderArgument = ".",
     tag: TagOption = None,
     looked: Annotated[
-        bool, typer.Option("--looked", help="A person has looked at what stopped the loop.")
+        bool, typer.Option("--looked", help="You have checked what stopped the loop.")
     ] = False,
 ) -> None:
-    """Go on exactly where a campaign was interrupted, as its last run was told to."""
+    """Continue an interrupted campaign with the options of its last run."""
     from lowbit.research import actions
     from lowbit.research.report.console import Screen
 
@@ -136,10 +152,12 @@ def resume(
 @guarded
 def trial(
     folder: FolderArgument = ".",
-    message: Annotated[str, typer.Option("-m", "--message", help="What was changed.")] = "",
+    message: Annotated[
+        str, typer.Option("-m", "--message", help="Description of the change.")
+    ] = "",
     tag: TagOption = None,
 ) -> None:
-    """Try the edit in the worktree's train.py; it is kept, or rolled back."""
+    """Try your edit of train.py in the worktree; keep it or roll it back."""
     from lowbit.research import actions
     from lowbit.research.report.console import Screen, why
 
@@ -155,9 +173,9 @@ def trial(
 def rollback(
     folder: FolderArgument = ".",
     tag: TagOption = None,
-    last: Annotated[bool, typer.Option("--last", help="Take back the newest keep too.")] = False,
+    last: Annotated[bool, typer.Option("--last", help="Also undo the newest keep.")] = False,
 ) -> None:
-    """Drop the edit in the worktree. Nothing that was tried is ever lost."""
+    """Drop your edit of train.py in the worktree. Commits of earlier trials stay."""
     from lowbit.research import actions
 
     typer.echo(actions.rollback(_at(folder, tag), last))
@@ -170,19 +188,20 @@ def report(
     tag: TagOption = None,
     ending: Annotated[
         bool,
-        typer.Option("--ending", help="Close the campaign: keeps taken out, fresh seeds, sealed."),
+        typer.Option("--ending", help="First run the final evaluation, and close the campaign."),
     ] = False,
     against: Annotated[
-        list[str] | None, typer.Option(help="Another campaign to show beside it. Repeatable.")
+        list[str] | None, typer.Option(help="Tag of another campaign to compare with. Repeatable.")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, for the ending.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time in the final evaluation.")] = 1,
     early: Annotated[
-        bool, typer.Option("--early", help="End it though not all its trials are judged.")
+        bool, typer.Option("--early", help="Close it before all its trials are judged.")
     ] = False,
 ) -> None:
-    """Progress chart, ledger, the five priorities, cost; with --ending, whether it was real.
+    """Write the report of a campaign: HTML page, chart, results table and cost.
 
-    The ending opens the sealed text, once: no trial is accepted after it.
+    --ending first measures the gains on fresh seeds and on the sealed text.
+    The sealed text can be opened only once: no trial is accepted afterwards.
     """
     from lowbit.research import actions
     from lowbit.research.report.console import Screen
@@ -197,24 +216,24 @@ def report(
 @app.command()
 @guarded
 def status(folder: FolderArgument = ".", tag: TagOption = None) -> None:
-    """The running trial, the best so far, the noise, alpha spent, time and cost."""
+    """Show the running trial, the best program so far, noise, alpha spent and cost."""
     import time
 
     from rich.console import Console
 
-    from lowbit.research.report import console as saying
+    from lowbit.research.report.console import status as print_status
     from lowbit.research.session import is_running
 
     campaign = _at(folder, tag)
     state = campaign.state()
     console = Console(highlight=False)
-    saying.status(console, campaign.places, state, time.time(), is_running(campaign.places))
+    print_status(console, campaign.places, state, time.time(), is_running(campaign.places))
 
 
 @app.command()
 @guarded
 def mcp(folder: FolderArgument = ".", tag: TagOption = None) -> None:
-    """Offer these verbs as MCP tools on standard input and output, for this folder alone."""
+    """Offer these commands as MCP tools over standard input and output, for this folder only."""
     from lowbit.research.mcp_server import server
 
     server(folder, tag).run("stdio")
@@ -227,7 +246,7 @@ def _at(folder: str, tag: str | None, **more: Any) -> Any:
 
 
 def _preview(campaign: Any, proposer: str, trials: int | None, jobs: int, seed: int) -> None:
-    """What `run` would do, without doing any of it."""
+    """Print what `run` would do."""
     from lowbit.research import actions
 
     for line in actions.preview(campaign, proposer, trials, jobs, seed):

@@ -1,7 +1,7 @@
-"""What can be done with a campaign: the same verbs for the command line, agents and MCP.
+"""The actions on a campaign: one function per command, shared by the command line and MCP.
 
-Each takes a folder and a tag (None: the newest campaign there) and leaves a campaign that the next
-one finds as it should be, whatever killed it in between. Whoever changes anything holds the lock.
+An action can be killed at any moment: the next action continues from the ledger. Every action that
+changes a campaign holds its lock, so only one process at a time can do so.
 """
 
 from __future__ import annotations
@@ -32,7 +32,16 @@ from lowbit.research.session import Campaign
 
 
 def init(folder: str, settings: CampaignSettings, dry_run: bool = False) -> dict[str, Any]:
-    """Begin a campaign on a branch of its own, from the committed files of a folder."""
+    """Start a campaign on its own branch, from the committed files of a folder.
+
+    Args:
+        folder: Campaign folder with program.md, prepare.py and train.py.
+        settings: Settings of the campaign; they cannot be changed later.
+        dry_run: Check everything and return the plan, without changing anything.
+
+    Returns:
+        The base commit, the branch, the settings and, unless `dry_run`, the sizes of the texts.
+    """
     from lowbit.models.loading import resolve
 
     path = campaign_folder(folder)
@@ -51,7 +60,9 @@ def init(folder: str, settings: CampaignSettings, dry_run: bool = False) -> dict
     texts = prepare(settings, places)
     ledger = Ledger(places.ledger)
     if ledger.events:
-        raise UserError(f"campaign '{settings.tag}' has begun already: lowbit research resume")
+        raise UserError(
+            f"campaign '{settings.tag}' exists already; to continue: lowbit research resume"
+        )
     ledger.append("begun", **plan, texts=texts, facts=facts())
     with Campaign(places).loop() as loop:
         loop.settle()
@@ -59,14 +70,14 @@ def init(folder: str, settings: CampaignSettings, dry_run: bool = False) -> dict
 
 
 def _committed(root: Path, places: Places) -> str:
-    """The commit that a campaign starts from; the files must be in it."""
+    """The commit that a campaign starts from; it must contain the three files."""
     try:
         base = git(root, "rev-parse", "--verify", "HEAD")
         for name in FILES:
             git(root, "cat-file", "-e", f"{base}:{places.path(name)}")
     except RunError:
         raise UserError(
-            f"{', '.join(FILES)} must be committed: a campaign starts from the last commit"
+            f"{', '.join(FILES)} must be committed, because a campaign starts from the last commit"
         ) from None
     return base
 
@@ -74,73 +85,85 @@ def _committed(root: Path, places: Places) -> str:
 def run(
     campaign: Campaign, proposer_text: str, trials: int | None, jobs: int = 1, seed: int = 0
 ) -> str:
-    """Drive: propose and try until so many trials are judged, or until interrupted."""
+    """Propose and try changes until `trials` are judged in total, or until interrupted.
+
+    Returns:
+        Why the loop ended.
+    """
     if (trials is not None and trials < 0) or jobs < 1:
-        raise UserError("--trials counts from 0, and --jobs from 1")
-    chosen = proposer(proposer_text, seed)
+        raise UserError("--trials must be at least 0, and --jobs at least 1")
+    source = proposer(proposer_text, seed)
     with campaign.loop() as loop:
         loop.check_open()
-        _no_edit_lost(loop)
+        _check_no_edit_is_lost(loop)
         body = {"proposer": proposer_text, "trials": trials, "jobs": jobs, "seed": seed}
         if loop.state.stint != body:
             loop.writer.append("stint", **body)
-        return loop.run(chosen, trials, jobs)
+        return loop.run(source, trials, jobs)
 
 
 def preview(
     campaign: Campaign, proposer_text: str, trials: int | None, jobs: int, seed: int
 ) -> list[str]:
-    """What `run` would do next, and what it would take; nothing is changed."""
+    """Lines that say what `run` would do next and how long it would take; changes nothing."""
     from lowbit.research.candidate import sandbox
     from lowbit.research.proposers.view import view
 
     state = campaign.state()
     settings, seeds = state.settings, len(state.settings.confirmation_seeds)
     left = None if trials is None else max(0, trials - len(state.judged_trials))
-    chosen, change = proposer(proposer_text, seed), f"whatever {proposer_text} says"
-    if chosen.name in OURS:
-        proposal = chosen.propose(view(campaign.places, state))
-        change = "nothing more to try" if proposal is None else proposal.description
+    source, change = proposer(proposer_text, seed), f"the answer of {proposer_text}"
+    if source.name in OURS:
+        proposal = source.propose(view(campaign.places, state))
+        change = "nothing left to try" if proposal is None else proposal.description
     level = sandbox.available()
-    room = max(settings.budget * 0.2, state.overhead())
-    each = (settings.budget + room) / jobs / 60
-    first = (len(settings.seeds) - len(state.baseline())) * each
+    overhead = max(settings.budget * 0.2, state.overhead())
+    minutes = (settings.budget + overhead) / jobs / 60
+    baseline = (len(settings.seeds) - len(state.baseline())) * minutes
     lines = [
         f"next       trial {state.next_number}: {change}",
-        f"baseline   {first:.0f} min to measure the noise, on {len(settings.seeds)} seeds",
-        f"a trial    {each:.1f} min; a confirmation {2 * seeds * each:.0f} min at most",
+        f"baseline   {baseline:.0f} min to measure the noise, on {len(settings.seeds)} seeds",
+        f"trial      {minutes:.1f} min; a confirmation at most {2 * seeds * minutes:.0f} min more",
         f"isolation  files {level.files}, network {level.network}, processes {level.processes}",
     ]
     if left is not None:
-        # The incumbent runs on the same seeds after every keep, so at most once a trial.
-        longest = left * (1 + 2 * seeds) * each
-        lines.append(f"in all     {left} trials, {left * each:.0f} to {longest:.0f} min")
+        # After every keep the new incumbent runs on the same seeds, so at most once per trial.
+        longest = left * (1 + 2 * seeds) * minutes
+        lines.append(f"total      {left} trials, {left * minutes:.0f} to {longest:.0f} min")
     if not level.sealed:
-        lines.append("warning    files or network are within a candidate's reach: keeps unsealed")
+        lines.append("warning    candidates can reach files or the network: keeps will be UNSEALED")
     return lines
 
 
-def _no_edit_lost(loop: Loop) -> None:
-    """An agent's edit that nobody has tried is not thrown away by a loop that begins."""
+def _check_no_edit_is_lost(loop: Loop) -> None:
+    """Refuse if the worktree has an edit that was never tried: the loop would delete it."""
     places, state = loop.places, loop.state
     if not (places.tree / MUTABLE).is_file():
         return
     edited = loop.branch.changed_paths(state.incumbent)
     if edited == [places.path(MUTABLE)]:
-        # What a kill left there is in the ledger: an older incumbent, or a trial that is open.
+        # A killed loop leaves an older incumbent or an open trial there; the ledger has both.
         text = (places.tree / MUTABLE).read_text(encoding="utf-8", errors="replace")
         commits = [state.base, *(trial.commit for trial in state.trials.values())]
         if any(text == loop.runs.text(commit) for commit in commits):
             return
     if edited:
         raise UserError(
-            f"{places.tree / MUTABLE} has an edit that was not tried: lowbit research trial tries "
-            "it, rollback drops it"
+            f"{places.tree / MUTABLE} has an edit that was not tried: try it with lowbit research "
+            "trial, or drop it with lowbit research rollback"
         )
 
 
 def resume(campaign: Campaign, looked: bool = False) -> str:
-    """Go on as the last `run` was told to."""
+    """Continue a campaign with the arguments of its last `run`.
+
+    Args:
+        campaign: The campaign.
+        looked: A person has checked what stopped the loop, so it may continue.
+
+    Returns:
+        Why the loop ended.
+    """
     state = campaign.state()
     if looked and state.stop_reason:
         with campaign.loop() as loop:
@@ -149,18 +172,20 @@ def resume(campaign: Campaign, looked: bool = False) -> str:
     if stint is None:
         with campaign.loop() as loop:
             loop.check_open()
-            _no_edit_lost(loop)
+            _check_no_edit_is_lost(loop)
             loop.settle()
             if not loop.state.open_trials:
-                return "nothing was being run; lowbit research run, or an agent's trial, goes on"
+                return (
+                    "nothing to resume; continue with lowbit research run or lowbit research trial"
+                )
             loop.baseline()
             loop.judge_all(loop.state.open_trials, 1)
-            return "the trial that was interrupted has been judged"
+            return "the interrupted trial has been judged"
     return run(campaign, stint["proposer"], stint["trials"], stint["jobs"], stint["seed"])
 
 
 def trial(campaign: Campaign, message: str) -> tuple[Trial, CampaignState]:
-    """Try the edit that is in the worktree's train.py: commit, run, judge, keep or roll back."""
+    """Try the edit in the worktree's train.py: commit, run, judge, then keep it or roll it back."""
     with campaign.loop() as loop:
         loop.check_open()
         state = loop.state
@@ -168,33 +193,33 @@ def trial(campaign: Campaign, message: str) -> tuple[Trial, CampaignState]:
             loop.branch.create(state.incumbent)
         text, commit_message = _edit(loop, state)
         loop.baseline()
-        # A trial that was killed is gone on with, not begun again.
+        # A killed trial of the same text is continued, not started again.
         unfinished = (
             candidate for candidate in state.open_trials if loop.runs.text(candidate.commit) == text
         )
-        tried = next(unfinished, None) or loop.open_trial(
+        opened = next(unfinished, None) or loop.open_trial(
             Proposal(text, message or commit_message), "agent"
         )
         loop.judge_all(loop.state.open_trials, 1)
         loop.settle()
-        return loop.state.trials[tried.number], loop.state
+        return loop.state.trials[opened.number], loop.state
 
 
 def _edit(loop: Loop, state: CampaignState) -> tuple[str, str]:
-    """The worktree's train.py and what its last commit said; nothing else may be edited."""
+    """(train.py, last commit message) of the worktree; refuses edits of any other file."""
     branch, path = loop.branch, loop.places.path(MUTABLE)
-    edited = branch.changed_paths(state.incumbent)
-    others = [name for name in edited if name != path]
+    paths = branch.changed_paths(state.incumbent)
+    others = [name for name in paths if name != path]
     if others:
-        what = "read-only" if loop.places.path(FIXED) in others else "no part of a trial"
+        problem = "read-only" if loop.places.path(FIXED) in others else "not part of a trial"
         raise UserError(
-            f"{', '.join(others)}: {what}; only {MUTABLE} may change. Put it back, or lowbit "
-            "research rollback drops all that was edited"
+            f"{', '.join(others)}: {problem}; a trial may change only {MUTABLE}. Restore it, or "
+            "drop all edits with lowbit research rollback"
         )
-    if path not in edited:
-        raise UserError(f"{loop.places.tree / MUTABLE} is as it was: a trial needs a change")
-    own = git(branch.worktree, "rev-parse", "HEAD") != state.incumbent
-    message = git(branch.worktree, "log", "-1", "--format=%s") if own else ""
+    if path not in paths:
+        raise UserError(f"{loop.places.tree / MUTABLE} is unchanged: a trial needs a change")
+    has_commit = git(branch.worktree, "rev-parse", "HEAD") != state.incumbent
+    message = git(branch.worktree, "log", "-1", "--format=%s") if has_commit else ""
     return (loop.places.tree / MUTABLE).read_text(encoding="utf-8"), message
 
 
@@ -205,9 +230,17 @@ def report(
     against: Sequence[str] = (),
     early: bool = False,
 ) -> list[Path]:
-    """Write the report; with `ending`, close the campaign first.
+    """Write the report; with `ending`, run the final evaluation and close the campaign first.
 
-    `early`: though not as many trials are judged as it was told to make.
+    Args:
+        campaign: The campaign.
+        ending: Run the final evaluation. No trial is accepted afterwards.
+        jobs: Runs at a time in the final evaluation.
+        against: Tags of other campaigns to compare with.
+        early: Allow the final evaluation before all requested trials are judged.
+
+    Returns:
+        Paths of the files that were written.
     """
     from importlib.metadata import version
 
@@ -224,18 +257,18 @@ def report(
 
 
 def rollback(campaign: Campaign, last: bool = False) -> str:
-    """Drop the edit in the worktree; with `last`, also take back the newest keep."""
+    """Drop the edit in the worktree; with `last`, also undo the newest keep."""
     with campaign.loop() as loop:
         loop.settle()
         loop.branch.clean()
         state = loop.state
         if not last:
-            return "the worktree is as the best so far"
+            return "the worktree is back at the best program so far"
         if not state.keeps:
-            raise UserError("nothing has been kept: there is no keep to take back")
+            raise UserError("no change has been kept, so there is no keep to undo")
         loop.check_open()
         number = state.keeps[-1]
-        back = state.commit_of(state.keeps[-2]) if len(state.keeps) > 1 else state.base
-        loop.writer.append("undone", number=number, incumbent=back)
+        previous = state.commit_of(state.keeps[-2]) if len(state.keeps) > 1 else state.base
+        loop.writer.append("undone", number=number, incumbent=previous)
         loop.settle()
-        return f"trial {number} is no longer kept; it stays under {loop.branch.ref(number)}"
+        return f"trial {number} is no longer kept; its commit stays at {loop.branch.ref(number)}"

@@ -1,7 +1,8 @@
-"""The honest end of a campaign: each keep taken out once, fresh seeds, the sealed text.
+"""Final evaluation of a campaign: kept changes removed one at a time, fresh seeds, sealed text.
 
-All of it goes through the ledger, so it can be killed and gone on with like everything else. The
-sealed text is opened after whatever else could still have decided something, and is opened once.
+The gains of kept changes are selected, so they can be too high. The final evaluation measures them
+again on seeds and text that no decision used. The sealed text is opened last and only once; after
+that no trial is accepted. All steps go through the ledger, so a killed evaluation continues.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from lowbit.research.judging.run_cache import PASSING
 from lowbit.research.loop import Loop
 
 MOST_REPLAYS = 5
+"""How many of the newest keeps are removed."""
 
 
 def end(loop: Loop, jobs: int = 1, early: bool = False) -> None:
-    """Close a campaign; where it is closed already, nothing is done."""
+    """Evaluate and close a campaign; does nothing if it is closed already."""
     state = loop.state
     if state.ending is not None:
         return
@@ -29,33 +31,37 @@ def end(loop: Loop, jobs: int = 1, early: bool = False) -> None:
         loop.writer.append("sealed", commits=commits)
     fresh: list[Key] = [(c, "fresh", seed) for seed in state.settings.fresh for c in commits]
     results = loop.runs.results(fresh, jobs, again=True)
-    for (commit, _, seed), ran in zip(fresh, results, strict=True):
-        if ran.reason in PASSING:
-            which = "the winner" if commit == state.incumbent else "the first program"
+    for (commit, _, seed), run in zip(fresh, results, strict=True):
+        if run.reason in PASSING:
+            program = "the best program" if commit == state.incumbent else "the first program"
             raise RunError(
-                f"{which} did not run on fresh seed {seed} ({ran.reason}), which may be the "
-                f"machine's fault: the same command tries again. {ran.detail}"
+                f"{program} failed on fresh seed {seed} ({run.reason}), which may be the machine's "
+                f"fault; run the same command to try again. {run.detail}"
             )
     loop.writer.append("ended", winner=state.incumbent, base=state.base, facts=facts())
     loop.settle()
 
 
 def _check(state: CampaignState, early: bool) -> None:
-    """What is over cannot be gone on with, so it has to be meant."""
+    """Refuse an evaluation that comes too early, because it cannot be undone."""
     if state.stop_reason or state.open_trials:
-        raise UserError("a trial is open or the loop has stopped: lowbit research resume first")
+        raise UserError(
+            "a trial is not finished or the loop has stopped: run lowbit research resume first"
+        )
     if len(state.baseline()) < len(state.settings.seeds):
-        raise UserError("nothing has been run: there is nothing to end")
+        raise UserError(
+            "the first program has not run on all seeds, so there is nothing to evaluate"
+        )
     requested = (state.stint or {}).get("trials") or 0
     if len(state.judged_trials) < requested and not early:
         raise UserError(
-            f"{len(state.judged_trials)} of {requested} trials are judged, and none may follow an "
-            "ending: lowbit research resume goes on, --early ends it as it is"
+            f"{len(state.judged_trials)} of {requested} trials are judged, and none is accepted "
+            "after --ending: continue with lowbit research resume, or add --early to end now"
         )
 
 
 def _replays(loop: Loop, jobs: int) -> None:
-    """The winner without each of its newest keeps, on the fresh seeds that the winner meets."""
+    """Run the best program without each of its newest keeps, on the same fresh seeds."""
     state = loop.state
     for number in state.keeps[-MOST_REPLAYS:]:
         if number not in loop.state.ablations:
@@ -69,17 +75,17 @@ def _replays(loop: Loop, jobs: int) -> None:
 
 
 def _without_keep(loop: Loop, trial: Trial) -> str | None:
-    """A commit of the winner without one keep; None where a later one changed the same place."""
+    """The best program's commit without one keep; None if a later keep edits the same place."""
     state, branch = loop.state, loop.branch
-    winner, before = loop.runs.text(state.incumbent), loop.runs.text(trial.base)
+    best, before = loop.runs.text(state.incumbent), loop.runs.text(trial.base)
     if trial.edit is not None:
         name, value = trial.edit
-        if edits.constants(winner).get(name) != value:
+        if edits.constants(best).get(name) != value:
             return None
-        text: str | None = edits.change(winner, name, edits.constants(before)[name])
+        text: str | None = edits.change(best, name, edits.constants(before)[name])
     else:
-        text = branch.merge(loop.runs.text(trial.commit), winner, before)
-    if text is None or text == winner:
+        text = branch.merge(loop.runs.text(trial.commit), best, before)
+    if text is None or text == best:
         return None
     path = loop.places.path(MUTABLE)
     message = f"the winner without trial {trial.number}"

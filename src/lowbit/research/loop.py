@@ -1,8 +1,8 @@
-"""The campaign's one machine: propose, screen, confirm, keep or not. It can be killed anywhere.
+"""The research loop: propose a change, screen it, confirm it, keep it or discard it.
 
-Every result is asked for by what it is, and taken from the ledger where it is there already, so
-that going on after a kill is nothing but calling `run` again. What git and `results.tsv` show is
-put right by `settle`, from the state.
+The loop can be killed at any moment. Every run has a key, and a result that the ledger already has
+is not computed again, so calling `run` again continues the campaign. `settle` makes git and
+`results.tsv` agree with the ledger.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from lowbit.research.proposers.view import view
 
 LONGEST = 200
 PAUSES = (10.0, 60.0, 300.0, 900.0)
-"""Seconds to wait before a proposer that failed is asked again; the last for ever."""
-# Whatever somebody else's program or server may answer; a user's mistake is none of them.
+"""Seconds to wait before a proposer that failed is called again; the last value repeats."""
+# Errors that an external program or server may cause. UserError is none of them.
 FAILURES = (RunError, OSError, ValueError, TypeError, AttributeError, LookupError)
 
 
 class Loop:
-    """A campaign that goes on from wherever its ledger is."""
+    """The research loop over one campaign; it continues from the ledger."""
 
     def __init__(
         self,
@@ -53,10 +53,10 @@ class Loop:
     def state(self) -> CampaignState:
         return self.writer.state
 
-    # --- what follows from the state ----------------------------------------------------------
+    # --- git and results.tsv from the state ---------------------------------------------------
 
     def settle(self, worktree: bool = True) -> None:
-        """Refs, branch, worktree and results.tsv as the ledger has it."""
+        """Make refs, branch, worktree and results.tsv agree with the ledger."""
         state = self.state
         self.branch.unlock()
         for trial in state.trials.values():
@@ -67,15 +67,15 @@ class Loop:
         for folder in (self.places.results, self.places.tree):
             if folder.is_dir():
                 write_atomic(folder / "results.tsv", table)
-        described = getattr(self.runs.runner, "trial_description", None)
-        if described is not None and self.places.tree.is_dir():
-            # With it `python train.py` runs in the worktree, by hand.
-            write_atomic(self.places.tree / TRIAL_FILE, (to_json(described()) + "\n").encode())
+        describe = getattr(self.runs.runner, "trial_description", None)
+        if describe is not None and self.places.tree.is_dir():
+            # With this file a person can run `python train.py` in the worktree.
+            write_atomic(self.places.tree / TRIAL_FILE, (to_json(describe()) + "\n").encode())
 
     # --- the loop -----------------------------------------------------------------------------
 
     def run(self, proposer: Proposer, trials: int | None, jobs: int = 1) -> str:
-        """Until so many trials are judged, or for ever. Returns why it ended."""
+        """Propose and judge until `trials` are judged (None: no limit). Returns why it ended."""
         self.check_open()
         self.settle()
         self.baseline(jobs)
@@ -94,39 +94,42 @@ class Loop:
             if count > 1:
                 self.writer.append("round", after=state.next_number - 1, wanted=count)
             if not self.propose(proposer, count):
-                return "the proposer knows nothing more to try"
+                return "the proposer has nothing left to try"
 
     def check_open(self) -> None:
-        """Refuse where a person has to look first, or where all is over."""
+        """Refuse if a person must look at a trial first, or if the sealed text has been opened."""
         state = self.state
         if state.stop_reason:
             raise UserError(
-                f"the loop has stopped: {state.stop_reason}. Look at the trial (lowbit research "
-                "status), then: lowbit research resume --looked"
+                f"the loop has stopped: {state.stop_reason}. Check the trial (lowbit research "
+                "status), then run lowbit research resume --looked"
             )
         if state.sealed_commits is not None:
             raise UserError(
-                "the sealed text of this campaign has been opened, and whatever followed could "
-                "know of it: begin another with lowbit research init --tag"
+                "the sealed text of this campaign has been opened, so a new trial could depend on "
+                "it: start another campaign with lowbit research init --tag"
             )
 
     def baseline(self, jobs: int = 1) -> None:
-        """The program as it is, by the clock on every seed: its noise and its number of tokens."""
+        """Screen the first program on every seed: this gives its noise and its number of tokens."""
         state = self.state
         keys: list[Key] = [(state.base, "screen", seed) for seed in state.settings.seeds]
-        for some in (keys[:1], keys):
-            for ran in self.runs.results(some, jobs, again=True):
-                if ran.reason:
+        for batch in (keys[:1], keys):
+            for run in self.runs.results(batch, jobs, again=True):
+                if run.reason:
                     raise RunError(
-                        f"the unmodified program fails ({ran.reason}), so nothing can be compared "
-                        f"with it:\n{ran.detail}"
+                        f"the unmodified program fails ({run.reason}), so nothing can be compared "
+                        f"with it:\n{run.detail}"
                     )
-        if min(ran.tokens for ran in self.state.baseline()) < 1:
-            raise RunError("the unmodified program trains on no token in its budget: a longer one")
+        if min(run.tokens for run in self.state.baseline()) < 1:
+            raise RunError(
+                "the unmodified program trains on no token within its budget: start a campaign "
+                "with a larger --budget"
+            )
         self.settle(worktree=False)
 
     def propose(self, proposer: Proposer, count: int) -> int:
-        """Ask for changes of the incumbent; how many there are now."""
+        """Open up to `count` trials with changes of the incumbent; returns how many."""
         for number in range(count):
             proposal = self._next_proposal(proposer)
             if proposal is None:
@@ -135,52 +138,52 @@ class Loop:
         return count
 
     def _next_proposal(self, proposer: Proposer) -> Proposal | None:
-        """A night is long, and a proposer that is somebody else's may be away for a while."""
+        """The next proposal; an external proposer that fails is called again after a pause."""
         if proposer.name in OURS:
             return proposer.propose(view(self.places, self.state))
         for pause in chain(PAUSES, repeat(PAUSES[-1])):
             try:
                 proposal = proposer.propose(view(self.places, self.state))
-                return None if proposal is None else _checked(proposal)
+                return None if proposal is None else _valid(proposal)
             except FAILURES as error:
                 reason = f"{type(error).__name__}: {error}"
                 self.writer.append("unproposed", by=proposer.name, reason=reason, pause=pause)
                 self.wait(pause)
-        raise AssertionError("it is asked for ever")
+        raise AssertionError("the last pause repeats for ever")
 
     def open_trial(self, proposal: Proposal, by: str) -> Trial:
-        """A change becomes a commit, and a line in the ledger."""
+        """Commit a proposal and write it to the ledger."""
         state = self.state
         text = proposal.description.replace("\0", " ").encode("utf-8", "replace").decode()
-        description = " ".join(text.split())[:LONGEST] or "a change without a word"
+        description = " ".join(text.split())[:LONGEST] or "no description"
         number, at, base = state.next_number, round(self.clock(), 3), state.incumbent
         path = self.places.path(MUTABLE)
         commit = self.branch.commit_candidate(
             base, path, proposal.text, f"{number}: {description}", at
         )
-        about = {"description": description, "by": by, "cost": dict(proposal.cost)}
+        details = {"description": description, "by": by, "cost": dict(proposal.cost)}
         edit = list(proposal.edit) if proposal.edit else None
         state = self.writer.append(
-            "proposed", number=number, base=base, commit=commit, edit=edit, **about
+            "proposed", number=number, base=base, commit=commit, edit=edit, **details
         )
         self.branch.mark(number, commit)
         return state.trials[number]
 
     def judge_all(self, trials: Sequence[Trial], jobs: int) -> None:
-        """Screen side by side, then decide in the order of their numbers."""
-        fit = [trial for trial in trials if not self.decider.reject_if_trivial(trial)]
+        """Screen up to `jobs` trials at a time, then decide in the order of their numbers."""
+        valid = [trial for trial in trials if not self.decider.reject_if_trivial(trial)]
         seed = self.state.settings.seeds[0]
-        self.runs.results([(trial.commit, "screen", seed) for trial in fit], jobs)
-        for trial in fit:
+        self.runs.results([(trial.commit, "screen", seed) for trial in valid], jobs)
+        for trial in valid:
             if self.state.stop_reason:
                 return
             self.decider.decide(self.state.trials[trial.number], jobs)
             self.settle()
 
 
-def _checked(proposal: Proposal) -> Proposal:
-    """Refused where it is no text that a file could hold."""
+def _valid(proposal: Proposal) -> Proposal:
+    """The proposal; raises if its text cannot be written to a file."""
     proposal.text.encode("utf-8")
     if "\0" in proposal.text:
-        raise ValueError("the proposed program has a zero byte in it")
+        raise ValueError("the proposed program contains a zero byte")
     return proposal

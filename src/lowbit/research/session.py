@@ -1,4 +1,4 @@
-"""A campaign that has begun, as a verb finds it; whoever changes anything holds its lock."""
+"""Opens an existing campaign. Every process that changes a campaign holds its lock."""
 
 from __future__ import annotations
 
@@ -31,7 +31,13 @@ MakeRunner = Callable[[CampaignSettings, Places], Runner]
 
 @dataclass(frozen=True)
 class Campaign:
-    """A campaign that has begun, as a verb finds it. `runner` makes what runs candidates."""
+    """An existing campaign.
+
+    Attributes:
+        places: Paths of the campaign.
+        watch: Called with every event that is written to the ledger.
+        runner: Makes the runner of candidates; None for the sealed runner.
+    """
 
     places: Places
     watch: LedgerWatcher = ignore_event
@@ -39,35 +45,41 @@ class Campaign:
 
     @classmethod
     def at(cls, folder: str, tag: str | None = None, sure: bool = False, **more: Any) -> Campaign:
+        """The campaign with this tag, or the newest one of the folder.
+
+        `sure`: for actions that cannot be undone; the tag is then required if there are several.
+        """
         path = campaign_folder(folder)
         return cls(Places(path, resolve_tag(path, tag, sure)), **more)
 
     def state(self) -> CampaignState:
+        """The state, read from the ledger."""
         state = replay(Ledger(self.places.ledger).events)
         if state is None:
-            raise RunError(f"{self.places.ledger} is empty: lowbit research init")
+            raise RunError(f"{self.places.ledger} is empty: start with lowbit research init")
         return state
 
     @contextmanager
     def loop(self) -> Iterator[Loop]:
-        """The machine, while nobody else has it."""
+        """The loop over this campaign, under its lock."""
         self.places.work.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.places.lock, timeout=0):
                 ledger = Ledger(self.places.ledger)
                 state = self.state()
-                # Of a ledger that came with a clone, what was tried lies beside it.
+                # After a clone the commits of the trials are only in the bundle.
                 self.places.branch.unbundle(self.places.results / BUNDLE)
                 check_texts(state, self.places)
                 make = self.runner or sealed
                 yield Loop(self.places, ledger, make(state.settings, self.places), self.watch)
         except Timeout:
             raise RunError(
-                f"campaign {self.places.tag} is being run by another process: wait, or stop it"
+                f"another process is running campaign {self.places.tag}: wait for it, or stop it"
             ) from None
 
 
 def sealed(settings: CampaignSettings, places: Places) -> Runner:
+    """The runner that confines candidates."""
     from lowbit.models.loading import resolve
     from lowbit.research.candidate.sealed_run import SealedRunner
 
@@ -75,7 +87,7 @@ def sealed(settings: CampaignSettings, places: Places) -> Runner:
 
 
 def check_texts(state: CampaignState, places: Places) -> None:
-    """What candidates read and what scores them is what it was at the beginning."""
+    """Refuse if training or evaluation text differs from the text that the campaign began with."""
     from lowbit.core.files import file_digest
     from lowbit.research.candidate.text_split import prepare
 
@@ -88,13 +100,13 @@ def check_texts(state: CampaignState, places: Places) -> None:
     for name, path in paths.items():
         if file_digest(path) != facts[name]["sha256"]:
             raise RunError(
-                f"{path} is not what the campaign began with; remove {places.work} to have it "
-                "made again from the data"
+                f"{path} differs from the file that the campaign began with; remove {places.work} "
+                "to make it again from the data"
             )
 
 
 def is_running(places: Places) -> bool:
-    """Whether somebody holds the lock."""
+    """Whether a process holds the lock."""
     if not places.lock.is_file():
         return False
     try:

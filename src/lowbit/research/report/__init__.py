@@ -1,8 +1,8 @@
-"""What a campaign did, for people.
+"""Reports of a campaign for people: terminal lines, chart and HTML page.
 
-console         lines on the terminal
-findings        what the trials show
+console         terminal output: one line per event, and the status
+findings        gains with intervals, ablations, losses per trial
 page            report.html
-progress_chart  the best loss over trials
-wording         results in words
+progress_chart  perplexity of every trial, and of the best program so far
+wording         results in sentences
 """

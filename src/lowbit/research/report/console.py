@@ -1,4 +1,4 @@
-"""What a person at the terminal sees of a campaign: a line an event, a spinner, a status page."""
+"""Terminal output of a campaign: one line per event, a spinner, and the status table."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from rich.table import Table
 
 from lowbit.research.campaign.run_result import RunResult
 from lowbit.research.campaign.settings import MUTABLE, Places
-from lowbit.research.campaign.state import Key, State, Trial
+from lowbit.research.campaign.state import CampaignState, Key, Trial
 
+PAST = {"keep": "kept", "discard": "discarded", "crash": "crashed"}
 COLOURS = {"keep": "green", "discard": "dim", "crash": "red"}
 
 
 class Screen:
-    """Tells events as they are written. A context: the spinner turns only inside it."""
+    """Prints the events of a campaign as they are written; a context that shows a spinner."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
@@ -39,51 +40,51 @@ class Screen:
     ) -> None:
         self.progress.__exit__(kind, value, trace)
 
-    def __call__(self, state: State, kind: str, body: dict[str, Any]) -> None:
-        teller = {
+    def __call__(self, state: CampaignState, kind: str, body: dict[str, Any]) -> None:
+        handler = {
             "proposed": self._proposed,
             "run": self._run,
             "ran": self._ran,
             "judged": self._judged,
             "unproposed": self._unproposed,
-            "sealed": self._opened,
+            "sealed": self._sealed_text_opened,
         }.get(kind)
-        if teller is not None:
-            teller(state, body)
+        if handler is not None:
+            handler(state, body)
 
     def _say(self, text: str) -> None:
         self.console.print(text, soft_wrap=False)
 
-    def _proposed(self, state: State, body: dict[str, Any]) -> None:
+    def _proposed(self, state: CampaignState, body: dict[str, Any]) -> None:
         self._say(f"[bold]trial {body['number']}[/]  {escape(body['description'])}")
 
-    def _run(self, state: State, body: dict[str, Any]) -> None:
+    def _run(self, state: CampaignState, body: dict[str, Any]) -> None:
         key = (body["commit"], body["role"], body["seed"])
         self.tasks[key] = self.progress.add_task(f"{body['role']}, seed {body['seed']}")
 
-    def _ran(self, state: State, body: dict[str, Any]) -> None:
+    def _ran(self, state: CampaignState, body: dict[str, Any]) -> None:
         key = (body["commit"], body["role"], body["seed"])
         if key in self.tasks:
             self.progress.remove_task(self.tasks.pop(key))
         ran = RunResult.from_json(body["ran"])
         self._say(f"  {body['role']:<8}seed {body['seed']:<4}{summary(ran)}")
 
-    def _judged(self, state: State, body: dict[str, Any]) -> None:
+    def _judged(self, state: CampaignState, body: dict[str, Any]) -> None:
         trial = state.trials[body["number"]]
         self._say(f"  [{COLOURS[body['status']]}]{body['status']}[/]: {escape(why(trial))}")
         if "stop" in body:
             self._say(f"[red]stopped[/]: {escape(body['stop'])}")
 
-    def _unproposed(self, state: State, body: dict[str, Any]) -> None:
+    def _unproposed(self, state: CampaignState, body: dict[str, Any]) -> None:
         reason = " ".join(body["reason"].split())[:200]
-        self._say(f"[red]{body['by']} failed[/], again in {body['pause']:g} s: {escape(reason)}")
+        self._say(f"[red]{body['by']} failed[/], next try in {body['pause']:g} s: {escape(reason)}")
 
-    def _opened(self, state: State, body: dict[str, Any]) -> None:
-        self._say("[bold]the sealed text is opened[/]: no trial may follow")
+    def _sealed_text_opened(self, state: CampaignState, body: dict[str, Any]) -> None:
+        self._say("[bold]the sealed text is opened[/]: no trial can follow")
 
 
 def summary(ran: RunResult) -> str:
-    """A run in a few words."""
+    """One line about a run: its scores, or why it failed."""
     if ran.reason:
         last = ran.detail.splitlines()[-1] if ran.detail else ""
         return f"{ran.reason} after {ran.seconds:.0f} s  {escape(last[:50])}"
@@ -96,19 +97,21 @@ def perplexity(loss: float) -> str:
 
 
 def why(trial: Trial) -> str:
-    """The reason, with the figures that it rests on."""
+    """The reason of a decision, with gain, p-value and alpha."""
     more = []
     if trial.gain is not None:
         more.append(f"gain {trial.gain:+.4f} nats")
     if trial.p is not None and trial.alpha is not None:
-        more.append(f"p {trial.p:.2g} against {trial.alpha:.2g}")
+        more.append(f"p {trial.p:.2g} at alpha {trial.alpha:.2g}")
     if trial.unsealed and trial.status == "keep":
-        more.append("UNSEALED: files were not out of reach")
+        more.append("UNSEALED: files or the network were within reach")
     return ", ".join((trial.reason, *more))
 
 
-def status(console: Console, places: Places, state: State, now: float, running: bool) -> None:
-    """Everything that a person asks in the morning."""
+def status(
+    console: Console, places: Places, state: CampaignState, now: float, running: bool
+) -> None:
+    """Print the state of a campaign as a table."""
     settings = state.settings
     console.print(f"[bold]{state.settings.tag}[/]  {escape(settings.model)}, "
                   f"{escape(settings.task)}, {settings.budget:g} s a trial")  # fmt: skip
@@ -120,65 +123,68 @@ def status(console: Console, places: Places, state: State, now: float, running: 
     console.print(table)
 
 
-def facts(places: Places, state: State, now: float, running: bool) -> list[tuple[str, str]]:
-    """(name, value) of what `status` shows."""
+def facts(places: Places, state: CampaignState, now: float, running: bool) -> list[tuple[str, str]]:
+    """(name, value) pairs that `lowbit research status` and the page show."""
     counts = {
-        name: sum(trial.status == name for trial in state.judged)
+        name: sum(trial.status == name for trial in state.judged_trials)
         for name in ("keep", "discard", "crash")
     }
     noise = state.noise()
-    floor = (
+    noise_text = (
         "not measured yet"
         if noise is None
-        else f"{noise.sd:.4f} nats a run over {noise.seeds} seeds; "
-        f"{state.tokens():,} tokens a confirmation"
+        else f"standard deviation {noise.sd:.4f} nats over {noise.seeds} seeds; "
+        f"{state.tokens():,} tokens per confirmation run"
     )
     return [
-        ("running", _running(state, now) if running else _idle(state)),
+        ("state", _running(state, now) if running else _idle(state)),
         ("best so far", _best(state)),
-        ("trials", ", ".join(f"{n} {name}" for name, n in counts.items())),
-        ("noise", floor),
+        ("trials", ", ".join(f"{n} {PAST[name]}" for name, n in counts.items())),
+        ("noise", noise_text),
         (
             "alpha",
             f"{state.alpha_spent:.4f} of {state.settings.alpha:g} spent on "
             f"{state.confirmations} confirmation{'s' if state.confirmations != 1 else ''}",
         ),
         ("cost", f"{len(state.all_runs)} runs, {state.seconds / 3600:.2f} h of machine time"),
-        ("isolation", next((ran.level for ran in state.runs.values()), "not known yet")),
+        (
+            "isolation",
+            next((ran.level for ran in state.runs.values()), "not known before the first run"),
+        ),
         ("edit here", str(places.tree / MUTABLE)),
     ]
 
 
-def _running(state: State, now: float) -> str:
+def _running(state: CampaignState, now: float) -> str:
     if not state.running:
-        return "between runs"
-    return "; ".join(
+        return "running; between two runs"
+    return "running: " + "; ".join(
         f"{_name(state, key[0])}, {key[1]}, seed {key[2]}, for {max(0.0, now - at):.0f} s"
         for key, at in state.running
     )
 
 
-def _idle(state: State) -> str:
-    if state.stopped:
-        return f"no: stopped. {state.stopped}"
-    if state.ended is not None:
-        return "no: the campaign has ended"
-    if state.opened is not None or (state.without and state.running):
-        return "no; its ending was interrupted: lowbit research report --ending"
-    if state.running or state.open:
-        return "no; a trial was interrupted: lowbit research resume"
-    return "no"
+def _idle(state: CampaignState) -> str:
+    if state.stop_reason:
+        return f"stopped: {state.stop_reason}"
+    if state.ending is not None:
+        return "the campaign has ended"
+    if state.sealed_commits is not None or (state.ablations and state.running):
+        return "the final evaluation was interrupted; to continue: lowbit research report --ending"
+    if state.running or state.open_trials:
+        return "a trial was interrupted; to continue: lowbit research resume"
+    return "not running"
 
 
-def _name(state: State, commit: str) -> str:
+def _name(state: CampaignState, commit: str) -> str:
     number = next((t.number for t in state.trials.values() if t.commit == commit), None)
-    return "the program as it is" if number is None else f"trial {number}"
+    return "first program" if number is None else f"trial {number}"
 
 
-def _best(state: State) -> str:
-    ran = state.screened(state.incumbent)
+def _best(state: CampaignState) -> str:
+    ran = state.screening_run(state.incumbent)
     if ran is None or ran.reason:
-        return "nothing has been scored yet"
+        return "nothing scored yet"
     loss = ran.scores["screening"].loss
     return (
         f"{_name(state, state.incumbent)}: perplexity {perplexity(loss)} on screening text, "

@@ -1,8 +1,9 @@
-"""The progress chart: one seed of every trial, and the staircase of what really was the best.
+"""The progress chart: screening perplexity of every trial, and the best program so far.
 
-Crashes have no score; they are ticks at the foot. What is far worse than the first program is a
-caret at the top, so that it does not press all others together. Several campaigns share one chart,
-each in its own colour, from the same start.
+The upper panel shows one seed of every trial. Crashes have no score and are ticks at the bottom.
+Trials far worse than the first program are triangles at the top, so that they do not compress
+the scale. The lower panel shows the best program so far on confirmation text. Several campaigns
+share one chart, each in its own colour.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from lowbit.report.figures.style import COLOURS, RC, WIDTH, dash, plain
 Points = Sequence[tuple[int, float | None, str]]
 Steps = Sequence[tuple[int, float]]
 BEYOND = 1.5
-"""Times the first program's perplexity."""
+"""A trial above this multiple of the first program's perplexity is drawn as a triangle."""
 
 
 @dataclass(frozen=True)
-class Line:
-    """(trial, perplexity) of each status, and of the best so far on confirmation text."""
+class CampaignLine:
+    """One campaign: (trial, perplexity) by status, and of the best program on confirmation text."""
 
     name: str
     keeps: tuple[tuple[int, float], ...]
@@ -37,28 +38,28 @@ class Line:
     last: int
 
 
-def data(campaigns: Mapping[str, tuple[Points, Steps]]) -> tuple[Line, ...]:
-    """From (trial, loss, status), and (trial, loss) of the best so far, of each campaign."""
+def data(campaigns: Mapping[str, tuple[Points, Steps]]) -> tuple[CampaignLine, ...]:
+    """Lines from (trial, loss, status) and from (trial, loss) of the best so far, per campaign."""
     return tuple(_line(name, *both) for name, both in campaigns.items())
 
 
-def _line(name: str, points: Points, steps: Steps) -> Line:
+def _line(name: str, points: Points, steps: Steps) -> CampaignLine:
     def of(status: str) -> tuple[tuple[int, float], ...]:
-        return tuple((n, _perplexity(loss)) for n, loss, is_ in points
-                     if is_ == status and loss is not None)  # fmt: skip
+        return tuple((n, _perplexity(loss)) for n, loss, own in points
+                     if own == status and loss is not None)  # fmt: skip
 
     crashed = tuple(n for n, _, status in points if status == "crash")
     last = max((n for n, _, _ in points), default=0)
     best = tuple((n, _perplexity(loss)) for n, loss in steps)
-    return Line(name, of("keep"), of("discard"), crashed, best, last)
+    return CampaignLine(name, of("keep"), of("discard"), crashed, best, last)
 
 
 def _perplexity(loss: float) -> float:
     return math.exp(min(loss, 700.0))
 
 
-def draw(ax: Axes, data: Sequence[Line]) -> None:
-    """One seed of every trial, by the clock."""
+def draw(ax: Axes, data: Sequence[CampaignLine]) -> None:
+    """Draw one seed of every trial, trained for a fixed time."""
     top = max((BEYOND * line.keeps[0][1] for line in data if line.keeps), default=math.inf)
     for i, line in enumerate(data):
         colour, foot = _colour(i), ax.get_xaxis_transform()
@@ -79,8 +80,8 @@ def draw(ax: Axes, data: Sequence[Line]) -> None:
         ax.legend(loc="upper right")
 
 
-def draw_best(ax: Axes, data: Sequence[Line]) -> None:
-    """The best so far, as keeps are decided."""
+def draw_best(ax: Axes, data: Sequence[CampaignLine]) -> None:
+    """Draw the best program so far, on confirmation text."""
     for i, line in enumerate(data):
         if line.best:
             steps = [*line.best, (line.last, line.best[-1][1])]
@@ -103,8 +104,8 @@ def _scale(ax: Axes) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def image(lines: Sequence[Line], kind: str) -> bytes:
-    """The chart as png or pdf or svg, with nothing in it that depends on the day."""
+def image(lines: Sequence[CampaignLine], kind: str) -> bytes:
+    """The chart as png, pdf or svg, without a date, so that equal data give equal bytes."""
     with rc_context({**RC, "svg.hashsalt": "lowbit"}):
         has_keeps = any(line.best for line in lines)
         figure = Figure((WIDTH, 4.6 if has_keeps else 3.2), layout="constrained")
