@@ -47,7 +47,7 @@ def init(folder: str, settings: CampaignSettings, dry_run: bool = False) -> dict
     path = campaign_folder(folder)
     root = root_of(path)
     places = Places(path, settings.tag)
-    base = _committed(root, places)
+    base = _base_commit(root, places)
     places.branch.check()
     resolve(settings.model, "--model FOLDER")
     plan = {"base": base, "branch": places.branch.name, "settings": settings.to_json()}
@@ -69,7 +69,7 @@ def init(folder: str, settings: CampaignSettings, dry_run: bool = False) -> dict
     return {**plan, "texts": texts}
 
 
-def _committed(root: Path, places: Places) -> str:
+def _base_commit(root: Path, places: Places) -> str:
     """The commit that a campaign starts from; it must contain the three files."""
     try:
         base = git(root, "rev-parse", "--verify", "HEAD")

@@ -70,7 +70,7 @@ class Campaign:
                 # After a clone the commits of the trials are only in the bundle.
                 self.places.branch.unbundle(self.places.results / BUNDLE)
                 check_texts(state, self.places)
-                make = self.runner or sealed
+                make = self.runner or sealed_runner
                 yield Loop(self.places, ledger, make(state.settings, self.places), self.watch)
         except Timeout:
             raise RunError(
@@ -78,7 +78,7 @@ class Campaign:
             ) from None
 
 
-def sealed(settings: CampaignSettings, places: Places) -> Runner:
+def sealed_runner(settings: CampaignSettings, places: Places) -> Runner:
     """The runner that confines candidates."""
     from lowbit.models.loading import resolve
     from lowbit.research.candidate.sealed_run import SealedRunner

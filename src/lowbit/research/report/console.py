@@ -66,8 +66,8 @@ class Screen:
         key = (body["commit"], body["role"], body["seed"])
         if key in self.tasks:
             self.progress.remove_task(self.tasks.pop(key))
-        ran = RunResult.from_json(body["ran"])
-        self._say(f"  {body['role']:<8}seed {body['seed']:<4}{summary(ran)}")
+        run = RunResult.from_json(body["ran"])
+        self._say(f"  {body['role']:<8}seed {body['seed']:<4}{summary(run)}")
 
     def _judged(self, state: CampaignState, body: dict[str, Any]) -> None:
         trial = state.trials[body["number"]]
@@ -83,13 +83,13 @@ class Screen:
         self._say("[bold]the sealed text is opened[/]: no trial can follow")
 
 
-def summary(ran: RunResult) -> str:
+def summary(run: RunResult) -> str:
     """One line about a run: its scores, or why it failed."""
-    if ran.reason:
-        last = ran.detail.splitlines()[-1] if ran.detail else ""
-        return f"{ran.reason} after {ran.seconds:.0f} s  {escape(last[:50])}"
-    scores = next(iter(ran.scores.values()))
-    return f"perplexity {perplexity(scores.loss)}  {ran.bits:.3f} bits  {ran.seconds:.0f} s"
+    if run.reason:
+        last = run.detail.splitlines()[-1] if run.detail else ""
+        return f"{run.reason} after {run.seconds:.0f} s  {escape(last[:50])}"
+    scores = next(iter(run.scores.values()))
+    return f"perplexity {perplexity(scores.loss)}  {run.bits:.3f} bits  {run.seconds:.0f} s"
 
 
 def perplexity(loss: float) -> str:
@@ -149,7 +149,7 @@ def facts(places: Places, state: CampaignState, now: float, running: bool) -> li
         ("cost", f"{len(state.all_runs)} runs, {state.seconds / 3600:.2f} h of machine time"),
         (
             "isolation",
-            next((ran.level for ran in state.runs.values()), "not known before the first run"),
+            next((run.level for run in state.runs.values()), "not known before the first run"),
         ),
         ("edit here", str(places.tree / MUTABLE)),
     ]
@@ -182,11 +182,11 @@ def _name(state: CampaignState, commit: str) -> str:
 
 
 def _best(state: CampaignState) -> str:
-    ran = state.screening_run(state.incumbent)
-    if ran is None or ran.reason:
+    run = state.screening_run(state.incumbent)
+    if run is None or run.reason:
         return "nothing scored yet"
-    loss = ran.scores["screening"].loss
+    loss = run.scores["screening"].loss
     return (
         f"{_name(state, state.incumbent)}: perplexity {perplexity(loss)} on screening text, "
-        f"{ran.bits:.3f} bits a weight, {state.incumbent[:7]}"
+        f"{run.bits:.3f} bits a weight, {state.incumbent[:7]}"
     )

@@ -77,7 +77,7 @@ def runs(
 ) -> list[RunResult] | None:
     """The runs of a commit on these seeds; None if one is missing or failed."""
     results = [state.runs.get((commit, role, seed)) for seed in seeds]
-    good = [ran for ran in results if ran is not None and not ran.reason]
+    good = [run for run in results if run is not None and not run.reason]
     return good if len(good) == len(results) else None
 
 
@@ -126,13 +126,13 @@ def final_evaluation(state: CampaignState) -> FinalEvaluation | None:
     pair = (state.incumbent, state.base)
     both = [runs(state, commit, "fresh", state.settings.fresh) for commit in pair]
     losses = [
-        sum(ran.scores["sealed"].loss for ran in results) / len(results)
+        sum(run.scores["sealed"].loss for run in results) / len(results)
         for results in both
         if results
     ]
     perplexities = tuple(math.exp(min(700.0, loss)) for loss in losses)
     screened = [state.screening_run(commit) for commit in pair]
-    bits = [ran.bits for ran in screened if ran is not None and ran.bits is not None]
+    bits = [run.bits for run in screened if run is not None and run.bits is not None]
     return FinalEvaluation(
         gain(state, *pair, "confirm", "confirmation"),
         gain(state, *pair, "fresh", "confirmation"),
@@ -175,7 +175,7 @@ def screening_losses(state: CampaignState) -> list[tuple[int, float | None, str]
         (0, state.base, "keep"),
         *((t.number, t.commit, t.status or "") for t in state.judged_trials),
     ):
-        ran = state.screening_run(commit)
-        scored = ran is not None and not ran.reason and status != "crash"
-        points.append((number, ran.scores["screening"].loss if ran and scored else None, status))
+        run = state.screening_run(commit)
+        scored = run is not None and not run.reason and status != "crash"
+        points.append((number, run.scores["screening"].loss if run and scored else None, status))
     return points

@@ -127,9 +127,9 @@ def _campaign_row(tag: str, state: CampaignState, ours: CampaignState, alike: bo
 def _median_tokens(state: CampaignState) -> int:
     """How many tokens a trial trains on in screening, as the median over trials."""
     tokens = [
-        ran.tokens
+        run.tokens
         for t in state.judged_trials
-        if (ran := state.screening_run(t.commit)) and ran.tokens
+        if (run := state.screening_run(t.commit)) and run.tokens
     ]
     return int(median(tokens)) if tokens else 0
 
@@ -182,17 +182,17 @@ def _decision_row(state: CampaignState, trial: Trial) -> list[str]:
 
 
 def _screening_row(state: CampaignState, trial: Trial) -> list[str]:
-    ran = state.screening_run(trial.commit)
-    scored = ran is not None and not ran.reason and trial.status != "crash"
+    run = state.screening_run(trial.commit)
+    scored = run is not None and not run.reason and trial.status != "crash"
     unsealed = " (UNSEALED)" if trial.unsealed and trial.status == "keep" else ""
     return [
         str(trial.number),
         trial.description,
         f"{trial.status}{unsealed}",
-        perplexity(ran.scores["screening"].loss) if ran and scored else "",
-        f"{ran.tokens:,}" if ran else "",
-        f"{ran.bits:.3f}" if ran and ran.bits else "",
-        f"{ran.peak / 2**20:,.0f} MiB" if ran else "",
+        perplexity(run.scores["screening"].loss) if run and scored else "",
+        f"{run.tokens:,}" if run else "",
+        f"{run.bits:.3f}" if run and run.bits else "",
+        f"{run.peak / 2**20:,.0f} MiB" if run else "",
         trial.by,
         trial.commit[:7],
         trial.reason,
@@ -210,13 +210,13 @@ def _cost(state: CampaignState) -> list[list[str]]:
     }
     roles = dict(zip(("screen", "again", "confirm", "replay", "fresh"), kinds, strict=True))
     by_purpose: dict[str, list[RunResult]] = {name: [] for name in kinds}
-    for (_, role, _), ran in state.all_runs:
-        by_purpose[roles[role]].append(ran)
+    for (_, role, _), run in state.all_runs:
+        by_purpose[roles[role]].append(run)
     table = [
         [
             name,
             str(len(runs)),
-            f"{sum(ran.total_seconds for ran in runs) / 3600:.2f}",
+            f"{sum(run.total_seconds for run in runs) / 3600:.2f}",
             kinds[name],
         ]
         for name, runs in by_purpose.items()

@@ -127,7 +127,7 @@ def notes(state: CampaignState) -> list[str]:
     """Method and caveats: the test, the isolation, the noise, and what limits the results."""
     settings = state.settings
     unsealed = [str(t.number) for t in state.judged_trials if t.unsealed and t.status == "keep"]
-    levels = sorted({ran.level for ran in state.runs.values()})
+    levels = sorted({run.level for run in state.runs.values()})
     sentences = [
         f"Every kept change passed a paired test over {len(settings.confirmation_seeds)} seeds "
         "and all articles of the confirmation text. The tests of the whole campaign share one "
@@ -153,10 +153,10 @@ def notes(state: CampaignState) -> list[str]:
 
 def _noises(state: CampaignState) -> list[str]:
     """How much the first program's loss varies: with a fixed time, and with fixed tokens."""
-    losses = [ran.scores["screening"].loss for ran in state.baseline() if not ran.reason]
+    losses = [run.scores["screening"].loss for run in state.baseline() if not run.reason]
     if len(losses) < 2:
         return ["The noise has not been measured."]
-    tokens = sorted(ran.tokens for ran in state.baseline())
+    tokens = sorted(run.tokens for run in state.baseline())
     sentences = [
         "With a fixed training time, the loss of the first program has a standard deviation of "
         f"{noise_of(losses).sd:.4f} nats over {len(losses)} seeds, which trained on "
@@ -176,5 +176,5 @@ def _same_bits(state: CampaignState) -> bool:
     """Whether the best program exported as many bits on every fresh seed as in screening."""
     screened = state.screening_run(state.incumbent)
     fresh = [state.runs.get((state.incumbent, "fresh", seed)) for seed in state.settings.fresh]
-    bits = [ran.bits for ran in (screened, *fresh) if ran is not None and ran.bits is not None]
+    bits = [run.bits for run in (screened, *fresh) if run is not None and run.bits is not None]
     return max(bits) - min(bits) <= SAME_BITS
