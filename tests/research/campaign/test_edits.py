@@ -1,4 +1,4 @@
-"""Edits of a program, seeds that are no edits, and the table that the convention expects."""
+"""Edits of one dial, detection of seed-only edits, and the format of results.tsv."""
 
 from __future__ import annotations
 
@@ -26,28 +26,30 @@ TRAIN = (Path(__file__).parents[3] / "studies" / "ternary" / "train.py").read_te
 
 
 def test_every_dial_is_in_the_program_and_every_priority_has_one() -> None:
-    known = constants(TRAIN)
+    values = constants(TRAIN)
     for dial in DIALS:
-        assert dial.name in known
-        assert known[dial.name] in dial.values, f"{dial.name} starts at a value of its own"
+        assert dial.name in values
+        assert values[dial.name] in dial.values, (
+            f"{dial.name} starts at a value that it may not have"
+        )
     assert {dial.priority for dial in DIALS} == set(PRIORITIES)
 
 
 @pytest.mark.parametrize("dial", DIALS, ids=lambda dial: dial.name)
 def test_an_edit_changes_one_constant_and_no_other_character(dial) -> None:
     for value in dial.values:
-        found = change(TRAIN, dial.name, value)
-        assert constants(found) == {**constants(TRAIN), dial.name: value}
-        apart = [
-            (a, b) for a, b in zip(TRAIN.splitlines(), found.splitlines(), strict=True) if a != b
+        new_text = change(TRAIN, dial.name, value)
+        assert constants(new_text) == {**constants(TRAIN), dial.name: value}
+        differing = [
+            (a, b) for a, b in zip(TRAIN.splitlines(), new_text.splitlines(), strict=True) if a != b
         ]
-        assert len(apart) <= 1
-        for a, b in apart:
+        assert len(differing) <= 1
+        for a, b in differing:
             assert a.partition("#")[2] == b.partition("#")[2], "comments stay"
-        ast.parse(found)
+        ast.parse(new_text)
 
 
-def test_a_constant_that_is_not_there_is_named() -> None:
+def test_a_constant_that_cannot_be_changed_is_named() -> None:
     with pytest.raises(UserError, match="Did you mean 'THRESHOLD'"):
         change(TRAIN, "THRESHOLDS", 0.5)
     with pytest.raises(UserError, match="does not parse"):
@@ -58,20 +60,20 @@ def test_a_constant_that_is_not_there_is_named() -> None:
         change("LR = 1\nLR = 2\n", "LR", 3)
 
 
-def test_an_edit_after_letters_that_take_two_bytes_hits_its_place() -> None:
+def test_an_edit_after_two_byte_letters_changes_the_right_characters() -> None:
     assert change('é = "ü"; LR = 1  # ü\n', "LR", 2) == 'é = "ü"; LR = 2  # ü\n'
 
 
 @given(st.integers(0, 10_000))
-def test_a_draw_is_the_seeds_and_never_what_was_tried(seed: int) -> None:
-    one, two = (random_edit(TRAIN, random.Random(seed)) for _ in range(2))
-    assert one == two
-    assert one is not None
-    tried = [{**constants(TRAIN), one[0]: one[1]}]
-    assert random_edit(TRAIN, random.Random(seed), tried) != one
+def test_a_random_edit_depends_on_the_seed_and_is_never_repeated(seed: int) -> None:
+    first, second = (random_edit(TRAIN, random.Random(seed)) for _ in range(2))
+    assert first == second
+    assert first is not None
+    history = [{**constants(TRAIN), first[0]: first[1]}]
+    assert random_edit(TRAIN, random.Random(seed), history) != first
 
 
-def test_when_all_has_been_tried_nothing_is_drawn() -> None:
+def test_without_an_untried_edit_there_is_no_random_edit() -> None:
     text = "BIAS = False\n"
     assert neighbours(text) == [("BIAS", True)]
     assert random_edit(text, random.Random(0), [{"BIAS": True}]) is None
@@ -89,7 +91,7 @@ def test_when_all_has_been_tried_nothing_is_drawn() -> None:
         ("x = 1", "x = 2", False),
         ("torch.manual_seed(1)\nLR = 1", "torch.manual_seed(2)\nLR = 2", False),
         ("f(1)", "f(2)", False),
-        # The order of the data is the seed's too, whoever holds it.
+        # The order of the data depends on the seed too, wherever the program stores it.
         ("import prepare\nx = 1", "import prepare\nprepare.SEED = 7\nx = 1", True),
         ("import prepare\nx = 1", "import prepare\nprepare.TRIAL['seed'] = 7\nx = 1", True),
         ("x = 1", "SEED = 7\ntorch.manual_seed(SEED)\nx = 1", True),
@@ -97,14 +99,14 @@ def test_when_all_has_been_tried_nothing_is_drawn() -> None:
         ("x = 1", "state['speed'] = 7\nx = 1", False),
     ],
 )
-def test_a_change_of_nothing_but_the_seed_is_found(before: str, after: str, same: bool) -> None:
+def test_an_edit_of_nothing_but_a_seed_is_detected(before: str, after: str, same: bool) -> None:
     assert only_seeds_differ(before, after) == same
 
 
 # --- results.tsv ----------------------------------------------------------------------------------
 
 
-def test_the_table_is_the_conventions() -> None:
+def test_results_tsv_follows_the_convention() -> None:
     rows = [
         ResultsRow("abcdef1234567", 53.21, 1.26, "keep", "baseline", 1.73),
         ResultsRow("bbbbbbb", None, 0.0, "crash", "a\ttab and\na line", None, "timeout"),
@@ -117,7 +119,7 @@ def test_the_table_is_the_conventions() -> None:
     assert lines[2].split("\t")[:5] == ["bbbbbbb", "0.000000", "0.0", "crash", "a tab and a line"]
     again = from_tsv(text)
     assert [row.status for row in again] == ["keep", "crash", "discard"]
-    assert again[1].val_ppl is None, "a crash has no score, whatever stands in its column"
+    assert again[1].val_ppl is None, "a crash has no score, whatever its column holds"
     assert to_tsv(again) == text
 
 
@@ -131,6 +133,6 @@ def test_only_keeps_are_ranked() -> None:
     "text", ["", "a\tb\n", "commit\tval_ppl\tmemory_gb\tstatus\tdescription\nabc\t1\t2\twon\tx\n",
              "commit\tval_ppl\tmemory_gb\tstatus\tdescription\nabc\tx\t2\tkeep\tx\n"]
 )  # fmt: skip
-def test_a_table_of_another_make_is_refused(text: str) -> None:
+def test_a_table_in_another_format_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"results\.tsv"):
         from_tsv(text)

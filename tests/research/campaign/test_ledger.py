@@ -1,4 +1,4 @@
-"""The loop's memory, its git and its judgement."""
+"""The ledger, the campaign's git branch, and the test that decides a keep."""
 
 from __future__ import annotations
 
@@ -33,34 +33,34 @@ def ledger(path: Path) -> Ledger:
 
 
 def filled(path: Path, size: int = 6) -> Ledger:
-    made = ledger(path)
+    log = ledger(path)
     for i in range(size):
-        made.append("trial", number=i, text="naïve ✓" * i)
-    return made
+        log.append("trial", number=i, text="naïve ✓" * i)
+    return log
 
 
 # --- the ledger -----------------------------------------------------------------------------------
 
 
 def test_what_is_written_is_replayed(tmp_path: Path) -> None:
-    made = filled(tmp_path / "ledger.jsonl")
+    log = filled(tmp_path / "ledger.jsonl")
     again = ledger(tmp_path / "ledger.jsonl")
-    assert again.events == made.events
-    assert again.last("trial") == made.events[-1]
+    assert again.events == log.events
+    assert again.last("trial") == log.events[-1]
     assert again.last("other") is None
     more = again.append("judged", keep=True)
-    assert ledger(tmp_path / "ledger.jsonl").events == [*made.events, more]
+    assert ledger(tmp_path / "ledger.jsonl").events == [*log.events, more]
 
 
 @pytest.mark.parametrize("lost", range(1, 120, 7))
 def test_a_kill_while_writing_loses_at_most_the_line_it_wrote(tmp_path: Path, lost: int) -> None:
     path = tmp_path / "ledger.jsonl"
-    made = filled(path)
-    whole = path.read_bytes()
-    last = len(whole.splitlines(keepends=True)[-1])
-    path.write_bytes(whole[: -min(lost, last)])
+    log = filled(path)
+    content = path.read_bytes()
+    last = len(content.splitlines(keepends=True)[-1])
+    path.write_bytes(content[: -min(lost, last)])
     again = ledger(path)
-    assert again.events == made.events[:-1]
+    assert again.events == log.events[:-1]
     again.append("trial", number=99)
     assert [e.body["number"] for e in ledger(path).events] == [0, 1, 2, 3, 4, 99]
 
@@ -87,10 +87,10 @@ def test_a_ledger_that_was_tampered_with_is_refused(tmp_path: Path, how: str) ->
         ledger(path)
 
 
-def test_a_number_that_is_none_is_not_written(tmp_path: Path) -> None:
-    made = filled(tmp_path / "ledger.jsonl", 2)
+def test_nan_is_not_written(tmp_path: Path) -> None:
+    log = filled(tmp_path / "ledger.jsonl", 2)
     with pytest.raises(ValueError, match="JSON"):
-        made.append("scored", loss=float("nan"))
+        log.append("scored", loss=float("nan"))
     assert len(ledger(tmp_path / "ledger.jsonl").events) == 2
 
 
@@ -112,14 +112,14 @@ def branch(tmp_path: Path) -> Branch:
 
 
 def trial(branch: Branch, number: int, text: str, base: str | None = None) -> str:
-    """A candidate, as the loop makes one."""
+    """Commit of a candidate, made as the loop does it."""
     base = base or git(branch.repository, "rev-parse", "main")
-    made = branch.commit_candidate(base, "train.py", text, f"{number}", 1_000.0 + number)
-    branch.mark(number, made)
-    return made
+    commit = branch.commit_candidate(base, "train.py", text, f"{number}", 1_000.0 + number)
+    branch.mark(number, commit)
+    return commit
 
 
-def test_the_persons_work_is_never_touched(branch: Branch) -> None:
+def test_the_users_checkout_is_never_touched(branch: Branch) -> None:
     def status() -> str:
         return git(branch.repository, "status", "--porcelain=v2")
 
@@ -136,19 +136,19 @@ def test_the_persons_work_is_never_touched(branch: Branch) -> None:
     assert git(branch.repository, "rev-parse", "--abbrev-ref", "HEAD") == "main"
 
 
-def test_what_is_tried_stays_reachable_and_is_the_same_commit_twice(branch: Branch) -> None:
+def test_a_candidate_stays_reachable_and_has_one_commit(branch: Branch) -> None:
     branch.create("HEAD")
     start = branch.head()
     commit = trial(branch, 1, "lr = 2\n")
     assert trial(branch, 1, "lr = 2\n") == commit
-    assert branch.head() == start, "a candidate moves nothing"
+    assert branch.head() == start, "a candidate does not move the branch"
     assert git(branch.repository, "rev-parse", branch.ref(1)) == commit
     assert branch.show(commit, "train.py") == "lr = 2\n"
     assert branch.show(commit, "other.txt") == "committed\n"
     assert git(branch.repository, "diff", "--name-only", start, commit) == "train.py"
 
 
-def test_a_worktree_that_was_lost_or_left_dirty_is_put_back(branch: Branch) -> None:
+def test_a_missing_or_dirty_worktree_is_restored(branch: Branch) -> None:
     branch.create("HEAD")
     commit = trial(branch, 1, "lr = 2\n")
     branch.restore(commit)
@@ -193,7 +193,9 @@ def test_a_campaign_never_spends_more_than_its_alpha(alpha: float, long: int, pl
     assert alpha_spent(alpha, long, planned) < alpha
     assert alpha_share(alpha, long, planned) >= alpha_share(alpha, long + 1, planned) > 0
     if long <= planned:
-        assert alpha_share(alpha, long, planned) > alpha / (2 * planned), "power to the planned end"
+        assert alpha_share(alpha, long, planned) > alpha / (2 * planned), (
+            "the test has power up to the last planned confirmation"
+        )
 
 
 def scores(rng: np.random.Generator, seeds: int, gain: float, spread: float) -> tuple:
@@ -205,13 +207,15 @@ def scores(rng: np.random.Generator, seeds: int, gain: float, spread: float) -> 
     return (ours * counts, counts), (theirs * counts, counts)
 
 
-def test_changes_of_nothing_are_kept_in_no_more_campaigns_than_alpha_says() -> None:
-    rng, alpha, campaigns, kept = np.random.default_rng(0), 0.05, 60, 0
+def test_edits_without_effect_are_kept_no_more_often_than_alpha() -> None:
+    rng, alpha, campaigns, keeps = np.random.default_rng(0), 0.05, 60, 0
     for _ in range(campaigns):
-        found = (confirm(*scores(rng, 4, 0.0, 0.02), alpha_share(alpha, k, 5)) for k in range(1, 6))
-        kept += any(one.keep for one in found)
-    # At most 5 %: three expected, and eight would come by chance once in a hundred times.
-    assert kept <= 8
+        verdicts = (
+            confirm(*scores(rng, 4, 0.0, 0.02), alpha_share(alpha, k, 5)) for k in range(1, 6)
+        )
+        keeps += any(verdict.keep for verdict in verdicts)
+    # Alpha is 5 %: three keeps are expected, and more than eight have a probability below 1 %.
+    assert keeps <= 8
 
 
 def test_a_real_gain_is_kept_and_a_loss_is_not() -> None:
@@ -228,7 +232,7 @@ def test_a_real_gain_is_kept_and_a_loss_is_not() -> None:
 
 @given(st.floats(0.001, 0.1), st.floats(-0.3, 0.3))
 @settings(max_examples=40)
-def test_screening_lets_through_what_noise_could_hide(sd: float, gain: float) -> None:
+def test_screening_passes_a_gain_that_noise_could_hide(sd: float, gain: float) -> None:
     noise = Noise(sd, 3)
     assert worth_confirming(3.0 - gain, 3.0, noise) == (-gain < SLACK * np.sqrt(2) * sd)
 
@@ -239,10 +243,10 @@ def test_noise_is_the_spread_over_seeds() -> None:
         noise_of([1.0])
 
 
-def test_bits_are_a_class_and_fronts_are_of_both() -> None:
+def test_bit_classes_have_a_tolerance_and_fronts_use_bits_and_loss() -> None:
     assert in_class(1.73, 1.725)
     assert not in_class(2.1, 1.725)
-    kept = [(1.7, 3.5), (2.1, 3.4)]
-    assert on_front(1.9, 3.45, kept)
-    assert not on_front(2.2, 3.4, kept)
-    assert not on_front(1.7, 3.5, kept)
+    points = [(1.7, 3.5), (2.1, 3.4)]
+    assert on_front(1.9, 3.45, points)
+    assert not on_front(2.2, 3.4, points)
+    assert not on_front(1.7, 3.5, points)

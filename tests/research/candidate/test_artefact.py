@@ -1,4 +1,4 @@
-"""What a candidate may leave, what it may not, and whose number counts."""
+"""Which artefacts are valid, which are refused, and how the evaluator scores them."""
 
 from __future__ import annotations
 
@@ -38,49 +38,49 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-def said_by(base: Path, artefact: Path, text: Path) -> dict[str, Any]:
-    """The line of the evaluator's own process."""
+def answer_for(base: Path, artefact: Path, text: Path) -> dict[str, Any]:
+    """The line of JSON that an evaluator process prints."""
     texts = {"screening": str(text)}
-    asked = {"model": str(base), "artefact": str(artefact), "texts": texts, "threads": 1}
-    command = [sys.executable, "-m", "lowbit.research.candidate.evaluator", json.dumps(asked)]
-    said = subprocess.run(
+    request = {"model": str(base), "artefact": str(artefact), "texts": texts, "threads": 1}
+    command = [sys.executable, "-m", "lowbit.research.candidate.evaluator", json.dumps(request)]
+    process = subprocess.run(
         command, input="go\n", capture_output=True, text=True, check=True, timeout=120
     )
-    found: dict[str, Any] = json.loads(said.stdout.strip().splitlines()[-1])
-    return found
+    answer: dict[str, Any] = json.loads(process.stdout.strip().splitlines()[-1])
+    return answer
 
 
-def test_an_evaluator_that_nobody_needs_ends_and_says_nothing(base: Path, text: Path) -> None:
-    """The loop was killed, or the candidate failed: it must not wait for ever."""
-    asked = {"model": str(base), "artefact": "nowhere", "texts": {"screening": str(text)}}
-    command = [sys.executable, "-m", "lowbit.research.candidate.evaluator", json.dumps(asked)]
-    said = subprocess.run(
+def test_an_evaluator_without_a_start_line_ends_without_output(base: Path, text: Path) -> None:
+    """The loop was killed or the candidate failed, so it must not wait for ever."""
+    request = {"model": str(base), "artefact": "nowhere", "texts": {"screening": str(text)}}
+    command = [sys.executable, "-m", "lowbit.research.candidate.evaluator", json.dumps(request)]
+    process = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=True
     )
-    assert said.stdout == ""
+    assert process.stdout == ""
 
 
 def refusal(base: Path, folder: Path) -> str:
-    with pytest.raises(RefusedError) as said:
+    with pytest.raises(RefusedError) as error:
         read(folder, open_checkpoint(base))
-    return str(said.value)
+    return str(error.value)
 
 
-def test_an_honest_artefact_is_read_as_it_was_left(base: Path, tmp_path: Path) -> None:
+def test_a_valid_artefact_is_read_with_its_size(base: Path, tmp_path: Path) -> None:
     tensors = write_artefact(base, tmp_path / "a")
-    found = read(tmp_path / "a", open_checkpoint(base))
+    artefact = read(tmp_path / "a", open_checkpoint(base))
     total = sum(t.numel() * t.element_size() for t in tensors.values())
-    assert found.stored == total
-    blocks = [s for s in find_sites(found.model, open_checkpoint(base).matrices)
+    assert artefact.stored == total
+    blocks = [s for s in find_sites(artefact.model, open_checkpoint(base).matrices)
               if s.role in BLOCK_ROLES]  # fmt: skip
-    assert found.bits == pytest.approx(8 * total / sum(s.shape[0] * s.shape[1] for s in blocks))
+    assert artefact.bits == pytest.approx(8 * total / sum(s.shape[0] * s.shape[1] for s in blocks))
     for site in blocks:
-        weight = found.model.get_submodule(site.name).weight  # type: ignore
+        weight = artefact.model.get_submodule(site.name).weight  # type: ignore
         assert len(weight[0, :32].abs().unique()) <= 2  # type: ignore
-    assert 0 < found.zero < 1
+    assert 0 < artefact.zero < 1
 
 
-def test_a_bias_that_training_added_works_and_counts(base: Path, tmp_path: Path) -> None:
+def test_an_added_bias_works_and_counts_towards_the_bits(base: Path, tmp_path: Path) -> None:
     write_artefact(base, tmp_path / "a")
     write_artefact(base, tmp_path / "b", bias=True)
     plain, biased = (read(tmp_path / n, open_checkpoint(base)) for n in "ab")
@@ -94,17 +94,15 @@ def test_a_bias_that_training_added_works_and_counts(base: Path, tmp_path: Path)
     assert torch.equal(module(torch.zeros(1, module.in_features))[0], tensors[name].float())  # type: ignore
 
 
-def test_the_evaluators_number_is_the_models_own_loss(
-    base: Path, tmp_path: Path, text: Path
-) -> None:
+def test_the_evaluators_loss_is_the_models_loss(base: Path, tmp_path: Path, text: Path) -> None:
     write_artefact(base, tmp_path / "a")
     rows = torch.randint(0, 60, (3, 25), dtype=torch.int32)
     (tmp_path / "check.json").write_text(json.dumps(rows.tolist()))
-    found = score(str(base), tmp_path / "a", {"screening": text}, tmp_path / "check.json")
-    sums, counts = found.texts["screening"]
+    scores = score(str(base), tmp_path / "a", {"screening": text}, tmp_path / "check.json")
+    sums, counts = scores.texts["screening"]
     assert len(sums) == len(counts) == len(TEXT)
-    assert found.loss("screening") == pytest.approx(sum(sums) / sum(counts))
-    body = said_by(base, tmp_path / "a", text)
+    assert scores.loss("screening") == pytest.approx(sum(sums) / sum(counts))
+    body = answer_for(base, tmp_path / "a", text)
     assert sum(body["texts"]["screening"][0]) == pytest.approx(sum(sums), rel=1e-4)
     model = read(tmp_path / "a", open_checkpoint(base)).model
     from lowbit.models.loading import tokenizer_of
@@ -119,7 +117,7 @@ def test_the_evaluators_number_is_the_models_own_loss(
     with torch.no_grad():
         logits = model(input_ids=rows[:, :-1].long()).logits
     loss = nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten().long())
-    assert found.check == pytest.approx(math.exp(float(loss)), rel=1e-4)
+    assert scores.check == pytest.approx(math.exp(float(loss)), rel=1e-4)
 
 
 # --- cheating -------------------------------------------------------------------------------------
@@ -158,7 +156,7 @@ def test_weights_that_are_not_ternary_are_refused(base: Path, tmp_path: Path) ->
     )
 
 
-def test_capacity_has_no_place_to_hide(base: Path, tmp_path: Path) -> None:
+def test_superfluous_or_wrong_tensors_are_refused(base: Path, tmp_path: Path) -> None:
     def extra(tensors: dict[str, Tensor]) -> None:
         tensors["model.layers.9.mlp.up_proj.weight"] = torch.zeros(4, 4, dtype=torch.float16)
 
@@ -183,7 +181,7 @@ def test_capacity_has_no_place_to_hide(base: Path, tmp_path: Path) -> None:
     assert "bias is" in altered(base, tmp_path / "d", matrix)
 
 
-def test_what_is_no_number_is_refused(base: Path, tmp_path: Path) -> None:
+def test_values_that_are_not_finite_are_refused(base: Path, tmp_path: Path) -> None:
     def scale(tensors: dict[str, Tensor]) -> None:
         name = next(n for n in tensors if n.endswith("q_proj.scales"))
         tensors[name] = torch.full_like(tensors[name].view(torch.float16), math.nan).view(
@@ -199,12 +197,12 @@ def test_what_is_no_number_is_refused(base: Path, tmp_path: Path) -> None:
     assert "not finite" in altered(base, tmp_path / "b", norm)
 
 
-def test_a_missing_torn_or_linked_file_is_refused(base: Path, tmp_path: Path) -> None:
+def test_a_missing_damaged_or_linked_file_is_refused(base: Path, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     assert "left no" in refusal(base, tmp_path / "a")
     write_artefact(base, tmp_path / "b")
-    whole = (tmp_path / "b" / NAME).read_bytes()
-    (tmp_path / "b" / NAME).write_bytes(whole[:-20])
+    content = (tmp_path / "b" / NAME).read_bytes()
+    (tmp_path / "b" / NAME).write_bytes(content[:-20])
     assert "damaged" in refusal(base, tmp_path / "b")
     write_artefact(base, tmp_path / "real")
     (tmp_path / "c").mkdir()
@@ -217,8 +215,6 @@ def test_a_missing_torn_or_linked_file_is_refused(base: Path, tmp_path: Path) ->
     assert "lacks" in altered(base, tmp_path / "d", short)
 
 
-def test_what_a_refused_artefact_says_reaches_the_loop(
-    base: Path, tmp_path: Path, text: Path
-) -> None:
+def test_the_reason_of_a_refusal_reaches_the_loop(base: Path, tmp_path: Path, text: Path) -> None:
     (tmp_path / "a").mkdir()
-    assert "left no" in said_by(base, tmp_path / "a", text)["refused"]
+    assert "left no" in answer_for(base, tmp_path / "a", text)["refused"]

@@ -1,4 +1,4 @@
-"""Whole trials that cheat: each a real program in a real jail, our own figure beside its claim.
+"""Trials that cheat. Each is a real program in a real jail, with a real evaluation.
 
 What one program may read, write, take and leave running is in `test_sandbox`; what an artefact may
 hold is in `test_artefact`; edits of `prepare.py` and of nothing but a seed are in `test_actions`
@@ -55,15 +55,15 @@ def base(tiny_model: Callable[[str], Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def true_ppl(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """An honest artefact, and the perplexity of the check rows that it really has."""
+    """A valid artefact, and its true perplexity on the check rows."""
     folder = tmp_path_factory.mktemp("honest")
     write_artefact(base, folder)
     rows = _rows(base)
     (folder / "check.json").write_text(json.dumps(rows[:8].tolist()))
     (folder / "text.json").write_text(json.dumps([WORDS, WORDS[::-1]]))
-    found = score(str(base), folder, {"screening": folder / "text.json"}, folder / "check.json", 1)
-    assert found.check is not None
-    return folder, found.check
+    scores = score(str(base), folder, {"screening": folder / "text.json"}, folder / "check.json", 1)
+    assert scores.check is not None
+    return folder, scores.check
 
 
 def _rows(base: Path) -> np.ndarray:
@@ -72,26 +72,28 @@ def _rows(base: Path) -> np.ndarray:
 
 @pytest.fixture
 def places(tmp_path: Path, true_ppl: tuple[Path, float], base: Path) -> Places:
-    """A campaign's folders, with text of few words."""
+    """A campaign's folders with a small text."""
     (tmp_path / "home").mkdir()
-    made = Places(repository(tmp_path / "home"), "one")
-    for folder in (made.inputs, made.hidden, made.runs):
+    paths = Places(repository(tmp_path / "home"), "one")
+    for folder in (paths.inputs, paths.hidden, paths.runs):
         folder.mkdir(parents=True)
     rows = _rows(base)
-    np.save(made.inputs / "data.npy", rows)
-    np.save(made.inputs / "check.npy", rows[:8])
+    np.save(paths.inputs / "data.npy", rows)
+    np.save(paths.inputs / "check.npy", rows[:8])
     for name in ("check.json", "text.json"):
         target = "screening.json" if name == "text.json" else name
-        shutil.copy(true_ppl[0] / name, made.hidden / target)
-    shutil.copy(true_ppl[0] / "model.safetensors", made.inputs / "honest.safetensors")
-    return made
+        shutil.copy(true_ppl[0] / name, paths.hidden / target)
+    shutil.copy(true_ppl[0] / "model.safetensors", paths.inputs / "honest.safetensors")
+    return paths
 
 
 SETTINGS = CampaignSettings("one", "none", budget=2.0, window=16, threads=1)
 
 
-def tried(places: Places, base: Path, code: str, limit: float = 60.0, fixed: str = "") -> RunResult:
-    """A screening run of a program that has an honest artefact at hand."""
+def screen(
+    places: Places, base: Path, code: str, limit: float = 60.0, fixed: str = ""
+) -> RunResult:
+    """A screening run of a program that can copy a valid artefact."""
     lead = HONEST.format(artefact=str(places.inputs / "honest.safetensors"))
     job = SealedJob(
         ("c" * 40, "screen", 0), lead + textwrap.dedent(code), fixed or "# fixed\n", 2.0, 0, limit
@@ -102,40 +104,40 @@ def tried(places: Places, base: Path, code: str, limit: float = 60.0, fixed: str
 # --- the honest one -------------------------------------------------------------------------------
 
 
-def test_an_honest_trial_has_our_own_figure_and_leaves_nothing(
+def test_an_honest_trial_has_the_evaluators_scores_and_leaves_no_files(
     places: Places, base: Path, true_ppl: tuple[Path, float]
 ) -> None:
-    ran = tried(places, base, f"leave(); claim({true_ppl[1]})")
-    assert ran.reason == ""
-    assert ran.detail == ""
-    assert math.isfinite(ran.scores["screening"].loss)
-    assert ran.bits is not None
-    assert ran.tokens == 1_000
-    assert ran.trained <= ran.seconds, "it cannot have trained for longer than it ran"
-    assert ran.sealed == available().sealed
+    run = screen(places, base, f"leave(); claim({true_ppl[1]})")
+    assert run.reason == ""
+    assert run.detail == ""
+    assert math.isfinite(run.scores["screening"].loss)
+    assert run.bits is not None
+    assert run.tokens == 1_000
+    assert run.trained <= run.seconds, "it cannot train for longer than it runs"
+    assert run.sealed == available().sealed
     assert not list(places.runs.iterdir())
-    kept = RunResult.from_json(json.loads(json.dumps(ran.to_json())))
-    assert kept.scores["screening"].loss == pytest.approx(ran.scores["screening"].loss)
-    assert replace(kept, scores={}) == replace(ran, scores={})
+    copy = RunResult.from_json(json.loads(json.dumps(run.to_json())))
+    assert copy.scores["screening"].loss == pytest.approx(run.scores["screening"].loss)
+    assert replace(copy, scores={}) == replace(run, scores={})
 
 
 # --- the figure -----------------------------------------------------------------------------------
 
 
-def test_a_false_metric_is_found_out(
+def test_a_false_claim_is_detected(
     places: Places, base: Path, true_ppl: tuple[Path, float]
 ) -> None:
-    """So is one that looked at what follows: nothing that it could export would do so too."""
-    ran = tried(places, base, f"leave(); claim({0.9 * true_ppl[1]})")
-    assert (ran.reason, ran.scores) == ("claim", {})
-    assert "the exported model has" in ran.detail
+    """A claim better than the exported model by 10 % is refused."""
+    run = screen(places, base, f"leave(); claim({0.9 * true_ppl[1]})")
+    assert (run.reason, run.scores) == ("claim", {})
+    assert "the exported model has" in run.detail
 
 
-@pytest.mark.usefixtures("sealed_files")  # unsealed, it would break this very environment
-def test_the_evaluator_is_out_of_its_reach(
+@pytest.mark.usefixtures("sealed_files")  # without a seal it would break this environment
+def test_a_candidate_cannot_change_the_evaluator(
     places: Places, base: Path, true_ppl: tuple[Path, float]
 ) -> None:
-    """It plants a package of our name, a sitecustomize, and patches what it can import."""
+    """It writes a package named lowbit and a sitecustomize wherever it can."""
     code = f"""
     import os, pathlib, sys
     evaluator = "lowbit/research/candidate/evaluator.py"
@@ -149,49 +151,47 @@ def test_the_evaluator_is_out_of_its_reach(
             pass
     leave(); claim({true_ppl[1]})
     """
-    ran = tried(places, base, code)
-    honest = tried(places, base, f"leave(); claim({true_ppl[1]})")
-    assert ran.reason == honest.reason == ""
-    assert ran.scores == honest.scores
+    run = screen(places, base, code)
+    honest = screen(places, base, f"leave(); claim({true_ppl[1]})")
+    assert run.reason == honest.reason == ""
+    assert run.scores == honest.scores
 
 
 @pytest.mark.late
-def test_the_folder_that_somebody_stands_in_scores_nothing(
+def test_a_package_in_the_working_folder_does_not_replace_the_evaluator(
     places: Places, base: Path, true_ppl: tuple[Path, float], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
-    """A package of our name there is not the one that scores."""
-    honest = tried(places, base, f"leave(); claim({true_ppl[1]})")
+    """A package named lowbit there is not imported."""
+    honest = screen(places, base, f"leave(); claim({true_ppl[1]})")
     forged = tmp_path / "here" / "lowbit" / "research" / "candidate"
     forged.mkdir(parents=True)
     packages = (forged, forged.parent, forged.parent.parent)
     for path in (forged / "evaluator.py", *(package / "__init__.py" for package in packages)):
         path.write_text("raise SystemExit('forged')")
     monkeypatch.chdir(tmp_path / "here")
-    ran = tried(places, base, f"leave(); claim({true_ppl[1]})")
-    assert (ran.reason, ran.scores) == ("", honest.scores)
+    run = screen(places, base, f"leave(); claim({true_ppl[1]})")
+    assert (run.reason, run.scores) == ("", honest.scores)
 
 
 @pytest.mark.late
-def test_a_schedule_that_stops_short_claims_what_is_not_exported(
-    places: Places, base: Path
-) -> None:
-    """The real program, whose lambda ends at a tenth: its claim is of nearly full precision."""
+def test_a_model_that_is_not_fully_ternary_makes_a_false_claim(places: Places, base: Path) -> None:
+    """The real program with lambda at 0.1 in the end, so it claims nearly full precision."""
     text = (PROGRAM / "train.py").read_text().replace("LR = 1e-4", "LR = 0.03")
     short = text.replace("layer.lam = 1.0", "layer.lam = 0.1")
     assert short != text
     fixed = (PROGRAM / "prepare.py").read_text()
     runner = SealedRunner(SETTINGS, places, base)
     for program, reason in ((text, ""), (short, "claim")):
-        ran = runner(SealedJob(("d" * 40, "screen", 0), program, fixed, 2.0, 16 * 8 * 30, 120.0))
-        assert ran.reason == reason, ran.detail
+        run = runner(SealedJob(("d" * 40, "screen", 0), program, fixed, 2.0, 16 * 8 * 30, 120.0))
+        assert run.reason == reason, run.detail
 
 
 @pytest.mark.late
-def test_a_model_that_sees_what_follows_claims_what_no_export_can(
+def test_a_model_that_attends_to_later_tokens_makes_a_false_claim(
     places: Places, base: Path
 ) -> None:
-    """The real program with its attention open to both sides, trained and claimed so."""
+    """The real program, but with bidirectional attention in training and in its claim."""
     text = (PROGRAM / "train.py").read_text().replace("LR = 1e-4", "LR = 0.03")
     ahead = text.replace(
         "    layers = made_ternary(model)\n",
@@ -202,12 +202,12 @@ def test_a_model_that_sees_what_follows_claims_what_no_export_can(
     )
     assert ahead != text
     fixed = (PROGRAM / "prepare.py").read_text()
-    ran = SealedRunner(SETTINGS, places, base)(
+    run = SealedRunner(SETTINGS, places, base)(
         SealedJob(("e" * 40, "screen", 0), ahead, fixed, 2.0, 16 * 8 * 30, 120.0)
     )
-    assert ran.reason == "claim", ran.detail
-    claimed, found = (float(word.rstrip(".,")) for word in re.findall(r"\d+\.\d+", ran.detail))
-    assert claimed < found, "it knew what it was asked"
+    assert run.reason == "claim", run.detail
+    claim, actual = (float(word.rstrip(".,")) for word in re.findall(r"\d+\.\d+", run.detail))
+    assert claim < actual, "it saw the tokens that it had to predict"
 
 
 @pytest.mark.parametrize(
@@ -222,9 +222,11 @@ def test_a_model_that_sees_what_follows_claims_what_no_export_can(
         ("raise MemoryError", "crash"),
     ],
 )
-def test_what_is_no_result_is_none(places: Places, base: Path, code: str, reason: str) -> None:
-    ran = tried(places, base, code)
-    assert (ran.reason, ran.scores) == (reason, {})
+def test_a_run_without_a_valid_result_has_no_scores(
+    places: Places, base: Path, code: str, reason: str
+) -> None:
+    run = screen(places, base, code)
+    assert (run.reason, run.scores) == (reason, {})
 
 
 # --- the boundaries -------------------------------------------------------------------------------
@@ -232,10 +234,10 @@ def test_what_is_no_result_is_none(places: Places, base: Path, code: str, reason
 
 def test_editing_prepare_is_tampering(places: Places, base: Path) -> None:
     code = "open('prepare.py', 'a').write('x = 1'); leave(); claim(3.0)"
-    assert tried(places, base, code).reason == "tamper"
+    assert screen(places, base, code).reason == "tamper"
     for name in (FIXED, "trial.json"):
         swap = f"os.unlink({name!r}); os.symlink({MUTABLE!r}, {name!r})"
-        assert tried(places, base, f"import os; {swap}; leave(); claim(3.0)").reason == "tamper"
+        assert screen(places, base, f"import os; {swap}; leave(); claim(3.0)").reason == "tamper"
 
 
 @pytest.fixture
@@ -250,13 +252,13 @@ def test_evaluation_text_ledger_and_history_are_out_of_reach(places: Places, bas
     for name in ("results.tsv", "ledger.jsonl"):
         (places.results / name).write_text("ours")
     home = places.branch.repository
-    seen = {path: path.read_bytes() for path in (places.hidden / "screening.json",
+    contents = {path: path.read_bytes() for path in (places.hidden / "screening.json",
                                                  places.results / "results.tsv",
                                                  places.results / "ledger.jsonl",
                                                  home / ".git" / "HEAD")}  # fmt: skip
     code = f"""
     import shutil
-    for path in {[str(path) for path in seen]!r}:
+    for path in {[str(path) for path in contents]!r}:
         for mode in ("r", "a"):
             try:
                 open(path, mode)
@@ -266,10 +268,10 @@ def test_evaluation_text_ledger_and_history_are_out_of_reach(places: Places, bas
     shutil.rmtree({str(home / ".git")!r}, ignore_errors=True)
     raise SystemExit(1)
     """
-    ran = tried(places, base, code)
-    assert ran.reason == "crash"
-    assert "reached" not in ran.detail
-    for path, content in seen.items():
+    run = screen(places, base, code)
+    assert run.reason == "crash"
+    assert "reached" not in run.detail
+    for path, content in contents.items():
         assert path.read_bytes() == content
     assert git(home, "rev-list", "--count", "HEAD") == "1"
 
@@ -278,25 +280,27 @@ def test_evaluation_text_ledger_and_history_are_out_of_reach(places: Places, bas
 def test_given_data_cannot_be_changed(places: Places, base: Path) -> None:
     data = places.inputs / "data.npy"
     before = data.read_bytes()
-    ran = tried(places, base, f"open({str(data)!r}, 'ab').write(b'x')")
-    assert ran.reason == "crash"
+    run = screen(places, base, f"open({str(data)!r}, 'ab').write(b'x')")
+    assert run.reason == "crash"
     assert data.read_bytes() == before
 
 
-def test_where_nothing_can_be_forbidden_a_change_is_still_found_and_nothing_is_sealed(
+def test_without_isolation_a_change_is_detected_and_the_run_is_unsealed(
     places: Places, base: Path
 ) -> None:
     lead = HONEST.format(artefact=str(places.inputs / "honest.safetensors"))
     data = str(places.inputs / "data.npy")
     code = f"{lead}\nopen({data!r}, 'ab').write(b'x'); leave(); claim(3.0)"
     job = SealedJob(("e" * 40, "screen", 0), code, "# fixed\n", 2.0, 0, 60.0)
-    ran = SealedRunner(SETTINGS, places, base, isolate=False)(job)
-    assert ran.reason == "tamper"
-    assert not ran.sealed
-    assert ran.level.startswith("files none")
+    run = SealedRunner(SETTINGS, places, base, isolate=False)(job)
+    assert run.reason == "tamper"
+    assert not run.sealed
+    assert run.level.startswith("files none")
 
 
-def test_past_its_time_it_is_killed_and_says_what_it_said(places: Places, base: Path) -> None:
+def test_a_run_over_its_time_limit_is_killed_and_its_output_stored(
+    places: Places, base: Path
+) -> None:
     code = """
     import signal, time
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -304,17 +308,17 @@ def test_past_its_time_it_is_killed_and_says_what_it_said(places: Places, base: 
     while True:
         time.sleep(1)
     """
-    ran = tried(places, base, code, limit=2.0)
-    assert ran.reason == "timeout"
-    assert ran.seconds < 20
-    assert ran.detail == "still training"
+    run = screen(places, base, code, limit=2.0)
+    assert run.reason == "timeout"
+    assert run.seconds < 20
+    assert run.detail == "still training"
 
 
 # --- what is read of a claim ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("output", "found"),
+    ("output", "perplexity"),
     [
         ("---\nval_ppl: 3.5\ntraining_seconds: 2\ntotal_tokens_M: 0.1\n", 3.5),
         (
@@ -329,6 +333,6 @@ def test_past_its_time_it_is_killed_and_says_what_it_said(places: Places, base: 
         ("", None),
     ],
 )
-def test_a_claim_is_what_follows_the_line(output: str, found: float | None) -> None:
+def test_a_claim_is_what_follows_the_line(output: str, perplexity: float | None) -> None:
     claim = parse_claim(output)
-    assert (claim and claim["val_ppl"]) == found
+    assert (claim and claim["val_ppl"]) == perplexity

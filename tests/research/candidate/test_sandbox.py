@@ -1,4 +1,4 @@
-"""What a candidate tries, and what becomes of it. Each attempt is a real program."""
+"""What a program in the sandbox can and cannot do. Each attempt is a real program."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def attempt(
 
 @pytest.fixture(scope="module")
 def level(tmp_path_factory: pytest.TempPathFactory) -> Level:
-    """What this machine can take away at all; tests say so where it is less than all."""
+    """The isolation that this machine supports; tests skip what it does not."""
     return attempt(tmp_path_factory.mktemp("level"), "print('hello')").level
 
 
 def test_an_honest_program_runs_and_is_measured(tmp_path: Path) -> None:
-    found = attempt(tmp_path, "open('out.txt', 'w').write('kept'); print('hello')")
-    assert (found.end, found.code, found.output.strip()) == ("done", 0, "hello")
+    outcome = attempt(tmp_path, "open('out.txt', 'w').write('kept'); print('hello')")
+    assert (outcome.end, outcome.code, outcome.output.strip()) == ("done", 0, "hello")
     assert (tmp_path / "copy" / "out.txt").read_text() == "kept"
-    assert 0 < found.seconds < 20
+    assert 0 < outcome.seconds < 20
     assert attempt(tmp_path, "raise SystemExit(3)").end == "failed"
     assert "ZeroDivisionError" in attempt(tmp_path, "1 / 0").output
 
 
 def test_ci_has_isolation(level: Level) -> None:
-    """Where CI runs, the attempts below must really be forbidden, not skipped."""
+    """In CI the tests below must run, not skip."""
     if os.environ.get("CI") or os.environ.get("LOWBIT_NEEDS_SEALED"):
         assert level.sealed
     if not level.sealed:
@@ -56,22 +56,22 @@ def test_ci_has_isolation(level: Level) -> None:
 def test_files_outside_the_copy_cannot_be_read(tmp_path: Path, level: Level) -> None:
     if level.files == "none":
         pytest.skip("no file isolation here")
-    secret, given = tmp_path / "evaluation.txt", tmp_path / "training.txt"
+    secret, training = tmp_path / "evaluation.txt", tmp_path / "training.txt"
     secret.write_text("sealed text")
-    given.write_text("training text")
+    training.write_text("training text")
     code = f"""
     import os
-    print(open({str(given)!r}).read())
+    print(open({str(training)!r}).read())
     for path in ({str(secret)!r}, "/proc/1/environ", os.path.expanduser("~root/.bash_history")):
         try:
             print("READ", open(path).read())
         except OSError as error:
             print("refused", type(error).__name__)
     """
-    found = attempt(tmp_path, code, readable=[given])
-    assert found.output.count("training text") == 1
-    assert "sealed text" not in found.output
-    assert "READ sealed" not in found.output
+    outcome = attempt(tmp_path, code, readable=[training])
+    assert outcome.output.count("training text") == 1
+    assert "sealed text" not in outcome.output
+    assert "READ sealed" not in outcome.output
 
 
 def test_files_outside_the_copy_cannot_be_written(tmp_path: Path, level: Level) -> None:
@@ -94,15 +94,13 @@ def test_files_outside_the_copy_cannot_be_written(tmp_path: Path, level: Level) 
         except OSError as error:
             print("refused", type(error).__name__)
     """
-    found = attempt(tmp_path, code)
-    assert "DONE" not in found.output
+    outcome = attempt(tmp_path, code)
+    assert "DONE" not in outcome.output
     assert results.read_text() == "commit\tval_ppl\n"
     assert (tmp_path / "repository" / "HEAD").exists()
 
 
-def test_a_device_is_reached_where_it_was_given_and_nowhere_else(
-    tmp_path: Path, level: Level
-) -> None:
+def test_only_the_given_devices_can_be_used(tmp_path: Path, level: Level) -> None:
     if level.files == "none":
         pytest.skip("no file isolation here")
     for name in ("gpu0", "gpuctl", "other"):
@@ -121,7 +119,7 @@ def test_a_device_is_reached_where_it_was_given_and_nowhere_else(
     assert "iokit" not in seatbelt([], [])
 
 
-def test_memory_that_no_process_shows_cannot_be_had(tmp_path: Path, level: Level) -> None:
+def test_hidden_memory_is_blocked_without_a_gpu(tmp_path: Path, level: Level) -> None:
     if level.network == "none":
         pytest.skip("no seccomp here")
     code = """
@@ -135,8 +133,8 @@ def test_memory_that_no_process_shows_cannot_be_had(tmp_path: Path, level: Level
     print("SHM" if libc.shmget(0, 1 << 20, 0o1600) >= 0 else "refused")
     """
     assert attempt(tmp_path, code).output.split() == ["refused", "refused"]
-    given = attempt(tmp_path, code, devices=[str(tmp_path / "gpu*")])
-    assert "MEMFD" in given.output, "a GPU's driver may need it"
+    with_gpu = attempt(tmp_path, code, devices=[str(tmp_path / "gpu*")])
+    assert "MEMFD" in with_gpu.output, "a GPU's driver may need it"
 
 
 def test_the_network_cannot_be_reached(tmp_path: Path, level: Level) -> None:
@@ -153,12 +151,12 @@ def test_the_network_cannot_be_reached(tmp_path: Path, level: Level) -> None:
             except OSError as error:
                 print("refused", type(error).__name__)
         """
-        found = attempt(tmp_path, code)
-    assert found.output.count("refused") == 2
-    assert "CONNECTED" not in found.output
+        outcome = attempt(tmp_path, code)
+    assert outcome.output.count("refused") == 2
+    assert "CONNECTED" not in outcome.output
 
 
-def test_running_past_the_budget_ends_whatever_is_ignored(tmp_path: Path) -> None:
+def test_a_program_that_ignores_signals_is_killed_at_its_limit(tmp_path: Path) -> None:
     code = """
     import signal, time
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -167,10 +165,10 @@ def test_running_past_the_budget_ends_whatever_is_ignored(tmp_path: Path) -> Non
     time.sleep(600)
     """
     began = time.monotonic()
-    found = attempt(tmp_path, code, Limits(seconds=2))
-    assert found.end == "timeout"
+    outcome = attempt(tmp_path, code, Limits(seconds=2))
+    assert outcome.end == "timeout"
     assert time.monotonic() - began < 15
-    assert "going on" in found.output
+    assert "going on" in outcome.output
 
 
 def test_children_do_not_outlive_their_parent(tmp_path: Path) -> None:
@@ -219,39 +217,39 @@ def test_children_do_not_outlive_their_parent(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_taking_too_much_ends_the_run(tmp_path: Path, code: str, end: set[str]) -> None:
     limits = Limits(seconds=25, memory=300 * 2**20, processes=12, disk=30 * 2**20, output=20_000)
-    found = attempt(tmp_path, code, limits)
-    assert found.end in end
-    assert len(found.output) <= 20_000
+    outcome = attempt(tmp_path, code, limits)
+    assert outcome.end in end
+    assert len(outcome.output) <= 20_000
 
 
-def test_a_descriptor_that_goes_meanwhile_hides_no_other(
+def test_a_descriptor_that_disappears_does_not_hide_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listed = os.listdir
-    monkeypatch.setattr(process_watch.os, "listdir", lambda place: ["999999", *listed(place)])
-    with (tmp_path / "f").open("wb") as held:
-        held.write(bytes(3 * 2**20))
-        held.flush()
+    listdir = os.listdir
+    monkeypatch.setattr(process_watch.os, "listdir", lambda place: ["999999", *listdir(place)])
+    with (tmp_path / "f").open("wb") as file:
+        file.write(bytes(3 * 2**20))
+        file.flush()
         (tmp_path / "f").unlink()
         assert process_watch._unlinked_size([psutil.Process()]) >= 3 * 2**20
 
 
-def test_what_it_prints_is_kept_as_text_and_cut(tmp_path: Path) -> None:
-    found = attempt(tmp_path, "import sys; sys.stdout.buffer.write(b'\\xff\\xfe<script>')")
-    assert "<script>" in found.output
-    assert "\ufffd" in found.output
+def test_output_that_is_not_utf8_is_stored_as_text(tmp_path: Path) -> None:
+    outcome = attempt(tmp_path, "import sys; sys.stdout.buffer.write(b'\\xff\\xfe<script>')")
+    assert "<script>" in outcome.output
+    assert "\ufffd" in outcome.output
 
 
 def test_without_isolation_the_level_says_so(tmp_path: Path) -> None:
-    found = attempt(tmp_path, "print('plain')", isolate=False)
-    assert found.end == "done"
-    assert not found.level.sealed
-    assert found.level == Level()
+    outcome = attempt(tmp_path, "print('plain')", isolate=False)
+    assert outcome.end == "done"
+    assert not outcome.level.sealed
+    assert outcome.level == Level()
 
 
 def test_a_macos_profile_denies_all_but_what_is_listed() -> None:
-    found = seatbelt(["/usr", '/a "quoted" folder'], ["/copy"])
-    lines = found.splitlines()
+    profile = seatbelt(["/usr", '/a "quoted" folder'], ["/copy"])
+    lines = profile.splitlines()
     assert lines[:2] == ["(version 1)", "(deny default)"]
     assert lines[-1] == "(deny network*)"
     (reads,) = (line for line in lines if line.startswith("(allow file-read* "))
@@ -259,7 +257,7 @@ def test_a_macos_profile_denies_all_but_what_is_listed() -> None:
     assert '(subpath "/a \\"quoted\\" folder")' in reads
     assert '(subpath "/usr")' not in writes
     assert '(subpath "/copy")' in writes
-    assert found.count("(") == found.count(")")
+    assert profile.count("(") == profile.count(")")
 
 
 def test_two_runs_share_no_memory(tmp_path: Path, level: Level) -> None:
@@ -274,13 +272,13 @@ def test_two_runs_share_no_memory(tmp_path: Path, level: Level) -> None:
     except OSError:
         print("refused")
     """
-    said = [attempt(tmp_path, code).output for _ in range(2)]
-    assert said[0].startswith("nothing")
-    assert said[1].startswith("nothing")
+    outputs = [attempt(tmp_path, code).output for _ in range(2)]
+    assert outputs[0].startswith("nothing")
+    assert outputs[1].startswith("nothing")
     assert not Path("/dev/shm/lowbit-kept-for-later").exists()
 
 
-def test_programs_of_this_machine_cannot_be_talked_to(tmp_path: Path, level: Level) -> None:
+def test_unix_sockets_are_blocked(tmp_path: Path, level: Level) -> None:
     if level.network != "namespace":
         pytest.skip("sockets of this machine are not closed here")
     path = tmp_path / "bus"
@@ -297,8 +295,8 @@ def test_programs_of_this_machine_cannot_be_talked_to(tmp_path: Path, level: Lev
         one, two = socket.socketpair()
         one.send(b"pairs stay"); print(two.recv(20).decode())
         """
-        found = attempt(tmp_path, code)
-    assert found.output.split("\n")[:2] == ["PermissionError", "pairs stay"]
+        outcome = attempt(tmp_path, code)
+    assert outcome.output.split("\n")[:2] == ["PermissionError", "pairs stay"]
 
 
 @pytest.mark.parametrize(
@@ -310,14 +308,12 @@ def test_programs_of_this_machine_cannot_be_talked_to(tmp_path: Path, level: Lev
         "import os; os.symlink('/etc/passwd', 'tmp/output.txt'); print('gone')",
     ],
 )
-def test_what_it_does_to_its_own_folder_changes_nothing_of_what_is_read(
-    tmp_path: Path, code: str
-) -> None:
-    found = attempt(tmp_path, code)
-    assert (found.end, found.output) == ("done", "gone\n")
+def test_a_program_cannot_replace_its_output(tmp_path: Path, code: str) -> None:
+    outcome = attempt(tmp_path, code)
+    assert (outcome.end, outcome.output) == ("done", "gone\n")
 
 
-def test_whoever_interrupts_does_not_wait_for_it(tmp_path: Path) -> None:
-    found = attempt(tmp_path, "import time; time.sleep(60)", cancelled=lambda: True)
-    assert found.end == "cancelled"
-    assert found.seconds < 20
+def test_a_cancelled_run_ends_at_once(tmp_path: Path) -> None:
+    outcome = attempt(tmp_path, "import time; time.sleep(60)", cancelled=lambda: True)
+    assert outcome.end == "cancelled"
+    assert outcome.seconds < 20

@@ -1,4 +1,4 @@
-"""What candidates are given and what is kept from them: disjoint by article, always the same."""
+"""The split of a text: inputs and hidden parts share no article, and do not vary."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def articles(count: int, seed: int = 0) -> list[str]:
 @given(st.integers(20, 90), st.integers(0, 20))
 def test_every_article_is_in_one_part_of_about_its_share(count: int, seed: int) -> None:
     texts = articles(count, seed)
-    found = split(texts)
-    assert sorted(text for part in found.values() for text in part) == sorted(texts)
+    parts = split(texts)
+    assert sorted(text for part in parts.values() for text in part) == sorted(texts)
     total, longest = sum(map(len, texts)), max(map(len, texts))
     for name, share in SHARES.items():
-        assert abs(sum(map(len, found[name])) - share * total) <= longest
+        assert abs(sum(map(len, parts[name])) - share * total) <= longest
 
 
 def test_the_order_of_articles_does_not_matter() -> None:
@@ -49,14 +49,14 @@ def test_too_few_articles_are_refused() -> None:
         split(articles(4))
 
 
-def test_a_look_is_whole_articles_and_never_none() -> None:
+def test_a_limited_part_has_whole_articles_and_at_least_two() -> None:
     assert first(["aa", "bbb", "c"], 5, len) == ["aa", "bbb"]
     assert first(["aaaa", "bbb", "c"], 5, len) == ["aaaa", "bbb"]
     assert first(["a", "b", "c"], 99, len) == ["a", "b", "c"]
 
 
 @pytest.mark.skipif(not os.environ.get("LOWBIT_ASSETS"), reason="needs LOWBIT_ASSETS")
-def test_the_assets_text_is_split_by_article_and_no_candidate_sees_what_scores_it(
+def test_the_assets_text_is_split_and_candidates_get_no_evaluation_text(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "home").mkdir()
@@ -65,18 +65,18 @@ def test_the_assets_text_is_split_by_article_and_no_candidate_sees_what_scores_i
     with pytest.raises(UserError, match=r"device 'cudda'\. Did you mean 'cuda'"):
         replace(settings, device="cudda")
     facts = prepare(settings, places)
-    assert facts == prepare(settings, places), "twice is once"
+    assert facts == prepare(settings, places), "a second call writes the same files"
     data, check = (np.load(places.inputs / name) for name in ("data.npy", "check.npy"))
     assert data.shape[1] == check.shape[1] == settings.window + 1
     assert np.array_equal(data[:-1, -1], data[1:, 0]), "the last token of a row begins the next"
     assert (places.hidden / "check.json").read_text() == json.dumps(check.tolist())
-    kept = {name: json.loads((places.hidden / f"{name}.json").read_text()) for name in SHARES}
-    texts = [text for part in kept.values() for text in part]
+    hidden = {name: json.loads((places.hidden / f"{name}.json").read_text()) for name in SHARES}
+    texts = [text for part in hidden.values() for text in part]
     assert len(set(texts)) == len(texts)
-    given = {tuple(row[:32]) for row in np.concatenate([data, check])}
+    rows = {tuple(row[:32]) for row in np.concatenate([data, check])}
     from lowbit.models.loading import open_checkpoint, resolve, tokenizer_of
 
     tokenizer = tokenizer_of(open_checkpoint(resolve(settings.model)).folder)
-    for text in kept["sealed"]:
+    for text in hidden["sealed"]:
         ids = tokenizer(text, verbose=False)["input_ids"]
-        assert not {tuple(ids[i : i + 32]) for i in range(0, len(ids) - 32)} & given
+        assert not {tuple(ids[i : i + 32]) for i in range(0, len(ids) - 32)} & rows

@@ -116,7 +116,7 @@ def _undone(state: CampaignState, body: dict[str, Any], at: float) -> None:
     state.keeps = [number for number in state.keeps if number != body["number"]]
     state.incumbent = body["incumbent"]
     state.ablations.clear()
-    _update_trial(state, body["number"], status="discard", reason="undone by a person")
+    _update_trial(state, body["number"], status="discard", reason="taken back by the user")
 
 
 def _round(state: CampaignState, body: dict[str, Any], at: float) -> None:

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 
 from lowbit.core.paired_tests import Difference, Paired, bootstrap
 
-Reason = Literal["better", "not better", "another bit class", "too few seeds"]
+Reason = Literal["better", "not better", "too few seeds"]
 RESAMPLES = 4_000
 
 

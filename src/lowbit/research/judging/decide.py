@@ -45,7 +45,7 @@ class Decider:
             self.writer.judge(trial, "crash", str(error) or type(error).__name__)
             return True
         if same:
-            self.writer.judge(trial, "discard", "nothing but a seed, or nothing, was changed")
+            self.writer.judge(trial, "discard", "the edit changes nothing, or only a seed")
         return same
 
     def decide(self, trial: Trial, jobs: int) -> None:
@@ -67,7 +67,7 @@ class Decider:
         if not significance.worth_confirming(loss, reference, noise):
             self.writer.judge(trial, "discard", "no better on one seed")
         elif not self._bits_allow(state, run, incumbent, loss):
-            self.writer.judge(trial, "discard", "another bit class, and not on the front")
+            self.writer.judge(trial, "discard", "more bits a weight, and not on the Pareto front")
         else:
             self._confirm(trial, jobs)
 
