@@ -20,7 +20,7 @@ from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
-from lowbit.layers.frozen import Frozen
+from lowbit.layers.frozen import FrozenMatrix
 from lowbit.quant import codec
 from lowbit.quant.codec import decode, encode
 from lowbit.quant.formats import CASTS, FORMATS, levels_of, parse
@@ -68,7 +68,7 @@ def rounding(text: str) -> float:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_device_decodes_to_the_cpus_numbers(device: str, text: str, dtype: torch.dtype) -> None:
     store = encode(weight(), parse(text))
-    moved = Frozen(store).to(device)
+    moved = FrozenMatrix(store).to(device)
     expected, found = decode(store, dtype), moved.weight(dtype)
     assert found.device.type == device
     unit = 2.0**-8 if dtype == torch.bfloat16 else 1.0

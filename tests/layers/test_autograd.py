@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan
 from lowbit.layers.adapters import Adapter, SvdAdapter
-from lowbit.layers.frozen import Frozen
+from lowbit.layers.frozen import FrozenMatrix
 from lowbit.layers.install import adapters
-from lowbit.layers.linear import Adapted
+from lowbit.layers.linear import AdaptedLinear
 from lowbit.models import dropout, packed_attention
 from lowbit.models.packed_attention import Segments
 from lowbit.quant.codec import encode
@@ -157,16 +157,16 @@ def test_a_model_called_as_transformers_means_it_still_answers(tiny_model: Folde
 # --- one product ----------------------------------------------------------------------------------
 
 
-def layer(kind: type[Adapter] | type[SvdAdapter], rate: float, bias: bool) -> Adapted:
+def layer(kind: type[Adapter] | type[SvdAdapter], rate: float, bias: bool) -> AdaptedLinear:
     source = torch.Generator().manual_seed(3)
-    frozen = Frozen(encode(torch.randn(20, 48, generator=source), parse("nf4@16")))
+    frozen = FrozenMatrix(encode(torch.randn(20, 48, generator=source), parse("nf4@16")))
     adapter = kind(4, (20, 48), 8.0, rate, source)
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter.normal_(0, 0.3, generator=source)
     if isinstance(adapter, SvdAdapter):
         adapter.alive[1] = False
-    return Adapted(frozen, torch.randn(20, generator=source) if bias else None, adapter)
+    return AdaptedLinear(frozen, torch.randn(20, generator=source) if bias else None, adapter)
 
 
 @pytest.mark.parametrize("wants", [True, False], ids=["inner", "first layer"])
@@ -211,7 +211,7 @@ def test_the_joined_product_keeps_its_input_once_and_no_decoded_matrix() -> None
     assert sum(kept.values()) == x.numel() * 4 + thin + sum(p.numel() * 4 for p in _ab(made))
 
 
-def _ab(made: Adapted) -> list[Tensor]:
+def _ab(made: AdaptedLinear) -> list[Tensor]:
     assert made.adapter is not None
     return [made.adapter.A, made.adapter.B]
 
@@ -222,7 +222,7 @@ def test_an_adapters_delta_alone_is_what_the_layer_adds(tiny_model: Folder, sche
     model = made(tiny_model, "llama", "language", plan).model
     name, adapter = next(iter(adapters(model).items()))
     module = model.get_submodule(name)
-    assert isinstance(module, Adapted)
+    assert isinstance(module, AdaptedLinear)
     x = torch.randn(1, 6, module.frozen.shape[1])
     torch.testing.assert_close(module(x), module.frozen(x, module.bias) + adapter(x))
 
@@ -295,7 +295,7 @@ def test_examples_of_many_lengths_attend_as_each_would_alone(
     class Module(nn.Module):
         is_causal = causal
 
-    monkeypatch.setattr(packed_attention, "APART", apart)
+    monkeypatch.setattr(packed_attention, "SEQUENTIAL_DEVICES", apart)
     lengths = (5, 2, 3)
     inputs = [torch.randn(1, heads, 10, 8, requires_grad=True) for heads in (4, 2, 2)]
     slope = torch.randn(1, 10, 4, 8)

@@ -27,8 +27,8 @@ from torch.nn import functional as F
 from lowbit.core.spec import Plan
 from lowbit.layers import frozen
 from lowbit.layers.adapters import Adapter
-from lowbit.layers.frozen import Frozen, FrozenEmbedding
-from lowbit.layers.linear import Adapted
+from lowbit.layers.frozen import FrozenEmbedding, FrozenMatrix
+from lowbit.layers.linear import AdaptedLinear
 from lowbit.models.loading import Kind
 from lowbit.quant.codec import Packed, Scratch, decode, encode
 from lowbit.quant.formats import parse
@@ -49,7 +49,7 @@ def test_the_frozen_product_is_the_product_with_the_decoded_matrix(
     store = packed(text)
     bias = torch.randn(ROWS).to(dtype) if biased else None
     x, same = given(dtype, 3, 5), given(dtype, 3, 5)
-    found = Frozen(store)(x, bias)
+    found = FrozenMatrix(store)(x, bias)
     expected = F.linear(same, decode(store, dtype), bias)
     assert found.dtype == dtype
     assert torch.equal(found, expected)
@@ -73,7 +73,7 @@ def test_decoded_residency_gives_the_bits_of_packed_residency(
     store, index = packed(text), torch.tensor([3, 0, 3, 23])
     results = []
     for residency in ("packed", "decoded"):
-        frozen = Frozen(store, residency)  # type: ignore[arg-type]
+        frozen = FrozenMatrix(store, residency)  # type: ignore[arg-type]
         x = given(dtype, 7)
         for _ in range(2):
             y = frozen(x)
@@ -91,14 +91,17 @@ def test_an_embedding_looks_up_the_rows_of_the_decoded_matrix(
 ) -> None:
     store = packed(text)
     ids = torch.tensor([[0, 5, 23], [5, 5, 1]])
-    found = FrozenEmbedding(Frozen(store, residency), dtype)(ids)
+    found = FrozenEmbedding(FrozenMatrix(store, residency), dtype)(ids)
     assert found.shape == (2, 3, COLUMNS)
     assert torch.equal(found, F.embedding(ids, decode(store, dtype)))
 
 
 @every_format
 def test_codes_are_parameters_that_never_train_and_travel_in_the_state(text: str) -> None:
-    frozen, other = Frozen(packed(text)), Frozen(encode(torch.ones(ROWS, COLUMNS), parse(text)))
+    frozen, other = (
+        FrozenMatrix(packed(text)),
+        FrozenMatrix(encode(torch.ones(ROWS, COLUMNS), parse(text))),
+    )
     assert [n for n, _ in frozen.named_parameters()] == ["codes"]
     assert frozen.codes.dtype == torch.uint8
     assert not frozen.codes.requires_grad
@@ -136,7 +139,9 @@ def living(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 @every_format
 def test_packed_residency_keeps_no_decoded_matrix(text: str, living: Callable[[], int]) -> None:
     """After the forward pass, when autograd holds what it holds, and after the backward pass."""
-    layer = Adapted(Frozen(packed(text)), None, Adapter(2, (ROWS, COLUMNS), 2.0, 0.0, seed()))
+    layer = AdaptedLinear(
+        FrozenMatrix(packed(text)), None, Adapter(2, (ROWS, COLUMNS), 2.0, 0.0, seed())
+    )
     y = layer(given(torch.bfloat16, 3))
     assert living() == 0
     y.sum().backward()
@@ -144,7 +149,7 @@ def test_packed_residency_keeps_no_decoded_matrix(text: str, living: Callable[[]
 
 
 def test_a_decoded_matrix_that_is_kept_is_noticed(living: Callable[[], int]) -> None:
-    frozen = Frozen(packed("nf4@16"))
+    frozen = FrozenMatrix(packed("nf4@16"))
     kept = [frozen.weight(torch.float32), frozen.rows(torch.tensor([1]), torch.bfloat16)]
     assert living() == 2
     kept.clear()
@@ -152,7 +157,7 @@ def test_a_decoded_matrix_that_is_kept_is_noticed(living: Callable[[], int]) -> 
 
 
 def test_decoded_residency_keeps_one_copy_a_type(living: Callable[[], int]) -> None:
-    frozen = Frozen(packed("nf4@16"), "decoded")
+    frozen = FrozenMatrix(packed("nf4@16"), "decoded")
     for _ in range(3):
         frozen(given(torch.bfloat16, 3)).sum().backward()
         frozen.rows(torch.tensor([1]), torch.bfloat16)
@@ -196,6 +201,6 @@ def test_what_a_packed_product_saves_for_its_backward_pass_is_nothing() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        y = Frozen(packed("int4@16"))(given(torch.float32, 3))
+        y = FrozenMatrix(packed("int4@16"))(given(torch.float32, 3))
     assert saved == []
     y.sum().backward()

@@ -29,9 +29,9 @@ from lowbit.core.errors import RunError, UserError
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Choice, Plan, Rule
 from lowbit.layers.adapters import SvdAdapter
-from lowbit.layers.frozen import Frozen, FrozenEmbedding
-from lowbit.layers.install import LayerSettings, adapters, install, trained
-from lowbit.layers.linear import Adapted, Trained
+from lowbit.layers.frozen import FrozenEmbedding, FrozenMatrix
+from lowbit.layers.install import LayerSettings, adapters, install, trained_layers
+from lowbit.layers.linear import AdaptedLinear, TrainedLinear
 from lowbit.models.loading import Kind
 from lowbit.plan.rules import choose
 from lowbit.quant.byte_counts import adapter_numbers, matrix_bytes
@@ -70,8 +70,8 @@ def kept_by(module: nn.Module) -> int:
     return sum(map(size, (*module.parameters(), *module.buffers())))
 
 
-def frozen_of(module: nn.Module) -> Frozen:
-    assert isinstance(module, Adapted | FrozenEmbedding)
+def frozen_of(module: nn.Module) -> FrozenMatrix:
+    assert isinstance(module, AdaptedLinear | FrozenEmbedding)
     return module.frozen
 
 
@@ -99,9 +99,9 @@ def test_every_planned_site_changes_its_type_and_its_bytes(start: Opened) -> Non
         for name in (site.name, *site.aliases):
             module = made.model.get_submodule(name)
             if site.fresh:
-                assert isinstance(module, Trained)
+                assert isinstance(module, TrainedLinear)
                 continue
-            assert isinstance(module, Adapted | FrozenEmbedding)
+            assert isinstance(module, AdaptedLinear | FrozenEmbedding)
             assert kept_by(module.frozen) == matrix_bytes(parse("int4@16"), site.shape).total
             assert kept_by(module.frozen) < before[site.name] / 3
 
@@ -116,7 +116,7 @@ def test_a_layer_that_refuses_to_be_replaced_is_an_error(tiny_model: Folder) -> 
                 self.add_module(name, child)
 
         def __setattr__(self, name: str, value: object) -> None:
-            if not isinstance(value, Adapted):
+            if not isinstance(value, AdaptedLinear):
                 super().__setattr__(name, value)
 
     start = opened(tiny_model("llama"))
@@ -133,7 +133,7 @@ def settings(seed: int = 0) -> LayerSettings:
 @every_case
 def test_nothing_trains_but_adapters_and_trained_bases(start: Opened) -> None:
     made = installed(start, MIXED, compute=torch.bfloat16)
-    heads = tuple(f"{name}." for name in trained(made.model))
+    heads = tuple(f"{name}." for name in trained_layers(made.model))
     for name, parameter in made.model.named_parameters():
         mine = ".adapter." in name or name.startswith(heads or ("no head",))
         assert parameter.requires_grad == mine, name
@@ -188,7 +188,7 @@ def test_the_ledger_counts_the_bytes_that_are_really_kept(
 ) -> None:
     count = start.counted(plan).count
     made = installed(start, plan, compute=torch.bfloat16)  # the checkpoint's own type
-    stores = {id(f): f for f in made.model.modules() if isinstance(f, Frozen)}
+    stores = {id(f): f for f in made.model.modules() if isinstance(f, FrozenMatrix)}
     assert count.base == sum(map(kept_by, stores.values()))
     peft.write(tmp_path, made.model, start.kind, ORIGIN)
     assert count.adapters == sum(map(size, load_file(tmp_path / peft.WEIGHTS).values()))
@@ -242,7 +242,7 @@ with_head = pytest.mark.parametrize(
 def test_a_fresh_head_is_trained_in_full_precision(start: Opened, compute: torch.dtype) -> None:
     made = installed(start, Plan("p", "int4@16", rank=2), compute=compute)
     (head,) = [site.name for site in start.sites if site.fresh]
-    assert set(trained(made.model)) == {head}
+    assert set(trained_layers(made.model)) == {head}
     found = {n: g for n, g in gradients(made, start.kind).items() if n.startswith(f"{head}.")}
     assert f"{head}.weight" in found
     for gradient in found.values():
@@ -269,7 +269,7 @@ def test_plans_that_are_compared_start_from_the_same_head(start: Opened) -> None
     (head,) = [site.name for site in start.sites if site.fresh]
 
     def weight(plan: Plan, seed: int) -> Tensor:
-        return trained(installed(start, plan, seed=seed).model)[head].weight.detach()
+        return trained_layers(installed(start, plan, seed=seed).model)[head].weight.detach()
 
     one = weight(Plan("a", "int4@16"), 0)
     assert torch.equal(one, weight(MIXED, 0))
@@ -295,7 +295,7 @@ def test_a_block_matrix_may_be_trained(start: Opened, compute: torch.dtype, role
     rule = Rule(name=site.name, format="fp32", base="trained")
     made = installed(start, Plan("p", "bf16", rank=1, rule=(rule,)), compute=compute)
     layer = made.model.get_submodule(site.name)
-    assert isinstance(layer, Trained)
+    assert isinstance(layer, TrainedLinear)
     assert layer.weight.dtype == torch.float32
     gradient = gradients(made, start.kind)[f"{site.name}.weight"]
     assert gradient is not None

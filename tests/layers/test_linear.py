@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan
 from lowbit.layers import frozen
-from lowbit.layers.frozen import Frozen
+from lowbit.layers.frozen import FrozenMatrix
 from lowbit.layers.install import adapters
-from lowbit.layers.linear import Adapted
+from lowbit.layers.linear import AdaptedLinear
 from lowbit.models.loading import Kind
 from lowbit.tasks.base import Example
 from lowbit.tasks.batching import batches
@@ -51,7 +51,7 @@ def same_bits(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
 @every_format
 @pytest.mark.parametrize("cast", ["bfloat16", "half", "double"])
 def test_casting_a_model_changes_nothing_that_is_stored(text: str, cast: str) -> None:
-    layer = Adapted(Frozen(packed(text)), torch.randn(ROWS), None)
+    layer = AdaptedLinear(FrozenMatrix(packed(text)), torch.randn(ROWS), None)
     before = {n: t.clone() for n, t in layer.frozen.packed.tensors().items()}
     expected = layer.frozen.weight(torch.float32)
     getattr(layer, cast)()

@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lowbit.layers import matmul
 from lowbit.layers.autograd import AdaptedProduct, FrozenProduct
-from lowbit.layers.frozen import Frozen
+from lowbit.layers.frozen import FrozenMatrix
 from lowbit.quant.codec import encode
 from lowbit.quant.formats import parse
 
@@ -86,7 +86,7 @@ def test_no_row_depends_on_those_beside_it(make: Make, quick: None) -> None:
 def test_layers_and_their_gradients_are_the_same_by_either_library(
     adapted: bool, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    frozen = Frozen(encode(0.1 * make(24, 44), parse("int4@16")))
+    frozen = FrozenMatrix(encode(0.1 * make(24, 44), parse("int4@16")))
     x, A, B, bias, slope = make(5, 9, 44), make(3, 44), make(24, 3), make(24), make(5, 9, 24)
 
     def found() -> list[Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lowbit.core.errors import RunError, UserError
 from lowbit.core.spec import Plan
 from lowbit.layers.install import LayerSettings, install
-from lowbit.layers.linear import Trained
+from lowbit.layers.linear import TrainedLinear
 from lowbit.models.loading import Checkpoint, open_checkpoint
 from lowbit.models.weights import blank
 from lowbit.plan.rules import choose
@@ -200,7 +200,7 @@ def test_heads_that_are_trained_are_read_for_their_shape_alone(tiny_model: Folde
         weights,
     )
     head = model.get_submodule("score")
-    assert isinstance(head, Trained)
+    assert isinstance(head, TrainedLinear)
     assert float(head.weight.detach().std()) == pytest.approx(0.02, rel=0.5)
 
 

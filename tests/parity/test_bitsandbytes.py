@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
-from lowbit.layers.frozen import Frozen
+from lowbit.layers.frozen import FrozenMatrix
 from lowbit.quant import bitsandbytes as kernel
 from lowbit.quant.codec import decode, encode, scales_of
 from lowbit.quant.formats import FORMATS, levels_of, parse
@@ -170,7 +170,7 @@ def test_its_kernel_decodes_our_codes_to_our_numbers(
     device: str, dtype: torch.dtype, text: str
 ) -> None:
     store = encode(gaussian(), parse(text))
-    moved = Frozen(store, decoder="bitsandbytes").to(device)
+    moved = FrozenMatrix(store, decoder="bitsandbytes").to(device)
     assert moved.decoder == "bitsandbytes"
     assert torch.equal(moved.weight(dtype).cpu(), decode(store, dtype))
 
@@ -181,7 +181,7 @@ def test_its_kernel_gives_the_same_product_and_gradients(device: str) -> None:
     found = []
     for decoder in ("own", "bitsandbytes"):
         held = x.clone().requires_grad_()
-        y = Frozen(store, decoder=decoder).to(device)(held)
+        y = FrozenMatrix(store, decoder=decoder).to(device)(held)
         y.square().sum().backward()
         assert held.grad is not None
         found.append((y.detach(), held.grad))
@@ -193,7 +193,7 @@ def test_its_kernel_gives_the_same_product_and_gradients(device: str) -> None:
 )
 def test_what_its_kernel_cannot_read_keeps_our_decoder(text: str, columns: int) -> None:
     store = encode(torch.randn(8, columns), parse(text))
-    assert Frozen(store, decoder="bitsandbytes").decoder == "own"
+    assert FrozenMatrix(store, decoder="bitsandbytes").decoder == "own"
 
 
 def test_without_it_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

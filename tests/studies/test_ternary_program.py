@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.core.schedules import Warmup
-from lowbit.layers.ternary.grid import Grid, ternarise, unblocked
+from lowbit.layers.ternary.grid import Grid, ternarise, join_blocks
 from lowbit.layers.ternary.linear import Recovery, TernaryLinear
 from lowbit.models.loading import open_checkpoint
 from lowbit.quant.formats import FORMATS
@@ -107,7 +107,7 @@ def test_its_layer_is_the_librarys(program: Any, group: int, scale: str) -> None
             assert torch.allclose(ours.scale.grad, theirs.scale.grad, atol=1e-6)  # type: ignore
     codes, scales, _ = theirs.stored()
     found, kept = ternarise(plain.weight.detach(), grid)
-    assert torch.equal(codes, unblocked(found, (7, 100), grid))
+    assert torch.equal(codes, join_blocks(found, (7, 100), grid))
     assert torch.equal(scales, kept.squeeze(-1))
 
 

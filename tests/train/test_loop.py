@@ -127,7 +127,7 @@ def test_the_selection_split_may_be_looked_at_only_at_the_end(scene: Stage, tmp_
     last = replace(here, train=replace(here.train, keep="last", select="end"))
     lines = carry_out(last, tmp_path).lines
     assert [line["step"] for line in lines if "selection" in line] == [STEPS]
-    with pytest.raises(BadValueError, match="where the best state is kept"):
+    with pytest.raises(BadValueError, match='"epoch" with keep = "best"'):
         replace(here.train, keep="best", select="end")
 
 

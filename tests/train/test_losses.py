@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lowbit.core.spec import Plan
-from lowbit.layers.frozen import Frozen
+from lowbit.layers.frozen import FrozenMatrix
 from lowbit.models.loading import Kind
 from lowbit.quant.codec import decode, encode
 from lowbit.quant.formats import parse
@@ -41,9 +41,9 @@ every_family = pytest.mark.parametrize(("name", "kind"), FAMILIES, ids=lambda v:
 language = pytest.mark.parametrize("name", [n for n, kind in FAMILIES if kind == "language"])
 
 
-def head(text: str) -> Frozen:
+def head(text: str) -> FrozenMatrix:
     source = torch.Generator().manual_seed(1)
-    return Frozen(encode(0.3 * torch.randn(WORDS, WIDTH, generator=source), parse(text)))
+    return FrozenMatrix(encode(0.3 * torch.randn(WORDS, WIDTH, generator=source), parse(text)))
 
 
 def hidden(tokens: int) -> Tensor:

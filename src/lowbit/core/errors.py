@@ -70,7 +70,7 @@ class RunError(LowbitError):
 
 
 @contextmanager
-def about(what: str) -> Iterator[None]:
+def run_error_prefix(what: str) -> Iterator[None]:
     """Put `what` before the message of every `RunError` raised inside."""
     try:
         yield

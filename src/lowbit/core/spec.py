@@ -26,6 +26,8 @@ OffsetRule = Literal["none", "min", "zp"]
 Base = Literal["frozen", "trained"]
 
 BLOCK_ROLES: tuple[Role, ...] = ("attention", "ffn")
+KEEP = "keep"
+"""The format that stands for the one a matrix has in the checkpoint."""
 DEMO_MODEL = "demo:tiny"
 """The demo model, which lowbit trains itself instead of loading it."""
 _FROM_0, _FROM_1, _FRACTION = Bounds(0), Bounds(1), Bounds(0, 1)
@@ -128,8 +130,7 @@ class Plan:
     adapter: str = ""
     on: str = ""
     lent: str = ""
-    """Fingerprint of the run that `adapter` names. A study fills it in, so a change of that run
-    also changes this run's fingerprint."""
+    """The fingerprint of that other run, filled in by a study; it is part of this run's own."""
     rule: tuple[Rule, ...] = ()
     schedule: RankSchedule = field(default_factory=RankSchedule)
     ternary: Recipe | None = None
@@ -150,13 +151,11 @@ class TaskSpec:
 
     name          a built-in task's name, or the path of a .txt or .jsonl file
     window        predicted tokens per example (language tasks)
-    limit         the number of training examples (0: all)
-    scored_limit  the number of scored examples (0: all)
+    limit         the number of training examples (0: all); `scored_limit`: of scored examples
     text, sentence, label  the field names of a JSONL file
     tag           distinguishes two cuts of the same data in run names and tables
-    rest          scores the training examples from this one on, before the task's own scored
-                  examples, instead of training on them (0: none)
-    scored_rest   the number of those examples that are scored (0: all)
+    rest          training examples from this one on are scored, before the task's own scored
+                  examples (0: none); `scored_rest`: the number of those that are scored (0: all)
     source        "hub" loads from the hub even if LOWBIT_ASSETS is set
     """
 
@@ -199,8 +198,7 @@ class TrainSpec:
     machine. `keep` saves the state with the best selection score, or the last state. `select` sets
     when the selection split is scored; with `select = "end"` only the last state can be kept.
     `token_budget` fills each batch to about that many tokens and ignores `batch` (0: off). That is
-    faster for texts of uneven length. Its steps hold other examples, so runs with and without it
-    are not compared.
+    faster for texts of uneven length, but its steps differ: do not compare it with other runs.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -222,7 +220,7 @@ class TrainSpec:
 
     def __post_init__(self) -> None:
         if self.select == "end" and self.keep == "best":
-            right = '"epoch" where the best state is kept (keep = "last" keeps the last)'
+            right = '"epoch" with keep = "best"; or set keep = "last"'
             raise BadValueError("train", "select", self.select, right)
         counts = ("epochs", "batch", "accumulate", "log_every", "eval_batch")
         check_bounds("train", self, dict.fromkeys(counts, _FROM_1))
@@ -240,8 +238,7 @@ _LATER: dict[str, dict[str, Any]] = {
     "plan": {"adapter": "", "on": "", "lent": "", "ternary": None},
     "train": {"token_budget": 0, "select": "epoch", "adaptive_lr": 0.0},
 }
-"""Settings added after the first records were written, with their defaults. A default is left out
-of the declared settings, so older records keep their fingerprints."""
+"""Settings newer than the first records. Defaults are not declared, so old fingerprints stay."""
 
 
 @dataclass(frozen=True)

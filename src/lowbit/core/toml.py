@@ -186,8 +186,8 @@ def merge_tables(under: Raw, over: Raw) -> Raw:
 
 def _spelled(key: str, table: Raw) -> str:
     """The key as the table spells it; `-` and `_` count as the same."""
-    alike = [name for name in table if name.replace("-", "_") == key.replace("-", "_")]
-    return key if key in table else alike[0] if alike else key.replace("-", "_")
+    same = [name for name in table if name.replace("-", "_") == key.replace("-", "_")]
+    return key if key in table else same[0] if same else key.replace("-", "_")
 
 
 def _value(text: str) -> Any:

@@ -23,7 +23,7 @@ Decoder = Literal["own", "bitsandbytes"]
 _SCRATCH = Scratch()
 
 
-class Frozen(nn.Module):
+class FrozenMatrix(nn.Module):
     """A packed matrix. All its tensors are integers, so casting a model does not change it.
 
     `decoder`: the library that decodes. lowbit decodes matrices that bitsandbytes cannot read.
@@ -86,7 +86,7 @@ class Frozen(nn.Module):
 class FrozenEmbedding(nn.Module):
     """An embedding that decodes only the rows it looks up."""
 
-    def __init__(self, frozen: Frozen, compute: torch.dtype) -> None:
+    def __init__(self, frozen: FrozenMatrix, compute: torch.dtype) -> None:
         super().__init__()
         self.frozen, self.compute = frozen, compute
 

@@ -16,11 +16,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from lowbit.core.errors import RunError, about
+from lowbit.core.errors import RunError, run_error_prefix
 from lowbit.core.spec import BLOCK_ROLES, Choice, Plan, QuantSpec, Site
 from lowbit.layers.adapters import Adapter, SvdAdapter, start_from_residual
-from lowbit.layers.frozen import Decoder, Frozen, FrozenEmbedding, Residency
-from lowbit.layers.linear import Adapted, Trained
+from lowbit.layers.frozen import Decoder, FrozenEmbedding, FrozenMatrix, Residency
+from lowbit.layers.linear import AdaptedLinear, TrainedLinear
 from lowbit.layers.ternary.grid import Grid
 from lowbit.layers.ternary.linear import Recovery, TernaryLinear
 from lowbit.models.family import is_transposed
@@ -94,15 +94,15 @@ def _install_site(
     if choice.base == "trained":
         _put(model, site.name, _trained(module, weight, site, settings))
         return
-    with about(site.name):
+    with run_error_prefix(site.name):
         packed = encoding(site.name, weight, choice.quant)
-    frozen = Frozen(packed, settings.residency, settings.decoder)
+    frozen = FrozenMatrix(packed, settings.residency, settings.decoder)
     for name in (site.name, *site.aliases):
         _put(model, name, _layer(model.get_submodule(name), frozen, site, choice, settings))
 
 
 def _layer(
-    module: nn.Module, frozen: Frozen, site: Site, choice: Choice, settings: LayerSettings
+    module: nn.Module, frozen: FrozenMatrix, site: Site, choice: Choice, settings: LayerSettings
 ) -> nn.Module:
     if isinstance(module, nn.Embedding):
         return FrozenEmbedding(frozen, settings.compute)
@@ -119,10 +119,12 @@ def _layer(
         ).to(frozen.codes.device)
         if settings.plan.init == "residual":
             start_from_residual(adapter, _weight(module).float() - frozen.weight(torch.float32))
-    return Adapted(frozen, getattr(module, "bias", None), adapter)
+    return AdaptedLinear(frozen, getattr(module, "bias", None), adapter)
 
 
-def _trained(module: nn.Module, weight: Tensor, site: Site, settings: LayerSettings) -> Trained:
+def _trained(
+    module: nn.Module, weight: Tensor, site: Site, settings: LayerSettings
+) -> TrainedLinear:
     bias = getattr(module, "bias", None)
     if site.fresh:
         # The head depends on the run's seed only, so that compared plans start from the same head.
@@ -130,7 +132,7 @@ def _trained(module: nn.Module, weight: Tensor, site: Site, settings: LayerSetti
         weight = torch.empty(site.shape).normal_(0, 0.02, generator=seed).to(weight.device)
         bias = None if bias is None else torch.zeros_like(bias)
     out = settings.compute if site.role in BLOCK_ROLES else torch.float32
-    return Trained(weight, bias, out, transposed=is_transposed(module))
+    return TrainedLinear(weight, bias, out, transposed=is_transposed(module))
 
 
 def _ternary(
@@ -170,11 +172,11 @@ def _cast_rest(model: nn.Module, compute: torch.dtype) -> None:
 def _check(model: nn.Module, site: Site, choice: Choice) -> None:
     for name in (site.name, *site.aliases):
         module = model.get_submodule(name)
-        if not isinstance(module, Adapted | FrozenEmbedding | Trained | TernaryLinear):
+        if not isinstance(module, AdaptedLinear | FrozenEmbedding | TrainedLinear | TernaryLinear):
             raise RunError(
                 f"{name} is still a {type(module).__name__}: the plan was not applied to it"
             )
-        if isinstance(module, Trained | TernaryLinear):
+        if isinstance(module, TrainedLinear | TernaryLinear):
             continue
         size, expected = module.frozen.packed.nbytes, matrix_bytes(choice.quant, site.shape).total
         if size != expected:
@@ -192,10 +194,10 @@ def adapters(model: nn.Module) -> dict[str, Adapter | SvdAdapter]:
     return {
         name: module.adapter
         for name, module in model.named_modules()
-        if isinstance(module, Adapted) and module.adapter is not None
+        if isinstance(module, AdaptedLinear) and module.adapter is not None
     }
 
 
-def trained(model: nn.Module) -> dict[str, Trained]:
+def trained_layers(model: nn.Module) -> dict[str, TrainedLinear]:
     """Every layer trained in full precision, by its site's name."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, Trained)}
+    return {name: m for name, m in model.named_modules() if isinstance(m, TrainedLinear)}

@@ -2,10 +2,10 @@
 
     y = x W'  +  bias  +  (alpha / r) (x A') B'          W = decode(codes), not stored
 
-`Adapted` is a frozen product (`frozen.py`) plus an adapter (`adapters.py`). `Trained` is a layer
-trained in full precision, such as a new head. Train and eval mode differ in dropout only, so an
-evaluation does not change later training steps. Weights are never merged implicitly; a merged
-model is a separate export (`runs/export/merge.py`).
+`AdaptedLinear` is a frozen product (`frozen.py`) plus an adapter (`adapters.py`). `TrainedLinear`
+is a layer trained in full precision, such as a new head. Train and eval mode differ in dropout
+only, so an evaluation does not change later training steps. Weights are never merged implicitly; a
+merged model is a separate export (`runs/export/merge.py`).
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from torch import Tensor, nn
 
 from lowbit.layers.adapters import Adapter, SvdAdapter
 from lowbit.layers.autograd import AdaptedProduct
-from lowbit.layers.frozen import Frozen
+from lowbit.layers.frozen import FrozenMatrix
 from lowbit.layers.matmul import product
 from lowbit.models.dropout import dropout
 
 
-class Adapted(nn.Module):
+class AdaptedLinear(nn.Module):
     """A frozen product, a bias, and an adapter if the rank is not zero."""
 
     def __init__(
-        self, frozen: Frozen, bias: Tensor | None, adapter: Adapter | SvdAdapter | None
+        self, frozen: FrozenMatrix, bias: Tensor | None, adapter: Adapter | SvdAdapter | None
     ) -> None:
         super().__init__()
         self.frozen, self.adapter = frozen, adapter
@@ -42,11 +42,11 @@ class Adapted(nn.Module):
         )
 
 
-class Trained(nn.Module):
-    """A linear layer trained in fp32, whatever the compute type around it.
+class TrainedLinear(nn.Module):
+    """A linear layer trained in fp32, for every compute type of the model.
 
-    `out`: the type of its output; fp32 from a head to the loss, the compute type between blocks.
-    `transposed`: the module that it replaced stores its weight as (in, out).
+    `out`: the type of its output; fp32 for a head, the compute type for layers inside blocks.
+    `transposed`: the module that it replaces stores its weight as (in, out).
     """
 
     def __init__(

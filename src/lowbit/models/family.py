@@ -68,7 +68,7 @@ def is_transposed(module: nn.Module) -> bool:
 
 
 def shape_of(module: nn.Module) -> tuple[int, int]:
-    """(out_features, in_features), however the module stores its weight."""
+    """(out_features, in_features), also if the module stores its weight transposed."""
     rows, columns = module.weight.shape  # type: ignore[union-attr, misc]
     return (columns, rows) if is_transposed(module) else (rows, columns)
 

@@ -28,7 +28,7 @@ from lowbit.models import dropout as dropping
 from lowbit.models.dropout import dropout as drop
 
 NAME = "lowbit_segments"
-APART = ("cpu",)
+SEQUENTIAL_DEVICES = ("cpu",)
 """Device types on which examples of different lengths attend one after another."""
 
 
@@ -63,7 +63,7 @@ class Segments:
         return max(self.lengths)
 
     @property
-    def alike(self) -> bool:
+    def equal_lengths(self) -> bool:
         return min(self.lengths) == self.longest
 
     @cached_property
@@ -143,10 +143,10 @@ def attend(
         )
     causal = bool(module.is_causal)
     window = rest.get("sliding_window")
-    if not segments.alike and not dropout and query.device.type in APART:
+    if not segments.equal_lengths and not dropout and query.device.type in SEQUENTIAL_DEVICES:
         return _one_by_one(query, key, value, segments, causal, window, scaling), None
     mask, causal = _mask(segments, causal, window)
-    fold = _batched if segments.alike else _padded
+    fold = _batched if segments.equal_lengths else _padded
     inputs = (fold(query, segments), fold(key, segments), fold(value, segments))
     if dropout:
         heads = _with_dropout(*inputs, mask, causal, scaling, dropout)
@@ -154,7 +154,7 @@ def attend(
         heads = _attention(*inputs, mask, causal, scaling)
     heads = heads.transpose(1, 2)
     flat = heads.reshape(-1, *heads.shape[2:])
-    return (flat if segments.alike else flat.index_select(0, segments.places))[None], None
+    return (flat if segments.equal_lengths else flat.index_select(0, segments.places))[None], None
 
 
 def _one_by_one(
@@ -217,7 +217,7 @@ def _mask(segments: Segments, causal: bool, window: int | None) -> tuple[Tensor 
         place = torch.arange(segments.longest, device=segments.device)
         behind = place[:, None] - place[None]
         return (behind >= 0) & (behind < window), False
-    if causal or segments.alike:
+    if causal or segments.equal_lengths:
         return None, causal
     return segments.real, False
 

@@ -1,7 +1,7 @@
 """Decode nf4 with bitsandbytes' fused GPU kernel: the same numbers as our own decoder.
 
 Its layout differs from ours in two ways: the first code of a byte is the upper half, and scales
-are fp32. Both are converted at each call, so the stored tensors stay ours and no copy is kept.
+are fp32. Each call converts both, so no second copy of the tensors is stored.
 bitsandbytes is an optional package, imported at the first use.
 """
 

@@ -182,7 +182,7 @@ def training_bytes(
 
 
 def activations(shape: ModelShape, tokens: int, item: int, checkpointing: bool = False) -> int:
-    """Bytes of the tensors kept for the backward pass, and of a slice of logits.
+    """Bytes of the tensors saved for the backward pass, and of a slice of logits.
 
     A layer keeps about eight widths and four inner widths per token. With checkpointing it keeps
     one width, and one layer at a time is kept in full. Logits are computed in slices, of which

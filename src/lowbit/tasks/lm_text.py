@@ -1,8 +1,8 @@
 """Text from the pretraining mix of the assets' language model, lm-14m.
 
 The training part comes from text that the model was pretrained on. The scored part comes from
-held-out text of the same mix. A loss on this text measures the quantisation error alone. On other
-text it also measures how little the model was trained for that text.
+held-out text of the same mix. A rise of the loss on this text comes from quantisation alone. On
+other text the loss also depends on how little the model was trained for that text.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ VERSION = 1
 
 
 def find_task(name: str, spec: TaskSpec | None = None) -> Task:
-    """A task by name, or the one in a .txt or .jsonl file (whose fields `spec` may rename)."""
+    """A task by name, or the task of a .txt or .jsonl file. `spec` may rename the file's fields."""
     if local_file.is_file_name(name):
         return local_file.task_of(spec or TaskSpec(name))
     named = plugins("lowbit.tasks", "TASK")

@@ -21,7 +21,7 @@ def compile_small(model: nn.Module) -> None:
     """Compile the norms and activations of a model, in place."""
     for module in model.modules():
         if _small(module):
-            module.forward = guarded(module.forward)  # type: ignore[method-assign]
+            module.forward = compile_with_fallback(module.forward)  # type: ignore[method-assign]
 
 
 def _small(module: nn.Module) -> bool:
@@ -31,7 +31,7 @@ def _small(module: nn.Module) -> bool:
     )
 
 
-def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+def compile_with_fallback(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, compiled at its first call; uncompiled after the first failure."""
     compiled: Callable[..., Any] = torch.compile(function, dynamic=True)
     current = [compiled]

@@ -65,7 +65,7 @@ class Distiller:
 def outputs(
     model: nn.Module, batch: TokenBatch, layers: Sequence[int]
 ) -> tuple[Tensor, dict[int, Tensor]]:
-    """The body's hidden states (tokens, width), and those after the chosen blocks."""
+    """The body's last hidden states (tokens, width), and those after the blocks `layers`."""
     packed_attention.use(model)
     segments = Segments(batch.lengths, batch.ids.device)
     body: nn.Module = model.base_model  # type: ignore[assignment]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowbit.layers.frozen import Frozen
-from lowbit.layers.linear import Adapted
+from lowbit.layers.frozen import FrozenMatrix
+from lowbit.layers.linear import AdaptedLinear
 from lowbit.layers.matmul import input_gradient, linear
 from lowbit.models import packed_attention
 from lowbit.models.family import family_of
@@ -42,7 +42,7 @@ class HeadLoss(torch.autograd.Function):
     """Per-token negative log-likelihood of a frozen head; the gradient is exact."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, frozen: Frozen, target: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, frozen: FrozenMatrix, target: Tensor) -> Tensor:
         weight = frozen.scratch_weight(hidden.dtype)
         slope = torch.empty_like(hidden) if hidden.requires_grad else None
         rows = max(64, LOGITS // len(weight))
@@ -78,7 +78,7 @@ def token_losses(model: nn.Module, batch: TokenBatch) -> Tensor:
         labelled = target != IGNORED
         hidden, target = hidden[labelled], target[labelled]
     head = model.get_output_embeddings()  # type: ignore[operator]
-    if isinstance(head, Adapted) and head.adapter is None and head.bias is None:
+    if isinstance(head, AdaptedLinear) and head.adapter is None and head.bias is None:
         return HeadLoss.apply(hidden, head.frozen, target)
     return F.cross_entropy(head(hidden).float(), target, reduction="none")
 

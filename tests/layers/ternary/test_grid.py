@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lowbit.core.spec import Group
-from lowbit.layers.ternary.grid import Grid, Rule, blocks, least_squares_scale, ternarise, unblocked
+from lowbit.layers.ternary.grid import (
+    Grid,
+    Rule,
+    blocks,
+    join_blocks,
+    least_squares_scale,
+    ternarise,
+)
 from lowbit.quant.codec import decode, encode
 from lowbit.quant.formats import parse
 
@@ -22,8 +29,8 @@ def test_weights_are_three_values_times_their_groups_scale(group: Group, rule: R
     codes, scale = ternarise(weight, grid)
     assert set(codes.unique().tolist()) <= {-1.0, 0.0, 1.0}
     assert torch.equal(scale, scale.to(torch.float16).float()), "scales are as 16 bits keep them"
-    assert unblocked(codes, (6, 200), grid).shape == weight.shape
-    assert torch.equal(unblocked(blocks(weight, grid), (6, 200), grid), weight)
+    assert join_blocks(codes, (6, 200), grid).shape == weight.shape
+    assert torch.equal(join_blocks(blocks(weight, grid), (6, 200), grid), weight)
 
 
 def test_the_formula_is_the_published_one() -> None:
@@ -42,7 +49,7 @@ def test_absmean_and_lsq_are_the_codecs_own(group: Group) -> None:
     weight = matrix()
     packed = encode(weight, parse(f"ternary@{group}"))
     codes, scale = ternarise(weight, Grid(group))
-    ours = unblocked(codes * scale, (6, 200), Grid(group))
+    ours = join_blocks(codes * scale, (6, 200), Grid(group))
     assert torch.allclose(decode(packed), ours, atol=1e-6)
 
 

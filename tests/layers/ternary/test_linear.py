@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lowbit.core.schedules import Warmup
-from lowbit.layers.ternary.grid import Grid, blocks, ternarise, unblocked
+from lowbit.layers.ternary.grid import Grid, blocks, join_blocks, ternarise
 from lowbit.layers.ternary.linear import (
     Recovery,
     TernaryLinear,
@@ -27,7 +27,7 @@ def test_lambda_blends_and_gradients_pass_straight_through(strength: float) -> N
     x, slope = torch.randn(4, 200), torch.randn(4, 6)
     y = made(x)
     codes, scale = ternarise(made.weight.detach(), made.grid)
-    held = unblocked(codes * scale, made.shape, made.grid)
+    held = join_blocks(codes * scale, made.shape, made.grid)
     blended = (1 - strength) * made.weight + strength * held
     assert torch.allclose(y, F.linear(x, blended), atol=1e-5)
     y.backward(slope)
@@ -40,7 +40,7 @@ def test_dead_weights_have_a_gradient_of_their_own() -> None:
     plain, half = layer(Grid(64)), layer(Grid(64), Recovery(gradient=0.5))
     for made in (plain, half):
         made(x).backward(slope)
-    dead = unblocked(plain.codes() == 0, plain.shape, plain.grid)
+    dead = join_blocks(plain.codes() == 0, plain.shape, plain.grid)
     assert plain.weight.grad is not None
     assert half.weight.grad is not None
     assert 0 < dead.float().mean() < 1
@@ -50,7 +50,7 @@ def test_dead_weights_have_a_gradient_of_their_own() -> None:
 
 def test_reactivation_adds_dead_weights_up_as_a_bias_that_trains_them() -> None:
     made = layer(Grid(64), Recovery(reactivation=0.5))
-    dead = unblocked(made.codes() == 0, made.shape, made.grid)
+    dead = join_blocks(made.codes() == 0, made.shape, made.grid)
     bias = made.total_bias()
     assert bias is not None
     assert torch.allclose(bias, 0.5 * (made.weight * dead).sum(1), rtol=1e-3)
@@ -97,7 +97,7 @@ def test_zero_dead_and_flipped_weights_are_counted() -> None:
     with torch.no_grad():
         made.weight[0] = -made.weight[0]
     second = made.look()
-    codes = unblocked(made.codes(), made.shape, made.grid)
+    codes = join_blocks(made.codes(), made.shape, made.grid)
     assert second.zero == first.zero
     assert second.flipped == pytest.approx(float((codes[0] != 0).float().sum()) / codes.numel())
 
@@ -123,7 +123,7 @@ def test_a_ternary_model_can_be_trained() -> None:
         loss.backward()
         optimiser.step()
         losses.append(float(loss.detach()))
-    agree = (unblocked(made.codes(), made.shape, made.grid) == target.sign()).float().mean()
+    agree = (join_blocks(made.codes(), made.shape, made.grid) == target.sign()).float().mean()
     assert float(agree) > 0.95
     assert losses[-1] < 0.05 * losses[0]
     assert math.isfinite(losses[-1])

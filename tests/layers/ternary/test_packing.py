@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from lowbit.core.errors import RunError
 from lowbit.core.spec import Group
-from lowbit.layers.frozen import Frozen
+from lowbit.layers.frozen import FrozenMatrix
 from lowbit.layers.ternary.grid import Grid, Rule
 from lowbit.layers.ternary.linear import Recovery, TernaryLinear
 from lowbit.layers.ternary.packing import effective_bits, pack_layer
@@ -26,7 +26,7 @@ def test_what_is_stored_computes_what_was_trained(group: Group, rule: Rule) -> N
     x = torch.randn(5, 200)
     kept = pack_layer(made)
     assert kept.bias is not None
-    frozen = Frozen(kept.packed)
+    frozen = FrozenMatrix(kept.packed)
     weight = decode(kept.packed)
     assert torch.equal(frozen.weight(torch.float32), weight)
     whole = made.total_bias()

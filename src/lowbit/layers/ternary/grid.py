@@ -49,7 +49,7 @@ def blocks(weight: Float[Tensor, "rows columns"], grid: Grid) -> Float[Tensor, "
     return padded.view(rows, -1, size)
 
 
-def unblocked(block: Tensor, shape: tuple[int, int], grid: Grid) -> Float[Tensor, "rows columns"]:
+def join_blocks(block: Tensor, shape: tuple[int, int], grid: Grid) -> Float[Tensor, "rows columns"]:
     """The inverse of `blocks`: a matrix without the padding."""
     if grid.group == "tensor":
         return block.view(shape)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from lowbit.core.errors import Bounds, check_bounds
 from lowbit.layers.matmul import product
-from lowbit.layers.ternary.grid import Grid, blocks, stored_scale, ternarise, unblocked
+from lowbit.layers.ternary.grid import Grid, blocks, join_blocks, stored_scale, ternarise
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Blend(torch.autograd.Function):
         needs_codes = dead != 1.0 or learned is not None
         ctx.save_for_backward(*([codes.to(torch.int8)] if needs_codes else []))
         shape = (weight.shape[0], weight.shape[1])
-        ternary = unblocked(codes.mul_(scale), shape, grid)
+        ternary = join_blocks(codes.mul_(scale), shape, grid)
         if strength == 1.0:
             return ternary
         return torch.lerp(weight, ternary, strength)
@@ -83,7 +83,7 @@ class Blend(torch.autograd.Function):
             own = ctx.strength * (blocks(grad, ctx.grid) * codes).sum(-1, keepdim=True)
         if ctx.dead != 1.0:
             shape = (grad.shape[0], grad.shape[1])
-            dead = unblocked(codes == 0, shape, ctx.grid)
+            dead = join_blocks(codes == 0, shape, ctx.grid)
             grad = torch.where(dead, ctx.dead * grad, grad)
         return grad, own, None, None, None
 
@@ -109,7 +109,7 @@ class TernaryLinear(nn.Module):
         start = self.recovery.reactivation
         self.revival = nn.Parameter(torch.tensor(start, device=weight.device)) if start else None
         self.scale = nn.Parameter(self._scales()) if self.grid.rule == "learned" else None
-        self.last_codes = unblocked(self.codes(), self.shape, self.grid).to(torch.int8)
+        self.last_codes = join_blocks(self.codes(), self.shape, self.grid).to(torch.int8)
         """Codes at the last call of `look`; checkpoints save them for the log."""
 
     def _scales(self) -> Tensor:
@@ -137,7 +137,7 @@ class TernaryLinear(nn.Module):
     def _bias(self) -> Tensor | None:
         if self.revival is None:
             return self.bias
-        dead = unblocked(self.codes() == 0, self.shape, self.grid)
+        dead = join_blocks(self.codes() == 0, self.shape, self.grid)
         revived = self.strength * self.revival * (self.weight * dead).sum(1)
         return revived if self.bias is None else self.bias + revived
 
@@ -154,7 +154,7 @@ class TernaryLinear(nn.Module):
     @torch.no_grad()
     def look(self) -> Shares:
         """The shares of zero and changed weights since the last call."""
-        codes = unblocked(self.codes(), self.shape, self.grid).to(torch.int8)
+        codes = join_blocks(self.codes(), self.shape, self.grid).to(torch.int8)
         zero, zero_before = codes == 0, self.last_codes == 0
         masks = (zero, zero & zero_before, codes != self.last_codes)
         share = [float(mask.float().mean()) for mask in masks]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lowbit.core.errors import RunError
-from lowbit.layers.ternary.grid import unblocked
+from lowbit.layers.ternary.grid import join_blocks
 from lowbit.layers.ternary.linear import TernaryLinear
 from lowbit.quant.byte_counts import matrix_bytes
 from lowbit.quant.codec import Packed
@@ -42,7 +42,7 @@ def pack_layer(layer: TernaryLinear) -> PackedLayer:
             "are not ternary yet"
         )
     spec = parse(f"ternary@{layer.grid.group}")
-    codes = unblocked(layer.codes(), layer.shape, layer.grid)
+    codes = join_blocks(layer.codes(), layer.shape, layer.grid)
     packed = Packed(
         spec=spec,
         shape=layer.shape,
