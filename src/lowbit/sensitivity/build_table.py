@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lowbit.core.errors import RunError, about
+from lowbit.core.errors import RunError, run_error_prefix
 from lowbit.core.spec import BLOCK_ROLES, Site
 from lowbit.quant.formats import bits_of, parse
 from lowbit.sensitivity import curvature, hessian
@@ -106,7 +106,7 @@ def _damages(
             alone = _alone(model, request, site, e, reference) if request.walk else Alone()
             row[site.name] = _damage(reference, site, e, taylor.get(site.name), alone)
         if request.costed:
-            with about(text):
+            with run_error_prefix(text):
                 row = _anchored(model, reference, errors, row, bits_of(parse(text)))
         for name, damage in row.items():
             damages[name][text] = damage

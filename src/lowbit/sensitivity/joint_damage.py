@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lowbit.core.errors import about
+from lowbit.core.errors import run_error_prefix
 from lowbit.sensitivity import curvature, hessian
 from lowbit.sensitivity.hutchinson import Reference, mean, standard_error
 from lowbit.sensitivity.measured_model import (
@@ -46,7 +46,7 @@ def joint_damages(
     for i, (name, formats) in enumerate(choices):
         on_progress("choices", i, len(choices))
         errors = {site: model.error(site, text) for site, text in formats}
-        with about(name):
+        with run_error_prefix(name):
             damages[name] = _joint_damage(model, request, reference, losses, errors)
     on_progress("choices", len(choices), len(choices))
     return damages

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lowbit.core.errors import RunError, about
+from lowbit.core.errors import RunError, run_error_prefix
 from lowbit.core.spec import BLOCK_ROLES, Site
 from lowbit.core.stats import clustered_error
 from lowbit.quant.codec import decode, encode
@@ -68,7 +68,7 @@ class MeasuredModel:
     def error(self, name: str, text: str) -> Tensor:
         """The error that a format makes at a site, beyond that of 16 bits."""
         weight = self.weight(name)
-        with about(f"{name} in {text}"):
+        with run_error_prefix(f"{name} in {text}"):
             decoded = decode(encode(weight, parse(text)))
         return decoded - (weight if self.base is None else in_bf16(weight))
 
