@@ -106,13 +106,15 @@ def test_an_unknown_format_is_named_with_its_line_and_the_nearest_one(study: Pat
     line = append(study, '[plan.mine]\nformat = "nf5@64"\n') + 1
     said = lowbit("validate", study)
     assert said.code == 2
-    assert f"line {line}: unknown format 'nf5' in 'nf5@64'. Did you mean 'nf4'?" in said.error_line
+    assert (
+        f"line {line}: unknown format 'nf5' in 'nf5@64'. Did you mean 'nf4@64'?" in said.error_line
+    )
 
 
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        ("nf5@64", "unknown plan 'nf5@64'. Did you mean 'nf4'?"),
+        ("nf5@64", "unknown plan 'nf5@64'. Did you mean 'nf4@64'?"),
         ("joint-2", "unknown plan 'joint-2'. Did you mean 'Joint-2'?"),
         ("int4@0", "a group is a positive number, 'row' or 'tensor', not '0'"),
         ("mine.toml", "no file mine.toml"),
@@ -147,7 +149,7 @@ def test_a_rule_that_matches_no_site_is_named_with_names_that_exist(
     plan.write_text('[[rule]]\nname = "*.c_attn"\nformat = "int8@row"\n')
     said = adapt(plan=plan)
     assert said.code == 2
-    assert "plan 'mine': its rules may leave sites out" in said.error_line
+    assert "plan 'mine' has rules but no format" in said.error_line
     plan.write_text('format = "bf16"\n' + plan.read_text())
     said = adapt(plan=plan)
     assert said.code == 2
@@ -185,22 +187,22 @@ BREAKS: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "torn weights": (
         lambda f: os.truncate(f / "model.safetensors", 5_000),
         1,
-        "model.safetensors is torn or no safetensors file",
+        "model.safetensors is damaged or not a safetensors file",
     ),
     "weights that are text": (
         lambda f: (f / "model.safetensors").write_text("version https://git-lfs.github.com"),
         1,
-        "model.safetensors is torn or no safetensors file",
+        "model.safetensors is damaged or not a safetensors file",
     ),
     "a shard missing": (
         lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "b"}}'),
         2,
-        "the index names b, which is not there",
+        "the index names missing files: b",
     ),
     "a torn index": (
         lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map'),
         1,
-        "model.safetensors.index.json is torn or no index of weights",
+        "model.safetensors.index.json is damaged or not an index of weights",
     ),
     "no configuration": (
         lambda f: (f / "config.json").unlink(),
@@ -210,7 +212,7 @@ BREAKS: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "a torn configuration": (
         lambda f: (f / "config.json").write_text('{"model'),
         2,
-        "config.json is no model's configuration",
+        "config.json is not the configuration of a model",
     ),
     "an unknown family": (
         lambda f: (f / "config.json").write_text('{"model_type": "t5"}'),
@@ -220,7 +222,7 @@ BREAKS: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "no family": (
         lambda f: (f / "config.json").write_text("{}"),
         2,
-        "it names no model_type",
+        "it has no model_type",
     ),
     "no tokenizer": (
         lambda f: (f / "tokenizer.json").unlink(),
@@ -254,7 +256,7 @@ def test_a_broken_model_folder_is_named_with_what_is_wrong(
         (
             "owner/nowhere",
             1,
-            "give a local folder that holds them in its place: lowbit adapt FOLDER",
+            "give a local folder that holds these files: lowbit adapt FOLDER",
         ),
         ("assets:lm-14", 2, "Did you mean 'lm-14m'?"),
     ],
@@ -280,7 +282,7 @@ def test_assets_without_a_folder_say_which_variable_names_it(
     monkeypatch.delenv("LOWBIT_ASSETS", raising=False)
     said = adapt(model="assets:lm-14m")
     assert said.code == 2
-    assert "needs LOWBIT_ASSETS to name a folder with models/ in it" in said.error_line
+    assert "needs LOWBIT_ASSETS, set to a folder that holds models/" in said.error_line
 
 
 def test_an_encoder_is_refused_for_a_language_task(
@@ -294,13 +296,13 @@ def test_an_encoder_is_refused_for_a_language_task(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("own.txt", "", "own.txt: empty data: there is no text in it"),
+        ("own.txt", "", "own.txt: empty data: the file has no text"),
         ("own.txt", "\n \n", "own.txt: empty data"),
         ("own.txt", "a few words", "too little data"),
         ("own.jsonl", "", "own.jsonl: empty data"),
         ("own.jsonl", '{"text": "a"}\n{"text": \n', "own.jsonl, line 2: not JSON"),
         ("own.jsonl", '{"body": "a"}\n', "own.jsonl, line 1: needs the field 'text'"),
-        ("own.csv", "text\n", "a file of your own should end in .txt or .jsonl"),
+        ("own.csv", "text\n", "the name of a task's file should end in .txt or .jsonl"),
         ("own.txt", None, "there is no such file"),
     ],
 )
@@ -329,7 +331,7 @@ def test_a_window_longer_than_the_model_is_named_with_the_most_it_takes(
 ) -> None:
     said = adapt("--set", "task.window=65")
     assert said.code == 2
-    assert "task.window = 65 is longer than the model, which takes 64 tokens" in said.error_line
+    assert "task.window = 65 is longer than the model's limit of 64 tokens" in said.error_line
 
 
 def test_a_sentence_longer_than_the_model_is_quoted(
@@ -436,7 +438,7 @@ def test_a_run_to_export_must_be_one_and_the_folder_empty(
     for to in (study, study / "study.toml"):
         said = lowbit("export", run.parent, "--to", to)
         assert said.code == 2
-        assert said.error_line in (f"{to} is not empty", f"{to} is no folder")
+        assert said.error_line in (f"{to} is not empty", f"{to} is not a folder")
 
 
 def test_names_that_look_like_markup_are_only_names(
@@ -557,7 +559,7 @@ def test_a_second_process_on_a_study_says_so_waits_and_writes_nothing_twice(stud
     one, two = ended(first), ended(second)
     assert (one.code, two.code) == (0, 0)
     assert "[2/2]" in one.out
-    assert f"another process works on {study / 'results'}; waiting" in two.out
+    assert f"another process uses {study / 'results'}; waiting" in two.out
     assert "2 of 2 runs are done already" in two.out
     assert "[1/2]" not in two.out
     results = study / "results"
@@ -587,39 +589,39 @@ def test_a_batch_that_does_not_fit_is_answered_with_the_largest_half_that_does(f
     )
     shape = ModelShape(layers=2, width=32, inner=48, vocabulary=160)
     train = TrainSpec(batch=64, accumulate=2)
-    need = memory_check.Need(count, shape, train, Execution(), 32, 4, False)
+    need = memory_check.MemoryInputs(count, shape, train, Execution(), 32, 4, False)
 
     def taken(batch: int) -> int:
         return replace(need, train=replace(train, batch=batch)).estimate().total
 
     with pytest.raises(RunError) as error:
-        memory_check.check(taken(fits), need)
+        memory_check.check_memory(taken(fits), need)
     batch = {1: 1, 3: 2, 16: 16}[fits]
     times = 2 * 64 // batch
     advice = f"With the same steps, --set train.batch={batch} --set train.accumulate={times} would"
     assert advice in str(error.value)
-    assert memory_check.check(taken(64), need).total == taken(64)
+    assert memory_check.check_memory(taken(64), need).total == taken(64)
 
 
 def test_a_residency_that_does_not_fit_is_answered_with_the_one_that_does() -> None:
     count = ByteCount(10**6, 0, 40, 10, 4 * 10**6, 10**5)
     shape = ModelShape(layers=2, width=32, inner=48, vocabulary=160)
-    need = memory_check.Need(
+    need = memory_check.MemoryInputs(
         count, shape, TrainSpec(batch=1), Execution(residency="decoded"), 8, 4, False
     )
     packed = replace(need, execution=Execution()).estimate().total
     with pytest.raises(RunError, match=r"--set execution\.residency=packed would fit"):
-        memory_check.check(packed, need)
+        memory_check.check_memory(packed, need)
     assert need.estimate().decoded > 4 * 4 * 10**6
 
 
 def test_activations_that_do_not_fit_are_answered_with_checkpointing() -> None:
     count = ByteCount(1000, 0, 40, 10, 500, 9)
     shape = ModelShape(layers=24, width=32, inner=48, vocabulary=16)
-    need = memory_check.Need(count, shape, TrainSpec(batch=1), Execution(), 512, 4, False)
+    need = memory_check.MemoryInputs(count, shape, TrainSpec(batch=1), Execution(), 512, 4, False)
     small = replace(need, execution=Execution(checkpointing=True)).estimate().total
     with pytest.raises(RunError, match=r"--set execution\.checkpointing=true would fit"):
-        memory_check.check(small, need)
+        memory_check.check_memory(small, need)
 
 
 def test_a_table_of_costs_is_shown_even_where_a_cell_cannot_run(
@@ -657,7 +659,7 @@ def test_a_torn_record_is_noticed_and_its_run_done_again(study: Path) -> None:
     os.truncate(folder / RECORD, 500)
     said = lowbit("run", study, "--only", "bf16")
     assert said.code == 0
-    assert f"{folder.name}: its record is torn or incomplete; doing it again" in said.out
+    assert f"{folder.name}: its record is damaged; running it again" in said.out
     again = record_of(folder)
     assert again["metrics"] == whole["metrics"]
     assert again["files"] == {**whole["files"], LOG: again["files"][LOG]}
