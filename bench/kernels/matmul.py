@@ -54,7 +54,7 @@ STEPS, ROUNDS, SCORED = 12, 3, 32
 
 def main() -> None:
     torch.set_num_threads(1)
-    allocator.keep()
+    allocator.keep_freed_memory()
     print(f"one thread; here lowbit multiplies with {matmul.simd_name()}")
     for tokens, width, out in SHAPES:
         x, weight = torch.randn(tokens, width), torch.randn(out, width)
@@ -77,26 +77,26 @@ def _kernels() -> None:
     rounded = matmul.padded_rows
     for name, rule in {"rounded": rounded, "as they come": lambda rows: rows}.items():
         matmul.padded_rows = rule
-        before = memory.held()
+        before = memory.bytes_in_use()
         with using(quick=True, padded=False):
             for rows in (source.randint(600, 1100) for _ in range(188)):
                 for weight in weights:
                     matmul.linear(torch.ones(rows, weight.shape[1]), weight)
                     matmul.input_gradient(torch.ones(rows, weight.shape[0]), weight)
-        print(f"numbers of rows {name}: {(memory.held() - before) / 1e6:.0f} MB more")
+        print(f"numbers of rows {name}: {(memory.bytes_in_use() - before) / 1e6:.0f} MB more")
     matmul.padded_rows = rounded
 
 
 @contextmanager
 def using(quick: bool, padded: bool) -> Iterator[None]:
     """Products by oneDNN or not, examples of many lengths padded or not."""
-    before = matmul.prefers_onednn, packed_attention.APART
+    before = matmul.prefers_onednn, packed_attention.SEQUENTIAL_DEVICES
     matmul.prefers_onednn = lambda: quick  # type: ignore[assignment]
-    packed_attention.APART = () if padded else ("cpu",)
+    packed_attention.SEQUENTIAL_DEVICES = () if padded else ("cpu",)
     try:
         yield
     finally:
-        matmul.prefers_onednn, packed_attention.APART = before
+        matmul.prefers_onednn, packed_attention.SEQUENTIAL_DEVICES = before
 
 
 def _steps(model: str, task: TaskSpec, batch: int) -> None:

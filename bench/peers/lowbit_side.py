@@ -30,7 +30,7 @@ def run(job: Job) -> dict[str, float]:
     from lowbit.runs.build import build_run
     from lowbit.runs.prepare import Prepared
     from lowbit.tasks.base import Data
-    from lowbit.tasks.prepare import find
+    from lowbit.tasks.prepare import find_task
     from lowbit.train.evaluate import evaluate, ratio
     from lowbit.train.loop import LoopSettings, train_model
 
@@ -54,7 +54,7 @@ def run(job: Job) -> dict[str, float]:
         batch=WORKS[job.work], lr=1e-3, warmup=0, epochs=100, steps=job.steps, keep="last"
     )
     spec = RunSpec(job.model, TaskSpec(name), plan, settings, job.seed)
-    task, parts = find(name), {"train": train, "selection": scored[:1], "scored": scored}
+    task, parts = find_task(name), {"train": train, "selection": scored[:1], "scored": scored}
     data = Data(task.kind, parts, ("0", "1") if job.work == "sst2" else (), (), "bench")
     built = build_run(Prepared(spec, checkpoint, task, data, 0), here)
     marks: list[tuple[float, int]] = []
@@ -63,7 +63,7 @@ def run(job: Job) -> dict[str, float]:
         train=settings,
         seed=job.seed,
         device=device,
-        watcher=lambda _, __, tokens, ___: marks.append((time.perf_counter(), tokens)),
+        on_step=lambda _, __, tokens, ___: marks.append((time.perf_counter(), tokens)),
     )
     if job.profile:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
@@ -83,15 +83,15 @@ def run_matrix(job: Job) -> list[float]:
 
     from lowbit.core.execution import Execution
     from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
-    from lowbit.runs.workers.pool import Job, Order, run_jobs
+    from lowbit.runs.workers.pool import PoolJob, PoolOptions, run_jobs
 
     train = TrainSpec(batch=WORKS["sst2"], lr=1e-3, epochs=1, keep="last")
     task = TaskSpec("sst2", limit=job.sentences)
     plans = [Plan(f"p{i}", f, embedding="bf16", rank=RANK) for i, f in enumerate(FORMATS)]
     runs = [RunSpec(job.model, task, plan, train, seed) for plan in plans for seed in range(3)]
     with tempfile.TemporaryDirectory() as folder:
-        jobs = [Job(run, Path(folder) / run.name) for run in runs]
+        jobs = [PoolJob(run, Path(folder) / run.name) for run in runs]
         residency: Any = "decoded" if job.side == "ours-decoded" else "packed"
-        order = Order(Execution(device="cpu", residency=residency), jobs=2)
+        order = PoolOptions(Execution(device="cpu", residency=residency), jobs=2)
         endings = run_jobs(jobs, order, lambda _: None)
         return [e.record.metrics["accuracy"] for e in endings if e.record is not None]

@@ -27,7 +27,7 @@ def limit(model: str, tokens: int, work: str, rounds: int = 7) -> dict[str, floa
     from lowbit.models.loading import open_checkpoint, skeleton
     from lowbit.runs import allocator, device
 
-    allocator.keep()
+    allocator.keep_freed_memory()
     checkpoint = open_checkpoint(folder_of(model)[0])
     kind: Any = "language" if work == "lm" else "classification"
     sites = find_sites(skeleton(checkpoint, kind, 2), checkpoint.matrices)
@@ -36,7 +36,7 @@ def limit(model: str, tokens: int, work: str, rounds: int = 7) -> dict[str, floa
         # The head sees every token; its gradient with respect to them is one product more.
         shapes += [s.shape for s in sites if s.role == "head" or s.aliases]
     medians = {}
-    speeds = device.speed(torch.device("cpu"))
+    speeds = device.matmul_speeds(torch.device("cpu"))
     for name, speed in speeds.items():
         if speed < max(speeds.values()) / 4:
             continue  # emulated: it bounds nothing, and takes minutes

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
-from lowbit.runs.workers.pool import Job, Order, run_jobs
+from lowbit.runs.workers.pool import PoolJob, PoolOptions, run_jobs
 from lowbit.runs.workers.process import call
 
 WITHIN = 0.2
@@ -41,9 +41,9 @@ def compare(model: str, task: str, plan: Plan) -> bool:
     spec = RunSpec(model, data, plan, train, 0)
     estimate = call(probe, spec)
     with tempfile.TemporaryDirectory() as folder:
-        order = Order(Execution(device="cpu"), jobs=1)
+        order = PoolOptions(Execution(device="cpu"), jobs=1)
         began = time.perf_counter()
-        (ending,) = run_jobs([Job(spec, Path(folder) / spec.name)], order, lambda _: None)
+        (ending,) = run_jobs([PoolJob(spec, Path(folder) / spec.name)], order, lambda _: None)
         waited = time.perf_counter() - began
     if ending.record is None:
         raise SystemExit(ending.message)

@@ -111,7 +111,7 @@ def as_lowbit(folder: Path):  # type: ignore[no-untyped-def]
     import torch
 
     from lowbit.core.spec import Plan
-    from lowbit.layers.install import Settings, install
+    from lowbit.layers.install import LayerSettings, install
     from lowbit.models.family import find_sites
     from lowbit.models.loading import open_checkpoint, skeleton
     from lowbit.models.weights import blank
@@ -121,9 +121,9 @@ def as_lowbit(folder: Path):  # type: ignore[no-untyped-def]
     checkpoint = open_checkpoint(folder)
     plan = Plan("four", "nf4@64", rank=8)
     sites = find_sites(skeleton(checkpoint, "language"), checkpoint.matrices)
-    with allocator.sparing():
+    with allocator.returning_freed_memory():
         model, weights = blank(checkpoint, "language", 0, None, torch.device("cpu"))
-        install(model, sites, choose(plan, sites), Settings(plan, torch.float32, 0), weights)
+        install(model, sites, choose(plan, sites), LayerSettings(plan, torch.float32, 0), weights)
     return model
 
 

@@ -53,7 +53,7 @@ def test_a_torn_line_is_one_clear_message(study: Path) -> None:
     path.write_text(path.read_text().replace('"seed":0', '"seed":1', 1))
     failed = lowbit("compare", study)
     assert failed.code == 1
-    assert "runs.jsonl, line 1: edited or torn" in failed.error_line
+    assert "runs.jsonl, line 1: edited or incomplete" in failed.error_line
 
 
 def test_results_go_to_a_table(study: Path, tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def test_a_worker_killed_at_any_step_is_resumed_with_the_same_bits(
         said = command.said()
         assert said.code == 1
         assert "the process was ended by SIGKILL" in said.err
-        assert "the same command goes on from there" in said.err
+        assert "the same command resumes the run" in said.err
         assert not (hard / RECORD).exists()
         assert (hard / CHECKPOINT).exists()
         assert "under way" in lowbit("status", study, *SETTINGS).out

@@ -15,8 +15,8 @@ import pytest
 from helpers.command_line import WITHOUT_TORCH, lowbit, record_of, stamps, write_study
 
 from lowbit.cli.doctor import TOOLS
-from lowbit.runs.record import CHECKPOINT, RECORD, load
-from lowbit.runs.workers.pool import Ending, Job, OnEnding, Order
+from lowbit.runs.record import CHECKPOINT, RECORD, read_record
+from lowbit.runs.workers.pool import OnEnding, PoolJob, PoolOptions, RunEnding
 
 PROFILE = """
 [profile.quick]
@@ -102,8 +102,8 @@ def test_nothing_that_is_said_is_wider_than_the_terminal(finished: tuple[Path, s
 def test_what_the_logs_warn_of_is_said_of_each_run_and_explained_once(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def noisy(jobs: Sequence[Job], order: Order, on_ending: OnEnding) -> list[Ending]:
-        endings = [Ending(job, load(job.folder)) for job in jobs]
+    def noisy(jobs: Sequence[PoolJob], order: PoolOptions, on_ending: OnEnding) -> list[RunEnding]:
+        endings = [RunEnding(job, read_record(job.folder)) for job in jobs]
         for ending in endings:
             with (ending.job.folder / "log.jsonl").open("a") as log:
                 log.write('{"step": 9, "warning": "gradients are noisy"}\n')
@@ -248,10 +248,10 @@ def test_two_jobs_end_with_the_scores_of_one_and_are_timed_alone_afterwards(
     assert said.code == 0
     plans = {name.rpartition("-")[0] for name in NAMES}
     assert sorted(p.stem for p in (study / "results" / "solo").glob("*.json")) == sorted(plans)
-    assert said.out.count("timing alone") == len(plans)
-    assert "~ timed while other work shared the machine" not in said.out
+    assert said.out.count("isolated cost") == len(plans)
+    assert "~: measured while other runs shared the machine" not in said.out
     again = lowbit("run", study, "--jobs", "2")
-    assert "timing alone" not in again.out
+    assert "isolated cost" not in again.out
     for name in NAMES:
         alone, shared = (
             record_of(finished[0] / "results" / name),

@@ -43,7 +43,7 @@ from lowbit.core.errors import RunError, UserError
 from lowbit.core.files import write_jsonl
 from lowbit.core.spec import RunSpec
 from lowbit.core.toml import check
-from lowbit.runs.record import ADAPTER, LOG, Record, finish, load
+from lowbit.runs.record import ADAPTER, LOG, Record, read_record, write_record
 from lowbit.sensitivity.predictors import Prediction
 from lowbit.sensitivity.table import Calibration
 from lowbit.study.predicted_vs_observed import TRUSTED
@@ -69,12 +69,12 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
 
     def execute_single(study: Study, *_: Any) -> list[Any]:
         spec = study.runs[0]
-        folder = study.place(spec)
-        if load(folder) is None:
+        folder = study.run_folder(spec)
+        if read_record(folder) is None:
             write_jsonl(folder / LOG, LOGGED)
             (folder / ADAPTER).mkdir()
             (folder / ADAPTER / "weights").write_text("trained")
-            finish(folder, as_if(like, spec))
+            write_record(folder, as_if(like, spec))
         return []
 
     monkeypatch.setattr(tuning, "execute_single", execute_single)
@@ -328,7 +328,7 @@ def test_a_study_is_collected_with_its_predictions_by_bits_and_rank(
                            embedding="bf16")  # fmt: skip
             spec = replace(base, plan=plan)
             write_jsonl(home / spec.name / LOG, LOGGED)
-            runs.append((home / spec.name, finish(home / spec.name, as_if(like, spec))))
+            runs.append((home / spec.name, write_record(home / spec.name, as_if(like, spec))))
             specs.append(spec)
     cells = [
         SimpleNamespace(kind="adapted", model="assets:lm-14m", task="wikitext2",

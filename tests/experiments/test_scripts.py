@@ -19,7 +19,7 @@ from original_plan.simulation import simulate
 from original_plan.tables import read
 
 from lowbit.core.errors import UserError
-from lowbit.report.wording import NOISY
+from lowbit.report.wording import NOISE_ADVICE
 from lowbit.runs.store import ResultsFolder
 
 pytestmark = pytest.mark.late
@@ -167,7 +167,8 @@ def test_frozen_bases_add_the_gradient_noise_that_the_derivation_states(
     derivation = (ROOT / "quant_noise.py").read_text(encoding="utf-8")
     assert f"×{times:.2f}" in derivation, "the derivation states another number"
     # The warning about noisy gradients states the same.
-    assert "ternary about doubled" in NOISY if times > 1.5 else "less than 10 %" in NOISY
+    phrase = "ternary about doubled" if times > 1.5 else "less than 10 %"
+    assert phrase in NOISE_ADVICE
     assert times < 1.10 or 1.8 < times < 2.2
 
 

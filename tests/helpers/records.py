@@ -15,7 +15,7 @@ from lowbit.core.files import write_jsonl
 from lowbit.core.spec import Plan, RunSpec, Site, TaskSpec, TrainSpec
 from lowbit.quant.byte_counts import adapter_numbers, matrix_bytes
 from lowbit.quant.formats import bits_of, parse
-from lowbit.runs.record import LOG, SCORES, Bytes, Cost, Facts, Record, SiteRecord, finish
+from lowbit.runs.record import LOG, SCORES, Bytes, Cost, Facts, Record, SiteRecord, write_record
 from lowbit.runs.store import FinishedRun, ResultsFolder
 
 WIDTH, INNER, VOCABULARY, DEPTH = 192, 512, 4096, 4
@@ -108,7 +108,7 @@ def make_run(
                   8300.0 - 100 * seed, timed),
         message=message,
     )  # fmt: skip
-    return FinishedRun(folder.name, finish(folder, record), ResultsFolder(root))
+    return FinishedRun(folder.name, write_record(folder, record), ResultsFolder(root))
 
 
 def _scores(

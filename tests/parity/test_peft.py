@@ -35,9 +35,9 @@ from lowbit.core.errors import UserError
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan, Rule
 from lowbit.layers.adapters import Adapter, SvdAdapter
-from lowbit.layers.frozen import Frozen
+from lowbit.layers.frozen import FrozenMatrix
 from lowbit.layers.install import adapters
-from lowbit.layers.linear import Adapted
+from lowbit.layers.linear import AdaptedLinear
 from lowbit.models.family import family_of
 from lowbit.models.loading import Kind
 from lowbit.quant.codec import encode
@@ -94,7 +94,8 @@ def trained_model(start: Opened, plan: Plan) -> PlannedModel:
 
 
 def bare(start: Opened, made: PlannedModel, **how: Any) -> nn.Module:
-    return merge.plain(made.model, made.sites, start.checkpoint, start.kind, LABELS, PAD, **how)
+    parts = (made.model, made.sites, start.checkpoint, start.kind, LABELS, PAD)
+    return merge.plain_model(*parts, **how)
 
 
 def in_peft(base: nn.Module, folder: Path) -> nn.Module:
@@ -146,7 +147,7 @@ def test_the_base_an_adapter_belongs_to_is_written_beside_it(
 ) -> None:
     start = opened(tiny_model("llama"))
     ours.write(tmp_path, trained_model(start, MIXED).model, "language", origin(start))
-    said = json.loads((tmp_path / ours.OURS).read_text())
+    said = json.loads((tmp_path / ours.LOWBIT_CONFIG).read_text())
     assert said == {"base": "tiny", "run": "f" * 16, "formats": {"a": "nf4@64"}}
 
 
@@ -214,7 +215,7 @@ def test_an_adapter_made_by_peft_has_equal_logits_here(
     model = theirs(start.model().float(), start, name, PATTERNS[pattern])
     expected = logits(model, some_ids())
     model.save_pretrained(tmp_path)
-    assert not (tmp_path / ours.OURS).exists()
+    assert not (tmp_path / ours.LOWBIT_CONFIG).exists()
     loaded = ours.read(tmp_path)
     ours.attach(made.model, loaded)
     assert set(adapters(made.model)) == set(loaded.factors)
@@ -258,7 +259,7 @@ def test_a_folder_that_is_no_adapter_says_what_is_missing(tmp_path: Path, absent
     save_file({"a": torch.zeros(1)}, tmp_path / ours.WEIGHTS)
     (tmp_path / ours.CONFIG).write_text("{}")
     (tmp_path / absent).unlink()
-    with pytest.raises(UserError, match=f"holds no {absent}"):
+    with pytest.raises(UserError, match=f"has no {absent}"):
         ours.read(tmp_path)
 
 
@@ -268,7 +269,7 @@ def test_a_folder_that_is_no_adapter_says_what_is_missing(tmp_path: Path, absent
 def test_what_is_no_plain_lora_is_refused(tmp_path: Path, config: dict[str, Any]) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / ours.WEIGHTS)
     (tmp_path / ours.CONFIG).write_text(json.dumps(config))
-    with pytest.raises(UserError, match="only plain LoRA adapters are read"):
+    with pytest.raises(UserError, match="this is not a plain LoRA adapter"):
         ours.read(tmp_path)
 
 
@@ -277,7 +278,7 @@ def test_a_torn_adapter_is_refused_in_words(tmp_path: Path, torn: str) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / ours.WEIGHTS)
     (tmp_path / ours.CONFIG).write_text('{"peft_type": "LORA"}')
     (tmp_path / torn).write_bytes((tmp_path / torn).read_bytes()[:-5])
-    with pytest.raises(UserError, match="a file of the adapter is torn"):
+    with pytest.raises(UserError, match="a file of the adapter is damaged"):
         ours.read(tmp_path)
 
 
@@ -293,7 +294,9 @@ def test_an_adapter_of_another_model_is_refused(
         a, b = loaded.factors[name]
         loaded.factors[name] = (a[:, :-1], b)
     made = installed(opened(tiny_model(other)), MIXED)
-    said = "is of another model" if other == "mistral" else "has a site that the model lacks"
+    said = "was trained on another model"
+    if other != "mistral":
+        said = "has a site that the model does not have"
     with pytest.raises(UserError, match=said):
         ours.attach(made.model, loaded)
 
@@ -304,14 +307,14 @@ def test_a_head_of_other_classes_is_refused(tiny_model: Folder, tmp_path: Path) 
     ours.write(tmp_path, made.model, start.kind, origin(start))
     loaded = ours.read(tmp_path)
     loaded.heads["classifier.bias"] = torch.zeros(1)  # which would broadcast
-    with pytest.raises(UserError, match=r"'classifier\.bias' is \(1,\) there and \(2,\) here"):
+    with pytest.raises(UserError, match=r"'classifier\.bias' has shape \(1,\), expected \(2,\)"):
         ours.attach(made.model, loaded)
 
 
 def test_a_head_that_is_not_trained_here_is_refused(tiny_model: Folder) -> None:
     made = installed(opened(tiny_model("llama")), MIXED)
-    loaded = ours.Loaded({}, {"model.norm.weight": torch.ones(32)})
-    with pytest.raises(UserError, match=r"holds 'model\.norm\.weight', which is not trained here"):
+    loaded = ours.PeftAdapter({}, {"model.norm.weight": torch.ones(32)})
+    with pytest.raises(UserError, match=r"'model\.norm\.weight', which this plan does not train"):
         ours.attach(made.model, loaded)
 
 
@@ -349,7 +352,7 @@ def test_requantising_without_a_merge_gives_the_same_codes(start: Opened) -> Non
             weight = module.weight.t() if type(module).__name__ == "Conv1D" else module.weight
             again = encode(weight.detach().contiguous(), frozen[site.name].quant)
             layer = made.model.get_submodule(site.name)
-            assert isinstance(layer, Adapted)
+            assert isinstance(layer, AdaptedLinear)
             assert torch.equal(again.codes, layer.frozen.packed.codes)
 
 
@@ -404,8 +407,8 @@ def test_one_lora_step_agrees_with_bitsandbytes() -> None:
     with torch.no_grad():
         adapter.A.copy_(a)
         adapter.B.copy_(b)
-    frozen = Frozen(encode(weight, parse("nf4@64")))
-    mine = Adapted(frozen, None, adapter)
+    frozen = FrozenMatrix(encode(weight, parse("nf4@64")))
+    mine = AdaptedLinear(frozen, None, adapter)
 
     def step(product: nn.Module) -> tuple[Tensor, ...]:
         given, low, high = (t.clone().requires_grad_() for t in (x, a, b))

@@ -18,7 +18,7 @@ from lowbit.report import page as report
 from lowbit.runs.store import FinishedRun
 from lowbit.study.cells import settings
 from lowbit.study.claims import Claim
-from lowbit.study.schema import MAIN, Part
+from lowbit.study.schema import MAIN, StudyPart
 from lowbit.study.verdicts import Finding, Verdicts
 
 EVIL = "</script><script>alert(1)</script>\u2028<!--"
@@ -56,7 +56,7 @@ def parsed(page: str) -> Elements:
 
 
 def contents(runs: list[FinishedRun], title: str = "Demo", **more: Any) -> report.Contents:
-    part = Part(MAIN, title, tuple(PLANS))
+    part = StudyPart(MAIN, title, tuple(PLANS))
     parts = ((part, tuple(runs)),)
     return report.Contents(title, "Four bits are enough.", "lowbit 0.1.0", parts, **more)
 
@@ -179,7 +179,7 @@ def test_no_text_of_a_record_can_act(demo: tuple[Path, list[FinishedRun]], tmp_p
         make_run(tmp_path / "b", EVIL, formats=PLANS["int2@64"], model=EVIL, task=EVIL),
         make_run(tmp_path / "c", "lost", formats=PLANS["int2@64"], status="diverged", message=EVIL),
     ]
-    part = Part("evil", EVIL, tuple(PLANS))
+    part = StudyPart("evil", EVIL, tuple(PLANS))
     claim = Finding(Claim(EVIL, EVIL, "bf16", EVIL), "refused", reason=EVIL)
     judged = Verdicts((claim,), (claim,), (EVIL,), 0.05)
     page = report.page(report.Contents(EVIL, EVIL, EVIL, ((part, tuple(runs)),), judged))

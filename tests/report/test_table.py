@@ -12,23 +12,24 @@ import pytest
 from helpers.records import PLANS, demo_runs, elsewhere, make_run
 from rich.console import Console
 
-from lowbit.report.table import Row, footnotes, render, rows, sheets, to_csv, to_markdown
+from lowbit.report.table import footnotes, render, sheets, to_csv, to_markdown
 from lowbit.runs.store import FinishedRun
+from lowbit.study.summary_rows import SummaryRow, summary_rows
 
 
-def terminal(table: list[Row], width: int = 80) -> str:
+def terminal(table: list[SummaryRow], width: int = 80) -> str:
     console = Console(width=width, file=io.StringIO(), color_system=None)
     console.print(render(table, width))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
-def row_of(table: list[Row], plan: str) -> Row:
+def row_of(table: list[SummaryRow], plan: str) -> SummaryRow:
     return next(row for row in table if row.plan == plan)
 
 
 def test_one_row_a_plan_in_the_order_of_the_study(tmp_path: Path) -> None:
-    table = rows(demo_runs(tmp_path))
+    table = summary_rows(demo_runs(tmp_path))
     assert [row.plan for row in table] == list(PLANS)
     assert all((row.done, row.diverged) == (2, 0) for row in table)
 
@@ -38,7 +39,7 @@ def test_the_gap_is_the_mean_difference_to_the_16_bit_runs_of_the_same_seeds(
 ) -> None:
     runs = demo_runs(tmp_path)
     loss = {(r.plan, r.seed): r.record.metrics["loss"] for r in runs}
-    table = rows(runs)
+    table = summary_rows(runs)
     expected = sum(loss["int2@64", seed] - loss["bf16", seed] for seed in (0, 1)) / 2
     found = row_of(table, "int2@64").gap
     assert found is not None
@@ -48,7 +49,7 @@ def test_the_gap_is_the_mean_difference_to_the_16_bit_runs_of_the_same_seeds(
 
 
 def test_without_a_16_bit_plan_there_is_no_gap(tmp_path: Path) -> None:
-    table = rows([make_run(tmp_path, "nf4@64+dq"), make_run(tmp_path, "int2@64")])
+    table = summary_rows([make_run(tmp_path, "nf4@64+dq"), make_run(tmp_path, "int2@64")])
     assert [row.gap for row in table] == [None, None]
     assert sheets(table)[0].body[0][3] == "–"
     assert not any("gap" in note for note in footnotes(table))
@@ -56,7 +57,7 @@ def test_without_a_16_bit_plan_there_is_no_gap(tmp_path: Path) -> None:
 
 def test_seeds_without_a_16_bit_partner_are_left_out_and_said(tmp_path: Path) -> None:
     runs = [make_run(tmp_path, "bf16", 0), *(make_run(tmp_path, "int2@64", s) for s in (0, 1))]
-    table = rows(runs)
+    table = summary_rows(runs)
     assert row_of(table, "int2@64").comparison.seeds == 1
     assert "int2@64: gap over 1 of 2 seeds." in footnotes(table)
 
@@ -65,7 +66,7 @@ def test_runs_that_differ_in_a_recorded_fact_are_refused_by_name(tmp_path: Path)
     other = elsewhere(threads=8, torch="2.11.0")
     runs = [make_run(tmp_path, "bf16", s) for s in (0, 1)]
     runs += [make_run(tmp_path, "int2@64", s, facts=other) for s in (0, 1)]
-    table = rows(runs)
+    table = summary_rows(runs)
     assert row_of(table, "int2@64").gap is None
     assert "refused" in sheets(table)[0].body[1]
     assert any("threads, torch" in note and "seeds 0, 1" in note for note in footnotes(table))
@@ -73,12 +74,12 @@ def test_runs_that_differ_in_a_recorded_fact_are_refused_by_name(tmp_path: Path)
 
 def test_runs_scored_on_other_examples_are_refused(tmp_path: Path) -> None:
     runs = [make_run(tmp_path, "bf16"), make_run(tmp_path, "int2@64", documents=5)]
-    assert "different examples" in row_of(rows(runs), "int2@64").comparison.refused[0]
+    assert "different examples" in row_of(summary_rows(runs), "int2@64").comparison.refused[0]
 
 
 def test_a_diverged_run_has_no_score_in_any_form(tmp_path: Path) -> None:
     runs = [make_run(tmp_path, "bf16"), make_run(tmp_path, "int2@64", status="diverged")]
-    table = rows(runs)
+    table = summary_rows(runs)
     lost = row_of(table, "int2@64")
     assert (lost.value, lost.perplexity, lost.gap) == (None, None, None)
     assert "diverged" in terminal(table)
@@ -89,25 +90,27 @@ def test_a_diverged_run_has_no_score_in_any_form(tmp_path: Path) -> None:
 
 def test_a_partly_diverged_plan_says_what_its_numbers_are_of(tmp_path: Path) -> None:
     runs = [make_run(tmp_path, "int2@64", 0), make_run(tmp_path, "int2@64", 1, status="diverged")]
-    table = rows(runs)
+    table = summary_rows(runs)
     assert sheets(table)[0].body[0][-1] == "1/2"
-    assert "int2@64: 1 of 2 runs diverged; its numbers are of the rest." in footnotes(table)
+    assert "int2@64: 1 of 2 runs diverged; its numbers are from the others." in footnotes(table)
 
 
 def test_shared_timings_are_marked(tmp_path: Path) -> None:
-    table = rows([make_run(tmp_path, "bf16", 0), make_run(tmp_path, "bf16", 1, timed="shared")])
+    table = summary_rows(
+        [make_run(tmp_path, "bf16", 0), make_run(tmp_path, "bf16", 1, timed="shared")]
+    )
     assert [cell[0] for cell in sheets(table)[0].body[0][6:9:2]] == ["~", "~"]
     assert any(note.startswith("~") for note in footnotes(table))
 
 
 @pytest.mark.parametrize(("seeds", "said"), [(1, "One seed"), (2, "Two seeds"), (6, None)])
 def test_few_seeds_claim_nothing(tmp_path: Path, seeds: int, said: str | None) -> None:
-    notes = footnotes(rows([make_run(tmp_path, "bf16", s) for s in range(seeds)]))
+    notes = footnotes(summary_rows([make_run(tmp_path, "bf16", s) for s in range(seeds)]))
     assert any("no claim" in note for note in notes) == (said is not None)
     assert said is None or any(note.startswith(said) for note in notes)
 
 
-def every_number(table: list[Row]) -> set[str]:
+def every_number(table: list[SummaryRow]) -> set[str]:
     return {cell for sheet in sheets(table) for line in sheet.body for cell in line[1:]}
 
 
@@ -123,7 +126,7 @@ def awkward(root: Path) -> list[FinishedRun]:
 
 
 def test_at_80_columns_no_number_is_cut(tmp_path: Path) -> None:
-    table = rows(awkward(tmp_path))
+    table = summary_rows(awkward(tmp_path))
     text = terminal(table)
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= 80
@@ -134,7 +137,7 @@ def test_at_80_columns_no_number_is_cut(tmp_path: Path) -> None:
 
 
 def test_csv_keeps_full_numbers(tmp_path: Path) -> None:
-    table = rows(demo_runs(tmp_path))
+    table = summary_rows(demo_runs(tmp_path))
     lines = list(csv.DictReader(io.StringIO(to_csv(table))))
     for row, line in zip(table, lines, strict=True):
         assert row.value is not None
@@ -144,18 +147,18 @@ def test_csv_keeps_full_numbers(tmp_path: Path) -> None:
 
 
 def test_markdown_cells_cannot_be_broken_by_a_name(tmp_path: Path) -> None:
-    text = to_markdown(rows([make_run(tmp_path, "a|b<script>", formats=PLANS["bf16"])]))
+    text = to_markdown(summary_rows([make_run(tmp_path, "a|b<script>", formats=PLANS["bf16"])]))
     assert r"| a\|b&lt;script> |" in text
 
 
 def test_the_same_records_give_the_same_words(tmp_path: Path) -> None:
     runs = awkward(tmp_path)
-    assert to_csv(rows(runs)) == to_csv(rows(runs))
-    assert terminal(rows(runs)) == terminal(rows(runs))
+    assert to_csv(summary_rows(runs)) == to_csv(summary_rows(runs))
+    assert terminal(summary_rows(runs)) == terminal(summary_rows(runs))
 
 
 def test_no_runs_no_rows() -> None:
-    assert rows([]) == []
+    assert summary_rows([]) == []
     assert to_markdown([]) == "\n"
     assert terminal([]).strip() == ""
 

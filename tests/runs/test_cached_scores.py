@@ -112,5 +112,5 @@ def test_a_head_that_would_be_random_has_no_scores(
     spec: RunSpec, tiny_model: Folder, tiny_jsonl: Path
 ) -> None:
     bert = replace(spec, model=str(tiny_model("bert")), task=TaskSpec(str(tiny_jsonl)))
-    with pytest.raises(UserError, match=r"holds no 'classifier'.*lowbit adapt"):
+    with pytest.raises(UserError, match=r"has no 'classifier'.*lowbit adapt"):
         evaluated(bert)

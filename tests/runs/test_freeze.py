@@ -17,7 +17,7 @@ from lowbit.core.spec import BLOCK_ROLES
 from lowbit.plan.file import load_plan
 from lowbit.plan.named import NAMED
 from lowbit.plan.rules import choose
-from lowbit.runs.freeze import freeze_run, frozen
+from lowbit.runs.freeze import freeze_run, frozen_plan
 from lowbit.runs.record import Record
 
 BLOCKS = [site.name for site in sites() if site.role in BLOCK_ROLES]
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(st.lists(st.integers(0, 12), min_size=len(BLOCKS), max_size=len(BLOCKS)))
 def test_every_site_gets_the_rank_it_ended_with(folder: Path, ranks: list[int]) -> None:
     for name in ("B-Ada", "Joint-2", "Joint-2.qv"):
-        plan = frozen(NAMED[name], ended_with(folder, ranks))
+        plan = frozen_plan(NAMED[name], ended_with(folder, ranks))
         before, after = choose(NAMED[name], sites()), choose(plan, sites())
         assert [after[name].rank for name in BLOCKS] == ranks
         assert {n: c.quant for n, c in after.items()} == {n: c.quant for n, c in before.items()}
@@ -53,7 +53,7 @@ def test_a_run_is_frozen_from_the_command_line(
     freeze(run, tmp_path / "kept.toml")
     assert "kept.toml" in capsys.readouterr().out
     assert load_plan(str(tmp_path / "kept.toml")).rank == 8
-    for target, said in (("kept.toml", "is there already"), ("kept.json", "ends in .toml")):
+    for target, said in (("kept.toml", "exists already"), ("kept.json", "ends in .toml")):
         with pytest.raises(UserError, match=said):
             freeze_run(run, tmp_path / target)
     with pytest.raises(UserError, match="holds no finished run"):

@@ -150,12 +150,12 @@ def test_a_score_line_of_another_packing_is_refused(results: Path) -> None:
     pack(results)
     path = results / "scores-wikitext2.jsonl"
     lines = path.read_text().splitlines()
-    body, _ = packed_lines.opened(lines[0], path, 1)
+    body, _ = packed_lines.open_line(lines[0], path, 1)
     body["sum"][0] += 1
-    path.write_text("\n".join([packed_lines.sealed(body)[0], *lines[1:]]) + "\n")
+    path.write_text("\n".join([packed_lines.seal_line(body)[0], *lines[1:]]) + "\n")
     run = ResultsFolder(results).find(body["run"])
     assert run is not None
-    with pytest.raises(RunError, match="line 1: edited or torn"):
+    with pytest.raises(RunError, match="line 1: edited or incomplete"):
         _ = run.scores
 
 

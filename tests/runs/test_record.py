@@ -29,10 +29,10 @@ from lowbit.runs.record import (
     RECORD,
     SCORES,
     check_current,
-    comparable,
-    finish,
-    load,
-    resumable,
+    differing_facts,
+    read_record,
+    resume_key,
+    write_record,
 )
 from lowbit.runs.store import FinishedRun
 
@@ -46,7 +46,7 @@ def run(tmp_path: Path) -> FinishedRun:
     folder, record = finished.folder, finished.record
     write_atomic(folder / ADAPTER / "adapter_model.safetensors", b"weights")
     write_atomic(folder / ADAPTER / "adapter_config.json", b"{}")
-    return folder, finish(folder, record)
+    return folder, write_record(folder, record)
 
 
 # -- writing ---------------------------------------------------------------------------------------
@@ -99,9 +99,9 @@ def test_no_number_that_is_none_gets_into_a_record(bad: float, run: FinishedRun)
     with pytest.raises(ValueError, match="not JSON compliant"):
         to_json({"loss": bad})
     with pytest.raises(RunError, match="is not finite"):
-        finish(folder, replace(record, metrics={"loss": bad}))
+        write_record(folder, replace(record, metrics={"loss": bad}))
     with pytest.raises(ValueError, match="not JSON compliant"):
-        finish(folder, replace(record, cost=replace(record.cost, wall_s=bad)))
+        write_record(folder, replace(record, cost=replace(record.cost, wall_s=bad)))
     assert (folder / RECORD).read_bytes() == before
 
 
@@ -109,12 +109,12 @@ def test_a_run_has_metrics_exactly_when_it_is_done(run: FinishedRun, tmp_path: P
     folder, record = run
     for wrong in (replace(record, status="diverged"), replace(record, metrics={})):
         with pytest.raises(RunError, match="metrics exactly when its run is done"):
-            finish(folder, wrong)
+            write_record(folder, wrong)
     finished = make_run(tmp_path, "int2@64", status="diverged", message="no longer finite")
     other, diverged = finished.folder, finished.record
     assert diverged.metrics == {}
     assert not (other / SCORES).exists()
-    assert load(other) == diverged
+    assert read_record(other) == diverged
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_a_run_has_metrics_exactly_when_it_is_done(run: FinishedRun, tmp_path: P
 
 def test_what_was_finished_is_read_back_equal(run: FinishedRun) -> None:
     folder, record = run
-    assert load(folder) == record
+    assert read_record(folder) == record
     assert set(record.files) == {
         LOG,
         SCORES,
@@ -139,13 +139,13 @@ def test_a_record_torn_anywhere_is_no_record(
     whole = (folder / RECORD).read_bytes()
     # The last character is a line's end, and without it the record is still whole.
     (folder / RECORD).write_bytes(whole[: data.draw(st.integers(0, len(whole) - 2))])
-    assert load(folder) is None
+    assert read_record(folder) is None
 
 
 @pytest.mark.parametrize("text", ["", "null", "3", "[]", '"x"', "{}", '{"schema": 1}', "\x00" * 64])
 def test_what_is_no_record_at_all_is_no_record(text: str, run: FinishedRun) -> None:
     (run[0] / RECORD).write_text(text)
-    assert load(run[0]) is None
+    assert read_record(run[0]) is None
 
 
 @pytest.mark.parametrize(
@@ -161,14 +161,14 @@ def test_what_is_no_record_at_all_is_no_record(text: str, run: FinishedRun) -> N
 def test_a_record_of_another_shape_is_no_record(change: dict[str, Any], run: FinishedRun) -> None:
     body = json.loads((run[0] / RECORD).read_text())
     (run[0] / RECORD).write_text(json.dumps({**body, **change}))
-    assert load(run[0]) is None
+    assert read_record(run[0]) is None
 
 
 def test_a_record_of_another_schema_is_an_error(run: FinishedRun) -> None:
     body = json.loads((run[0] / RECORD).read_text())
     (run[0] / RECORD).write_text(json.dumps({**body, "schema": 2}))
     with pytest.raises(RunError, match="has schema 2"):
-        load(run[0])
+        read_record(run[0])
 
 
 @pytest.mark.parametrize("name", [LOG, SCORES, "adapter/adapter_model.safetensors"])
@@ -184,26 +184,26 @@ def test_a_file_that_is_not_what_was_recorded_makes_the_run_none(
         "longer": content + b"\n",
     }
     path.write_bytes(harmed[harm])
-    assert load(run[0]) is None
+    assert read_record(run[0]) is None
     path.write_bytes(content)
-    assert load(run[0]) == run[1]
+    assert read_record(run[0]) == run[1]
 
 
 @pytest.mark.parametrize("name", [LOG, SCORES, RECORD])
 def test_a_missing_file_makes_the_run_none(name: str, run: FinishedRun) -> None:
     (run[0] / name).unlink()
-    assert load(run[0]) is None
+    assert read_record(run[0]) is None
 
 
 def test_the_adapter_may_be_absent_since_it_is_not_committed(run: FinishedRun) -> None:
     folder, record = run
     for path in (folder / ADAPTER).iterdir():
         path.unlink()
-        assert load(folder) == record
+        assert read_record(folder) == record
 
 
 def test_a_folder_that_is_not_there_is_no_run(tmp_path: Path) -> None:
-    assert load(tmp_path / "nowhere") is None
+    assert read_record(tmp_path / "nowhere") is None
 
 
 # -- whose record it is ----------------------------------------------------------------------------
@@ -312,17 +312,23 @@ def other_fact(name: str) -> dict[str, Any]:
 def test_records_are_compared_unless_a_fact_that_matters_differs(name: str, tmp_path: Path) -> None:
     one = make_run(tmp_path / "one", "bf16").record
     two = make_run(tmp_path / "two", "int2@64", facts=replace(FACTS, **other_fact(name))).record
-    assert comparable(one, two) == comparable(two, one) == ([name] if name in COMPARED else [])
+    assert (
+        differing_facts(one, two)
+        == differing_facts(two, one)
+        == ([name] if name in COMPARED else [])
+    )
 
 
 def test_vectors_that_nobody_noted_keep_no_two_records_apart(tmp_path: Path) -> None:
     old = make_run(tmp_path / "old", "bf16", facts=replace(FACTS, simd="")).record
     new = make_run(tmp_path / "new", "int2@64", facts=replace(FACTS, simd="AVX512")).record
-    assert comparable(old, new) == comparable(new, old) == []
+    assert differing_facts(old, new) == differing_facts(new, old) == []
     other = make_run(
         tmp_path / "other", "int2@64", facts=replace(FACTS, simd=f"AVX512{ONEDNN}")
     ).record
-    assert comparable(old, other) == comparable(other, new) == ["simd"], "MKL's were all of them"
+    assert differing_facts(old, other) == differing_facts(other, new) == ["simd"], (
+        "MKL's were all of them"
+    )
 
 
 def test_a_cpus_vectors_are_noted() -> None:
@@ -334,12 +340,12 @@ def test_all_facts_that_differ_are_listed(tmp_path: Path) -> None:
     one = make_run(tmp_path / "one", "bf16").record
     other = replace(FACTS, device="cuda", threads=9, cores=64, data="else")
     two = make_run(tmp_path / "two", "bf16", facts=other).record
-    assert comparable(one, two) == ["device", "threads", "data"]
+    assert differing_facts(one, two) == ["device", "threads", "data"]
 
 
 @pytest.mark.parametrize("name", COMPARED)
 def test_a_checkpoint_is_gone_on_from_only_where_the_record_would_be_comparable(name: str) -> None:
-    key = resumable(SPEC, FACTS)
-    assert resumable(SPEC, replace(FACTS, **other_fact(name))) != key
-    assert resumable(replace(SPEC, seed=1), FACTS) != key
-    assert resumable(SPEC, replace(FACTS, memory=1, system="else", notes=())) == key
+    key = resume_key(SPEC, FACTS)
+    assert resume_key(SPEC, replace(FACTS, **other_fact(name))) != key
+    assert resume_key(replace(SPEC, seed=1), FACTS) != key
+    assert resume_key(SPEC, replace(FACTS, memory=1, system="else", notes=())) == key

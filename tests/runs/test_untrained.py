@@ -21,7 +21,7 @@ from lowbit.planner.budget_plan import BudgetPlan
 from lowbit.planner.options import uniform_solution
 from lowbit.planner.planner import make_plan
 from lowbit.planner.request import PlanRequest
-from lowbit.runs.build import memory_need, planned_sites, site_choices
+from lowbit.runs.build import memory_inputs, planned_sites, site_choices
 from lowbit.runs.cached_scores import untrained_scores
 from lowbit.runs.device import cpu_machine
 from lowbit.runs.prepare import prepare_run
@@ -228,7 +228,7 @@ def test_a_plans_training_memory_is_the_ledgers(
     plan = Plan("u", "int3@16", embedding="int3@16", rank=4)
     start = prepare_run(there).with_plan(plan)
     count = planned_sites(start).count
-    need = memory_need(start, count, here, compute)
+    need = memory_inputs(start, count, here, compute)
     assert chosen.training + found.overhead == need.estimate().total
     assert chosen.stored + found.other == count.stored
 

@@ -16,7 +16,7 @@ from lowbit.core.spec import BLOCK_ROLES
 from lowbit.plan.rules import choose
 from lowbit.report.figures import gradients, memory, pareto, ranks
 from lowbit.study.cells import Setting, settings
-from lowbit.study.execute import How, missing_jobs
+from lowbit.study.execute import RunOptions, missing_jobs
 from lowbit.study.results import read_results
 from lowbit.study.study import Study, read_study
 from lowbit.study.verdicts import Verdicts, judge
@@ -33,8 +33,8 @@ def study() -> Study:
 
 
 def test_the_main_matrix_is_six_plans_two_tasks_six_seeds(study: Study) -> None:
-    main = study.part(study.parts[0])
-    counted = Counter((run.plan.name, run.task.called) for run in main)
+    main = study.runs_of(study.parts[0])
+    counted = Counter((run.plan.name, run.task.display_name) for run in main)
     assert len(main) == 72
     assert set(counted.values()) == {6}
     assert {plan for plan, _ in counted} == set(SIX)
@@ -134,7 +134,7 @@ def test_an_ablation_changes_one_thing_of_joint_2(study: Study) -> None:
 
 
 def test_a_slice_ends_before_the_next_seed_begins(study: Study) -> None:
-    todo = missing_jobs(replace(study, results=Path("nowhere")), How())
+    todo = missing_jobs(replace(study, results=Path("nowhere")), RunOptions())
     seeds = [cell.run.seed for cell in todo]
     assert seeds == sorted(seeds)
     assert len(todo) == len(study.runs)
@@ -150,7 +150,7 @@ def verdicts(study: Study) -> Verdicts:
 
 @pytest.fixture(scope="module", params=("sst2", "wikitext2"))
 def setting(study: Study, request: pytest.FixtureRequest) -> Setting:
-    runs = read_results(study).of_part(study.parts[0])
+    runs = read_results(study).runs_of(study.parts[0])
     return next(one for one in settings(runs) if one.task == request.param)
 
 
@@ -206,9 +206,9 @@ def test_gradients_are_those_that_were_logged(setting: Setting) -> None:
 def test_what_is_decided_is_decided_by_the_pairs_that_are_there(verdicts: Verdicts) -> None:
     for claim in verdicts.claims:
         assert claim.gain is not None
-        assert claim.beside is not None
-        assert claim.seeds == len(claim.beside.by_seed)
-        assert np.mean(claim.beside.by_seed) == pytest.approx(claim.gain.estimate)
+        assert claim.other_tests is not None
+        assert claim.seeds == len(claim.other_tests.by_seed)
+        assert np.mean(claim.other_tests.by_seed) == pytest.approx(claim.gain.estimate)
         assert (claim.state == "unfinished") == (claim.seeds < claim.declared_seeds)
 
 
@@ -216,7 +216,7 @@ def test_mcnemar_counts_the_sentences_that_one_side_alone_had_right(
     study: Study, verdicts: Verdicts
 ) -> None:
     found = next(one for one in verdicts.claims if one.claim.task == "sst2")
-    assert found.beside is not None
+    assert found.other_tests is not None
     runs = {run.name: run for run in read_results(study).runs}
 
     def right(plan: str) -> dict[int, float]:
@@ -226,7 +226,7 @@ def test_mcnemar_counts_the_sentences_that_one_side_alone_had_right(
     ours, theirs = right(found.claim.plan), right(found.claim.than)
     only_ours = sum(ours[i] > theirs[i] for i in ours)
     only_theirs = sum(ours[i] < theirs[i] for i in ours)
-    first = found.beside.mcnemar[0]
+    first = found.other_tests.mcnemar[0]
     assert (first.only_a, first.only_b) == (only_ours, only_theirs)
     assert first.p == pytest.approx(stats.binomtest(only_ours, only_ours + only_theirs).pvalue)
 
@@ -235,8 +235,8 @@ def test_slices_are_balanced(study: Study) -> None:
     """A seed's runs hold every plan on every task once."""
     for seed in range(6):
         one = read_study(str(ROOT), seeds=(seed,))
-        main = one.part(one.parts[0])
-        assert Counter((r.plan.name, r.task.called) for r in main) == Counter(
+        main = one.runs_of(one.parts[0])
+        assert Counter((r.plan.name, r.task.display_name) for r in main) == Counter(
             (plan, task) for plan in SIX for task in ("sst2", "wikitext2")
         )
         assert ("qv" in [p.name for p in one.parts]) == (seed == 0)

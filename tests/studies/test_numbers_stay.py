@@ -28,7 +28,7 @@ from lowbit.report.figures import predicted
 from lowbit.study.predicted_vs_observed import predicted_gaps
 from lowbit.study.results import read_results
 from lowbit.study.study import read_study
-from lowbit.study.summary_rows import rows
+from lowbit.study.summary_rows import summary_rows
 from lowbit.study.verdicts import judge
 
 ROOT = Path(__file__).parents[2] / "studies"
@@ -88,7 +88,7 @@ def of_study(name: str) -> dict[str, str]:
     if gaps:
         digests["figure predicted"] = digest(numbers(predicted.data(gaps)))
     for part, runs in contents.parts:
-        for row in rows(runs):
+        for row in summary_rows(runs):
             key = f"row {part.name} / {row.model} / {row.task} / {row.plan}"
             digests[key] = digest(numbers(row))
     for name, (_, sheet) in appendix.appendices(contents.part_settings).items():

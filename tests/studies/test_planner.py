@@ -38,13 +38,13 @@ def test_plans_are_trained_beside_every_control_at_two_budgets_on_two_tasks(stud
     parts = {part.name: part for part in study.parts}
     for name, folder in zip(("main", "lm4", "sst3", "sst4"), BUDGETS, strict=True):
         assert set(parts[name].plans) == {f"{folder}/{c}" for c in ("returned", *CONTROLS)}
-        assert {run.seed for run in study.part(parts[name])} == set(range(6))
+        assert {run.seed for run in study.runs_of(parts[name])} == set(range(6))
     for name, folder in (("joint", "lm"), ("joint sst2", "sst")):
         own = {f"{folder}-joint-{i}/returned" for i in (1, 2, 3)}
         assert set(parts[name].plans) == own | {"Joint-1", "Joint-2", "Joint-3"}
     for name, folder, runs in (("untrained", "lm", 1), ("untrained sst2", "sst", 6)):
         suffix = "bare" if folder == "lm" else "moved"
-        plans = [run.plan.name for run in study.part(parts[name])]
+        plans = [run.plan.name for run in study.runs_of(parts[name])]
         for bits in (3, 4, 5):
             mine = [plan for plan in plans if plan.startswith(f"{folder}{bits} {suffix}/")]
             assert len([plan for plan in mine if "/random-" in plan]) == 20 * runs

@@ -11,7 +11,7 @@ from lowbit.core.errors import UserError
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.study import additions
 from lowbit.study.additions import Additions, MoreText
-from lowbit.study.forecasts import partner, points
+from lowbit.study.forecasts import points, reference_run
 from lowbit.study.study import Study, read_study
 
 STUDY = """
@@ -82,21 +82,21 @@ def folder(tmp_path: Path) -> Path:
 
 
 def runs_of(study: Study, plan: str, task: str) -> list[RunSpec]:
-    return [r for r in study.runs if (r.plan.name, r.task.called) == (plan, task)]
+    return [r for r in study.runs if (r.plan.name, r.task.display_name) == (plan, task)]
 
 
 def test_a_workload_of_adapters_trains_nothing_and_takes_those_of_its_seeds(folder: Path) -> None:
     study = read_study(str(folder))
-    first = {(r.plan.name, r.seed): r for r in study.runs if r.task.called == "demo"}
+    first = {(r.plan.name, r.seed): r for r in study.runs if r.task.display_name == "demo"}
     for plan, of in (("own", "own"), ("low", "low"), ("moved", "own")):
         again = runs_of(study, plan, "demo (more)")
         assert [run.seed for run in again] == [0, 1]
         for run in again:
             assert run.plan.adapter == of
-            assert run.lender == first[of, run.seed].name
+            assert run.adapter_run == first[of, run.seed].name
             assert run.plan.lent == first[of, run.seed].fingerprint
-    assert {run.lender for run in runs_of(study, "bare", "demo (more)")} == {None}
-    assert not any(run.plan.on for run in study.runs if run.task.called == "demo")
+    assert {run.adapter_run for run in runs_of(study, "bare", "demo (more)")} == {None}
+    assert not any(run.plan.on for run in study.runs if run.task.display_name == "demo")
     assert "on" not in first["moved", 0].declared()["plan"]
 
 
@@ -105,11 +105,11 @@ def test_a_gap_on_more_text_is_counted_from_the_same_adapter_there(folder: Path)
     transplanted, again, adapted = study.forecasts
     (here, _), (there, _) = (runs_of(study, "moved", t) for t in ("demo", "demo (more)"))
     (own, _), (owned, _) = (runs_of(study, "own", t) for t in ("demo", "demo (more)"))
-    assert partner(study, transplanted, here) == own
-    assert partner(study, again, there) == owned
+    assert reference_run(study, transplanted, here) == own
+    assert reference_run(study, again, there) == owned
     (low, _) = runs_of(study, "low", "demo (more)")
-    assert partner(study, adapted, low) == owned
-    assert {run.task.called for point in points(study) for run in point.runs} == {"demo"}
+    assert reference_run(study, adapted, low) == owned
+    assert {run.task.display_name for point in points(study) for run in point.runs} == {"demo"}
 
 
 @pytest.mark.parametrize(
@@ -140,14 +140,14 @@ def test_what_was_added_is_read_as_it_was_written(folder: Path) -> None:
     before, study = len(STUDY), read_study(str(folder))
     assert before == len((folder / "study.toml").read_text()), "what is written stays"
     (part,) = (p for p in study.parts if p.name == additions.part_name(text))
-    assert additions.origin(part.name) == "moved"
+    assert additions.original_part(part.name) == "moved"
     assert part.seeds == (0, 1, 2)
-    again = study.part(part)
+    again = study.runs_of(part)
     assert {(r.plan.name, r.seed) for r in again} == {
         (plan, seed) for plan in ("own", "moved") for seed in (0, 1, 2)
     }
     assert {(run.task.scored_limit, run.task.scored_rest) for run in again} == {(25, 0)}
-    assert all(run.lender in {r.name for r in study.runs} for run in again)
+    assert all(run.adapter_run in {r.name for r in study.runs} for run in again)
     assert [f.part for f in study.forecasts].count(part.name) == 1
     # A second part with the same text of the same task has no second workload.
     additions.write(results, Additions({}, (text, replace(text, part="main", plans=("low",)))))
@@ -157,7 +157,7 @@ def test_what_was_added_is_read_as_it_was_written(folder: Path) -> None:
     with pytest.raises(UserError, match="'elsewhere' that the study does not have"):
         read_study(str(folder))
     (results / additions.FILE).write_text('{"seeds": {}}')
-    with pytest.raises(UserError, match="is torn"):
+    with pytest.raises(UserError, match="is damaged"):
         read_study(str(folder))
 
 
@@ -185,6 +185,6 @@ def test_text_that_forecasts_are_calibrated_on_is_not_added(folder: Path) -> Non
 def test_a_lender_on_another_task_is_found_by_what_that_is_called() -> None:
     task = TaskSpec("notes", tag="more")
     run = RunSpec("m", task, Plan("p", adapter="own", on="notes (half)"), TrainSpec(), 3)
-    assert run.lender == "m-notes_half-own-seed3"
-    assert replace(run, plan=replace(run.plan, on="notes")).lender == "m-notes-own-seed3"
-    assert replace(run, plan=replace(run.plan, on="")).lender == "m-notes_more-own-seed3"
+    assert run.adapter_run == "m-notes_half-own-seed3"
+    assert replace(run, plan=replace(run.plan, on="notes")).adapter_run == "m-notes-own-seed3"
+    assert replace(run, plan=replace(run.plan, on="")).adapter_run == "m-notes_more-own-seed3"

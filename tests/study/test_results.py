@@ -15,7 +15,12 @@ from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.report import draw, page
 from lowbit.runs import store
 from lowbit.runs.record import Record
-from lowbit.study.predicted_vs_observed import late, predicted_gaps, refused, unpredicted
+from lowbit.study.predicted_vs_observed import (
+    late_forecasts,
+    points_without_forecast,
+    predicted_gaps,
+    refused_pairs,
+)
 from lowbit.study.results import read_results
 from lowbit.study.results_table import results_rows, write_results
 from lowbit.study.study import Study, read_study
@@ -58,7 +63,7 @@ def test_a_report_of_the_planner_study_reads_each_record_once(
     results = read_results(read_study(str(PLANNER)))
     judge(results)
     gaps = predicted_gaps(results)
-    for check in (refused, unpredicted, late):
+    for check in (refused_pairs, points_without_forecast, late_forecasts):
         check(results)
     contents = page.contents(results, "")
     for part, setting in draw.part_settings(results):

@@ -262,7 +262,8 @@ def test_the_scorecard_is_printed_drawn_and_on_the_page(folder: Path) -> None:
     said = lowbit("compare", folder)
     assert said.code == 0, said.err
     for word in (
-        "transplanted: gap to 16 bits", "adapted: how predictors did", "Fixed before any",
+        "transplanted: gap to 16 bits", "adapted: scores of the predictors",
+        "The criterion was fixed before any",
         "predicted at 3 points when runs of theirs had ended already",
     ):  # fmt: skip
         assert word in said.out
@@ -323,7 +324,7 @@ def test_what_is_unresolved_gets_one_more_seed_up_to_a_limit(
     ] == 3
     assert "have 3 seeds already" in said.out
     (study.results / "added.json").write_text("[torn")
-    with pytest.raises(UserError, match="is torn"):
+    with pytest.raises(UserError, match="is damaged"):
         read_study(str(tmp_path / "study"))
 
 
@@ -541,7 +542,9 @@ def test_cells_with_fewer_seeds_than_declared_are_marked_and_nothing_is_final() 
     assert "1 trained with one seed: their error does not cover other seeds" in said
     base = replace(whole, kind="untrained", seeds=1, declared=1)
     assert said_of([base], 0) == "", "a base alone has no seeds"
-    assert "no seeds' noise" in said_of([replace(one, declared=1)], 0), "final, but not sharp"
+    assert "does not cover other seeds" in said_of([replace(one, declared=1)], 0), (
+        "final, but not sharp"
+    )
     assert [s.criterion_met for s in scores([whole, few])] == [
         s.criterion_met for s in scores([whole, whole])
     ]
@@ -572,7 +575,10 @@ def test_seeds_are_those_that_all_parts_declare_whatever_slice_is_run(
     assert kinds_without_runs(
         read_results(read_study(str(other))), predicted_gaps(read_results(read_study(str(other))))
     ) == ["untrained"]
-    line = "Unfinished, so no verdict above is final: 1 of 1 cells have fewer seeds than declared"
+    line = (
+        "The study is unfinished, so no verdict above is final: "
+        "1 of 1 cells have fewer seeds than declared"
+    )
     assert line in " ".join(said.out.split())
     assert lowbit("report", other).code == 0
     for name in ("compare.md", "index.html"):
@@ -725,7 +731,7 @@ def test_the_scorecard_of_the_bounds_study_is_what_its_readme_says() -> None:
     found = predicted_gaps(read_results(study))
     assert not kinds_without_runs(read_results(study), found)
     lines = printed(found, 80)
-    first = next(i for i, line in enumerate(lines) if "adapted: how predictors did" in line)
+    first = next(i for i, line in enumerate(lines) if "adapted: scores of the predictors" in line)
     rows = {line.strip().split("  ")[0]: line for line in lines[first:] if " × " in line}
     said = {
         "trusted closed form": ("21/24", "0.90 (20)", "× 2.62", "missed"),

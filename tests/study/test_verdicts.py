@@ -20,9 +20,9 @@ from lowbit.study.cells import settings
 from lowbit.study.claims import Claim, check_claims
 from lowbit.study.pairing import winner
 from lowbit.study.results import read_results
-from lowbit.study.schema import MAIN, Part
+from lowbit.study.schema import MAIN, StudyPart
 from lowbit.study.study import Study
-from lowbit.study.summary_rows import rows
+from lowbit.study.summary_rows import summary_rows
 from lowbit.study.verdicts import Finding, Verdicts
 
 SEEDS = tuple(range(6))
@@ -38,7 +38,7 @@ def specs(plans: tuple[str, ...] = tuple(PLANS)) -> tuple[RunSpec, ...]:
 
 
 def study(folder: Path, *claims: Claim, questions: tuple[Claim, ...] = ()) -> Study:
-    part = Part(MAIN, "t", tuple(PLANS), (TASK,), SEEDS)
+    part = StudyPart(MAIN, "t", tuple(PLANS), (TASK,), SEEDS)
     return Study(folder, "t", "h", claims, specs(), Execution(), folder, questions, (part,))
 
 
@@ -75,7 +75,7 @@ def test_a_gain_is_positive_where_the_plan_is_better(results: Path) -> None:
 
 def test_a_slice_of_the_seeds_decides_nothing(results: Path) -> None:
     whole = study(results, claim("bf16", "int2@64"))
-    part = Part(MAIN, "t", tuple(PLANS), (TASK,), SEEDS)
+    part = StudyPart(MAIN, "t", tuple(PLANS), (TASK,), SEEDS)
     runs = tuple(run for run in whole.runs if run.seed < 2)
     found = only(judge(replace(whole, runs=runs, declared=(part,))))
     assert (found.state, found.seeds, found.declared_seeds) == ("unfinished", 2, 6)
@@ -93,11 +93,11 @@ def test_a_difference_of_differences_is_what_it_says(results: Path) -> None:
     assert one.gain is not None
     assert two.gain is not None
     assert found.gain.estimate == pytest.approx(one.gain.estimate - two.gain.estimate)
-    assert found.beside is not None
-    assert one.beside is not None
-    assert two.beside is not None
-    apart = [a - b for a, b in zip(one.beside.by_seed, two.beside.by_seed, strict=True)]
-    assert found.beside.by_seed == pytest.approx(apart)
+    assert found.other_tests is not None
+    assert one.other_tests is not None
+    assert two.other_tests is not None
+    apart = [a - b for a, b in zip(one.other_tests.by_seed, two.other_tests.by_seed, strict=True)]
+    assert found.other_tests.by_seed == pytest.approx(apart)
     assert "more than bf16 than nf4@64+dq" in wording.comparison(found)
     turned = claim("bf16", "nf4@64+dq", less=("mixed-8-4-3", "int2@64"))
     assert only(judge(study(results, turned))).state == "contradicted"
@@ -109,11 +109,13 @@ def test_a_plan_against_the_mean_of_several_gains_the_mean_of_its_gains(results:
     found = only(judge(study(results, claim("bf16", others[0], mean_with=others[1:]))))
     each = [only(judge(study(results, claim("bf16", other)))) for other in others]
     assert found.gain is not None
-    assert found.beside is not None
+    assert found.other_tests is not None
     gains = [one.gain.estimate for one in each if one.gain is not None]
     assert found.gain.estimate == pytest.approx(sum(gains) / 3)
-    seeds = zip(*(one.beside.by_seed for one in each if one.beside is not None), strict=True)
-    assert found.beside.by_seed == pytest.approx([sum(three) / 3 for three in seeds])
+    seeds = zip(
+        *(one.other_tests.by_seed for one in each if one.other_tests is not None), strict=True
+    )
+    assert found.other_tests.by_seed == pytest.approx([sum(three) / 3 for three in seeds])
     assert "than the mean of int2@64, mixed-8-4-3 and nf4@64+dq, on" in wording.comparison(found)
     many = claim("bf16", "int2@64", mean_with=("mixed-8-4-3", "nf4@64+dq", "int8@row"))
     assert "than the mean of int2@64 and 3 more, on" in wording.comparison(
@@ -142,8 +144,8 @@ def test_a_difference_of_differences_needs_all_four(tmp_path: Path) -> None:
 def test_what_is_alike_stays_open(results: Path) -> None:
     found = only(judge(study(results, claim("bf16", "int8@row"))))
     assert found.state == "inconclusive"
-    assert found.beside is not None
-    assert len(found.beside.by_seed) == 6
+    assert found.other_tests is not None
+    assert len(found.other_tests.by_seed) == 6
 
 
 def test_a_margin_is_part_of_the_claim(results: Path) -> None:
@@ -250,13 +252,13 @@ def test_memory_waits_for_the_passes_alone(tmp_path: Path) -> None:
     peak = claim("nf4@64+dq", "bf16", measure="peak")
     (found,) = judge(study(tmp_path, questions=(peak,))).questions
     assert found.state == "unfinished"
-    assert "its cost alone was not measured yet" in wording.effect(found)
+    assert "its isolated cost is not measured yet" in wording.effect(found)
 
 
 def test_memory_closer_than_passes_are_to_each_other_is_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lowbit.study.verdicts.PASSES_DIFFER", 0.002)
+    monkeypatch.setattr("lowbit.study.verdicts.PEAK_REPEATABILITY", 0.002)
     peaks = {}
     for plan in ("bf16", "nf4@64+dq"):
         for seed in SEEDS:
@@ -268,7 +270,7 @@ def test_memory_closer_than_passes_are_to_each_other_is_open(
     )
     found = judge(study(tmp_path, questions=asked)).questions
     assert [one.state for one in found] == ["held", "inconclusive", "inconclusive", "contradicted"]
-    assert "closer than one pass is to the next" in wording.effect(found[1])
+    assert "smaller than that between two measurements" in wording.effect(found[1])
 
 
 def test_a_diverged_run_is_said_and_decides_nothing(tmp_path: Path) -> None:
@@ -309,9 +311,9 @@ def test_accuracy_has_mcnemar_beside_it(tmp_path: Path) -> None:
             make_run(tmp_path, plan, seed, kind="classification")
     found = only(judge(study(tmp_path, claim("bf16", "int2@64"))))
     assert found.unit == "points"
-    assert found.beside is not None
-    assert len(found.beside.mcnemar) == 6
-    assert found.beside.pooled is not None
+    assert found.other_tests is not None
+    assert len(found.other_tests.mcnemar) == 6
+    assert found.other_tests.pooled is not None
     said = wording.other_tests(found)
     assert "McNemar pooled" in said
     assert "Wilcoxon" in said
@@ -322,7 +324,7 @@ def test_bold_is_for_a_winner_over_all_others(results: Path, tmp_path: Path) -> 
     assert winner(settings(runs)[0]) is None  # 16 and 8 bits are alike
     worse = [run for run in runs if run.record.plan in ("int2@64", "mixed-8-4-3")]
     assert winner(settings(worse)[0]) == "mixed-8-4-3"
-    assert [row.plan for row in rows(worse) if row.best] == ["mixed-8-4-3"]
+    assert [row.plan for row in summary_rows(worse) if row.best] == ["mixed-8-4-3"]
     few = [run for run in worse if run.record.seed < 5]
     assert winner(settings(few)[0]) is None
     apart = [
@@ -361,7 +363,7 @@ def test_a_claim_names_what_the_study_has() -> None:
     other = replace(claim("bf16", "int2@64"), task="wikitext")
     assert "no task 'wikitext' in this study. Did you mean 'wikitext2'?" in refused(other)
     assert "with itself" in refused(claim("bf16", "bf16"))
-    assert "write it as a [[question]]" in refused(claim("bf16", "int2@64", measure="stored"))
+    assert "declare it as a [[question]]" in refused(claim("bf16", "int2@64", measure="stored"))
 
 
 def test_a_test_that_cannot_reach_its_alpha_is_refused() -> None:
@@ -373,7 +375,7 @@ def test_a_test_that_cannot_reach_its_alpha_is_refused() -> None:
     ranked = replace(one, test="wilcoxon")
     check_claims((ranked,), (), declared(6), 0.05)
     said = refused(ranked, replace(ranked, text="b"), seeds=6)
-    assert "p = 0.0312, and 2 claims at 0.05 ask for 0.025" in said
+    assert "p = 0.0312, and 2 claims at 0.05 need 0.025" in said
     assert "declare 7 seeds" in said
 
 
@@ -399,7 +401,9 @@ def test_a_claim_without_its_margin_is_refused() -> None:
 
 def test_a_parts_figures_are_held_against_its_control(results: Path, tmp_path: Path) -> None:
     whole = study(results)
-    part = Part("few", "Few bits", ("int2@64", "nf4@64+dq"), (TASK,), SEEDS, control="nf4@64+dq")
+    part = StudyPart(
+        "few", "Few bits", ("int2@64", "nf4@64+dq"), (TASK,), SEEDS, control="nf4@64+dq"
+    )
     parted = replace(whole, parts=(*whole.parts, part))
     pairs = draw.part_settings(read_results(parted))
     assert [p.name for p, _ in pairs] == [MAIN, "few"]

@@ -50,7 +50,7 @@ def adapt(
     from lowbit.cli.text.endings import explain_warnings, raise_failures, show_ending, show_run
     from lowbit.runs.store import ResultsFolder
 
-    how = execute.How(1, rerun, progress(1), show_ending, say, execute.IN_ADAPT)
+    how = execute.RunOptions(1, rerun, progress(1), show_ending, say, execute.IN_ADAPT)
     endings = execute.execute_single(study, device, how)
     if not endings:
         say("done already")

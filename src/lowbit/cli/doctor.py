@@ -54,5 +54,5 @@ def speeds() -> dict[str, Any]:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "cpu": device.cpu_name(),
-        "speeds": {name: device.speed(torch.device(name)) for name in device.available()},
+        "speeds": {name: device.matmul_speeds(torch.device(name)) for name in device.available()},
     }

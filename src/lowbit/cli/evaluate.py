@@ -38,10 +38,10 @@ def evaluate(
 
     Example: lowbit evaluate demo:tiny --task demo --plan int4@64
     """
-    from lowbit.runs.request import single
+    from lowbit.runs.request import single_run
     from lowbit.runs.workers.process import call
 
-    spec, _ = single(model, task, plan, 0, settings or ())
+    spec, _ = single_run(model, task, plan, 0, settings or ())
     arguments = (model, task, plan, part, settings or (), device)
     _show(spec.plan.name, call(evaluate_in_process, *arguments))
 

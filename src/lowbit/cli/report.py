@@ -25,18 +25,19 @@ def report(study: StudyArgument, settings: SetOption = None, profile: ProfileOpt
 def show_report(results: Results) -> None:
     """The table on the terminal; figures and page in the study's folder."""
     from lowbit.cli.console import out, say
-    from lowbit.report.table import render, rows
+    from lowbit.report.table import render
     from lowbit.report.write_report import check_finished_runs, write_results_report
+    from lowbit.study.summary_rows import summary_rows
 
     check_finished_runs(results)
     console = out()
-    parts = [(part, results.of_part(part)) for part in results.parts]
+    parts = [(part, results.runs_of(part)) for part in results.parts]
     several = sum(bool(runs) for _, runs in parts) > 1
     for part, runs in parts:
         if several and runs:
             say(f"\n{part.title}", style="bold")
         if runs:
-            console.print(render(rows(runs), min(console.width, 120)))
+            console.print(render(summary_rows(runs), min(console.width, 120)))
     written = write_results_report(results)
     say(f"figures  {written.figures}")
     say(f"report   {written.page}")

@@ -26,5 +26,5 @@ def validate(
     for run in declared.runs:
         finished = results.find(run.name)
         if finished is not None:
-            check_current(declared.place(run), finished.record, run)
+            check_current(declared.run_folder(run), finished.record, run)
     say(f"{declared.title}: {len(declared.runs)} runs, {len(declared.claims)} claims; all is well")

@@ -1,13 +1,13 @@
-"""What a person sees of a study: tables, figures, the page. No torch.
+"""Writes the report of a study: tables, figures and an HTML page. No torch.
 
-appendix         a paper's appendices
+appendix         appendices: ranks, formats, settings, costs, logs
 draw             all figures of a study
 page             the HTML page
 scorecard_table  predicted gaps and predictors as tables
-table            the study's table
-wording          findings in words
-write_report     the report of a study given by name
+table            the summary table of a study
+wording          findings as sentences
+write_report     writes a report, the public function
 charts/          interactive charts of the page
-figures/         figures for a paper
+figures/         static figures for a paper
 templates/       the page's HTML and CSS
 """

@@ -1,6 +1,6 @@
-"""A paper's appendices, from the records: final ranks, bits of every matrix, settings, logs.
+"""Appendices from the records: final ranks, formats of every matrix, settings, costs, logs.
 
-Markdown for reading, CSV for others. Ranks are means over seeds with the smallest and largest.
+Each is written as Markdown and CSV. Ranks are means over seeds, with the smallest and the largest.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from lowbit.report.figures import memory
 from lowbit.report.table import escaped
 from lowbit.runs.store import FinishedRun
 from lowbit.study.cells import Cell, Setting
-from lowbit.study.schema import Part
+from lowbit.study.schema import StudyPart
 
 Grid = tuple[list[str], list[list[str]]]
 COSTS = (
     *("wall clock, s", "CPU, s", "GPU, s"),
-    *(f"memory, MB: {part}" for part in memory.LOOK.parts),
+    *(f"memory, MB: {part}" for part in memory.STYLE.parts),
     "peak with decoded copies, MB",
 )
 LOGGED = (
@@ -35,7 +35,7 @@ LOGGED = (
 )
 
 
-def appendices(part_settings: Sequence[tuple[Part, Setting]]) -> dict[str, tuple[str, str]]:
+def appendices(part_settings: Sequence[tuple[StudyPart, Setting]]) -> dict[str, tuple[str, str]]:
     """(Markdown, CSV) of each appendix."""
     grids = {
         "appendix-a-ranks": ranks,
@@ -46,7 +46,7 @@ def appendices(part_settings: Sequence[tuple[Part, Setting]]) -> dict[str, tuple
     return {name: _both(part_settings, grid) for name, grid in grids.items()}
 
 
-def _both(part_settings: Sequence[tuple[Part, Setting]], grid: Any) -> tuple[str, str]:
+def _both(part_settings: Sequence[tuple[StudyPart, Setting]], grid: Any) -> tuple[str, str]:
     texts, rows = [], []
     for part, setting in part_settings:
         head, body = grid(setting)
@@ -104,7 +104,7 @@ def hyperparameters(setting: Setting) -> Grid:
 
 
 def costs(setting: Setting) -> Grid:
-    """One row per cost, one column per plan; memory is that of a run alone, where measured."""
+    """One row per cost, one column per plan; memory is the isolated cost if it was measured."""
     plans = [cell for cell in setting.cells if cell.done]
     costs_by_plan = [_cost(cell) for cell in plans]
     body = [[name, *(cost[name] for cost in costs_by_plan)] for name in COSTS]
@@ -112,7 +112,7 @@ def costs(setting: Setting) -> Grid:
 
 
 def _cost(cell: Cell) -> dict[str, str]:
-    """Means over seeds; a ~ where other work shared the machine."""
+    """Means over seeds, marked with ~ if other runs shared the machine."""
     runs = list(cell.done.values())
     costs = [run.cost for run in runs]
     mark = "~" if any(cost.timed == "shared" for cost in costs) else ""

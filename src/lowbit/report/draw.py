@@ -1,6 +1,6 @@
-"""All figures of a study, part by part and task by task, from its records. No torch.
+"""Draws all figures of a study, for each part and task. No torch.
 
-A file's name is FIGURE[-PART][-TASK], without the main matrix and a study's only task.
+A file's name is FIGURE[-PART][-TASK]; the main part and the only task of a study are left out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lowbit.report.figures import predicted as predicted_figure
 from lowbit.study.cells import Setting, settings
 from lowbit.study.predicted_vs_observed import PredictedGap
 from lowbit.study.results import Results
-from lowbit.study.schema import MAIN, Part
+from lowbit.study.schema import MAIN, StudyPart
 
 DATA: dict[str, Any] = {
     "pareto": pareto.data,
@@ -31,18 +31,18 @@ DATA: dict[str, Any] = {
     "gradients": gradients.data,
     "bytes": sizes.data,
 }
-"""What each figure shows of one setting; `forest` also needs the part's control."""
+"""The function that gives each figure's data for a setting; `forest` also needs the control."""
 ALL = (*DATA, "forest", "predicted")
-PartSetting = tuple[Part, Setting]
+PartSetting = tuple[StudyPart, Setting]
 FigureFile = tuple[str, Any, Path, str]
 MANY = 12
-"""From this many figures, starting processes costs less than it saves."""
+"""The number of figures from which starting processes saves time."""
 
 
 def part_settings(results: Results) -> list[PartSetting]:
     """Every part with each of its settings that has a run."""
     return [
-        (part, setting) for part in results.parts for setting in settings(results.of_part(part))
+        (part, setting) for part in results.parts for setting in settings(results.runs_of(part))
     ]
 
 
@@ -68,19 +68,19 @@ def draw(
 
 
 def _saved(files: Sequence[FigureFile]) -> list[list[Path]]:
-    """One after another, or on several cores where there are many: drawing takes longest."""
+    """Draw figures one after another, or on several cores if there are many."""
     cores = min(os.cpu_count() or 1, 4)
     if len(files) >= MANY and cores > 1:
         try:
             with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
                 return list(pool.map(figures.save, *zip(*files, strict=True)))
-        except BrokenProcessPool:  # A calling script without a __main__ guard breaks the pool.
+        except BrokenProcessPool:  # a calling script has no __main__ guard
             pass
     return [figures.save(*file) for file in files]
 
 
 def suffixes(pairs: Sequence[PartSetting]) -> dict[tuple[str, str], str]:
-    """The end of each setting's file names: nothing, the task, or model and task."""
+    """The end of the file names of each setting: nothing, the task, or model and task."""
     workloads = dict.fromkeys((setting.model, setting.task) for _, setting in pairs)
     tails = [(_tail(model), _tail(task)) for model, task in workloads]
     tasks = [task for _, task in tails]
@@ -98,8 +98,8 @@ def _tail(reference: str) -> str:
     return re.split(r"[/\\:]", reference.rstrip("/\\"))[-1]
 
 
-def data_of(part: Part, setting: Setting, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """The figures that have something to show."""
+def data_of(part: StudyPart, setting: Setting, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """(name, data) of the figures that have data."""
     for name in names:
         if name in DATA:
             data = DATA[name](setting)
@@ -111,7 +111,7 @@ def data_of(part: Part, setting: Setting, names: Sequence[str]) -> Iterator[tupl
                 yield name, effects
 
 
-def stem(name: str, part: Part, suffix: str) -> str:
+def stem(name: str, part: StudyPart, suffix: str) -> str:
     """FIGURE[-PART][-SETTING]."""
     words = (name, "" if part.name == MAIN else part.name, suffix)
     return "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", word).strip("_") for word in words if word)

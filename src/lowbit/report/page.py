@@ -1,10 +1,10 @@
-"""The report: one HTML file that shows a study to someone who has neither the code nor a network.
+"""The report of a study as one HTML file, which needs neither the code nor a network.
 
-Everything is inside the file: the table, interactive charts with their runtime (once, about
-0.9 MB), where the bits went, and every run's details. A content-security policy forbids the page
-to fetch anything at all. What it shows comes from records, which may hold any text: the template
-escapes words, and `embed` escapes what stands inside a script. Beside the page lie the figures for
-a paper, and the table as Markdown and CSV. The same records give the same bytes.
+The file contains the table, interactive charts with their runtime (about 0.9 MB), the bits of every
+site, and the details of every run. A content-security policy forbids the page to fetch anything.
+Records may contain any text, so the template escapes it, and `embed` escapes JSON inside a script.
+The folder of the page also has figures for a paper, and the table as Markdown and CSV. The same
+records give the same bytes.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from lowbit.report.table import footnotes, sheets, to_csv, to_markdown
 from lowbit.runs.record import Record, SiteRecord
 from lowbit.runs.store import FinishedRun
 from lowbit.study.cells import Setting, settings
-from lowbit.study.predicted_vs_observed import PredictedGap, predicted_gaps, without_runs
+from lowbit.study.predicted_vs_observed import PredictedGap, kinds_without_runs, predicted_gaps
 from lowbit.study.results import Results
-from lowbit.study.schema import MAIN, Part
+from lowbit.study.schema import MAIN, StudyPart
 from lowbit.study.scorecard import scores
-from lowbit.study.summary_rows import Row, rows
+from lowbit.study.summary_rows import SummaryRow, summary_rows
 from lowbit.study.verdicts import Verdicts, judge
 
 PAGE = "index.html"
@@ -42,7 +42,7 @@ PAGE = "index.html"
 
 @dataclass(frozen=True)
 class Bitmap:
-    """Which site has how many bits under which plan; a site that a plan lacks is None."""
+    """The bits of every site under every plan; None if a plan does not have the site."""
 
     plans: tuple[str, ...]
     sites: tuple[str, ...]
@@ -51,41 +51,41 @@ class Bitmap:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a report shows: parts with their finished runs, verdicts and predictions."""
+    """The contents of a report: parts with their finished runs, verdicts and predictions."""
 
     title: str
     hypothesis: str
     generated_by: str
-    parts: tuple[tuple[Part, tuple[FinishedRun, ...]], ...]
+    parts: tuple[tuple[StudyPart, tuple[FinishedRun, ...]], ...]
     verdicts: Verdicts | None = None
     predicted: tuple[PredictedGap, ...] = ()
     absent: tuple[str, ...] = ()
-    """The kind of every gap that was predicted and has no runs yet."""
+    """The kind of every predicted gap that has no runs yet."""
 
     @property
     def runs(self) -> list[FinishedRun]:
-        """Every run once."""
+        """Every run of all parts, once."""
         return list({run.name: run for _, runs in self.parts for run in runs}.values())
 
     @property
-    def part_settings(self) -> list[tuple[Part, Setting]]:
+    def part_settings(self) -> list[tuple[StudyPart, Setting]]:
         return [(part, setting) for part, runs in self.parts for setting in settings(runs)]
 
 
 def contents(results: Results, generated_by: str) -> Contents:
-    """What the report of a study shows."""
+    """Collect the contents of a study's report."""
     study = results.study
-    parts = tuple((part, results.of_part(part)) for part in results.parts)
+    parts = tuple((part, results.runs_of(part)) for part in results.parts)
     verdicts = judge(results) if study.claims or study.questions else None
     gaps = tuple(predicted_gaps(results))
-    absent = tuple(without_runs(results, gaps))
+    absent = tuple(kinds_without_runs(results, gaps))
     return Contents(study.title, study.hypothesis, generated_by, parts, verdicts, gaps, absent)
 
 
 def write(folder: Path, contents: Contents) -> Path:
     """Write the page, the figures and the tables into a folder; returns the page's path."""
     draw.draw(contents.part_settings, folder / "figures", predicted=contents.predicted)
-    tables = [(part, rows(runs)) for part, runs in contents.parts if runs]
+    tables = [(part, summary_rows(runs)) for part, runs in contents.parts if runs]
     several = len(tables) > 1
     text = "\n".join(
         (f"## {part.title}\n\n" if several else "") + to_markdown(table) for part, table in tables
@@ -123,23 +123,23 @@ def page(contents: Contents) -> str:
 
 
 def _predicted(gaps: Sequence[PredictedGap], absent: Sequence[str]) -> list[dict[str, Any]]:
-    """For every kind of gap: its cells, and how each predictor did."""
+    """The tables of each kind of gap: its cells, and the score of each predictor."""
     cells = {kind: [c for c in gaps if c.kind == kind] for kind in scorecard_table.kinds(gaps)}
-    done = {kind: [s for s in scores(gaps) if s.kind == kind] for kind in cells}
+    kind_scores = {kind: [s for s in scores(gaps) if s.kind == kind] for kind in cells}
     return [
         {
             "kind": kind,
-            "cells": (scorecard_table.HEADS, scorecard_table.cell_rows(of_kind)),
-            "scores": (scorecard_table.SCORED, scorecard_table.score_rows(done[kind])),
+            "cells": (scorecard_table.GAP_HEADS, scorecard_table.cell_rows(of_kind)),
+            "scores": (scorecard_table.SCORE_HEADS, scorecard_table.score_rows(kind_scores[kind])),
             "unfinished": scorecard_table.unfinished(of_kind, absent.count(kind)),
         }
         for kind, of_kind in cells.items()
     ]
 
 
-def _sections(part: Part, runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
-    """One for each setting of a part."""
-    table, groups = rows(runs), settings(runs)
+def _sections(part: StudyPart, runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
+    """The sections of a part, one for each setting."""
+    table, groups = summary_rows(runs), settings(runs)
     return [
         {
             "part": "" if part.name == MAIN else part.title,
@@ -155,13 +155,13 @@ def _sections(part: Part, runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
     ]
 
 
-def _notes(table: Sequence[Row], groups: Sequence[Setting]) -> list[list[str]]:
+def _notes(table: Sequence[SummaryRow], groups: Sequence[Setting]) -> list[list[str]]:
     """The footnotes of each setting."""
     return [footnotes([r for r in table if (r.model, r.task) == (s.model, s.task)]) for s in groups]
 
 
 def bitmap(setting: Setting) -> Bitmap:
-    """Sites down, plans across, from the first seed of each plan."""
+    """Sites as rows and plans as columns, from the first seed of each plan."""
     plans = [
         (cell.plan, {site.name: site for site in cell.records[0].sites}) for cell in setting.cells
     ]
@@ -175,7 +175,7 @@ def bitmap(setting: Setting) -> Bitmap:
 
 
 def _shared_parts(names: Sequence[str]) -> int:
-    """How many leading dotted parts all names have in common; each keeps its last."""
+    """The number of leading dotted parts that all names share, without their last part."""
     parts = [name.split(".")[:-1] for name in names]
     columns = list(zip(*parts, strict=False))
     same = [len(set(column)) == 1 for column in columns]
@@ -183,7 +183,7 @@ def _shared_parts(names: Sequence[str]) -> int:
 
 
 def versions(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """Every recorded fact except the notes, with all its values over the records."""
+    """Every recorded fact except the notes, with all its values in the records."""
     facts = [{k: v for k, v in asdict(r.facts).items() if k != "notes"} for r in records]
     keys = list(facts[0]) if facts else []
     return [(key, ", ".join(sorted({_fact(key, fact[key]) for fact in facts}))) for key in keys]
@@ -198,13 +198,13 @@ def bits(site: SiteRecord) -> float:
 
 
 def shade(site: SiteRecord) -> str:
-    """The class of a bit map's cell: fewer bits, stronger."""
+    """The CSS class of a cell in the bit map; fewer bits are darker."""
     count = bits(site)
     return next(f"b{limit}" for limit in (2, 3, 4, 6, 8, 32) if count <= limit)
 
 
 def embed(value: Any) -> Markup:
-    """JSON for the inside of a script element: no character in it can end the element."""
+    """JSON for a script element, with every character escaped that could end the element."""
     text = json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -213,19 +213,21 @@ def embed(value: Any) -> Markup:
 
 @cache
 def runtime() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script without imports."""
+    """Vega, Vega-Lite and Vega-Embed as one script."""
     script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     if "</script" in script.lower() or "<!--" in script:
-        raise AssertionError("the chart runtime cannot stand inside a script element")
+        raise AssertionError("the chart runtime contains the end of a script element")
     return script
 
 
 @cache
 def environment(*folders: tuple[str, str]) -> Environment:
-    """Templates of the report, after those of other (package, folder) pairs."""
-    places = (*folders, ("lowbit.report", "templates"))
+    """The template environment; other (package, folder) pairs take precedence."""
+    template_folders = (*folders, ("lowbit.report", "templates"))
     environment = Environment(
-        loader=ChoiceLoader([PackageLoader(package, folder) for package, folder in places]),
+        loader=ChoiceLoader(
+            [PackageLoader(package, folder) for package, folder in template_folders]
+        ),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

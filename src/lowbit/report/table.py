@@ -1,8 +1,8 @@
-"""The study's table: one row a plan, its seeds together, in three written forms.
+"""The summary table of a study: one row per plan over its seeds, for terminal, Markdown and CSV.
 
-`sheets` turns rows into the words of one table for each (model, task); terminal, Markdown and HTML
-all show those same words, and CSV the numbers. Units stand in the header and are chosen for the
-column, so that every number fits 80 columns whole. A diverged run has no score anywhere.
+`sheets` formats one table for each (model, task). Terminal, Markdown and HTML show the same text;
+CSV has the full numbers. The header has the units, one for each column, so that every number fits
+in 80 columns. A diverged run has no score.
 """
 
 from __future__ import annotations
@@ -17,35 +17,33 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from lowbit.study.summary_rows import Row, rows
-
-__all__ = ["Row", "Sheet", "footnotes", "render", "rows", "sheets", "to_csv", "to_markdown"]
+from lowbit.study.summary_rows import SummaryRow
 
 NONE = "–"
 ENOUGH_SEEDS = 6
-"""An exact paired sign test on n seeds cannot go below 2^(1-n): 5 % needs six."""
+"""An exact paired sign test on n seeds cannot give p below 2^(1-n); 5 % needs six seeds."""
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """One table in words: a title, (name, unit) of each column, and the cells."""
+    """One formatted table: a title, (name, unit) of each column, and the cells as text."""
 
     title: str
     header: tuple[tuple[str, str], ...]
     body: tuple[tuple[str, ...], ...]
     winner: str | None = None
-    """The plan that beats every other, where the statistics say so."""
+    """The plan that is significantly better than every other, if there is one."""
 
 
-def sheets(rows: Sequence[Row]) -> list[Sheet]:
-    """The rows in words, one sheet for each (model, task)."""
-    groups: dict[tuple[str, str], list[Row]] = {}
+def sheets(rows: Sequence[SummaryRow]) -> list[Sheet]:
+    """Format the rows, one sheet for each (model, task)."""
+    groups: dict[tuple[str, str], list[SummaryRow]] = {}
     for row in rows:
         groups.setdefault((row.model, row.task), []).append(row)
     return [_sheet(f"{model} · {task}", group) for (model, task), group in groups.items()]
 
 
-def _sheet(title: str, rows: list[Row]) -> Sheet:
+def _sheet(title: str, rows: list[SummaryRow]) -> Sheet:
     language = rows[0].metric == "loss"
     stored_unit, stored = _bytes([row.stored for row in rows])
     peak_unit, peak = _bytes([row.peak for row in rows])
@@ -64,13 +62,13 @@ def _sheet(title: str, rows: list[Row]) -> Sheet:
     return Sheet(title, tuple(header), tuple(body), best)
 
 
-def _value(row: Row) -> str:
+def _value(row: SummaryRow) -> str:
     if row.value is None:
         return "diverged"
     return f"{row.value.mean:.3f}" if row.metric == "loss" else f"{100 * row.value.mean:.1f}"
 
 
-def _gap(row: Row) -> list[str]:
+def _gap(row: SummaryRow) -> list[str]:
     """The gap and its standard error."""
     if row.gap is None:
         return ["ref." if row.reference else "refused" if row.comparison.refused else NONE, NONE]
@@ -86,7 +84,7 @@ def _perplexity(value: float | None) -> str:
 
 
 def _bytes(values: Sequence[int]) -> tuple[str, list[str]]:
-    """A unit for the whole column, and the numbers in it with the same decimals."""
+    """A unit for the whole column, and its numbers with the same decimals."""
     top, bottom = max(values), max(1, min(values))
     unit, scale = next(
         (u, s) for u, s in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if top >= s or s == 1e3
@@ -100,23 +98,23 @@ def _count(value: float) -> str:
     return f"{value:.0f}" if value < 1e5 else f"{value / 1e3:.0f}k"
 
 
-def _seeds(row: Row) -> str:
+def _seeds(row: SummaryRow) -> str:
     return f"{row.done}/{row.done + row.diverged}" if row.diverged else f"{row.done}"
 
 
-def footnotes(rows: Sequence[Row]) -> list[str]:
-    """What a reader must know before comparing: each note names its plan."""
+def footnotes(rows: Sequence[SummaryRow]) -> list[str]:
+    """Notes that a reader needs before comparing plans; each names its plan."""
     notes = []
     if any(row.gap for row in rows):
         notes.append(
-            "gap: to the 16-bit plan (ref.), paired by seed and document. ±: its standard error "
-            "over documents, which says nothing about other seeds."
+            "gap: difference to the 16-bit plan (ref.), paired by seed and document. ±: its "
+            "standard error over documents; it does not cover other seeds."
         )
     best = [row for row in rows if row.best]
     if best:
         notes.append(
-            "bold: better than every other plan, by a bootstrap over seeds and documents "
-            "corrected for all of them."
+            "bold: better than every other plan, by a bootstrap over seeds and documents with "
+            "Holm's correction."
         )
     several = len({(row.model, row.task) for row in rows}) > 1
     for row in rows:
@@ -124,27 +122,29 @@ def footnotes(rows: Sequence[Row]) -> list[str]:
         notes += [f"{name}: gap refused, {reason}." for reason in row.comparison.refused]
         total = row.done + row.diverged
         if row.diverged:
-            rest = "; its numbers are of the rest" if row.done else ""
+            rest = "; its numbers are from the others" if row.done else ""
             notes.append(f"{name}: {row.diverged} of {total} runs diverged{rest}.")
         if row.gap and row.comparison.seeds < row.done:
             notes.append(f"{name}: gap over {row.comparison.seeds} of {row.done} seeds.")
-    if cut := [row for row in rows if row.kept_share < row.share]:
-        left = ", ".join(f"{_name(row, several)} {100 * row.kept_share:.3g} %" for row in cut)
-        notes.append(f"train: as training begins. Left when ranks had been cut: {left}.")
+    if pruned := [row for row in rows if row.remaining_share < row.share]:
+        left = ", ".join(
+            f"{_name(row, several)} {100 * row.remaining_share:.3g} %" for row in pruned
+        )
+        notes.append(f"train: at the start of training. After pruning of ranks: {left}.")
     if any(row.decoded_peak for row in rows):
         notes.append(
-            "peak: with packed weights, freed memory handed back, in a short pass alone; for speed "
-            "the runs kept decoded copies, which are the same bits."
+            "peak: measured in a few steps alone on the machine, with packed weights and freed "
+            "memory returned at once. The runs used decoded copies of the same weights, for speed."
         )
     if any(row.shared for row in rows):
-        notes.append("~ timed while other work shared the machine.")
+        notes.append("~: measured while other runs shared the machine.")
     fewest = min((row.done for row in rows if row.done), default=0)
     if 0 < fewest < ENOUGH_SEEDS:
         notes.append(_too_few(fewest))
     return notes
 
 
-def _name(row: Row, several: bool) -> str:
+def _name(row: SummaryRow, several: bool) -> str:
     return f"{row.plan} on {row.task}" if several else row.plan
 
 
@@ -152,12 +152,12 @@ def _too_few(seeds: int) -> str:
     word = ("One", "Two", "Three", "Four", "Five")[seeds - 1]
     return (
         f"{word} seed{'' if seeds == 1 else 's'} support{'s' if seeds == 1 else ''} no claim about "
-        f"differences: an exact paired sign test needs at least {ENOUGH_SEEDS}."
+        f"differences: an exact paired sign test needs at least {ENOUGH_SEEDS} seeds."
     )
 
 
-def render(rows: Sequence[Row], width: int) -> Table:
-    """The terminal's form, at most `width` wide: long plan names fold, numbers never do."""
+def render(rows: Sequence[SummaryRow], width: int) -> Table:
+    """The tables for the terminal, at most `width` wide: long plan names fold, numbers never do."""
     page = Table.grid(padding=(0, 0, 1, 0))
     page.width = width
     for sheet in sheets(rows):
@@ -180,8 +180,8 @@ def _terminal(sheet: Sheet) -> Table:
     return table
 
 
-def to_markdown(rows: Sequence[Row]) -> str:
-    """Tables that a web page or a pull request shows as such, then the footnotes."""
+def to_markdown(rows: Sequence[SummaryRow]) -> str:
+    """The tables in Markdown, followed by the footnotes."""
     parts = []
     for sheet in sheets(rows):
         header = [f"{name} ({unit})" if unit else name for name, unit in sheet.header]
@@ -194,20 +194,20 @@ def to_markdown(rows: Sequence[Row]) -> str:
 
 
 def _bold(line: list[str], sheet: Sheet) -> list[str]:
-    """The winner's name and metric stand out."""
+    """The winner's name and metric in bold."""
     if sheet.winner is None or line[0] != escaped([sheet.winner])[0]:
         return line
     return [f"**{line[0]}**", f"**{line[1]}**", *line[2:]]
 
 
 def escaped(words: Sequence[str]) -> list[str]:
-    """Words that can neither end a cell nor start an element."""
+    """Text with every character escaped that could end a cell or start an HTML element."""
     escapes = str.maketrans({"|": r"\|", "<": "&lt;", "&": "&amp;", "\n": " ", "\r": " "})
     return [word.translate(escapes) for word in words]
 
 
-def to_csv(rows: Sequence[Row]) -> str:
-    """Full numbers in base units; an empty field where there is none."""
+def to_csv(rows: Sequence[SummaryRow]) -> str:
+    """The rows as CSV, with full numbers in base units; a field is empty if there is no value."""
     out = io.StringIO()
     lines = [_fields(row) for row in rows]
     writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
@@ -225,7 +225,7 @@ FIELDS = (
 )
 
 
-def _fields(row: Row) -> dict[str, object]:
+def _fields(row: SummaryRow) -> dict[str, object]:
     gap, value = row.gap, row.value
     numbers: tuple[object, ...] = (
         *(row.model, row.task, row.plan, row.metric, row.better),
@@ -234,7 +234,7 @@ def _fields(row: Row) -> dict[str, object]:
         *((gap.estimate, gap.se, gap.low, gap.high, gap.documents) if gap else (None,) * 5),
         *(row.comparison.seeds, row.reference),
         *(row.stored, row.peak, row.decoded_peak or None),
-        *(row.share, row.kept_share, row.tokens_per_s),
+        *(row.share, row.remaining_share, row.tokens_per_s),
         *("shared" if row.shared else "alone", row.done, row.diverged),
     )
     return dict(zip(FIELDS, numbers, strict=True))

@@ -1,4 +1,4 @@
-"""Findings in words: the same sentences on the terminal, in Markdown and on the page."""
+"""Findings as sentences, the same on the terminal, in Markdown and on the page."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from lowbit.report.figures.style import megabytes
 from lowbit.study.claims import Claim
 from lowbit.study.verdicts import Finding, Verdicts
 
-NOISY = (
-    "The base's bits are hardly why gradients became noisier during a run: a frozen base shifts "
-    "them by an offset that stays, which to first order adds no variance. Since batches differ in "
-    "their curvature it adds some after all, but from the first step on: on a small model less "
-    "than 10 % down to 2 bits, while ternary about doubled the variance. Noise drawn anew at every "
-    "step adds more. If the loss suffers, a smaller learning rate or a longer warm-up is what to "
-    "try."
+NOISE_ADVICE = (
+    "Low-bit weights are an unlikely reason for gradients that become noisier during a run. A "
+    "frozen base shifts the gradients by a constant offset, which to first order adds no variance. "
+    "Batches differ in their curvature, so it adds some variance from the first step on: on a "
+    "small model less than 10 % down to 2 bits, while ternary about doubled the variance. Noise "
+    "that is drawn again at every step adds more. If the loss suffers, try a smaller learning rate "
+    "or a longer warm-up."
 )
-"""What the theory says about a gradient's variance that grows."""
+"""Advice for a run whose gradient variance grows, from the theory of quantisation noise."""
 
 SCALES = {"nats": 1.0, "points": 100.0, "perplexity": 1.0, "bytes": 1.0}
 DIGITS = {"nats": 4, "points": 2, "perplexity": 2}
@@ -49,7 +49,7 @@ def comparison(finding: Finding) -> str:
 
 
 def _others(claim: Claim) -> str:
-    """The plan, or the mean of several plans, that a claim compares with."""
+    """The plan, or the mean of several plans, that a claim compares its plan with."""
     if not claim.mean_with:
         return claim.than
     named = (claim.than, *claim.mean_with)
@@ -63,7 +63,7 @@ def unit(finding: Finding) -> str:
 
 
 def effect(finding: Finding) -> str:
-    """Effect first, then its p-value."""
+    """The effect with its interval, then p-values, then seeds and documents."""
     gain = finding.gain
     if gain is None:
         return finding.reason
@@ -92,7 +92,7 @@ def effect(finding: Finding) -> str:
 
 def other_tests(finding: Finding) -> str:
     """Results of the other tests over the same pairs."""
-    tests = finding.beside
+    tests = finding.other_tests
     if tests is None:
         return ""
     parts = []
@@ -111,15 +111,21 @@ def other_tests(finding: Finding) -> str:
 
 
 def probability(p: float) -> str:
-    """With its relation sign, to follow the name of a test."""
+    """A p-value with its relation sign, to follow the name of a test."""
     return f"= {p:.2g}" if p >= 0.001 else "< 0.001"
 
 
 def to_markdown(verdicts: Verdicts) -> str:
-    """Claims, questions, and what is missing."""
+    """Claims, questions and missing runs as Markdown."""
     lines = ["## Claims", ""]
     lines += _table(verdicts.claims) or ["None."]
-    lines += ["", "## Questions", "", "Exploratory: not corrected, and decided by nothing.", ""]
+    lines += [
+        "",
+        "## Questions",
+        "",
+        "Exploratory: p-values are not corrected, and no verdict depends on them.",
+        "",
+    ]
     lines += _table(verdicts.questions) or ["None."]
     if verdicts.missing:
         names = "; ".join(runs_by_seed(verdicts.missing))
@@ -128,7 +134,7 @@ def to_markdown(verdicts: Verdicts) -> str:
 
 
 def runs_by_seed(names: Sequence[str]) -> list[str]:
-    """Names of runs; runs that differ in their seed alone share one."""
+    """Names of runs; runs that differ only in their seed share one name."""
     seeds: dict[str, list[str]] = {}
     for name in names:
         stem, _, seed = name.rpartition("-seed")
@@ -145,7 +151,7 @@ def _table(findings: tuple[Finding, ...]) -> list[str]:
         for finding in findings
     ]  # fmt: skip
     lines = [f"| {' | '.join(row)} |" for row in rows]
-    return ["| | | effect | beside it |", "| --- | --- | --- | --- |", *lines]
+    return ["| claim | verdict | effect | other tests |", "| --- | --- | --- | --- |", *lines]
 
 
 def _cell(text: str) -> str:

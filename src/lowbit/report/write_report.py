@@ -12,7 +12,7 @@ from lowbit.study.study import Study, read_study
 
 @dataclass(frozen=True)
 class Report:
-    """Where a report lies."""
+    """The paths of a report."""
 
     page: Path
     figures: Path
@@ -54,7 +54,7 @@ def write_report(study: str | Path | Study) -> Report:
 
 
 def write_results_report(results: Results) -> Report:
-    """Write the report of results that were read already."""
+    """Write the report of results that are already read."""
     from lowbit.report import page
 
     check_finished_runs(results)
@@ -65,7 +65,7 @@ def write_results_report(results: Results) -> Report:
 
 
 def check_finished_runs(results: Results) -> None:
-    """Raise where a study has no finished run."""
+    """Raise if a study has no finished run."""
     if not results.runs:
         what = "no run with these settings" if results.outdated else "no finished run"
         study = results.study

@@ -16,34 +16,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 _TRIM, _MMAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-_MOST = 2**25  # the largest that glibc takes for the latter
+_MOST = 2**25  # the largest mmap threshold that glibc accepts
 
 
-_mode = {"keeps": False}
+_mode = {"keeps_freed_memory": False}
 
 
-def keep() -> None:
+def keep_freed_memory() -> None:
     """Keep freed memory for the next step."""
-    _mode["keeps"] = True
+    _mode["keeps_freed_memory"] = True
     _set(trim=2**31 - 1, mmap=_MOST)
 
 
-def spare() -> None:
-    """Return freed memory at once: about half the peak memory, and steps a third slower."""
-    _mode["keeps"] = False
+def return_freed_memory() -> None:
+    """Return freed memory at once. This halves peak memory, about, and slows steps by a third."""
+    _mode["keeps_freed_memory"] = False
     _set(trim=2**20, mmap=2**20)
 
 
 @contextmanager
-def sparing() -> Iterator[None]:
+def returning_freed_memory() -> Iterator[None]:
     """Return freed memory at once inside this context, then restore the policy."""
-    kept_before = _mode["keeps"]
-    spare()
+    kept_freed_memory = _mode["keeps_freed_memory"]
+    return_freed_memory()
     try:
         yield
     finally:
-        if kept_before:
-            keep()
+        if kept_freed_memory:
+            keep_freed_memory()
 
 
 def _set(trim: int, mmap: int) -> None:

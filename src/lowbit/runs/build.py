@@ -1,4 +1,4 @@
-"""Build a plan's model: choose its sites, count its bytes, install packed layers.
+"""Builds a plan's model: chooses formats and ranks, counts bytes, installs packed layers.
 
 Runs, dry runs, scores of untrained models and exports all build their models here.
 """
@@ -19,7 +19,7 @@ from lowbit.core.execution import Execution
 from lowbit.core.schedules import Distil
 from lowbit.core.spec import Choice, Plan, RunSpec, Site
 from lowbit.layers.adapters import SvdAdapter
-from lowbit.layers.install import Settings, adapters, install
+from lowbit.layers.install import LayerSettings, adapters, install
 from lowbit.models.family import find_sites
 from lowbit.models.loading import (
     Checkpoint,
@@ -59,11 +59,11 @@ class BuiltModel:
 
 
 def build_run(prepared: Prepared, machine: Machine) -> BuiltModel:
-    """The model in its packed form on its device, after a check that a training step fits there."""
+    """Build the quantised model on its device; raise first if a training step does not fit."""
     spec = prepared.spec
     planned = planned_sites(prepared)
-    memory = memory_need(prepared, planned.count, machine.execution, machine.compute)
-    memory_check.check(machine.free_memory, memory)
+    memory = memory_inputs(prepared, planned.count, machine.execution, machine.compute)
+    memory_check.check_memory(machine.free_memory, memory)
     distil = _distil(spec)
     distiller = _distiller(prepared, distil, machine.device) if distil.enabled else None
     model = _stored_model(prepared, planned, machine)
@@ -76,18 +76,18 @@ def build_run(prepared: Prepared, machine: Machine) -> BuiltModel:
 
 
 def build_untrained(
-    prepared: Prepared, machine: Machine, adapter: peft.Loaded | None = None
+    prepared: Prepared, machine: Machine, adapter: peft.PeftAdapter | None = None
 ) -> BuiltModel:
-    """The model as the plan stores it, with a given adapter or none: nothing to train."""
+    """Build the quantised model without trainable parameters, with an adapter if one is given."""
     planned = planned_sites(prepared)
     head = next((site.name for site in planned.sites if site.fresh), None)
     if head is not None and adapter is None:
         raise UserError(
-            f"{prepared.spec.model} holds no '{head}': its head would be random, and so would "
+            f"{prepared.spec.model} has no '{head}': a new head would be random, and so would "
             "every score. `lowbit adapt` trains one."
         )
-    bare = {name: replace(choice, rank=0) for name, choice in planned.choices.items()}
-    planned = replace(planned, choices=bare)
+    without_ranks = {name: replace(choice, rank=0) for name, choice in planned.choices.items()}
+    planned = replace(planned, choices=without_ranks)
     model = _stored_model(prepared, planned, machine).eval()
     if adapter is not None:
         peft.attach(model, adapter)
@@ -95,15 +95,15 @@ def build_untrained(
 
 
 def planned_sites(prepared: Prepared) -> BuiltModel:
-    """The plan's choices and bytes on the model's skeleton; no weight is loaded."""
+    """The plan's choices and bytes for the model of a prepared run; loads no weights."""
     return plan_sites(prepared.spec.plan, prepared.checkpoint, prepared.kind, prepared.labels)
 
 
 def plan_sites(plan: Plan, checkpoint: Checkpoint, kind: losses.Kind, labels: int) -> BuiltModel:
-    """A plan's choices and bytes where no data is prepared; no weight is loaded."""
+    """The plan's choices and bytes for a checkpoint, without prepared data; loads no weights."""
     model = skeleton(checkpoint, kind, labels)
     sites = find_sites(model, checkpoint.matrices)
-    choices = choose(plan, sites)
+    choices = choose(plan, sites, checkpoint.stored)
     numbers = sum(p.numel() for p in model.parameters())
     other = other_parameters(sites, choices, numbers)
     other_bytes = other * checkpoint.item
@@ -114,22 +114,22 @@ def plan_sites(plan: Plan, checkpoint: Checkpoint, kind: losses.Kind, labels: in
 
 
 def site_choices(prepared: Prepared) -> SiteChoices:
-    """What the plan stores and trains at each site of this model."""
+    """The plan's formats and ranks at each site of this model."""
     plan, planned = prepared.spec.plan, planned_sites(prepared)
     stored = {s.name: planned.choices[s.name] for s in planned.sites if not s.fresh}
     formats = {n: spell(choice.quant) for n, choice in stored.items() if not is_cast(choice.quant)}
-    # A schedule reduces ranks to a mean of `target`; training decides which sites keep how many.
+    # A schedule reduces ranks to a mean of `target`; training decides the rank of each site.
     most = math.inf if plan.schedule.kind == "fixed" else plan.schedule.target
     return plan.name, formats, {n: int(min(c.rank, most)) for n, c in stored.items()}
 
 
-def memory_need(
+def memory_inputs(
     prepared: Prepared, count: ByteCount, execution: Execution, compute: str
-) -> memory_check.Need:
-    """What a training step's memory depends on."""
+) -> memory_check.MemoryInputs:
+    """The inputs of the memory estimate for a training step."""
     spec, parts = prepared.spec, prepared.data.parts
     shape = memory_check.shape_of(prepared.checkpoint.config)
-    return memory_check.Need(
+    return memory_check.MemoryInputs(
         count=count,
         shape=shape,
         # A batch never holds more examples than there are.
@@ -149,19 +149,21 @@ def _distil(spec: RunSpec) -> Distil:
 
 
 def _distiller(prepared: Prepared, distil: Distil, device: torch.device) -> Distiller:
-    """Outputs of the unquantised model, which is freed before anything is installed."""
-    with allocator.sparing():
+    """Compute the teacher's outputs with the unquantised model, then free it."""
+    with allocator.returning_freed_memory():
         model = load(prepared.checkpoint, prepared.kind).float().to(device)
         text, size = prepared.data.parts["train"], prepared.spec.train.eval_batch
         return run_teacher(model, text, distil, size, device)
 
 
 def _stored_model(prepared: Prepared, planned: BuiltModel, machine: Machine) -> nn.Module:
-    """The model with every site stored as planned, read matrix by matrix."""
+    """The model with every site in its format; weights are read one matrix at a time."""
     spec, execution, checkpoint = prepared.spec, machine.execution, prepared.checkpoint
-    settings = Settings(spec.plan, machine.dtype, spec.seed, execution.residency, execution.decoder)
+    settings = LayerSettings(
+        spec.plan, machine.dtype, spec.seed, execution.residency, execution.decoder
+    )
     encodings = Encodings(cache_dir(), weights_digest(checkpoint))
-    with allocator.sparing():
+    with allocator.returning_freed_memory():
         model, weights = blank(
             checkpoint, prepared.kind, prepared.labels, prepared.pad, machine.device
         )
@@ -170,7 +172,7 @@ def _stored_model(prepared: Prepared, planned: BuiltModel, machine: Machine) -> 
 
 
 def hooks_of(plan: Plan, built: BuiltModel) -> Hooks:
-    """The plan's rank schedule or ternary training, and gradients' norms by depth in the log."""
+    """The hooks for the plan's rank schedule or ternary training, and for logged gradient norms."""
     hooks = Hooks()
     if plan.schedule.kind != "fixed":
         svd = {n: a for n, a in adapters(built.model).items() if isinstance(a, SvdAdapter)}
@@ -182,7 +184,7 @@ def hooks_of(plan: Plan, built: BuiltModel) -> Hooks:
 
 
 def gradient_norms(model: nn.Module, sites: Sequence[Site]) -> dict[str, dict[str, float]]:
-    """Gradient norm of the trained parameters by depth of site; outside all blocks, by role."""
+    """Gradient norm of the trained parameters, by depth of the site, or by role outside blocks."""
     squares: dict[str, float] = {}
     for site in sites:
         key = site.role if site.depth is None else str(site.depth)

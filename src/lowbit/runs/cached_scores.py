@@ -1,8 +1,8 @@
-"""Scores of models before any training, cached.
+"""Scores untrained models, and caches their scores.
 
-Every gap is measured from the 16-bit model, whose scores never change. Each evaluation is a file
-named by everything that its scores depend on: weights, data, the format of every site, device,
-compute type, versions. Only a sum and a count are kept for each example.
+Every gap needs the scores of the 16-bit model, which never change. Each evaluation is a file whose
+name is a hash of everything that the scores depend on: weights, data, the format of every site,
+device, compute type, versions. The file holds a sum and a count for each example.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def untrained_scores(
     part: str = "scored",
     adapter_from: Path | None = None,
 ) -> UntrainedScores:
-    """The scores of a model that is stored as the plan says, and not trained.
+    """The scores of a model in the plan's formats, without training.
 
-    `adapter_from`: the folder of a finished run, whose adapter is attached before scoring.
+    `adapter_from`: the folder of a finished run; its adapter is attached before scoring.
     """
     planned, task = planned_sites(prepared), prepared.task
     key = _key(prepared, machine, planned, part, adapter_from)

@@ -15,29 +15,29 @@ IN_A_STUDY = (
     'in a study, model = "FOLDER" in every [[workload]] that names it, or --set '
     "workload.N.model=FOLDER, where N counts them from 0"
 )
-"""Where a study's file gives a model's folder, for error messages."""
+"""How a study names a model's folder, for error messages."""
 
 
 def check_runs(
     runs: Sequence[RunSpec], execution: Execution, instead: str = IN_A_STUDY
 ) -> AutoCompute:
-    """Check the device, the data and every plan; runs in a process of its own.
+    """Check the device, the data and every plan. Call it in a separate process: it imports torch.
 
     Returns what `compute = "auto"` means on this machine, or "" where no run uses `auto`.
-    `instead`: where a user gives a model's folder, for the error when the name leads nowhere.
+    `instead`: how a user gives a model's folder; the error for an unknown model says so.
     """
     from lowbit.runs.build import plan_sites
     from lowbit.runs.demo_model import blueprint
     from lowbit.runs.device import open_machine
     from lowbit.runs.prepare import prepare_run
-    from lowbit.tasks.prepare import find
+    from lowbit.tasks.prepare import find_task
 
     declared = {r.train.compute for r in runs}
     settled = {compute: open_machine(execution, compute).compute for compute in declared}
     for run in {(r.model, r.task): r for r in runs}.values():
         if run.model == DEMO_MODEL:
-            # Perhaps not pretrained yet; its shape is known without its weights.
-            checkpoint, kind, labels = blueprint(), find(run.task.name, run.task).kind, 2
+            # It may not be pretrained yet; its configuration is enough for these checks.
+            checkpoint, kind, labels = blueprint(), find_task(run.task.name, run.task).kind, 2
         else:
             prepared = prepare_run(run, instead)
             checkpoint, kind, labels = prepared.checkpoint, prepared.kind, prepared.labels

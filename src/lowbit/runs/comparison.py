@@ -1,4 +1,4 @@
-"""Scores of untrained models, and how two of them compare, as plain data. No torch here."""
+"""Scores of untrained models, and the comparison of two of them. Plain data, no torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lowbit.core.stats import Floats, Gap, ratio
 
 @dataclass(frozen=True, eq=False)
 class UntrainedScores:
-    """Scores of one part of the data, each array (examples,); `stored` is the model's bytes."""
+    """Scores on one split, each array (examples,); `stored` is the stored bytes of the model."""
 
     metric: str
     better: str
@@ -22,13 +22,13 @@ class UntrainedScores:
 
     @property
     def value(self) -> float:
-        """The metric over the whole part."""
+        """The metric over the whole split."""
         return float(ratio(self.sums, self.counts))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A plan's model and the 16-bit model on the same examples; the gap is paired by document."""
+    """Scores of a plan's model and of the 16-bit model, and their gap, paired by document."""
 
     plan: UntrainedScores
     full_precision: UntrainedScores

@@ -1,9 +1,9 @@
-"""The demo's model: a tiny Llama, pretrained here on Python's own documentation.
+"""The demo model: a tiny Llama, pretrained on this machine on Python's own documentation.
 
-No download: the text is `pydoc_data.topics`, which ships inside CPython, and the loop is the one
-that adapts everything else (`adapt.adapt`), given a model in which every parameter trains. It
-takes about a minute once; afterwards the model lies in the cache under a name that holds the
-text's hash, because the text differs by Python version.
+Nothing is downloaded: the text is `pydoc_data.topics`, which is part of CPython. Pretraining uses
+the same training loop as fine-tuning, with every parameter trainable. It takes about a minute.
+The model is then cached in a folder whose name contains a hash of the text, because the text
+differs between Python versions.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from torch import nn
 
 from lowbit.core.cache import cache_dir
 from lowbit.core.files import write_atomic
-from lowbit.core.progress import Watcher, nobody
+from lowbit.core.progress import StepCallback, ignore_step
 from lowbit.core.spec import DEMO_MODEL, TaskSpec, TrainSpec
 from lowbit.models.loading import Checkpoint, quiet, resolve, tokenizer_of
-from lowbit.tasks.prepare import find, prepare
+from lowbit.tasks.prepare import find_task, prepare
 from lowbit.train.loop import LoopSettings, train_model
 
 VOCABULARY = 2048
@@ -45,36 +45,36 @@ SHAPE: dict[str, Any] = {
 }
 
 
-def model_folder(reference: str, watcher: Watcher = nobody, instead: str = "") -> Path:
-    """The folder of any model reference; `demo:tiny` is made on first use."""
+def model_folder(reference: str, on_step: StepCallback = ignore_step, instead: str = "") -> Path:
+    """The folder of any model reference; `demo:tiny` is pretrained on first use."""
     if reference != DEMO_MODEL:
         return resolve(reference, instead)
-    texts = [d.text for part in find(TASK.name).read(TASK).parts.values() for d in part]
+    texts = [d.text for part in find_task(TASK.name).read(TASK).parts.values() for d in part]
     recipe = json.dumps([asdict(TASK), asdict(TRAIN), SHAPE, VOCABULARY], sort_keys=True)
     key = sha256("\0".join([recipe, *texts]).encode()).hexdigest()[:12]
     folder = cache_dir() / "models" / f"demo-tiny-{key}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not (folder / "config.json").is_file():
-            _make(folder, texts, watcher)
+            _pretrain(folder, texts, on_step)
     return folder
 
 
 def blueprint() -> Checkpoint:
-    """What the demo's model will be: enough to check and count plans before it is made."""
+    """The demo model without weights: enough to check plans and count bytes before pretraining."""
     from transformers import LlamaConfig
 
     config = LlamaConfig(vocab_size=VOCABULARY, **SHAPE)
     return Checkpoint(Path(DEMO_MODEL), config, frozenset({"model.embed_tokens", "lm_head"}), 2)
 
 
-def _make(folder: Path, texts: list[str], watcher: Watcher) -> None:
-    """Pretrain beside the folder and rename at the end: it is there whole or not at all."""
-    growing = folder.with_name(folder.name + ".partial")
-    growing.mkdir(exist_ok=True)
-    if not (growing / "tokenizer.json").is_file():
-        _write_tokenizer(growing, texts)
-    tokenizer = tokenizer_of(growing)
+def _pretrain(folder: Path, texts: list[str], on_step: StepCallback) -> None:
+    """Pretrain in a temporary folder and rename it at the end, so a folder is always complete."""
+    partial = folder.with_name(folder.name + ".partial")
+    partial.mkdir(exist_ok=True)
+    if not (partial / "tokenizer.json").is_file():
+        _write_tokenizer(partial, texts)
+    tokenizer = tokenizer_of(partial)
     data = prepare(TASK, tokenizer, SHAPE["max_position_embeddings"], cache_dir())
     torch.manual_seed(0)
     model = _untrained(tokenizer)
@@ -84,15 +84,15 @@ def _make(folder: Path, texts: list[str], watcher: Watcher) -> None:
         seed=0,
         device=torch.device("cpu"),
         fingerprint=folder.name,
-        checkpoint=growing / "checkpoint.safetensors",
-        watcher=watcher,
+        checkpoint=partial / "checkpoint.safetensors",
+        on_step=on_step,
     )
     train_model(model, data.parts, setting)
     with quiet():
-        model.to(torch.bfloat16).save_pretrained(growing)  # type: ignore[operator, arg-type]
-    (growing / "checkpoint.safetensors").unlink(missing_ok=True)
+        model.to(torch.bfloat16).save_pretrained(partial)  # type: ignore[operator, arg-type]
+    (partial / "checkpoint.safetensors").unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-    growing.rename(folder)
+    partial.rename(folder)
 
 
 def _untrained(tokenizer: Any) -> nn.Module:

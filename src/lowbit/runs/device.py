@@ -1,9 +1,9 @@
-"""Which device and which compute type, and what this machine has.
+"""Chooses device and compute type, and records the facts of this machine.
 
-`auto` is never recorded: a device is looked for (CUDA, then MPS, then CPU), and the compute type
-follows a measurement, because a CPU without bf16 instructions multiplies bf16 ten times slower
-than fp32, and one with them four times faster. `open_machine` settles both, once per process, and
-everything below it takes the `Machine` that it returns.
+`auto` is resolved before a run starts and never recorded. The device is the first available one of
+CUDA, MPS and CPU. The compute type is measured: a CPU without bf16 instructions multiplies bf16 ten
+times slower than fp32, a CPU with them four times faster. `open_machine` resolves both once per
+process; the code below it takes the `Machine` that it returns.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how a run computes: settled values, no `auto`."""
+    """Device, compute type and execution settings of a run, with every `auto` resolved."""
 
     device: torch.device
     compute: str
     execution: Execution
     memory: int | None = None
-    """Bytes that this run may take where several run at once; None for a run alone."""
+    """Bytes that this run may use if several run at once; None if it has the machine to itself."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -48,23 +48,23 @@ class Machine:
 
     @property
     def free_memory(self) -> int:
-        """Bytes that this run may take now."""
+        """Bytes that this run may use now."""
         return free_memory(self.device) if self.memory is None else self.memory
 
 
 def open_machine(execution: Execution, compute: str, memory: int | None = None) -> Machine:
-    """Apply the settings of threads and memory to this process; settle device and compute type."""
+    """Apply the settings of threads and memory to this process; resolve device and compute type."""
     device = resolve_device(execution.device)
     if execution.threads:
         torch.set_num_threads(execution.threads)
-    (allocator.spare if execution.sparing else allocator.keep)()
+    (allocator.return_freed_memory if execution.sparing else allocator.keep_freed_memory)()
     if execution.decoder == "bitsandbytes":
-        bitsandbytes.library()  # an error now rather than in the first product
+        bitsandbytes.library()  # raise now instead of in the first matrix multiplication
     return Machine(device, compute_of(execution, compute), execution, memory)
 
 
 def cpu_machine(execution: Execution | None = None, compute: str = "fp32") -> Machine:
-    """The CPU as it is: no setting of this process changes."""
+    """A `Machine` for the CPU that changes no setting of this process."""
     return Machine(torch.device("cpu"), compute, execution or Execution())
 
 
@@ -76,7 +76,7 @@ def available() -> list[str]:
 
 
 def resolve_device(declared: str) -> torch.device:
-    """`auto`: the fastest device; an error where the machine lacks a device."""
+    """The torch device; `auto` is the fastest one. Raises if this machine lacks the device."""
     if declared == "auto":
         return torch.device(available()[0])
     if declared not in available():
@@ -85,15 +85,15 @@ def resolve_device(declared: str) -> torch.device:
 
 
 def compute_of(execution: Execution, compute: str) -> str:
-    """What a run computes in on its device."""
+    """The compute type of a run on its device."""
     declared = execution.measured or compute if compute == "auto" else compute
     return resolve_compute(declared, resolve_device(execution.device))
 
 
 def resolve_compute(declared: str, device: torch.device) -> str:
-    """`auto`: bf16 where it was measured to be faster; an error where the device lacks a type."""
+    """The compute type; `auto` is the faster one by measurement. Raises if unsupported."""
     if declared == "auto":
-        speeds = speed(device)
+        speeds = matmul_speeds(device)
         return max(speeds, key=lambda name: speeds[name])
     if not supports(declared, device):
         types = ", ".join(name for name in TYPES if supports(name, device))
@@ -102,21 +102,21 @@ def resolve_compute(declared: str, device: torch.device) -> str:
 
 
 def supports(compute: str, device: torch.device) -> bool:
-    """Whether a device multiplies matrices of a type, by trying it."""
+    """Whether a device can multiply matrices of a type; it tries one product."""
     if device.type == "cuda" and compute == "bf16" and not torch.cuda.is_bf16_supported(False):
         return False  # it would be emulated, slowly
     try:
         a = torch.ones(2, 2, dtype=TYPES[compute], device=device)
         return bool((a @ a).float().sum() == 8)
     except (RuntimeError, TypeError, AssertionError):
-        return False  # torch asserts that it was built for a device
+        return False  # torch raises AssertionError if it was built without this device
 
 
 @lru_cache(maxsize=4)
-def speed(device: torch.device, size: int = 768, rounds: int = 7) -> dict[str, float]:
+def matmul_speeds(device: torch.device, size: int = 768, rounds: int = 7) -> dict[str, float]:
     """GFLOP/s of a square matrix product in each compute type."""
     return {
-        name: _products(device, dtype, size, rounds)
+        name: _matmul_speed(device, dtype, size, rounds)
         for name, dtype in TYPES.items()
         if supports(name, device)
     }
@@ -126,7 +126,7 @@ _ENOUGH = 0.5
 """Seconds of measurement after which a speed is accurate enough."""
 
 
-def _products(device: torch.device, dtype: torch.dtype, size: int, rounds: int) -> float:
+def _matmul_speed(device: torch.device, dtype: torch.dtype, size: int, rounds: int) -> float:
     a = torch.ones(size, size, dtype=dtype, device=device)
     seconds = []
     for _ in range(rounds):
@@ -135,7 +135,7 @@ def _products(device: torch.device, dtype: torch.dtype, size: int, rounds: int) 
         synchronise(device)
         seconds.append(time.perf_counter() - began)
         if len(seconds) > 1 and sum(seconds) > _ENOUGH:
-            break  # perhaps emulated: more rounds would add nothing
+            break  # slow, perhaps emulated: more rounds would not change the choice
     return 2 * size**3 / median(seconds[1:]) / 1e9
 
 
@@ -147,7 +147,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that a run could take now."""
+    """Bytes of free memory on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
@@ -166,23 +166,23 @@ class PeakMemory:
         self.idle = 0
 
     def start(self) -> None:
-        """Count what is held now as idle, and reset the peak."""
+        """Take the current memory as idle, and reset the peak."""
         if self.device.type == "cuda":
-            self.idle = self.held()
+            self.idle = self.bytes_in_use()
             torch.cuda.reset_peak_memory_stats(self.device)
             return
-        self.idle = self.held()
+        self.idle = self.bytes_in_use()
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
 
-    def held(self) -> int:
-        """Bytes held now."""
+    def bytes_in_use(self) -> int:
+        """Bytes in use now."""
         if self.device.type == "cuda":
             return torch.cuda.memory_allocated(self.device)
         return int(psutil.Process().memory_info().rss)
 
     def peak(self) -> int:
-        """The most bytes held since `start`, idle bytes included."""
+        """Peak bytes in use since `start`, including idle bytes."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         status = Path("/proc/self/status")
@@ -197,7 +197,7 @@ class PeakMemory:
 
 
 def facts(machine: Machine, data: str, weights: str, notes: tuple[str, ...]) -> Facts:
-    """What is recorded about the machine and the libraries."""
+    """The facts of the machine and the libraries, for the record."""
     device, execution = machine.device, machine.execution
     return Facts(
         device=device_name(device),

@@ -1,8 +1,8 @@
-"""What a run would cost, measured on ten of its steps on this machine (more if they are short).
+"""Measures what a run would cost by training ten steps (more if they are short).
 
-Stored bytes are counted exactly. Memory is the peak of these steps and of a step and an evaluation
-over the longest examples. Time is the run's tokens at the measured speed of training, and the
-tokens of its evaluations at the measured speed of evaluation.
+Stored bytes are counted exactly. Peak memory is measured over these steps, one step on the longest
+examples, and one evaluation of the longest examples. Total time is extrapolated: the run's training
+tokens at the measured training speed, plus its evaluation tokens at the measured evaluation speed.
 """
 
 from __future__ import annotations
@@ -26,45 +26,45 @@ from lowbit.train.evaluate import evaluate
 from lowbit.train.loop import LoopSettings, steps_per_epoch, total_steps, train_model
 
 STEPS = 10
-WARM = 2
-"""Steps that are not timed: memory is taken for the first time, tables are built."""
-ENOUGH, MORE = 3.0, 60
-"""If ten steps took fewer than ENOUGH seconds, MORE steps are timed."""
+WARMUP_STEPS = 2
+"""Steps that are not timed: they allocate memory and build tables."""
+ENOUGH_SECONDS, MORE_STEPS = 3.0, 60
+"""If ten steps took less than ENOUGH seconds, MORE steps are timed."""
 EVALUATED = 4
-"""Batches of examples that evaluation is timed on."""
-NUMBERS = 4 * 4
-"""Bytes of a trained parameter: itself, its gradient and two moments."""
+"""Batches on which evaluation is timed."""
+TRAINED_BYTES = 4 * 4
+"""Bytes of a trained parameter: value, gradient and two optimiser moments."""
 
 
 def measure_cost(spec: RunSpec, execution: Execution, timed: bool = True) -> RunCost:
-    """Ten steps and a short evaluation; nothing is written.
+    """Measure ten training steps and a short evaluation; write nothing.
 
-    Loading is part of the time, so the run is prepared here. Without `timed`, only as many steps
-    are done as the peak memory needs.
+    The total time includes loading, so this function prepares the run itself. Without `timed`, it
+    runs only the few steps that the peak memory needs.
     """
     began, cpu = time.perf_counter(), time.process_time()
     machine = open_machine(execution, spec.train.compute)
     device = machine.device
     memory = PeakMemory(device)
     prepared = prepare_run(spec)
-    # Memory is counted from here: the tokenised data stays, but it is no part of a run's memory.
+    # Measure memory from here on: the tokenised data does not count as a run's memory.
     memory.start()
     built = build_run(prepared, machine)
     loaded = time.perf_counter()
     kind, train = prepared.kind, prepared.data.parts["train"]
     batches = EVALUATED if timed else 1
-    few = prepared.data.parts["selection"][: batches * spec.train.eval_batch]
-    pace = _pace(prepared, built, device, few[:1], STEPS if timed else WARM + 1)
-    if timed and pace.seconds < ENOUGH:
-        pace = _pace(prepared, built, device, few[:1], MORE)
-    evaluate(built.model, few[:1], kind, 1, device)
+    examples = prepared.data.parts["selection"][: batches * spec.train.eval_batch]
+    pace = _pace(prepared, built, device, examples[:1], STEPS if timed else WARMUP_STEPS + 1)
+    if timed and pace.seconds < ENOUGH_SECONDS:
+        pace = _pace(prepared, built, device, examples[:1], MORE_STEPS)
+    evaluate(built.model, examples[:1], kind, 1, device)
     evaluation_began = time.perf_counter()
-    evaluate(built.model, few, kind, spec.train.eval_batch, device)
-    per_token = (time.perf_counter() - evaluation_began) / sum(len(e.ids) for e in few)
-    _heaviest_step(prepared, built, device)
+    evaluate(built.model, examples, kind, spec.train.eval_batch, device)
+    per_token = (time.perf_counter() - evaluation_began) / sum(len(e.ids) for e in examples)
+    _longest_step(prepared, built, device)
     steps = total_steps(train, spec.train)
-    a_step = sum(len(e.ids) for e in train) / steps_per_epoch(train, spec.train)
-    step_s = a_step / pace.tokens_per_s
+    tokens_per_step = sum(len(e.ids) for e in train) / steps_per_epoch(train, spec.train)
+    step_s = tokens_per_step / pace.tokens_per_s
     evaluated = _evaluated_tokens(prepared, steps)
     total = loaded - began + steps * step_s + evaluated * per_token
     busy = (time.process_time() - cpu) / (time.perf_counter() - began)
@@ -75,7 +75,7 @@ def measure_cost(spec: RunSpec, execution: Execution, timed: bool = True) -> Run
         step_s=step_s,
         peak_bytes=max(0, memory.peak() - memory.idle),
         weights_bytes=built.count.base + built.count.other + built.count.masters,
-        trained_bytes=NUMBERS * built.count.trainable,
+        trained_bytes=TRAINED_BYTES * built.count.trainable,
         data_bytes=sum(
             e.ids.nbytes + e.target.nbytes for part in prepared.data.parts.values() for e in part
         ),
@@ -90,7 +90,7 @@ def measure_cost(spec: RunSpec, execution: Execution, timed: bool = True) -> Run
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds and tokens of some steps, without the first ones."""
+    """Seconds and tokens of the timed steps."""
 
     seconds: float
     tokens: int
@@ -115,24 +115,24 @@ def _pace(
         seed=spec.seed,
         device=device,
         hooks=hooks_of(spec.plan, built),
-        watcher=lambda _, __, tokens, ___: marks.append((time.perf_counter(), tokens)),
+        on_step=lambda _, __, tokens, ___: marks.append((time.perf_counter(), tokens)),
     )
     train_model(
         built.model, {"train": prepared.data.parts["train"], "selection": selection}, setting
     )
-    (first, before), (last, after) = marks[min(WARM, len(marks) - 2)], marks[-1]
+    (first, before), (last, after) = marks[min(WARMUP_STEPS, len(marks) - 2)], marks[-1]
     return Pace(last - first, after - before)
 
 
-def _heaviest_step(prepared: Prepared, built: BuiltModel, device: torch.device) -> None:
-    """A step and an evaluation over the longest examples, which set the peak of a whole run."""
+def _longest_step(prepared: Prepared, built: BuiltModel, device: torch.device) -> None:
+    """One step and one evaluation on the longest examples: they set a run's peak memory."""
     spec = prepared.spec
     parts, size = prepared.data.parts, spec.train.batch
     ranked = {name: sorted(part, key=lambda e: -len(e.ids)) for name, part in parts.items()}
     evaluated = max(ranked["selection"], ranked["scored"], key=lambda part: len(part[0].ids))
     most = spec.train.eval_batch * len(evaluated[0].ids)
     until = 1 + next(
-        (i for i, held in enumerate(accumulate(len(e.ids) for e in evaluated)) if held >= most),
+        (i for i, total in enumerate(accumulate(len(e.ids) for e in evaluated)) if total >= most),
         len(evaluated),
     )
     setting = LoopSettings(
@@ -143,7 +143,7 @@ def _heaviest_step(prepared: Prepared, built: BuiltModel, device: torch.device) 
 
 
 def _evaluated_tokens(prepared: Prepared, steps: int) -> int:
-    """Tokens of all evaluations: the selection part once an epoch or once, the scored part once."""
+    """Tokens of all evaluations: the selection split each epoch or once, the scored split once."""
     spec = prepared.spec
     size = {name: sum(len(e.ids) for e in part) for name, part in prepared.data.parts.items()}
     each = steps_per_epoch(prepared.data.parts["train"], spec.train)

@@ -1,8 +1,8 @@
-"""Caches encoded matrices, so that the seeds of one plan encode the base once.
+"""Caches encoded matrices, so that all seeds of a plan encode the base once.
 
-Each matrix is a file named by everything that its content depends on: the checkpoint's digest, the
-matrix, the format spelled out in full, and the version of the encoder. A cached matrix equals an
-encoded one bit for bit. Plain types are not cached: casting is as fast as reading.
+Each matrix is a file. Its name is a hash of the checkpoint's digest, the matrix, its full format
+and the encoder's version. A cached matrix equals a newly encoded one bit for bit. Plain types
+(bf16, fp16, fp32) are not cached: casting is as fast as reading.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ENCODER = 1
 
 @dataclass(frozen=True)
 class Encodings:
-    """Encodes for one checkpoint, or reads what was encoded before."""
+    """Encodes the matrices of one checkpoint, or reads them from the cache."""
 
     cache: Path
     checkpoint: str

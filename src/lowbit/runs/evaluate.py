@@ -1,4 +1,4 @@
-"""Scores a model as a plan stores it, without training, next to the same model in 16 bits."""
+"""Scores a quantised model without training, next to the same model in 16 bits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 from lowbit.core.spec import Plan
 from lowbit.runs.comparison import Comparison
-from lowbit.runs.request import Device, Settings, single
+from lowbit.runs.request import Device, Settings, single_run
 
 PartName = Literal["scored", "calibration", "selection"]
 
@@ -22,7 +22,7 @@ def evaluate(
     settings: Settings = (),
     device: Device | None = None,
 ) -> Comparison:
-    """Score a model as a plan stores it, untrained, next to the same model in 16 bits.
+    """Score a model in a plan's formats, without training, next to the same model in 16 bits.
 
     Scores are cached on disk.
 
@@ -48,7 +48,7 @@ def evaluate(
     from lowbit.runs.device import open_machine
     from lowbit.runs.prepare import prepare_run
 
-    spec, execution = single(model, task, plan, 0, settings)
+    spec, execution = single_run(model, task, plan, 0, settings)
     if device is not None:
         execution = replace(execution, device=device)
     machine = open_machine(execution, spec.train.compute)

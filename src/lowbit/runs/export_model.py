@@ -13,8 +13,10 @@ from lowbit.runs.store import find_run
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """A written model folder. The losses, on calibration text, are None where only the base was
-    written: `loss` of the folder, `loss_if_stored_again` of the same weights in the plan's formats.
+    """A written model folder and, after a merge, two losses on calibration text.
+
+    `loss` is the loss of the written model. `loss_if_stored_again` is the loss of the same weights
+    after they are quantised to the plan's formats again. Both are None for an export of the base.
     """
 
     folder: Path
@@ -49,7 +51,7 @@ def export_model(
     folder, target = Path(run), Path(to)
     record = finished_record(folder)
     if target.exists() and not target.is_dir():
-        raise UserError(f"{target} is no folder")
+        raise UserError(f"{target} is not a folder")
     if target.exists() and any(target.iterdir()):
         raise UserError(f"{target} is not empty")
     from lowbit.runs.finished_run import export_plain
@@ -59,7 +61,7 @@ def export_model(
 
 
 def finished_record(folder: Path) -> Record:
-    """The record of a run that ended well."""
+    """The record of a finished run; an error if there is none or if it diverged."""
     finished = find_run(folder)
     if finished is None or finished.record.status != "done":
         raise UserError(f"{folder} holds no finished run")

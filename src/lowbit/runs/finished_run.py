@@ -1,4 +1,4 @@
-"""A finished run, turned back into an ordinary model folder."""
+"""Turns a finished run back into an ordinary model folder."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from lowbit.runs.record import ADAPTER, Record
 from lowbit.train.evaluate import evaluate
 
 EXAMPLES = 64
-"""Examples of the calibration part that the losses after a merge are measured on."""
+"""Number of calibration examples on which the losses after a merge are measured."""
 
 
 def export_plain(folder: Path, to: Path, merge: bool, record: Record) -> dict[str, float]:
     """Write a finished run's decoded base, or base and adapter merged, as a plain model folder.
 
-    A merge returns two losses on the calibration part: that of the written model, and that of the
-    same weights stored again in the plan's formats, because quantising twice costs quality.
+    After a merge, return two losses on calibration text: that of the written model, and that of the
+    same weights quantised to the plan's formats again. Quantising twice costs quality.
     """
     spec = check(RunSpec, record.spec, None)
     prepared = prepare_run(spec)
@@ -40,7 +40,7 @@ def export_plain(folder: Path, to: Path, merge: bool, record: Record) -> dict[st
     def model(again: bool) -> nn.Module:
         stored_again = built.choices if again else None
         source = (built.model, built.sites, prepared.checkpoint, kind, labels, prepared.pad)
-        return merging.plain(*source, merge=merge, requantise=stored_again)
+        return merging.plain_model(*source, merge=merge, requantise=stored_again)
 
     written = model(again=False)
     merging.save(written, prepared.checkpoint, to)

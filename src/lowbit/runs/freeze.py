@@ -1,7 +1,7 @@
-"""The plan that a run ended with: its final ranks, fixed, and no schedule.
+"""Turns the final ranks of a run with a rank schedule into a plan with fixed ranks.
 
-Retraining with these ranks from the start shows whether the pattern alone is as good as the run
-that found it.
+Training with these ranks from the start shows whether the rank pattern alone explains the score, or
+whether the schedule was needed to reach it.
 """
 
 from __future__ import annotations
@@ -20,22 +20,24 @@ from lowbit.runs.export_model import finished_record
 from lowbit.runs.record import Record
 
 
-def frozen(plan: Plan, record: Record) -> Plan:
-    """`plan` with the ranks left in `record`: the commonest one, and rules for the rest."""
+def frozen_plan(plan: Plan, record: Record) -> Plan:
+    """`plan` with the final ranks of `record`: the most common one is the default."""
     ranks = {s.name: s.final_rank for s in record.sites if s.role in BLOCK_ROLES}
-    usual = Counter(ranks.values()).most_common(1)[0][0]
-    kept = tuple(replace(rule, rank=None) for rule in plan.rule)
+    default = Counter(ranks.values()).most_common(1)[0][0]
+    rules_without_rank = tuple(replace(rule, rank=None) for rule in plan.rule)
     names_by_rank: dict[int, list[str]] = {}
     for name, rank in ranks.items():
-        if rank != usual:
+        if rank != default:
             names_by_rank.setdefault(rank, []).append(name)
-    rules = (Rule(name=tuple(names), rank=rank) for rank, names in sorted(names_by_rank.items()))
+    rank_rules = (
+        Rule(name=tuple(names), rank=rank) for rank, names in sorted(names_by_rank.items())
+    )
     return replace(
         plan,
         name=f"{plan.name} frozen",
-        rank=usual,
+        rank=default,
         schedule=RankSchedule(),
-        rule=(*(rule for rule in kept if rule.format or rule.base), *rules),
+        rule=(*(rule for rule in rules_without_rank if rule.format or rule.base), *rank_rules),
     )
 
 
@@ -45,8 +47,8 @@ def freeze_run(folder: Path, to: Path) -> Plan:
     if to.suffix != ".toml":
         raise UserError(f"{to}: a plan's file ends in .toml")
     if to.exists():
-        raise UserError(f"{to} is there already")
-    plan = frozen(check(Plan, record.spec["plan"], None, ("plan",)), record)
-    about = f"# The ranks of {folder.name}, which its schedule found; nothing is scheduled here.\n"
+        raise UserError(f"{to} exists already")
+    plan = frozen_plan(check(Plan, record.spec["plan"], None, ("plan",)), record)
+    about = f"# The final ranks of {folder.name}, fixed from the start: no rank schedule.\n"
     write_atomic(to, (about + to_toml(plan)).encode())
     return plan

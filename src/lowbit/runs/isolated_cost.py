@@ -1,11 +1,14 @@
-"""What a configuration costs when it has the machine to itself.
+"""The isolated cost of a configuration: its speed and memory when it has the machine to itself.
 
-Runs that share a machine slow each other down, so their own times say little; and runs that keep
-decoded copies of their matrices, for speed, take memory that says nothing of the plan. After such
-runs, each configuration (a model, a task, a plan, whatever the seed) gets ten steps alone as they
-were run, and a few with every matrix packed and freed memory handed back at once: what an
-allocator keeps differs by a tenth from pass to pass, what is needed by a hundredth. Tables take
-speed from the one and memory from the other. `results/solo/CONFIGURATION.json`; no torch here.
+Runs that share a machine slow each other down, so their own times mean little. Runs that keep
+decoded copies of their matrices, for speed, use memory that does not depend on the plan. After such
+runs, each configuration (a run without its seed) is measured twice, alone on the machine:
+
+- ten steps with the runs' own settings, which give the speed;
+- a few steps with packed matrices and freed memory returned at once, which give the memory. Memory
+  that the allocator holds back varies by a tenth between passes, used memory by a hundredth.
+
+The file is `results/solo/CONFIGURATION.json`. No torch here.
 """
 
 from __future__ import annotations
@@ -26,13 +29,13 @@ FOLDER = "solo"
 
 
 @dataclass(frozen=True)
-class Solo:
-    """Cost of one configuration alone; `declared` is what it was measured for.
+class IsolatedCost:
+    """Speed and memory of one configuration that had the machine to itself.
 
-    Of the peak, `weights_bytes` are the stored model and `trained_bytes` what is trained, with
-    gradients and moments; the tokenised data lies beside it. `decoded_peak_bytes`: the peak with
-    decoded copies kept, where the runs kept them; 0 where they did not. `total_s`, `cpu_s` and
-    `gpu_s` are what a whole run would take at this pace.
+    The peak includes `weights_bytes`, the stored model, and `trained_bytes`, the trained parameters
+    with gradients and optimiser moments. It excludes `data_bytes`, the tokenised data.
+    `decoded_peak_bytes` is the peak with decoded copies; 0 if the runs have none. `total_s`,
+    `cpu_s` and `gpu_s` are extrapolated to a whole run. `declared` is the run's spec without seed.
     """
 
     peak_bytes: int
@@ -47,42 +50,37 @@ class Solo:
     step_s: float
     compute: str
     sparing: bool
-    """Whether freed memory was handed back while the peak was taken: older passes kept it."""
+    """Whether freed memory was returned at once during the measurement; older ones did not."""
     declared: dict[str, Any]
 
 
-def name(run: RunSpec) -> str:
-    """A configuration's name: a run's, without its seed."""
-    return run.name.removesuffix(f"-seed{run.seed}")
+def configuration_name(run_name: str, seed: int) -> str:
+    """The name of a run's configuration: the run's name without its seed."""
+    return run_name.removesuffix(f"-seed{seed}")
 
 
-def configuration(name: str, seed: int) -> str:
-    """The configuration's name, of a run's name."""
-    return name.removesuffix(f"-seed{seed}")
-
-
-def path_of(folder: Path, seed: int) -> Path:
+def isolated_cost_path(folder: Path, seed: int) -> Path:
     """The file of a run's configuration, next to the runs' folders."""
-    return folder.parent / FOLDER / f"{configuration(folder.name, seed)}.json"
+    return folder.parent / FOLDER / f"{configuration_name(folder.name, seed)}.json"
 
 
-def missing(record: Record, cost: Solo | None) -> bool:
-    """Whether a run's own cost says too little, and its configuration was not measured alone."""
-    telling = record.cost.timed == "alone" and record.facts.residency == "packed"
-    return not telling and cost is None
+def needs_measurement(record: Record, cost: IsolatedCost | None) -> bool:
+    """Whether a run's own cost is not comparable and its configuration has no isolated cost yet."""
+    comparable = record.cost.timed == "alone" and record.facts.residency == "packed"
+    return not comparable and cost is None
 
 
-def measure(
+def measure_isolated_cost(
     measure_cost: Callable[[RunSpec, Execution, bool], RunCost],
     run: RunSpec,
     execution: Execution,
-) -> Solo:
-    """Measure twice: with the runs' own settings, and with the least memory."""
+) -> IsolatedCost:
+    """Measure speed with the runs' own settings, and memory with packed matrices."""
     cost, decoded = measure_cost(run, execution, True), 0
     if execution.residency == "decoded":
         decoded = cost.peak_bytes
     packed = measure_cost(run, replace(execution, residency="packed", sparing=True), False)
-    return Solo(
+    return IsolatedCost(
         peak_bytes=packed.peak_bytes,
         decoded_peak_bytes=decoded,
         weights_bytes=cost.weights_bytes,
@@ -99,25 +97,27 @@ def measure(
     )
 
 
-def write(folder: Path, run: RunSpec, cost: Solo) -> None:
-    path = path_of(folder, run.seed)
+def write_isolated_cost(folder: Path, run: RunSpec, cost: IsolatedCost) -> None:
+    path = isolated_cost_path(folder, run.seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, (to_json(asdict(cost)) + "\n").encode())
 
 
-def parse(text: str, record: Record) -> Solo | None:
-    """The cost that a file holds; None where it is torn or belongs to other settings."""
+def parse_isolated_cost(text: str, record: Record) -> IsolatedCost | None:
+    """The cost in a file's text; None if it is damaged or was measured with other settings."""
     try:
-        cost = Solo(**json.loads(text))
+        cost = IsolatedCost(**json.loads(text))
     except (ValueError, TypeError):
         return None
     same = cost.declared == _declared(record.spec) and cost.compute == record.facts.compute
     return cost if same else None
 
 
-def combined(record: Record, isolated: Solo | None) -> Cost:
-    """A run's cost. Where its configuration was measured alone, memory comes from there, and time
-    too if the run shared the machine.
+def reported_cost(record: Record, isolated: IsolatedCost | None) -> Cost:
+    """The cost that tables report for a run.
+
+    Peak memory comes from the isolated cost if there is one; so do times of a run that shared the
+    machine.
     """
     if isolated is None:
         return record.cost

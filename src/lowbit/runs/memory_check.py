@@ -1,4 +1,4 @@
-"""Refuses a run that cannot fit in memory before it starts, and names settings that would fit.
+"""Refuses a run that cannot fit in memory, before it starts, and suggests settings that fit.
 
 The bytes of a training step are an estimate (`quant.byte_counts`), so a run is refused only when
 the estimate exceeds the free memory. `lowbit run --dry-run` measures ten steps instead.
@@ -17,7 +17,7 @@ from lowbit.quant.byte_counts import ByteCount, ModelShape, TrainingBytes, train
 
 
 def shape_of(config: Any) -> ModelShape:
-    """What activations depend on, read off a transformers configuration."""
+    """The dimensions that activations depend on, read from a transformers configuration."""
     width = int(config.hidden_size)
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
     return ModelShape(
@@ -29,10 +29,11 @@ def shape_of(config: Any) -> ModelShape:
 
 
 @dataclass(frozen=True)
-class Need:
-    """What the memory of a training step depends on.
+class MemoryInputs:
+    """Everything that the memory of a training step depends on.
 
-    `window` is tokens per example, `item` bytes per number.
+    `window` is the number of tokens per example, `item` the bytes per number. `classes` is true for
+    classification.
     """
 
     count: ByteCount
@@ -51,14 +52,14 @@ class Need:
         shape = replace(self.shape, vocabulary=0) if self.classes else self.shape
         count = self.count
         if self.execution.residency == "decoded":
-            # Every matrix is kept decoded, not one at a time.
+            # All matrices are decoded at the same time, instead of one at a time.
             count = replace(count, largest_decoded=self.item * count.parameters)
-        spared = self.execution.checkpointing
-        return training_bytes(count, shape, tokens, self.item, spared, self.teacher)
+        checkpointing = self.execution.checkpointing
+        return training_bytes(count, shape, tokens, self.item, checkpointing, self.teacher)
 
 
-def check(free: int, need: Need) -> TrainingBytes:
-    """The estimate, or an error with the nearest setting that would fit."""
+def check_memory(free: int, need: MemoryInputs) -> TrainingBytes:
+    """Return the estimate; raise with settings that would fit if it exceeds the free memory."""
     estimate = need.estimate()
     if estimate.total <= free:
         return estimate
@@ -70,27 +71,27 @@ def check(free: int, need: Need) -> TrainingBytes:
     )
 
 
-def _advice(free: int, need: Need) -> str:
-    for words, milder in _milder(need):
-        if milder.estimate().total <= free:
-            return f"With the same steps, {words} would fit."
+def _advice(free: int, need: MemoryInputs) -> str:
+    for options, cheaper in _cheaper_settings(need):
+        if cheaper.estimate().total <= free:
+            return f"With the same steps, {options} would fit."
     least = replace(need, train=replace(need.train, batch=1), execution=_SMALLEST).estimate()
     if least.stored > free:
         return (
-            f"Even the weights do not fit: this model in {free / least.stored * 100:.0f} % of "
-            "its bytes would, so take fewer bits or a smaller model."
+            f"Even the weights do not fit: at most {free / least.stored * 100:.0f} % of their "
+            "bytes would. Use fewer bits or a smaller model."
         )
     return (
-        f"Even one example a step needs {megabytes(least.total)}: "
-        "take a shorter window (--set task.window=...), fewer bits, or a smaller model."
+        f"Even one example per step needs {megabytes(least.total)}: "
+        "use a shorter window (--set task.window=...), fewer bits, or a smaller model."
     )
 
 
 _SMALLEST = Execution(checkpointing=True)
 
 
-def _milder(need: Need) -> Iterator[tuple[str, Need]]:
-    """Settings that compute the same with less memory, the cheapest in time first."""
+def _cheaper_settings(need: MemoryInputs) -> Iterator[tuple[str, MemoryInputs]]:
+    """Settings that give the same result with less memory, fastest first."""
     if need.execution.residency == "decoded":
         need = replace(need, execution=replace(need.execution, residency="packed"))
         yield "--set execution.residency=packed", need

@@ -1,19 +1,20 @@
-"""The lines of a packed results folder: how a run's files become lines, and come back bit for bit.
+"""The file format of a packed results folder: a run's files as lines, restored bit for bit.
 
-Run folders repeat themselves: all seeds of a plan have the same sites, all runs of a task are
-scored on the same examples, and every log line names its numbers again. Packed, a run is one line
-in a few files, and what repeats is stored once under its hash:
+Run folders repeat data: all seeds of a plan have the same sites, all runs of a task are scored on
+the same examples, and every log line repeats its keys. In packed form, a run is one line in each of
+a few files, and repeated data is stored once under its hash:
 
     runs.jsonl           the record, with a hash in the place of its sites
     sites.jsonl          lists of sites, by hash
     scores-TASK.jsonl    the sum of every example
     examples-TASK.json   the other columns of the scores, by hash
     logs.jsonl           log lines as rows under shared keys
-    forecasts.jsonl      a study's predictions; solo.jsonl: costs measured alone
+    forecasts.jsonl      a study's predictions
+    solo.jsonl           costs of configurations that had the machine to themselves
 
-A line begins with the digest of the rest of it, and a run's line holds the digests of its score and
-log lines, so an edit is detected wherever it is. A file that would not come back bit for bit from
-its columns (a hand-written one) is kept as text.
+Every line begins with a digest of the rest of the line, and a run's line also holds the digests of
+its score and log lines, so any edit is detected. A file that its columns would not restore exactly
+(a hand-written one) is stored as text.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def examples_file(task: str) -> str:
 
 
 def _file_name(task: str) -> str:
-    """A task's name where a file may have it: of a path, its last part."""
+    """A task's name as part of a file name; a path gives its last part."""
     last = re.split(r"[/\\]", task.rstrip("/\\"))[-1]
     return re.sub(r"[^A-Za-z0-9._-]+", "_", last)[:80]
 
@@ -55,36 +56,36 @@ def _file_name(task: str) -> str:
 # -- a line and its digest -------------------------------------------------------------------------
 
 
-def sealed(body: Body) -> tuple[str, str]:
-    """(line, digest) of a body; the digest stands in front."""
+def seal_line(body: Body) -> tuple[str, str]:
+    """(line, digest) of a body; the line begins with the digest."""
     text = to_json(body)
     digest = text_digest(text)
     return f'{{"digest":"{digest}",{text[1:]}', digest
 
 
-def opened(line: str, path: Path, number: int) -> tuple[Body, str]:
-    """(body, digest) of a line; an edited or torn one is refused by its place."""
+def open_line(line: str, path: Path, number: int) -> tuple[Body, str]:
+    """(body, digest) of a line; raises with file and line number if the digest does not match."""
     head = _HEAD.match(line)
     text = "{" + line[head.end() :] if head else ""
     if head is None or text_digest(text) != head[1]:
-        raise RunError(damaged(path, number))
+        raise RunError(damage_message(path, number))
     return json.loads(text), head[1]
 
 
-def damaged(path: Path, number: int) -> str:
+def damage_message(path: Path, number: int) -> str:
     return (
-        f"{path}, line {number}: edited or torn. Restore the file from your version control or a "
-        "backup; or delete the line, and the run is done again"
+        f"{path}, line {number}: edited or incomplete. Restore the file from version control or a "
+        "backup, or delete the line to run this run again"
     )
 
 
-def read_sealed(path: Path) -> Iterator[tuple[Body, str]]:
-    """Every (body, digest) of a file; none where there is no file."""
+def read_lines(path: Path) -> Iterator[tuple[Body, str]]:
+    """Yield (body, digest) of every line; nothing if the file does not exist."""
     if not path.is_file():
         return
     with path.open(encoding="utf-8", newline="\n") as file:
         for number, line in enumerate(file, 1):
-            yield opened(line.rstrip("\n"), path, number)
+            yield open_line(line.rstrip("\n"), path, number)
 
 
 # -- records and other JSON files ------------------------------------------------------------------
@@ -102,7 +103,7 @@ STYLES: dict[str, Callable[[Any], str]] = {"indented": _indented, "compact": _co
 
 
 def packed_json(text: str) -> Body:
-    """A JSON file as an object of a line, with the style that gives its bytes back."""
+    """A JSON file as an object, with the style that restores its exact bytes."""
     body = json.loads(text)
     for style, write in STYLES.items():
         if write(body) == text:
@@ -111,7 +112,7 @@ def packed_json(text: str) -> Body:
 
 
 def json_text(packed: Mapping[str, Any]) -> str:
-    """The file's text."""
+    """The exact text of a packed JSON file."""
     return str(packed["text"]) if "text" in packed else STYLES[packed["style"]](packed["body"])
 
 
@@ -123,7 +124,7 @@ def json_body(packed: Mapping[str, Any]) -> Any:
 
 
 def packed_scores(text: str) -> tuple[Body, Body | None]:
-    """(what a run's line holds, the columns that it shares); text alone where that loses bytes."""
+    """(the run's own line, the columns it shares); only its text if columns would lose bytes."""
     rows = [json.loads(line) for line in text.splitlines()]
     keys = list(rows[0]) if rows else []
     if "sum" in keys and all(list(row) == keys for row in rows):
@@ -154,11 +155,11 @@ def scores_text(line: Mapping[str, Any], shared: Mapping[str, Any] | None) -> st
 # -- logs ------------------------------------------------------------------------------------------
 
 Layout = list[Any]
-"""The keys of a log line; a nested object's as [key, [keys]]."""
+"""The keys of a log line; a nested object is [key, [keys]]."""
 
 
 def packed_log(text: str) -> Body:
-    """Rows of values under the layouts of keys that the log uses."""
+    """A log as rows of values, with the list of key layouts that they use."""
     rows = [json.loads(line) for line in text.splitlines()]
     layouts: list[Layout] = []
     packed = []

@@ -1,7 +1,7 @@
-"""Finished runs read from a packed results folder (`packed_lines` has the format).
+"""Reads finished runs from a packed results folder (`packed_lines` has the format).
 
-Lines are found by their run's name when the files are opened, and parsed and checked when they are
-asked for: a command that needs no logs never parses them.
+Opening a file only indexes its lines by run name. A line is parsed and its digest is checked when
+it is first read, so a command that needs no logs never parses them.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any
 from lowbit.core.errors import RunError
 from lowbit.core.files import to_json
 from lowbit.runs import packed_lines
-from lowbit.runs.packed_lines import LOGS, RUNS, SITES, Body, damaged
+from lowbit.runs.packed_lines import LOGS, RUNS, SITES, Body, damage_message
 
 _NAME = len('{"digest":"","') + 64
 
 
 class LineFile:
-    """A file of sealed lines, by the name that each begins with ("run" or "name")."""
+    """A file of lines with digests, indexed by the name in each line ("run" or "name")."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @cached_property
     def lines(self) -> dict[str, tuple[int, str]]:
-        """(line number, text) by name; a name that stands twice is refused."""
+        """(line number, text) by name; raises if a name occurs twice."""
         lines: dict[str, tuple[int, str]] = {}
         if not self.path.is_file():
             return lines
@@ -38,12 +38,10 @@ class LineFile:
                 continue
             name = self._name(line, number)
             if name in lines:
-                raise RunError(
-                    f"{self.path}: '{name}' stands in lines {lines[name][0]} and {number}"
-                )
+                raise RunError(f"{self.path}: '{name}' is in lines {lines[name][0]} and {number}")
             lines[name] = (number, line)
         if text and not text.endswith("\n"):
-            raise RunError(damaged(self.path, text.count("\n") + 1))
+            raise RunError(damage_message(self.path, text.count("\n") + 1))
         return lines
 
     def _name(self, line: str, number: int) -> str:
@@ -53,15 +51,15 @@ class LineFile:
         except ValueError:
             name = None
         if not isinstance(name, str):
-            raise RunError(damaged(self.path, number))
+            raise RunError(damage_message(self.path, number))
         return name
 
     def body(self, name: str, digest: str | None = None) -> Body:
-        """The line of a name, checked against its own digest and the one in another line."""
+        """The parsed line of a name; its digest must be right, and equal `digest` if given."""
         number, line = self.lines[name]
-        body, own = packed_lines.opened(line, self.path, number)
+        body, own = packed_lines.open_line(line, self.path, number)
         if digest is not None and own != digest:
-            raise RunError(damaged(self.path, number))
+            raise RunError(damage_message(self.path, number))
         return body
 
 
@@ -92,7 +90,7 @@ class PackedRuns:
         return {key: file.body(key)["value"] for key in file.lines}
 
     def record_body(self, name: str) -> Body:
-        """What record.json holds."""
+        """The JSON object of record.json."""
         record = self.line(name)["record"]
         body = dict(packed_lines.json_body(record))
         if isinstance(body.get("sites"), str):
@@ -102,14 +100,14 @@ class PackedRuns:
         return body
 
     def record_text(self, name: str) -> str:
-        """record.json's text, bit for bit."""
+        """The exact text of record.json."""
         record = self.line(name)["record"]
         if "text" in record:
             return str(record["text"])
         return packed_lines.json_text({**record, "body": self.record_body(name)})
 
     def score_line(self, name: str) -> tuple[Body, Body | None] | None:
-        """(the run's line of sums, the columns it shares); None where the run has no scores."""
+        """(the run's sums, the columns shared with other runs); None if the run has no scores."""
         line = self.line(name)
         if "scores" not in line:
             return None
@@ -129,10 +127,10 @@ class PackedRuns:
             try:
                 self._shared[task] = json.loads(text)
             except ValueError:
-                raise RunError(f"{path} is torn: restore it from your version control") from None
+                raise RunError(f"{path} is incomplete: restore it from version control") from None
         shared = self._shared[task].get(examples)
         if shared is None or packed_lines.text_digest(to_json(shared)) != examples:
-            raise RunError(f"{path}: edited, torn or incomplete at {examples}")
+            raise RunError(f"{path}: edited or incomplete at {examples}")
         return shared
 
     def log_line(self, name: str) -> Body | None:
@@ -144,7 +142,7 @@ class PackedRuns:
         return self._logs.body(name, line["log"])
 
     def files(self, name: str) -> Iterator[tuple[str, str]]:
-        """(file name, text) of everything that is packed of a run; its record comes last."""
+        """(file name, text) of every packed file of a run; the record comes last."""
         if scores := self.score_line(name):
             yield "scores.jsonl", packed_lines.scores_text(*scores)
         if log := self.log_line(name):

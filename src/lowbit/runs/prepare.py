@@ -1,7 +1,7 @@
-"""What a run starts from: the model's folder, and the task's data tokenised for it.
+"""Prepares a run: opens the model's folder and tokenises the task's data for it.
 
-Preparing reads and tokenises text, so it is done once for each model and task. `Prepared.with_plan`
-gives the same model and data for another plan.
+Tokenising takes time, so it is done once for each model and task. `Prepared.with_plan` returns the
+same model and data for another plan.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lowbit.models.loading import (
 )
 from lowbit.runs.demo_model import model_folder
 from lowbit.tasks.base import Data, Task
-from lowbit.tasks.prepare import find, prepare
+from lowbit.tasks.prepare import find_task, prepare
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class Prepared:
 def prepare_run(spec: RunSpec, instead: str = "") -> Prepared:
     """Open the model's folder and tokenise the task's data for it.
 
-    `instead`: where a user gives a model's folder, for the error when the name leads nowhere.
+    `instead`: how a user gives a model's folder; the error for an unknown model says so.
     """
     checkpoint = open_checkpoint(model_folder(spec.model, instead=instead))
     tokenizer = tokenizer_of(checkpoint.folder)
-    task = find(spec.task.name, spec.task)
+    task = find_task(spec.task.name, spec.task)
     data = prepare(spec.task, tokenizer, max_length(checkpoint.config), cache_dir())
     pad = tokenizer.pad_token_id
     pad = tokenizer.eos_token_id or 0 if pad is None else pad
@@ -80,5 +80,5 @@ def weights_digest(checkpoint: Checkpoint) -> str:
 
 @cache
 def _digest(path: Path, changed: int) -> str:
-    """Cached by modification time: a file is read again only when it has changed."""
+    """Cached by modification time: a file is read again only if it has changed."""
     return file_digest(path)

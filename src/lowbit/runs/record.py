@@ -1,4 +1,4 @@
-"""What one run left behind: a folder a person can name.
+"""The record of one run, in a folder with a readable name.
 
     results/lm-14m-wikitext2-nf4@64-seed0/
         record.json     spec, fingerprint, metrics, bytes per site, facts, cost, digests
@@ -6,8 +6,8 @@
         scores.jsonl    (sum, count) for every scored example
         adapter/        the trained adapter, in PEFT's format
 
-`record.json` is written last and holds the digest of every other file, so a folder is either a
-finished run or not a run at all: whatever is torn is noticed and done again, never half read.
+`record.json` is written last and holds the digest of every other file. A folder without it, or with
+a file that does not match its digest, does not count as finished, and the run is done again.
 A diverged run is finished too, but has neither metrics nor scores. No torch here.
 """
 
@@ -33,7 +33,7 @@ CHECKPOINT = "checkpoint.safetensors"
 
 @dataclass(frozen=True)
 class SiteRecord:
-    """What one site got, and the rank it ended with."""
+    """Format, rank and bytes of one site, and its rank after training."""
 
     name: str
     role: str
@@ -48,7 +48,7 @@ class SiteRecord:
 
 @dataclass(frozen=True)
 class Bytes:
-    """Bytes at rest after training, as `quant.byte_counts` counts them (pruned ranks are gone)."""
+    """Stored bytes after training, as `quant.byte_counts` counts them, without pruned ranks."""
 
     stored: int
     base: int
@@ -58,7 +58,7 @@ class Bytes:
 
 @dataclass(frozen=True)
 class Facts:
-    """Recorded, not declared. Comparing refuses pairs that differ in `COMPARED`."""
+    """Facts of machine, libraries, data and weights. Runs are paired only if `COMPARED` agree."""
 
     device: str
     compute: str
@@ -79,7 +79,7 @@ class Facts:
     compiled: bool = False
     decoder: str = "own"
     simd: str = ""
-    """The widest vectors that a CPU was computed with; "" elsewhere, and where nobody noted it."""
+    """The widest vector instructions that a CPU used; "" on other devices and in old records."""
 
 
 COMPARED = (
@@ -90,7 +90,7 @@ COMPARED = (
 
 @dataclass(frozen=True)
 class Cost:
-    """What the run took, resumptions included. Peak memory is above the idle interpreter."""
+    """Time, memory and tokens of a run, with all resumptions. `peak_bytes` is above idle."""
 
     wall_s: float
     cpu_s: float
@@ -127,7 +127,7 @@ class Record:
 
     @property
     def task(self) -> str:
-        """Its name, and its cut's where it has one."""
+        """The task's name, with its tag in brackets if it has one."""
         task = self.spec["task"]
         return f"{task['name']} ({task['tag']})" if task.get("tag") else str(task["name"])
 
@@ -140,8 +140,8 @@ class Record:
         return int(self.spec["seed"])
 
 
-def finish(folder: Path, record: Record) -> Record:
-    """Write `record.json`, last, with the digests of what lies beside it."""
+def write_record(folder: Path, record: Record) -> Record:
+    """Write `record.json` with the digests of the folder's other files."""
     if (record.status == "done") != bool(record.metrics):
         raise RunError("a record has metrics exactly when its run is done")
     if any(not math.isfinite(value) for value in record.metrics.values()):
@@ -154,10 +154,10 @@ def finish(folder: Path, record: Record) -> Record:
     return record
 
 
-def load(folder: Path) -> Record | None:
-    """The finished run in `folder`; None if there is none, or if any of it is torn.
+def read_record(folder: Path) -> Record | None:
+    """The record of the finished run in `folder`; None if there is none or if a file is damaged.
 
-    The adapter may be absent (adapters are not committed), but may not be different.
+    The adapter may be missing (adapters are not committed), but must match its digest if present.
     """
     try:
         body = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -166,13 +166,13 @@ def load(folder: Path) -> Record | None:
                 f"{folder / RECORD} has schema {schema}, this lowbit reads {SCHEMA}: use the "
                 "version that wrote it, or move the folder away"
             )
-        record = restore(body)
-        return record if _whole(folder, record) else None
+        record = parse_record(body)
+        return record if _files_intact(folder, record) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _whole(folder: Path, record: Record) -> bool:
+def _files_intact(folder: Path, record: Record) -> bool:
     for name, expected in record.files.items():
         path = folder / name
         if not path.is_file():
@@ -184,8 +184,8 @@ def _whole(folder: Path, record: Record) -> bool:
     return True
 
 
-def restore(body: dict[str, Any]) -> Record:
-    """The record that a file's JSON holds."""
+def parse_record(body: dict[str, Any]) -> Record:
+    """Turn the JSON object of record.json into a record."""
     body.pop("schema", None)
     nested: dict[str, Any] = {
         "bytes": Bytes(**body.pop("bytes")),
@@ -199,7 +199,7 @@ def restore(body: dict[str, Any]) -> Record:
 
 
 def check_current(folder: Path, record: Record, spec: RunSpec) -> None:
-    """Refuse a record whose run was declared differently from how it is declared now."""
+    """Raise if a record has other settings than the run declares now."""
     if record.fingerprint == spec.fingerprint:
         return
     changed = ", ".join(_differences(record.spec, spec.declared())) or "its settings"
@@ -220,27 +220,28 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
     return changes
 
 
-def resumable(spec: RunSpec, facts: Facts) -> str:
-    """What a checkpoint belongs to: a run may only go on with what it began with."""
+def resume_key(spec: RunSpec, facts: Facts) -> str:
+    """Key of a checkpoint: a run resumes only with the settings and facts it started with."""
     facts_by_name = asdict(facts)
     text = to_json([spec.fingerprint, *(facts_by_name[key] for key in COMPARED)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def comparable(first: Record, second: Record) -> list[str]:
-    """Why two records may not be compared: facts in which they differ, or steps of another make.
+def differing_facts(first: Record, second: Record) -> list[str]:
+    """The reasons why two records may not be compared; empty if they may.
 
-    Empty when they may.
+    They may not be compared if a recorded fact in `COMPARED` differs, or if `train.token_budget`
+    gave them different batches.
     """
     if any(record.spec["train"].get("token_budget") for record in (first, second)):
         return ["train.token_budget makes other batches"]
-    return unlike(asdict(first.facts), asdict(second.facts))
+    return differing_keys(asdict(first.facts), asdict(second.facts))
 
 
-def unlike(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
-    """Of two runs' facts those in `COMPARED` that differ."""
-    # Records from before it was noted were multiplied by MKL, whatever the vectors' width.
-    noted = one["simd"] or two["simd"]
-    silent = not (one["simd"] and two["simd"])
-    unknown = {"simd"} if silent and not noted.endswith(ONEDNN) else set()
-    return [key for key in COMPARED if one[key] != two[key] and key not in unknown]
+def differing_keys(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """The keys in `COMPARED` whose values differ between two runs' facts."""
+    # Records without `simd` are older; they multiplied with MKL at every vector width.
+    recorded = first["simd"] or second["simd"]
+    incomplete = not (first["simd"] and second["simd"])
+    ignored = {"simd"} if incomplete and not recorded.endswith(ONEDNN) else set()
+    return [key for key in COMPARED if first[key] != second[key] and key not in ignored]

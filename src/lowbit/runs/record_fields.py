@@ -23,7 +23,7 @@ Ranks = Mapping[str, int]
 
 
 def facts_of(prepared: Prepared, machine: Machine) -> Facts:
-    """The facts of this machine with those of the run's weights and data."""
+    """The facts of this machine, and of the run's weights and data."""
     data, weights = prepared.data, weights_digest(prepared.checkpoint)
     return facts(machine, data.fingerprint, weights, data.notes)
 
@@ -71,7 +71,7 @@ def bytes_of(
 
 
 def site_records(sites: Sequence[Site], choices: Choices, ranks: Ranks) -> tuple[SiteRecord, ...]:
-    """What the record says of each site."""
+    """The record's entry for each site."""
     return tuple(_site(site, choices[site.name], ranks[site.name]) for site in sites)
 
 

@@ -1,4 +1,4 @@
-"""One run from plain arguments, with the keys of a study."""
+"""Builds one run from plain arguments; settings have the same keys as a study."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.core.toml import Raw, check, override
 from lowbit.plan.file import check_formats, load_plan
 
-SINGLE = ("train", "task", "plan", "execution")
-"""What `--set` may change of a single run."""
+SETTING_TABLES = ("train", "task", "plan", "execution")
+"""The tables that `--set` may change for a single run."""
 
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -24,30 +24,30 @@ Settings = Mapping[str, object] | Sequence[str]
 
 
 def setting_lines(settings: Settings) -> list[str]:
-    """Settings as `--set` takes them, `KEY=VALUE` with the value as TOML."""
+    """Settings as lines of `--set`: `KEY=VALUE`, with the value in TOML."""
     if isinstance(settings, Mapping):
         return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     return list(settings)
 
 
-def single(
+def single_run(
     model: str | Path, task: str | Path, plan: str | Path | Plan, seed: int, settings: Settings
 ) -> tuple[RunSpec, Execution]:
-    """One run and how to carry it out; `settings` has the same keys as a study."""
-    loaded = plan if isinstance(plan, Plan) else load_plan(str(plan))
-    chosen = json.loads(json.dumps(asdict(loaded)))
-    raw: Raw = {"train": {}, "task": {"name": str(task)}, "plan": chosen, "execution": {}}
+    """The run's specification and its execution settings; `settings` has the keys of a study."""
+    base_plan = plan if isinstance(plan, Plan) else load_plan(str(plan))
+    plan_table = json.loads(json.dumps(asdict(base_plan)))
+    raw: Raw = {"train": {}, "task": {"name": str(task)}, "plan": plan_table, "execution": {}}
     override(raw, setting_lines(settings))
     for key in raw:
-        if key not in SINGLE:
-            raise UserError(f"--set: unknown key '{key}'.{nearest(key, SINGLE)}")
-    changed = check(Plan, raw["plan"], None, ("plan",))
-    check_formats(changed, None, "plan")
+        if key not in SETTING_TABLES:
+            raise UserError(f"--set: unknown key '{key}'.{nearest(key, SETTING_TABLES)}")
+    checked_plan = check(Plan, raw["plan"], None, ("plan",))
+    check_formats(checked_plan, None, "plan")
     return (
         RunSpec(
             str(model),
             check(TaskSpec, raw["task"], None, ("task",)),
-            changed,
+            checked_plan,
             check(TrainSpec, raw["train"], None, ("train",)),
             seed,
         ),
@@ -56,9 +56,11 @@ def single(
 
 
 def without_plan(settings: Settings) -> list[str]:
-    """Settings of a request that covers every format and rank: none of them is a plan's."""
+    """Settings of a command that chooses the plan itself; raises if one is a plan's setting."""
     lines = setting_lines(settings)
     for line in lines:
         if line.split("=")[0].split(".")[0].strip() == "plan":
-            raise UserError(f"--set {line}: there is no plan yet that this would be a setting of")
+            raise UserError(
+                f"--set {line}: this command chooses the plan, so it takes no setting of a plan"
+            )
     return lines

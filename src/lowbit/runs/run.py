@@ -1,6 +1,6 @@
 """One run from start to end: prepare, build, train, score, record.
 
-This is the only module that knows all the layers below. Workers call `run` and nothing below it.
+This is the only module that uses all layers below it. Workers call `run` and nothing else.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
-from lowbit.core.progress import Watcher, nobody
+from lowbit.core.progress import StepCallback, ignore_step
 from lowbit.core.spec import RunSpec
 from lowbit.models.family import family_of
 from lowbit.quant.formats import spell
@@ -27,8 +27,8 @@ from lowbit.runs.record import (
     SCORES,
     Facts,
     Record,
-    finish,
-    resumable,
+    resume_key,
+    write_record,
 )
 from lowbit.runs.record_fields import cost_of, facts_of, make_record
 from lowbit.runs.scoring import score
@@ -41,27 +41,27 @@ def run(
     folder: Path,
     execution: Execution,
     memory: int | None = None,
-    watcher: Watcher = nobody,
+    on_step: StepCallback = ignore_step,
 ) -> Record:
-    """Carry out one run, or the rest of it, and leave its record in `folder`.
+    """Start or resume one run, and write its record to `folder`.
 
-    `memory`: the bytes it may take where several run at once; its times are then `shared`.
+    `memory`: the bytes it may use if several run at once; its times are then marked as `shared`.
     """
     machine = open_machine(execution, spec.train.compute, memory)
     _clear(folder)
     if spec.plan.adapter:
         return score_untrained(spec, folder, machine)
-    return _train(spec, folder, machine, watcher)
+    return _train(spec, folder, machine, on_step)
 
 
-def _train(spec: RunSpec, folder: Path, machine: Machine, watcher: Watcher) -> Record:
+def _train(spec: RunSpec, folder: Path, machine: Machine, on_step: StepCallback) -> Record:
     peak = PeakMemory(machine.device)
     prepared = prepare_run(spec)
-    # Memory is counted from here: the tokenised data stays, but it is no part of a run's memory.
+    # Measure memory from here on: the tokenised data does not count as a run's memory.
     peak.start()
     built = build_run(prepared, machine)
     facts = facts_of(prepared, machine)
-    settings = _loop_settings(prepared, built, machine, facts, folder, watcher)
+    settings = _loop_settings(prepared, built, machine, facts, folder, on_step)
     outcome = train_model(built.model, prepared.data.parts, settings)
     metrics, ranks = {}, {s.name: built.choices[s.name].rank for s in built.sites}
     if not outcome.diverged:
@@ -81,7 +81,7 @@ def _train(spec: RunSpec, folder: Path, machine: Machine, watcher: Watcher) -> R
         cost=cost_of(outcome.position, peak, "alone" if machine.memory is None else "shared"),
         diverged=outcome.diverged,
     )
-    record = finish(folder, record)
+    record = write_record(folder, record)
     _tidy(folder)
     return record
 
@@ -92,7 +92,7 @@ def _loop_settings(
     machine: Machine,
     facts: Facts,
     folder: Path,
-    watcher: Watcher,
+    on_step: StepCallback,
 ) -> LoopSettings:
     spec = prepared.spec
     return LoopSettings(
@@ -100,17 +100,17 @@ def _loop_settings(
         train=spec.training,
         seed=spec.seed,
         device=machine.device,
-        fingerprint=resumable(spec, facts),
+        fingerprint=resume_key(spec, facts),
         log=folder / LOG,
         checkpoint=folder / CHECKPOINT,
         hooks=hooks_of(spec.plan, built),
-        watcher=watcher,
+        on_step=on_step,
         checkpoint_every=_checkpoint_every(),
     )
 
 
 def _checkpoint_every() -> float:
-    """Seconds between checkpoints; tests that kill runs want them often."""
+    """Seconds between checkpoints; tests that kill runs set it low."""
     text = os.environ.get("LOWBIT_CHECKPOINT_EVERY", "30")
     try:
         return float(text)
@@ -119,20 +119,20 @@ def _checkpoint_every() -> float:
 
 
 def _tidy(folder: Path) -> None:
-    """Remove the checkpoint and files that a killed process left half written."""
+    """Remove the checkpoint, and temporary files of a killed process."""
     for path in (folder / CHECKPOINT, *folder.glob("*.partial")):
         path.unlink(missing_ok=True)
 
 
 def _clear(folder: Path) -> None:
-    """Remove an earlier run's results: a run that diverges must not appear to have its scores."""
+    """Remove the results of an earlier run: a run that diverges must not keep its scores."""
     (folder / RECORD).unlink(missing_ok=True)
     (folder / SCORES).unlink(missing_ok=True)
     shutil.rmtree(folder / ADAPTER, ignore_errors=True)
 
 
 def _write_adapter(prepared: Prepared, built: BuiltModel, folder: Path) -> dict[str, int]:
-    """Write the adapter; the rank that each site ended with."""
+    """Write the adapter; return the final rank of each site."""
     origin = peft.Origin(
         model=prepared.spec.model,
         fingerprint=prepared.spec.fingerprint,

@@ -1,4 +1,4 @@
-"""What a dry run measures, as plain data. No torch here."""
+"""The result of a dry run. Plain data, no torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RunCost:
-    """Bytes, memory and time of one run, before it is run."""
+    """Stored bytes, peak memory and predicted time of one run."""
 
     stored: int
     share: float
@@ -15,11 +15,11 @@ class RunCost:
     step_s: float
     peak_bytes: int
     weights_bytes: int
-    """Part of the peak: the stored model, exactly as counted."""
+    """Part of the peak: the stored model, counted exactly."""
     trained_bytes: int
-    """Part of the peak: adapters and heads with their gradients and moments."""
+    """Part of the peak: adapters and heads, with gradients and optimiser moments."""
     data_bytes: int
-    """Not in the peak: the tokenised data."""
+    """The tokenised data, which is not part of the peak."""
     tokens_per_s: float
     total_s: float
     cpu_s: float

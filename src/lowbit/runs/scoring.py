@@ -1,4 +1,4 @@
-"""Scores a model on the scored split: a line for each example on disk, the metrics returned."""
+"""Scores a model on the scored split: writes a line for each example, returns the metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lowbit.train.evaluate import ExampleScores, evaluate, ratio
 
 
 def score(model: nn.Module, prepared: Prepared, folder: Path) -> dict[str, float]:
-    """Write every example's score; return the metrics, or none where a score is not finite."""
+    """Write every example's score; return the metrics, or {} if a score is not finite."""
     part, kind = prepared.data.parts["scored"], prepared.kind
     size = prepared.spec.train.eval_batch
     scores, loss = evaluate(model, part, kind, size, next(model.parameters()).device)

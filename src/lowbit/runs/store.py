@@ -1,9 +1,9 @@
-"""A results folder: finished runs, whether they lie in folders or packed.
+"""Reads the finished runs of a results folder, packed or unpacked.
 
-A run folder is the working form, a packed line the committed one. Everything that reads records
-comes here, so both are read alike; `ResultsFolder.find` gives a `FinishedRun`, which reads its
-scores and its log when they are asked for, and once. Where both forms hold a run and differ, that
-is an error: neither is silently preferred.
+Runs are written as folders and committed as packed lines. All code that reads records uses this
+module, so both forms are read in the same way. `ResultsFolder.find` returns a `FinishedRun`, which
+reads scores and log on first use. If a run exists in both forms and they differ, reading it raises
+an error.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from lowbit.core.errors import RunError
 from lowbit.core.files import file_digest, read_jsonl
 from lowbit.core.stats import Floats
 from lowbit.runs import isolated_cost, packed_lines
-from lowbit.runs.isolated_cost import Solo
+from lowbit.runs.isolated_cost import IsolatedCost
 from lowbit.runs.packed_lines import FORECASTS, RUNS, SOLO
 from lowbit.runs.packed_runs import LineFile, PackedRuns
-from lowbit.runs.record import LOG, RECORD, SCORES, Cost, Record, load, restore
+from lowbit.runs.record import LOG, RECORD, SCORES, Cost, Record, parse_record, read_record
 
 FORECAST_FOLDER = "forecasts"
 
@@ -46,7 +46,7 @@ def _scores(rows: Iterable[dict[str, Any]]) -> Scores:
 
 
 def _shared_columns(columns: Mapping[str, Any]) -> tuple[np.ndarray, Floats, Floats, Floats]:
-    """(the order by example, then example, document and count in that order)."""
+    """(order by example, then the columns example, document and count in this order)."""
     order = np.argsort(np.array(columns["example"]), kind="stable")
     example, document, count = (
         np.array(columns[name], float)[order] for name in ("example", "document", "count")
@@ -55,7 +55,7 @@ def _shared_columns(columns: Mapping[str, Any]) -> tuple[np.ndarray, Floats, Flo
 
 
 class FinishedRun:
-    """A run with a whole record. Scores, log and cost alone are read when asked for."""
+    """A run with an intact record. Scores, log and isolated cost are read on first use."""
 
     def __init__(self, name: str, record: Record, results: ResultsFolder) -> None:
         self.name, self.record, self._results = name, record, results
@@ -73,33 +73,35 @@ class FinishedRun:
 
     @property
     def folder(self) -> Path:
-        """Where its folder lies, or would lie if it were unpacked."""
+        """The run's folder; it may not exist if the run is packed."""
         return self._results.path / self.name
 
     @cached_property
     def scores(self) -> Scores:
-        """Raises where the run diverged: it has none."""
+        """The scores of every example; raises if the run diverged."""
         return self._results.scores(self.name)
 
     @cached_property
     def log(self) -> tuple[dict[str, Any], ...]:
-        """The lines of its log; none where it has no log."""
+        """The lines of its log; empty if it has no log."""
         return tuple(self._results.log_rows(self.name))
 
     @cached_property
-    def isolated_cost(self) -> Solo | None:
-        """What its configuration costs alone on the machine, where that was measured."""
-        text = self._results.isolated_cost_text(isolated_cost.configuration(self.name, self.seed))
-        return None if text is None else isolated_cost.parse(text, self.record)
+    def isolated_cost(self) -> IsolatedCost | None:
+        """The isolated cost of its configuration, if it was measured."""
+        text = self._results.isolated_cost_text(
+            isolated_cost.configuration_name(self.name, self.seed)
+        )
+        return None if text is None else isolated_cost.parse_isolated_cost(text, self.record)
 
     @property
     def cost(self) -> Cost:
-        """Its cost; memory and time from the measurement alone where there is one."""
-        return isolated_cost.combined(self.record, self.isolated_cost)
+        """Its cost, with memory and time from the isolated cost if there is one."""
+        return isolated_cost.reported_cost(self.record, self.isolated_cost)
 
 
 class ResultsFolder:
-    """One folder of results, both layouts. Nothing is read before it is asked for."""
+    """One results folder in either form. Everything is read on first use."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -111,34 +113,34 @@ class ResultsFolder:
         return PackedRuns(self.path)
 
     def names(self) -> list[str]:
-        """Of every run that has a folder with a record or a packed line."""
+        """The names of all runs with a record, in a folder or packed."""
         folders = [path.parent.name for path in sorted(self.path.glob(f"*/{RECORD}"))]
         return list(dict.fromkeys([*folders, *self.packed.names]))
 
     def find(self, name: str) -> FinishedRun | None:
-        """The finished run of a name; None where there is none, or where its folder is torn."""
+        """The finished run of a name; None if there is none or if its files are damaged."""
         if name not in self._runs:
             record = self._record(name)
             self._runs[name] = None if record is None else FinishedRun(name, record, self)
         return self._runs[name]
 
     def forget(self, name: str) -> None:
-        """Read a run again when it is next asked for: it was run again."""
+        """Drop a cached run, because it was run again."""
         self._runs.pop(name, None)
 
     def _record(self, name: str) -> Record | None:
         path = self.path / name / RECORD
         if name not in self.packed:
-            return load(path.parent)
+            return read_record(path.parent)
         if path.is_file() and file_digest(path) != self.packed.line(name)["record_digest"]:
             raise RunError(
                 f"{path} and {self.path / RUNS} hold different records of one run. Keep the "
                 f"folder's: lowbit pack --replace. Keep the packed one: remove {path.parent}"
             )
-        return restore(self.packed.record_body(name))
+        return parse_record(self.packed.record_body(name))
 
     def scores(self, name: str) -> Scores:
-        """A run's scores. Packed runs of one task share the columns that they have in common."""
+        """A run's scores. Packed runs of one task share their common columns in memory."""
         if name not in self.packed:
             return _scores(read_jsonl(self.path / name / SCORES))
         packed = self.packed.score_line(name)
@@ -172,18 +174,18 @@ class ResultsFolder:
         return LineFile(self.path / FORECASTS)
 
     def forecast(self, name: str) -> dict[str, Any] | None:
-        """A prediction's file, by its name without `.json`."""
+        """The JSON of a forecast's file, by its name without `.json`."""
         text = _text(self.path / FORECAST_FOLDER / f"{name}.json", self._packed_forecasts, name)
         return None if text is None else json.loads(text)
 
 
 def find_run(folder: Path) -> FinishedRun | None:
-    """The finished run of one folder, whether its files lie there or are packed beside it."""
+    """The finished run of one folder, or of its packed line in the parent folder."""
     return ResultsFolder(folder.parent).find(folder.name)
 
 
 def _text(path: Path, packed: LineFile, name: str) -> str | None:
-    """A small JSON file's text, from its file, else packed."""
+    """The text of a small JSON file, or of its packed line."""
     if path.is_file():
         return path.read_text(encoding="utf-8")
     return packed_lines.json_text(packed.body(name)["file"]) if name in packed.lines else None

@@ -1,22 +1,22 @@
-"""A study: its declaration, its claims, its records, and what they decide.
+"""A study: its declaration, its claims, its results, and the verdicts on the claims.
 
-additions              seeds and text that were added later
+additions              seeds and text that were added after the declaration
 cells                  cells, settings, and a cell's gap to 16 bits
-checks                 what a study may not declare
-claims                 what a claim declares, and what makes it decidable
-execute                runs what a study lacks, and single runs
-forecasts              predictions made before the runs, kept as files
-make_forecast          how such a prediction is made
-pairing                gains of one plan over another, for claims
+checks                 checks a study's file, with an error for each mistake
+claims                 claims, and the check that their seeds can decide them
+execute                runs the missing runs of a study, and single runs
+forecasts              the forecasts of a study, and their files
+make_forecast          makes one forecast from calibration text
+pairing                pairs the runs of two plans, and the gain of one over the other
 predict_study          makes every forecast that is not on file yet
 predicted_vs_observed  every predicted gap next to the observed one
 resolve                adds text or seeds until gaps are resolved
-results                a study's results, read once and handed on
+results                a study's results, read once per command
 results_table          the records as one flat table
 schema                 the tables of study.toml
-scorecard              how well each predictor did
-shorthand              short forms in study.toml, written out
-study                  a study as it is run
-summary_rows           one row of numbers a plan
-verdicts               claims and questions decided from the records
+scorecard              scores each predictor by a criterion fixed before the runs
+shorthand              expands the short forms of study.toml
+study                  reads a study and builds its matrix of runs
+summary_rows           one row of numbers per plan
+verdicts               decides claims and questions from the records
 """

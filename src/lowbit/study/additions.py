@@ -1,7 +1,7 @@
 """Seeds and text added to a study after its declaration, because a gap was unresolved. No torch.
 
-They lie next to the records in `added.json`: seeds by part, and text by part. More text is a
-workload that trains nothing (ADR 21), with a part and a forecast of its own.
+`added.json` in the results folder lists seeds by part, and text by part. Added text becomes a
+workload that trains nothing (ADR 21), with its own part and forecast.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FILE = "added.json"
 
 @dataclass(frozen=True)
 class MoreText:
-    """Plans of a part that are scored again, on more examples of a task."""
+    """Plans of a part that are scored again on more examples of a task."""
 
     part: str
     task: str
@@ -34,7 +34,7 @@ class MoreText:
 
 @dataclass(frozen=True)
 class Additions:
-    """Seeds by part, and texts."""
+    """Added seeds by part, and added texts."""
 
     seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     text: tuple[MoreText, ...] = ()
@@ -49,7 +49,7 @@ def read(results: Path) -> Additions:
         seeds = {str(name): tuple(map(int, each)) for name, each in body["seeds"].items()}
         text = tuple(MoreText(**{**each, "plans": tuple(each["plans"])}) for each in body["text"])
     except (ValueError, AttributeError, TypeError, KeyError):
-        raise UserError(f"{path} is torn: remove it to drop the added seeds and text") from None
+        raise UserError(f"{path} is damaged: remove it to drop the added seeds and text") from None
     return Additions(seeds, text)
 
 
@@ -58,30 +58,30 @@ def write(results: Path, additions: Additions) -> None:
 
 
 def add_to(raw: Raw, additions: Additions) -> None:
-    """Lay the added texts over a study as it is written."""
+    """Add the workloads, parts and forecasts of the added texts to a study's tables."""
     if not additions.text:
         return
     workloads = list(raw["workload"])
-    # Parts that name no task have all tasks of the study; the added text does not belong to them.
+    # A part without tasks has all tasks of the study; name them, to leave the added text out.
     raw["tasks"] = raw.get("tasks") or list(dict.fromkeys(_task(raw, w) for w in workloads))
     parts = {p["name"]: p for p in raw.get("part", [])}
     for text in additions.text:
-        longer = [_longer(raw, w, text) for w in workloads if _task(raw, w) == text.task]
-        if not longer:
-            raise UserError(f"{FILE} names a workload '{text.task}' that the study does not have")
+        more_text = [_with_more_text(raw, w, text) for w in workloads if _task(raw, w) == text.task]
+        if not more_text:
+            raise UserError(f"{FILE} has a workload '{text.task}' that the study does not have")
         part, forecasts = parts.get(text.part, {}), raw.get("forecast", [])
         again = {
             "name": part_name(text),
-            "title": f"{part.get('title', raw['title'])}: scored again, on more text",
+            "title": f"{part.get('title', raw['title'])}: scored again on more text",
             "plans": list(text.plans),
-            "tasks": [_task(raw, longer[0])],
+            "tasks": [_task(raw, more_text[0])],
             "seeds": [
                 *(part.get("seeds") or raw.get("seeds", [0])),
                 *additions.seeds.get(text.part, ()),
             ],
         }
         # Two parts may have the same text of one task.
-        raw["workload"] = [*raw["workload"], *(w for w in longer if w not in raw["workload"])]
+        raw["workload"] = [*raw["workload"], *(w for w in more_text if w not in raw["workload"])]
         raw["part"] = [*raw.get("part", []), again]
         raw["forecast"] = [
             *forecasts,
@@ -90,21 +90,21 @@ def add_to(raw: Raw, additions: Additions) -> None:
 
 
 def part_name(text: MoreText) -> str:
-    """The part that has more text of another."""
+    """The name of the part that scores another part's plans on more text."""
     return f"{text.part}, {text.scored_limit} of {text.task}"
 
 
-def origin(part: str) -> str:
-    """The part that more text was added to."""
+def original_part(part: str) -> str:
+    """The part whose plans a part with added text scores again."""
     return re.sub(r", \d+ of .*$", "", part)
 
 
-def _longer(raw: Raw, workload: Raw, text: MoreText) -> dict[str, Any]:
-    """The workload, scored on more text."""
+def _with_more_text(raw: Raw, workload: Raw, text: MoreText) -> dict[str, Any]:
+    """A copy of a workload that scores more text."""
     copy = deepcopy(workload)
     task, whole = copy["task"], {**raw.get("task", {}), **workload["task"]}
     if whole.get("rest"):
-        # Forecasts were calibrated on the rest of the training text: score the task's own part.
+        # Forecasts used the rest of the training text for calibration: score the task's own split.
         task["scored_rest"] = whole["scored_limit"]
     task["tag"] = ", ".join(filter(None, (task.get("tag", ""), f"{text.scored_limit} scored")))
     task["scored_limit"] = text.scored_limit
@@ -114,4 +114,4 @@ def _longer(raw: Raw, workload: Raw, text: MoreText) -> dict[str, Any]:
 
 def _task(raw: Raw, workload: Raw) -> str:
     task = {**raw.get("task", {}), **workload["task"]}
-    return TaskSpec(task["name"], tag=task.get("tag", "")).called
+    return TaskSpec(task["name"], tag=task.get("tag", "")).display_name

@@ -1,8 +1,8 @@
-"""Runs grouped into cells: one plan in one setting, over its seeds.
+"""Groups runs into settings (one model on one task) and cells (one plan in a setting, over seeds).
 
-A setting is one model on one task. The gap of a cell to 16 bits pairs every run with the 16-bit run
-of the same seed, document by document. Runs whose recorded facts differ in something that can move
-the result (another CPU, another version) are not paired; the reason is kept and reported.
+The gap of a cell to 16 bits pairs every run with the 16-bit run of the same seed, document by
+document. Runs are not paired if a recorded fact differs that can change the result (another CPU,
+another version). The reason is reported.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from lowbit.core.stats import Floats, Gap, paired_gap
 from lowbit.quant.formats import is_cast, parse
-from lowbit.runs.record import Record, comparable
+from lowbit.runs.record import Record, differing_facts
 from lowbit.runs.store import FinishedRun, Scores
 
 
@@ -31,11 +31,11 @@ class Cell:
 
     @property
     def done(self) -> dict[int, FinishedRun]:
-        """The runs that have a score, by seed."""
+        """The runs with a score, by seed."""
         return {run.seed: run for run in self.runs if run.record.status == "done"}
 
     @property
-    def sixteen(self) -> bool:
+    def is_sixteen_bit(self) -> bool:
         """Whether every site is stored in a plain floating-point type."""
         sites = self.runs[0].record.sites
         return bool(sites) and all(is_cast(parse(site.format)) for site in sites)
@@ -54,7 +54,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class PairedGap:
-    """A cell's gap to its baseline, over how many seeds, and which seeds were refused and why."""
+    """A cell's gap to its baseline, its number of seeds, and the refused seeds with the reason."""
 
     gap: Gap | None = None
     seeds: int = 0
@@ -62,7 +62,7 @@ class PairedGap:
 
 
 def settings(runs: Sequence[FinishedRun]) -> tuple[Setting, ...]:
-    """Group runs by model and task, then by plan. First come, first listed; seeds ascending."""
+    """Group runs by model and task, then by plan, in the order of the runs; seeds ascending."""
     groups: dict[tuple[str, str], dict[str, list[FinishedRun]]] = {}
     for run in runs:
         plans = groups.setdefault((run.record.model, run.record.task), {})
@@ -79,17 +79,17 @@ def _setting(model: str, task: str, plans: dict[str, list[FinishedRun]]) -> Sett
 
 
 def baseline(setting: Setting) -> Cell | None:
-    """The 16-bit cell with most finished seeds; of equals the first listed."""
-    candidates = [cell for cell in setting.cells if cell.sixteen]
+    """The 16-bit cell with the most finished seeds; the first of them if several have as many."""
+    candidates = [cell for cell in setting.cells if cell.is_sixteen_bit]
     return max(candidates, key=lambda cell: len(cell.done), default=None)
 
 
 def gap_between(cell: Cell, reference: Cell, resamples: int = 2000) -> PairedGap:
-    """The paired gap cell - reference over all seeds that both finished.
+    """The paired gap `cell - reference` over all seeds that both finished.
 
-    The seeds' scores are pooled and documents are drawn once for all of them, so the interval
-    covers other documents, not other seeds. The generator is fixed: the same records give the same
-    table.
+    Scores are pooled over seeds, and each resample of documents is the same for all seeds. So the
+    interval covers other documents, but not other seeds. The random generator is fixed: the same
+    records give the same table.
     """
     pairs: list[tuple[Scores, Scores]] = []
     refused: dict[str, list[int]] = {}
@@ -119,14 +119,14 @@ def gap_between(cell: Cell, reference: Cell, resamples: int = 2000) -> PairedGap
 
 
 def _pair(ours: FinishedRun, theirs: FinishedRun) -> tuple[Scores, Scores] | str:
-    """Both runs' scores, or why they may not be compared."""
-    if different := comparable(ours.record, theirs.record):
+    """Both runs' scores, or the reason why they may not be compared."""
+    if different := differing_facts(ours.record, theirs.record):
         return f"recorded facts differ ({', '.join(different)})"
     first, second = ours.scores, theirs.scores
     if not np.array_equal(first.example, second.example):
         return "scored on different examples"
     if not np.array_equal(first.document, second.document):
-        return "documents cut differently"
+        return "examples belong to different documents"
     return first, second
 
 

@@ -1,4 +1,4 @@
-"""Checks of a study's file: every mistake with its place and the nearest valid name."""
+"""Checks a study's file; each error gives the place and the nearest valid name."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ def validate(raw: Raw, path: Path | None) -> StudyFile:
 
 
 def _check_tasks(parsed: StudyFile) -> None:
-    """A claim names its task alone, so one model runs on it."""
-    tasks = [workload.task.called for workload in parsed.workload]
+    """A claim names only its task, so only one model may run on that task."""
+    tasks = [workload.task.display_name for workload in parsed.workload]
     for claim in (*parsed.claim, *parsed.question):
         if tasks.count(claim.task) > 1:
             raise UserError(
-                f"claim '{claim.text}': several models run on '{claim.task}': tell them apart by "
-                "a tag of their task"
+                f"claim '{claim.text}': several models run on '{claim.task}': give their "
+                "tasks different tags"
             )
 
 
 def _check_parts(parsed: StudyFile, path: Path | None) -> None:
-    tasks = [workload.task.called for workload in parsed.workload]
+    tasks = [workload.task.display_name for workload in parsed.workload]
     names = [MAIN, *(part.name for part in parsed.part)]
     for i, part in enumerate(parsed.part):
         place = location(path, "part", i, "name")
@@ -79,7 +79,7 @@ def _check_parts(parsed: StudyFile, path: Path | None) -> None:
         if forecast.part not in names:
             where = location(path, "forecast", i, "part")
             raise UserError(f"{where}no part '{forecast.part}'.{nearest(forecast.part, names)}")
-    trained = [workload.task.called for workload in parsed.workload if not workload.adapters]
+    trained = [workload.task.display_name for workload in parsed.workload if not workload.adapters]
     for i, workload in enumerate(parsed.workload):
         if workload.adapters and workload.adapters not in trained:
             raise UserError(
@@ -95,14 +95,14 @@ def _check_parts(parsed: StudyFile, path: Path | None) -> None:
 
 
 def check_lenders(runs: Sequence[RunSpec]) -> None:
-    """A plan that takes another's adapter needs that run: same model, task and seed."""
+    """A run that takes another run's adapter needs that run, with the same model, task and seed."""
     names = {run.name for run in runs}
     for run in runs:
-        if run.lender is not None and run.lender not in names:
+        if run.adapter_run is not None and run.adapter_run not in names:
             raise UserError(
                 f"plan '{run.plan.name}' takes the adapter of '{run.plan.adapter}', which the "
-                f"study does not run on {run.plan.on or run.task.called} with seed {run.seed}."
-                + nearest(run.plan.adapter, {r.plan.name for r in runs})
+                f"study does not run on {run.plan.on or run.task.display_name} "
+                f"with seed {run.seed}." + nearest(run.plan.adapter, {r.plan.name for r in runs})
             )
 
 

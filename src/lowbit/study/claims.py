@@ -1,8 +1,8 @@
-"""Claims and questions: what a study says before it is run.
+"""Claims and questions, which a study declares before its runs.
 
 A claim compares one plan with another on one task. The study's claims (five at most) share its
-alpha by Holm's rule. Questions are written alike, may be any number, and decide nothing. A claim
-that can never reach significance with the declared seeds is rejected before anything runs.
+alpha by Holm's rule. Questions have the same form and no limit in number; they are exploratory. A
+claim that can never reach significance with the declared seeds is rejected before any run.
 No torch.
 """
 
@@ -18,20 +18,22 @@ from lowbit.core.schedules import STRICT
 MOST_CLAIMS = 5
 RESAMPLES = 10_000
 ENOUGH_SEEDS = 6
-"""A bootstrap over fewer seeds says little about other seeds."""
-Deciding = Literal["bootstrap", "wilcoxon", "t"]
+"""The fewest seeds from which a bootstrap can infer about other seeds."""
+TestName = Literal["bootstrap", "wilcoxon", "t"]
 Measure = Literal["metric", "perplexity", "stored", "peak"]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """`plan` is `relation` than `than` on `task`, by at least (`better`) or at most (`no worse`)
-    `margin` in the measure's unit: nats, a fraction of right answers, bytes, or with `relative` a
-    fraction of what `than` has. `equal`: within the margin either way.
+    """A comparison of `plan` with `than` on `task`.
 
-    `less`: two more plans, whose own difference is taken off: does the first plan gain more over
-    the second than the third over the fourth? `mean_with`: plans that are
-    averaged with `than` before the comparison.
+    `relation`: `better` by more than `margin`, `no worse` than by `margin`, or `equal` within it.
+    `margin` is in the measure's unit: nats, a fraction of right answers, bytes. With `relative` it
+    is a fraction of the value of `than`.
+
+    `less`: two more plans, whose difference is subtracted. The claim then says that the first plan
+    gains more over the second than the third over the fourth. `mean_with`: plans that are averaged
+    with `than` before the comparison.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -43,7 +45,7 @@ class Claim:
     margin: float = 0.0
     relative: bool = False
     measure: Measure = "metric"
-    test: Deciding = "bootstrap"
+    test: TestName = "bootstrap"
     less: tuple[str, ...] = ()
     mean_with: tuple[str, ...] = ()
 
@@ -62,12 +64,12 @@ class Claim:
         if self.relation != "better" and not self.margin:
             raise BadValueError("claim", "margin", 0.0, f"above 0 for '{self.relation}'")
         if self.test != "bootstrap" and (self.relation != "better" or self.margin):
-            right = "bootstrap where there is a margin: the others ask for any difference"
+            right = "bootstrap if there is a margin: the other tests take none"
             raise BadValueError("claim", "test", self.test, right)
 
 
-def least_p(test: Deciding, seeds: int) -> float:
-    """The smallest two-sided p-value that a test can give with so many paired seeds."""
+def smallest_p(test: TestName, seeds: int) -> float:
+    """The smallest two-sided p-value that a test can give with this number of paired seeds."""
     if test == "wilcoxon":
         return min(1.0, 2.0 ** (1 - seeds))
     if test == "t":
@@ -75,20 +77,20 @@ def least_p(test: Deciding, seeds: int) -> float:
     return 0.0 if seeds >= ENOUGH_SEEDS else 1.0
 
 
-Declared = Mapping[tuple[str, str], frozenset[int]]
-"""The seeds that a study declares of every (plan, task)."""
+DeclaredSeeds = Mapping[tuple[str, str], frozenset[int]]
+"""The declared seeds of every (plan, task) of a study."""
 
 
-def paired(claim: Claim, declared: Declared) -> frozenset[int]:
+def paired_seeds(claim: Claim, declared: DeclaredSeeds) -> frozenset[int]:
     """The seeds that all plans of a claim are declared with."""
     none: frozenset[int] = frozenset()
     return frozenset.intersection(*(declared.get((n, claim.task), none) for n in claim.plans))
 
 
 def check_claims(
-    claims: Sequence[Claim], questions: Sequence[Claim], declared: Declared, alpha: float
+    claims: Sequence[Claim], questions: Sequence[Claim], declared: DeclaredSeeds, alpha: float
 ) -> None:
-    """Refuse a claim that names something the study does not have, or that can never be decided."""
+    """Raise if a claim names something that the study does not have, or can never be decided."""
     if len(claims) > MOST_CLAIMS:
         raise UserError(f"{len(claims)} claims; a study has at most {MOST_CLAIMS}")
     for claim in (*claims, *questions):
@@ -96,19 +98,19 @@ def check_claims(
     for claim in claims:
         if claim.measure != "metric":
             raise UserError(
-                f"claim '{claim.text}': bytes are counted, not tested: write it as a [[question]]"
+                f"claim '{claim.text}': bytes are counted, not tested: declare it as a [[question]]"
             )
-        seeds = len(paired(claim, declared))
-        least, share = least_p(claim.test, seeds), alpha / len(claims)
+        seeds = len(paired_seeds(claim, declared))
+        least, share = smallest_p(claim.test, seeds), alpha / len(claims)
         if least > share:
             raise UserError(
                 f"claim '{claim.text}': with {seeds} seeds a {claim.test} test cannot go below "
-                f"p = {least:.3g}, and {len(claims)} claims at {alpha:g} ask for {share:.3g}: "
-                f"{enough(claim.test, share)}"
+                f"p = {least:.3g}, and {len(claims)} claims at {alpha:g} need {share:.3g}: "
+                f"{seeds_needed(claim.test, share)}"
             )
 
 
-def _check_names(claim: Claim, declared: Declared) -> None:
+def _check_names(claim: Claim, declared: DeclaredSeeds) -> None:
     plans, tasks = ({key[i] for key in declared} for i in (0, 1))
     for name in claim.plans:
         if name not in plans:
@@ -123,14 +125,14 @@ def _check_names(claim: Claim, declared: Declared) -> None:
     others = (claim.than, *claim.mean_with)
     if claim.plan in others or (claim.less and claim.less[0] == claim.less[1]):
         raise UserError(f"claim '{claim.text}': compares '{claim.plan}' with itself")
-    if not paired(claim, declared):
+    if not paired_seeds(claim, declared):
         raise UserError(
             f"claim '{claim.text}': no seed of '{claim.task}' has all of "
             f"{', '.join(map(repr, claim.plans))} in this study"
         )
 
 
-def enough(test: Deciding, share: float) -> str:
-    """How many seeds are needed, in words."""
-    seeds = next(n for n in range(1, 65) if least_p(test, n) <= share)
+def seeds_needed(test: TestName, share: float) -> str:
+    """The number of seeds that a test needs, as advice."""
+    seeds = next(n for n in range(1, 65) if smallest_p(test, n) <= share)
     return f"declare {seeds} seeds"

@@ -1,5 +1,7 @@
-"""Runs what a study lacks, and single runs. Nothing is printed: callbacks tell what happens. Every
-run has a process of its own, so no torch is imported here."""
+"""Runs the missing runs of a study, and single runs. Callbacks report progress.
+
+Every run has a separate process, so no torch is imported here.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +21,19 @@ from lowbit.runs import isolated_cost
 from lowbit.runs.check import IN_A_STUDY, check_runs
 from lowbit.runs.pack import drop
 from lowbit.runs.record import RECORD, check_current
-from lowbit.runs.request import Device, Settings, setting_lines, single
+from lowbit.runs.request import Device, Settings, setting_lines, single_run
 from lowbit.runs.run_cost import RunCost
 from lowbit.runs.store import FinishedRun, ResultsFolder
-from lowbit.runs.workers.pool import Ending, Job, Order, run_jobs
+from lowbit.runs.workers.pool import PoolJob, PoolOptions, RunEnding, run_jobs
 from lowbit.runs.workers.process import call, orphaned, require_main_guard
 from lowbit.study.study import Study, read_study
 
-OnEnding = Callable[[Ending, int, int], None]
+OnEnding = Callable[[RunEnding, int, int], None]
 """Called as a run ends, with the number of finished runs and of all runs."""
 OnNote = Callable[[str], None]
-"""Called with a sentence about what is done next."""
-
+"""Called with a sentence about the next step."""
 IN_ADAPT = "lowbit adapt FOLDER"
-"""Where a single run gets a model's folder, for error messages."""
+"""How a single run names a model's folder, for error messages."""
 
 
 def _ignore(*_: object) -> None:
@@ -40,8 +41,8 @@ def _ignore(*_: object) -> None:
 
 
 @dataclass(frozen=True)
-class How:
-    """How runs are carried out: runs at a time, whether records are replaced, who is told."""
+class RunOptions:
+    """Options of a set of runs: runs at a time, whether to replace records, and callbacks."""
 
     jobs: int = 1
     rerun: bool = False
@@ -49,7 +50,7 @@ class How:
     on_ending: OnEnding = _ignore
     on_note: OnNote = _ignore
     model_hint: str = IN_A_STUDY
-    """Where a user gives a model's folder, for the error when the name leads nowhere."""
+    """How a user gives a model's folder; the error for an unknown model says so."""
 
 
 def run_study(
@@ -63,11 +64,10 @@ def run_study(
     device: Device | None = None,
     rerun: bool = False,
     on_ending: OnEnding = _ignore,
-) -> tuple[Ending, ...]:
-    """Run what a study lacks. Finished runs are skipped, interrupted ones are resumed.
+) -> tuple[RunEnding, ...]:
+    """Run the missing runs of a study. Finished runs are skipped, interrupted ones are resumed.
 
-    Runs have processes of their own: a script should call this under
-    `if __name__ == "__main__":`.
+    Each run has its own process: a script must call this under `if __name__ == "__main__":`.
 
     Args:
         study: The study's folder, its `study.toml`, or a study as `read_study` gives it. The
@@ -82,7 +82,7 @@ def run_study(
         on_ending: Called as each run ends, with the number of finished runs and of all runs.
 
     Returns:
-        How each run that was carried out ended; nothing for runs that were finished before.
+        How each run ended; runs that were finished before are not included.
 
     Raises:
         UserError: The study is not valid, or a record has other settings.
@@ -108,11 +108,11 @@ def run_study(
     """
     if not isinstance(study, Study):
         study = read_study(study, setting_lines(settings), profile, seeds, only)
-    how = How(jobs, rerun, on_ending=on_ending)
-    with only_process(study.results, how.on_note):
+    options = RunOptions(jobs, rerun, on_ending=on_ending)
+    with one_process_per_folder(study.results, options.on_note):
         execution = execution_on(study, device)
-        endings = run_missing(study, execution, missing_jobs(study, how), how)
-        time_alone(study, execution, how.on_note)
+        endings = run_missing(study, execution, missing_jobs(study, options), options)
+        measure_isolated_costs(study, execution, options.on_note)
     return tuple(endings)
 
 
@@ -127,17 +127,16 @@ def adapt(
     device: Device | None = None,
     rerun: bool = False,
 ) -> FinishedRun:
-    """Fine-tune a model on a task with a plan. A finished run with these settings is returned.
+    """Fine-tune a model on a task with a plan, or return the finished run with these settings.
 
-    The run has a process of its own: a script should call this under
-    `if __name__ == "__main__":`.
+    The run has its own process: a script must call this under `if __name__ == "__main__":`.
 
     Args:
         model: A folder, a hub id, `assets:NAME` or `demo:tiny`.
         task: A task's name, or a file of text.
         plan: A plan's TOML file, a format like `nf4@64`, a name like `Joint-2`, or a plan.
-        out: The folder of runs.
-        seed: Of adapters, data order and dropout.
+        out: The folder for runs.
+        seed: Seed of adapters, data order and dropout.
         settings: Overrides like `{"train.lr": 1e-3, "task.limit": 2000}`.
         device: Where to run, instead of the settings' device.
         rerun: Replace a finished run.
@@ -157,8 +156,8 @@ def adapt(
         'done'
     """
     study = single_run_study(model, task, plan, out, seed, settings)
-    how = How(rerun=rerun, model_hint=IN_ADAPT)
-    return finished_or_raise(study, execute_single(study, device, how))
+    options = RunOptions(rerun=rerun, model_hint=IN_ADAPT)
+    return finished_or_raise(study, execute_single(study, device, options))
 
 
 def single_run_study(
@@ -169,19 +168,20 @@ def single_run_study(
     seed: int,
     settings: Settings,
 ) -> Study:
-    """One run as a study, whose results lie in the folder `out`."""
-    spec, execution = single(model, task, plan, seed, settings)
+    """A study of one run, with `out` as its results folder."""
+    spec, execution = single_run(model, task, plan, seed, settings)
     return Study(Path(out), spec.name, "", (), (spec,), execution, Path(out))
 
 
-def execute_single(study: Study, device: Device | None, how: How) -> list[Ending]:
-    """Carry out a study of one run; no ending where it was finished before."""
-    with only_process(study.results, how.on_note):
-        return run_missing(study, execution_on(study, device), missing_jobs(study, how), how)
+def execute_single(study: Study, device: Device | None, options: RunOptions) -> list[RunEnding]:
+    """Run a study of one run; return [] if it was finished before."""
+    with one_process_per_folder(study.results, options.on_note):
+        jobs = missing_jobs(study, options)
+        return run_missing(study, execution_on(study, device), jobs, options)
 
 
-def finished_or_raise(study: Study, endings: Sequence[Ending]) -> FinishedRun:
-    """The finished run of a study of one run."""
+def finished_or_raise(study: Study, endings: Sequence[RunEnding]) -> FinishedRun:
+    """The finished run of a study of one run; raises its error if it failed."""
     finished = ResultsFolder(study.results).find(study.runs[0].name)
     if finished is None:
         (ending,) = endings
@@ -191,45 +191,46 @@ def finished_or_raise(study: Study, endings: Sequence[Ending]) -> FinishedRun:
     return finished
 
 
-def run_missing(study: Study, execution: Execution, jobs: Sequence[Job], how: How) -> list[Ending]:
-    """Check all runs, then carry out these jobs."""
+def run_missing(
+    study: Study, execution: Execution, jobs: Sequence[PoolJob], options: RunOptions
+) -> list[RunEnding]:
+    """Check all runs of the study, then run these jobs."""
     if jobs:
-        execution = checked(study, execution, how.model_hint)
-        make_models(study, how.show == "bar")
-    order = Order(execution, how.jobs, how.rerun, show=how.show)
+        execution = check_all_runs(study, execution, options.model_hint)
+        make_models(study, options.show == "bar")
+    pool_options = PoolOptions(execution, options.jobs, options.rerun, show=options.show)
     total, endings = len(study.runs), []
-    before = total - len(jobs)
 
-    def on_ending(ending: Ending) -> None:
+    def on_ending(ending: RunEnding) -> None:
         endings.append(ending)
-        how.on_ending(ending, before + len(endings), total)
+        options.on_ending(ending, total - len(jobs) + len(endings), total)
 
-    # Runs that take another's adapter begin when all others have ended.
-    run_jobs([job for job in jobs if job.run.lender is None], order, on_ending)
-    run_jobs([job for job in jobs if job.run.lender is not None], order, on_ending)
+    # Runs that take another run's adapter start after all others have ended.
+    run_jobs([job for job in jobs if job.run.adapter_run is None], pool_options, on_ending)
+    run_jobs([job for job in jobs if job.run.adapter_run is not None], pool_options, on_ending)
     return endings
 
 
-def missing_jobs(study: Study, how: How) -> list[Job]:
-    """Runs without a whole record; a record of other settings is refused unless `how.rerun`."""
+def missing_jobs(study: Study, options: RunOptions) -> list[PoolJob]:
+    """Runs without an intact record; raises for a record with other settings unless `rerun`."""
     jobs, results = [], ResultsFolder(study.results)
-    if how.rerun:
+    if options.rerun:
         drop(study.results, {run.name for run in study.runs})
     for run in study.runs:
-        folder = study.place(run)
-        finished = None if how.rerun else results.find(run.name)
+        folder = study.run_folder(run)
+        finished = None if options.rerun else results.find(run.name)
         if finished is None:
-            if (folder / RECORD).exists() and not how.rerun:
-                how.on_note(f"{folder.name}: its record is torn or incomplete; doing it again")
-            jobs.append(Job(run, folder))
+            if (folder / RECORD).exists() and not options.rerun:
+                options.on_note(f"{folder.name}: its record is damaged; running it again")
+            jobs.append(PoolJob(run, folder))
         else:
             check_current(folder, finished.record, run)
-    # Seed by seed, so that whatever is finished is a balanced set.
+    # Seed by seed, so that the finished runs are always a balanced set.
     return sorted(jobs, key=lambda job: job.run.seed)
 
 
-def time_alone(study: Study, execution: Execution, on_note: OnNote) -> None:
-    """A few steps of each configuration alone, where its runs' own cost says too little."""
+def measure_isolated_costs(study: Study, execution: Execution, on_note: OnNote) -> None:
+    """Measure the isolated cost of each configuration that needs one."""
 
     def probe(run: RunSpec, execution: Execution, timed: bool) -> RunCost:
         return call(measure_run, run, execution, timed)
@@ -239,18 +240,19 @@ def time_alone(study: Study, execution: Execution, on_note: OnNote) -> None:
         finished = results.find(run.name)
         if finished is None or run.plan.adapter:
             continue
-        if not isolated_cost.missing(finished.record, finished.isolated_cost):
+        if not isolated_cost.needs_measurement(finished.record, finished.isolated_cost):
             continue
-        on_note(f"timing alone  {isolated_cost.name(run)}")
+        on_note(f"isolated cost  {isolated_cost.configuration_name(run.name, run.seed)}")
         try:
-            isolated_cost.write(study.place(run), run, isolated_cost.measure(probe, run, execution))
+            cost = isolated_cost.measure_isolated_cost(probe, run, execution)
+            isolated_cost.write_isolated_cost(study.run_folder(run), run, cost)
         except LowbitError as error:
-            on_note(f"  not timed: {error}")
+            on_note(f"  not measured: {error}")
 
 
 @contextmanager
-def only_process(results: Path, on_note: OnNote) -> Iterator[None]:
-    """One process at a time works on a folder of results; a second one waits."""
+def one_process_per_folder(results: Path, on_note: OnNote) -> Iterator[None]:
+    """Lock a results folder for this process; wait while another process uses it."""
     require_main_guard()
     locks = results / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
@@ -258,7 +260,7 @@ def only_process(results: Path, on_note: OnNote) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        on_note(f"another process works on {results}; waiting until it is done")
+        on_note(f"another process uses {results}; waiting until it has finished")
         lock.acquire()
     try:
         yield
@@ -267,33 +269,32 @@ def only_process(results: Path, on_note: OnNote) -> Iterator[None]:
 
 
 def execution_on(study: Study, device: Device | None) -> Execution:
-    """The study's execution, on another device where one is given."""
+    """The study's execution settings, with another device if one is given."""
     return replace(study.execution, device=device) if device else study.execution
 
 
-def checked(study: Study, execution: Execution, model_hint: str = IN_A_STUDY) -> Execution:
-    """Check all runs before any begins, and measure once what `compute = "auto"` means."""
-    compute = call(check_runs, study.runs, execution, model_hint)
-    return replace(execution, measured=compute)
+def check_all_runs(study: Study, execution: Execution, model_hint: str = IN_A_STUDY) -> Execution:
+    """Check all runs before any starts, and resolve `compute = "auto"` by one measurement."""
+    return replace(execution, measured=call(check_runs, study.runs, execution, model_hint))
 
 
 def make_models(study: Study, show: bool = False) -> None:
-    """Pretrain the demo model where a run needs it and it is not cached."""
+    """Pretrain the demo model if a run needs it and it is not cached."""
     if any(run.model == DEMO_MODEL for run in study.runs):
         call(make_model, DEMO_MODEL, show or sys.stderr.isatty())
 
 
 def make_model(reference: str, show: bool) -> str:
-    """Make sure that a model exists; runs in a process of its own."""
+    """Make sure that a model exists. Called in a separate process."""
     from lowbit.core.progress import bar
     from lowbit.runs.demo_model import model_folder
 
-    with bar("pretraining demo:tiny", show, stop=orphaned) as watcher:
-        return str(model_folder(reference, watcher))
+    with bar("pretraining demo:tiny", show, stop=orphaned) as on_step:
+        return str(model_folder(reference, on_step))
 
 
 def measure_run(run: RunSpec, execution: Execution, timed: bool = True) -> RunCost:
-    """Measure what a run costs; runs in a process of its own."""
+    """Measure the cost of a run. Called in a separate process."""
     from lowbit.runs.dry_run import measure_cost
 
     return measure_cost(run, execution, timed)

@@ -1,7 +1,7 @@
-"""Which gaps of a study are predicted, at which point, and the predictions' files. No torch.
+"""The forecasts of a study: the gaps that are predicted, and their files. No torch.
 
-A point is where the model stands while plans are predicted: the base alone, or the base with the
-adapter of one 16-bit run. `results/forecasts/KIND-PART-RUN.json` holds all plans of one point.
+A forecast point is the model from which plans are predicted: the base alone, or the base with the
+adapter of one 16-bit run. `results/forecasts/KIND-PART-RUN.json` has all plans of one point.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.core.files import write_atomic
-from lowbit.core.spec import BARE, Plan, RunSpec
+from lowbit.core.spec import BARE, KEEP, Plan, RunSpec
 from lowbit.quant.formats import is_cast, parse
 from lowbit.runs.store import FORECAST_FOLDER, ResultsFolder
 from lowbit.sensitivity.table import JointDamage
@@ -21,17 +21,17 @@ from lowbit.study.schema import Forecast
 from lowbit.study.study import Study
 
 VERSION = 4
-"""Raised whenever the same plan would be predicted differently."""
+"""Increase whenever the same plan would be predicted differently."""
 
 
 @dataclass(frozen=True)
-class Point:
-    """Where a model stands while plans are predicted: at `at`'s adapter, or at its base (None)."""
+class ForecastPoint:
+    """The model from which plans are predicted: with the adapter of run `at`, or without (None)."""
 
     forecast: Forecast
     at: RunSpec | None
     runs: tuple[RunSpec, ...]
-    """Of the plans that are predicted here, with the point's seed."""
+    """One run for each predicted plan, with the point's seed."""
 
     @property
     def name(self) -> str:
@@ -51,8 +51,11 @@ class Point:
 
 @dataclass(frozen=True)
 class PlanForecast:
-    """The prediction of one plan: the damage of all its sites at once, the share of it that
-    training should leave, and the bits of its smallest format."""
+    """The prediction of one plan.
+
+    `whole` is the damage of all its sites together, `left` the share of it that should remain after
+    training, and `bits` the bits of its smallest format.
+    """
 
     plan: str
     whole: JointDamage
@@ -62,8 +65,11 @@ class PlanForecast:
 
 @dataclass(frozen=True)
 class PointForecast:
-    """The predictions at one point. `units`: tokens or examples of calibration. `after`: how many
-    of the predicted runs had ended already when the prediction was made."""
+    """The predictions at one point.
+
+    `units`: calibration tokens or examples. `after`: the number of predicted runs that had ended
+    before the forecast was made.
+    """
 
     about: str
     kind: str
@@ -77,49 +83,52 @@ class PointForecast:
     after: int = 0
 
 
-def sixteen(plan: Plan) -> bool:
-    """Whether a plan stores all it names in a plain floating-point type."""
+def is_sixteen_bit(plan: Plan) -> bool:
+    """Whether all formats of a plan are plain floating-point types."""
     texts = [plan.format, plan.embedding or plan.format, *(r.format or "bf16" for r in plan.rule)]
-    return all(is_cast(parse(text)) for text in texts)
+    return all(text != KEEP and is_cast(parse(text)) for text in texts)
 
 
-def moved(plan: Plan) -> bool:
-    """Whether its adapter was trained on another base than its own."""
+def takes_another_adapter(plan: Plan) -> bool:
+    """Whether a plan takes the adapter of another plan."""
     return plan.adapter not in ("", BARE, plan.name)
 
 
-def partner(study: Study, forecast: Forecast, run: RunSpec) -> RunSpec | None:
-    """The 16-bit run that a run's gap is measured from: the run whose adapter it takes, else the
-    16-bit run of the same rank.
+def reference_run(study: Study, forecast: Forecast, run: RunSpec) -> RunSpec | None:
+    """The 16-bit run that a run's gap is measured from.
 
-    Where adapters are scored on another text, the score of that run on the same text."""
+    It is the run whose adapter this run takes, else the 16-bit run of that rank. If adapters are
+    scored on another text, it is that run's score on the same text.
+    """
     part = next(p for p in study.parts if p.name == forecast.part)
     candidates = [
         r
-        for r in (study.runs if moved(run.plan) else study.part(part))
+        for r in (study.runs if takes_another_adapter(run.plan) else study.runs_of(part))
         if (r.model, r.task, r.seed) == (run.model, run.task, run.seed)
     ]
-    if moved(run.plan):
+    if takes_another_adapter(run.plan):
         return next((r for r in candidates if r.plan.name == run.plan.adapter), None)
     bare = run.plan.adapter == BARE
-    alike = [r for r in candidates if sixteen(r.plan) and (r.plan.adapter == BARE) == bare]
-    alike = [r for r in alike if not moved(r.plan)]
-    same = [r for r in alike if r.plan.rank == run.plan.rank]
-    return next(iter(same or alike), None)
+    same_kind = [
+        r for r in candidates if is_sixteen_bit(r.plan) and (r.plan.adapter == BARE) == bare
+    ]
+    same_kind = [r for r in same_kind if not takes_another_adapter(r.plan)]
+    same_rank = [r for r in same_kind if r.plan.rank == run.plan.rank]
+    return next(iter(same_rank or same_kind), None)
 
 
 def predicted_runs(study: Study, forecast: Forecast) -> list[RunSpec]:
     """The runs of a forecast's part that are not in 16 bits."""
     part = next(p for p in study.parts if p.name == forecast.part)
-    return [run for run in study.part(part) if not sixteen(run.plan)]
+    return [run for run in study.runs_of(part) if not is_sixteen_bit(run.plan)]
 
 
-def points(study: Study) -> list[Point]:
-    """Where the study's forecasts are made, each with the plans that are predicted there.
+def points(study: Study) -> list[ForecastPoint]:
+    """The forecast points of a study, each with the plans that are predicted from it.
 
-    A plan of two parts is predicted once for each kind, by the forecast that comes first.
+    A plan in two parts is predicted once for each kind, by the first forecast.
     """
-    result: list[Point] = []
+    all_points: list[ForecastPoint] = []
     covered: set[tuple[str, ...]] = set()
     for forecast in study.forecasts:
         cells: set[tuple[str, ...]] = set()
@@ -128,41 +137,41 @@ def points(study: Study) -> list[Point]:
         for run in predicted_runs(study, forecast):
             if run.plan.on:  # predicted where it was trained
                 continue
-            other = None if forecast.kind == "untrained" else partner(study, forecast, run)
+            other = None if forecast.kind == "untrained" else reference_run(study, forecast, run)
             if forecast.kind != "untrained" and (other is None or run.seed not in forecast.seeds):
                 continue
-            cell = (forecast.kind, run.model, run.task.called, run.plan.name)
+            cell = (forecast.kind, run.model, run.task.display_name, run.plan.name)
             if cell in covered:
                 continue
             cells.add(cell)
-            key = other.name if other else f"{run.model} {run.task.called}"
+            key = other.name if other else f"{run.model} {run.task.display_name}"
             groups.setdefault(key, []).append(run)
             places[key] = other
         covered |= cells
         for key, runs in groups.items():
             by_plan = {run.plan.name: run for run in runs}
-            result.append(Point(forecast, places[key], tuple(by_plan.values())))
-    return result
+            all_points.append(ForecastPoint(forecast, places[key], tuple(by_plan.values())))
+    return all_points
 
 
-def path_of(study: Study, point: Point) -> Path:
+def forecast_path(study: Study, point: ForecastPoint) -> Path:
     return study.results / FORECAST_FOLDER / f"{point.name}.json"
 
 
-def write(path: Path, forecast: PointForecast) -> None:
+def write_forecast(path: Path, forecast: PointForecast) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, (json.dumps(asdict(forecast), indent=1) + "\n").encode())
 
 
-def read_forecast(folder: ResultsFolder, point: Point) -> PointForecast | None:
-    """The prediction at a point; None where there is none, or one of other settings."""
+def read_forecast(folder: ResultsFolder, point: ForecastPoint) -> PointForecast | None:
+    """The forecast of a point; None if there is none, or if it was made with other settings."""
     body = folder.forecast(point.name)
-    forecast = None if body is None else point_forecast(body)
+    forecast = None if body is None else parse_forecast(body)
     return forecast if forecast is not None and forecast.about == point.about else None
 
 
-def point_forecast(body: dict[str, Any]) -> PointForecast:
-    """The prediction that a forecast's file holds."""
+def parse_forecast(body: dict[str, Any]) -> PointForecast:
+    """Turn the JSON of a forecast's file into a forecast."""
     plans = tuple(_plan_forecast(each) for each in body["plans"])
     return PointForecast(**{**body, "anchor": _plan_forecast(body["anchor"]), "plans": plans})
 

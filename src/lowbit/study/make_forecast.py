@@ -1,4 +1,4 @@
-"""How a study's predictions are made: one sensitivity table at every point, for all its plans."""
+"""Makes the forecast of a point: one sensitivity table for all its plans."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from lowbit.sensitivity.measure import sensitivity_table
 from lowbit.sensitivity.measured_model import OnProgress
 from lowbit.sensitivity.predictors import remaining_share
 from lowbit.sensitivity.table import Calibration, MeasureRequest, SensitivityTable
-from lowbit.study.forecasts import PlanForecast, Point, PointForecast
+from lowbit.study.forecasts import ForecastPoint, PlanForecast, PointForecast
 
 ANCHOR = "the anchor"
 
 
 def forecast_plans(
-    point: Point, at: Path | None, execution: Execution, on_progress: OnProgress
+    point: ForecastPoint, at: Path | None, execution: Execution, on_progress: OnProgress
 ) -> PointForecast:
-    """What every plan of a point will cost, from calibration text alone."""
+    """Predict the damage of every plan of a point, from calibration text only."""
     first, forecast = point.runs[0], point.forecast
     device.open_machine(execution, "fp32")
     prepared = prepare_run(first)
     choices = [site_choices(prepared.with_plan(run.plan)) for run in point.runs]
     anchor = Plan(ANCHOR, forecast.anchor, "bf16", first.plan.rank)
     choices.append(site_choices(prepared.with_plan(anchor)))
-    # Named by what they store, so that a point that is predicted twice is measured once.
-    joint = {_called(chosen): tuple(chosen.items()) for _, chosen, _ in choices}
+    # Named by a hash of their formats, so that equal choices are measured once.
+    joint = {_choice_key(formats): tuple(formats.items()) for _, formats, _ in choices}
     formats = sorted({text for _, chosen, _ in choices for text in chosen.values()})
     request = MeasureRequest(
         tuple(formats),
@@ -42,7 +42,7 @@ def forecast_plans(
         curved=forecast.curved,
         exact=False,
     )
-    # Where nothing is trained, training text is text like any other that is not scored.
+    # Untrained models have not read the training text, so it can serve as calibration text.
     more = "train" if forecast.kind == "untrained" else "spare"
     calibration = Calibration(forecast.tokens, at, ("calibration", more))
     table = sensitivity_table(prepared, request, calibration, on_progress)
@@ -51,7 +51,7 @@ def forecast_plans(
         about=point.about,
         kind=forecast.kind,
         model=first.model,
-        task=first.task.called,
+        task=first.task.display_name,
         seed=first.seed,
         units=table.units,
         passes=table.passes,
@@ -60,8 +60,8 @@ def forecast_plans(
     )
 
 
-def _called(formats: dict[str, str]) -> str:
-    """A choice's name among others: what it stores."""
+def _choice_key(formats: dict[str, str]) -> str:
+    """A hash of the formats of a choice, by which the table names it."""
     return sha256(json.dumps(sorted(formats.items())).encode()).hexdigest()[:12]
 
 
@@ -70,4 +70,4 @@ def _plan_forecast(
 ) -> PlanForecast:
     bits = min((bits_of(parse(text)) for text in formats.values()), default=16.0)
     share = remaining_share(table, formats, ranks)
-    return PlanForecast(name, table.whole[_called(formats)], share, bits)
+    return PlanForecast(name, table.whole[_choice_key(formats)], share, bits)

@@ -1,4 +1,4 @@
-"""Two plans of a setting, paired seed by seed and document by document. No torch."""
+"""Pairs two plans of a setting by seed and document. No torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from lowbit.core import paired_tests
 from lowbit.core.paired_tests import Difference, Paired
-from lowbit.runs.record import comparable
+from lowbit.runs.record import differing_facts
 from lowbit.runs.store import FinishedRun
 from lowbit.study.cells import Cell, Setting
 from lowbit.study.claims import ENOUGH_SEEDS, RESAMPLES
@@ -20,12 +20,12 @@ Columns = tuple[np.ndarray, ...]
 def pairs_of(
     ours: Cell, theirs: Cell, *less: Cell, mean_with: Sequence[Cell] = ()
 ) -> tuple[list[Columns], list[str]]:
-    """(sums, counts of both by document) of every seed that all finished, and refused seeds.
+    """(sums, counts of both plans by document) for every common seed, and the refused seeds.
 
     Args:
-        ours: the plan whose gain is asked for.
+        ours: the plan whose gain is computed.
         theirs: the plan it is compared with.
-        less: two more cells whose difference is subtracted. Over the same counts,
+        less: two more cells whose difference is subtracted. With equal counts,
             (a - b) - (c - d) is (a + d) - (b + c).
         mean_with: cells that are averaged with `theirs`.
     """
@@ -49,9 +49,9 @@ def pairs_of(
 def _columns(
     runs: Sequence[FinishedRun],
 ) -> tuple[list[np.ndarray], list[np.ndarray]] | str:
-    """Sums and counts of every run by document, or why the runs may not be compared."""
+    """Sums and counts of every run by document, or the reason why they may not be compared."""
     first = runs[0]
-    different = [fact for run in runs[1:] for fact in comparable(first.record, run.record)]
+    different = [fact for run in runs[1:] for fact in differing_facts(first.record, run.record)]
     if different:
         return f"recorded facts differ ({', '.join(dict.fromkeys(different))})"
     scores = [run.scores for run in runs]
@@ -61,12 +61,12 @@ def _columns(
     sums = [np.bincount(cluster, weights=each.sum) for each in scores]
     counts = [np.bincount(cluster, weights=each.count) for each in scores]
     if len(runs) > 2 and any(not np.array_equal(counts[0], each) for each in counts[1:]):
-        return "counted differently"
+        return "scored with different counts"
     return sums, counts
 
 
 def diverged(cell: Cell) -> list[str]:
-    """The runs of a cell that ended without a score, in words."""
+    """One phrase for each diverged run of a cell."""
     return [
         f"{cell.plan} diverged with seed {record.seed}"
         for record in cell.records
@@ -84,14 +84,14 @@ def stacked(pairs: Sequence[Columns], exponential: bool) -> Paired:
 
 
 def as_gain(difference: Difference, sign: float) -> Difference:
-    """The difference with its sign turned so that positive is better."""
+    """The difference with the sign that makes positive better."""
     return replace(difference, estimate=sign * difference.estimate)
 
 
 def gain_over(
     setting: Setting, plan: str, than: str, resamples: int = RESAMPLES
 ) -> Difference | None:
-    """By how much a plan is better than another, over the seeds that both finished."""
+    """The gain of a plan over another, over the seeds that both finished; None without a pair."""
     cells = {cell.plan: cell for cell in setting.cells}
     if plan not in cells or than not in cells:
         return None
@@ -103,7 +103,7 @@ def gain_over(
 
 
 def winner(setting: Setting, alpha: float = 0.05) -> str | None:
-    """The plan that is better than every other of its setting, corrected for all of them."""
+    """The plan that is significantly better than every other in its setting, by Holm's rule."""
     scored = [cell for cell in setting.cells if cell.done]
     if len(scored) < 2 or min(len(cell.done) for cell in scored) < ENOUGH_SEEDS:
         return None
@@ -116,6 +116,6 @@ def winner(setting: Setting, alpha: float = 0.05) -> str | None:
     best = (max if setting.better == "higher" else min)(means, key=lambda plan: means[plan])
     gains = [gain_over(setting, best, plan) for plan in means if plan != best]
     if any(gain is not None and gain.seeds < ENOUGH_SEEDS for gain in gains):
-        return None  # too few pairs may be compared
+        return None  # too few seeds may be compared
     p = paired_tests.holm([1.0 if gain is None else gain.p_two_sided() for gain in gains])
     return best if max(p) < alpha else None

@@ -1,4 +1,4 @@
-"""Predicted gaps next to observed ones, one for every predicted plan that was run. No torch."""
+"""Compares predicted gaps with observed gaps, for every predicted plan that has run. No torch."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from lowbit.core.spec import RunSpec
 from lowbit.sensitivity.predictors import NAMES, best_formula_at, predictions
 from lowbit.study.cells import Setting
 from lowbit.study.claims import RESAMPLES
-from lowbit.study.forecasts import PlanForecast, partner, predicted_runs
+from lowbit.study.forecasts import PlanForecast, predicted_runs, reference_run
 from lowbit.study.pairing import diverged, gain_over, pairs_of
 from lowbit.study.results import Results
 from lowbit.study.schema import Forecast
 from lowbit.study.study import Study
 
 RESOLVED = 0.05
-"""A gap is sharp where its error and its prediction's spread are at most this share of it."""
+"""A gap is sharp if its standard error is at most this share of it. It is resolvable if also the
+spread of its prediction is at most this share of it too."""
 BASELINES = ("weight error", "4^-b")
 TRUSTED = "trusted closed form"
 PREDICTORS = (TRUSTED, *NAMES, *BASELINES)
-Place = tuple[str, str]
-"""A setting by its model and task."""
+SettingKey = tuple[str, str]
+"""A setting's model and task."""
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """One predictor's gap and its spread."""
+class GapPrediction:
+    """The gap that one predictor gives, and its standard error."""
 
     gap: float
     spread: float
@@ -37,7 +38,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PredictedGap:
-    """One plan's gap to 16 bits: observed with its error, and predicted by every predictor."""
+    """One plan's gap to 16 bits, observed with its standard error, and by every predictor."""
 
     kind: str
     part: str
@@ -50,11 +51,11 @@ class PredictedGap:
     seed_se: float
     seeds: int
     declared: int
-    """Seeds that the study declares for it; fewer have run where it is unfinished."""
+    """Seeds that the study declares for it; `seeds` is smaller if runs are missing."""
     documents: int
-    predictions: dict[str, Prediction]
+    predictions: dict[str, GapPrediction]
     expected: bool
-    """Whether the study declared beforehand that its tokens can resolve this gap."""
+    """Whether the study declared that its tokens can resolve this gap."""
 
     @property
     def unfinished(self) -> bool:
@@ -62,60 +63,63 @@ class PredictedGap:
 
     @property
     def single_run(self) -> bool:
-        """Whether it rests on one training run, whose error does not cover other seeds."""
+        """Whether it comes from one training run; its error then does not cover other seeds."""
         return self.seeds == 1 and self.kind != "untrained"
 
     @property
     def sharp(self) -> bool:
-        """Whether the observed gap alone is sharp enough; one run says nothing of other seeds."""
+        """Whether the observed gap is precise enough; never true for a single training run."""
         return not self.single_run and self.se <= RESOLVED * abs(self.observed)
 
     def resolvable(self, predictor: str) -> bool:
+        """Whether both the observed gap and its prediction are precise enough."""
         return self.sharp and self.predictions[predictor].spread <= RESOLVED * abs(self.observed)
 
     @property
-    def by_seeds(self) -> bool:
-        """Whether more seeds could make it sharp: they do not shrink the documents' error."""
+    def seeds_would_resolve(self) -> bool:
+        """Whether more seeds could make it sharp; they do not reduce the error over documents."""
         documents = math.sqrt(max(0.0, self.se**2 - self.seed_se**2))
         return not self.sharp and documents <= RESOLVED * abs(self.observed)
 
     @property
-    def by_text(self) -> float:
-        """The factor of scored text that would make it sharp; the seeds' error does not shrink
-        with text."""
+    def text_factor(self) -> float:
+        """The factor of scored text that would make it sharp; infinite if no text would, because
+        text does not reduce the error over seeds."""
         allowed = (RESOLVED * self.observed) ** 2 - self.seed_se**2
         documents = max(0.0, self.se**2 - self.seed_se**2)
         return documents / allowed if allowed > 0 and not self.single_run else math.inf
 
-    def off(self, predictor: str) -> float:
-        """Relative error of a prediction."""
+    def relative_error(self, predictor: str) -> float:
+        """Relative error of a prediction; infinite if the observed gap is zero."""
         gap = self.predictions[predictor].gap
         return gap / self.observed - 1 if self.observed else math.inf
 
-    def within(self, predictor: str) -> bool:
-        """Whether prediction and observation agree within 95 % of both errors."""
+    def interval_holds(self, predictor: str) -> bool:
+        """Whether the difference is within its 95 % interval, from both errors."""
         prediction = self.predictions[predictor]
         return abs(prediction.gap - self.observed) <= 1.96 * math.hypot(self.se, prediction.spread)
 
 
 @dataclass(frozen=True)
-class _Forecasted:
-    """A plan with a prediction, a run of it, and the 16-bit run its gap is measured from."""
+class _ForecastRun:
+    """A predicted run, its 16-bit reference run, and the forecasts of its plan."""
 
     forecast: Forecast
     run: RunSpec
     reference: RunSpec
     forecasts: tuple[tuple[PlanForecast, PlanForecast], ...]
-    """Of the plan and of the anchor, at every point."""
+    """The forecasts of the plan and of the anchor, at every point."""
 
 
 def predicted_gaps(results: Results) -> list[PredictedGap]:
-    """Every predicted plan that was run. Of plans that were scored again on more text, only the
-    gap on the larger text."""
+    """The gap of every predicted plan that has run.
+
+    A plan that was scored again on more text gives only the gap on the larger text.
+    """
     groups = _settings(results)
     gaps = {
         (entry.forecast.kind, *place, entry.run.plan.name): (gap, entry.run.plan.on)
-        for place, entry in _forecasted(results)
+        for place, entry in _forecast_runs(results)
         if place in groups and (gap := _gap(results.study, groups[place], entry)) is not None
     }
     scored_again = {
@@ -126,11 +130,11 @@ def predicted_gaps(results: Results) -> list[PredictedGap]:
     return [gap for key, (gap, _) in gaps.items() if key not in scored_again]
 
 
-def without_runs(results: Results, gaps: Sequence[PredictedGap]) -> list[str]:
-    """The kinds of the gaps that were predicted and have no finished pair of runs yet."""
+def kinds_without_runs(results: Results, gaps: Sequence[PredictedGap]) -> list[str]:
+    """The kind of every gap that was predicted and has no finished pair of runs yet."""
     present = {(gap.kind, gap.model, gap.task, gap.plan) for gap in gaps}
-    groups, entries = _settings(results), _forecasted(results)
-    # A score on more text replaces the one on the first text.
+    groups, entries = _settings(results), _forecast_runs(results)
+    # A score on more text replaces the score on the first text.
     present |= {
         (entry.forecast.kind, place[0], entry.run.plan.on, entry.run.plan.name)
         for place, entry in entries
@@ -144,43 +148,44 @@ def without_runs(results: Results, gaps: Sequence[PredictedGap]) -> list[str]:
     ]
 
 
-def _settings(results: Results) -> dict[Place, Setting]:
+def _settings(results: Results) -> dict[SettingKey, Setting]:
     return {(setting.model, setting.task): setting for setting in results.settings}
 
 
-def _forecasted(results: Results) -> list[tuple[Place, _Forecasted]]:
-    """By model and task. A plan of two parts has one gap: the first forecast's."""
+def _forecast_runs(results: Results) -> list[tuple[SettingKey, _ForecastRun]]:
+    """The predicted runs by model and task; a plan in two parts counts for the first forecast."""
     study = results.study
     at_points = [(point.forecast, each) for point, each in results.forecasts if each is not None]
-    entries: dict[tuple[str, str, str, str], _Forecasted] = {}
+    entries: dict[tuple[str, str, str, str], _ForecastRun] = {}
     for forecast in study.forecasts:
         for run in predicted_runs(study, forecast):
-            model, task, plan = run.model, run.task.called, run.plan.name
+            model, task, plan = run.model, run.task.display_name, run.plan.name
             if (forecast.kind, model, task, plan) in entries:
                 continue
-            # What is scored again was predicted where it was trained.
-            where = (forecast.kind, model, run.plan.on or task)
+            # A run that is scored on another text was predicted on the text of its training.
+            forecast_key = (forecast.kind, model, run.plan.on or task)
             forecasts = tuple(
-                (one, each.anchor)
-                for of, each in at_points
-                if (each.kind, each.model, each.task) == where and (of == forecast or run.plan.on)
-                for one in each.plans
-                if one.plan == plan
+                (plan_forecast, point_forecast.anchor)
+                for declared, point_forecast in at_points
+                if (point_forecast.kind, point_forecast.model, point_forecast.task) == forecast_key
+                and (declared == forecast or run.plan.on)
+                for plan_forecast in point_forecast.plans
+                if plan_forecast.plan == plan
             )
-            reference = partner(study, forecast, run)
+            reference = reference_run(study, forecast, run)
             if reference is not None and forecasts:
-                entry = _Forecasted(forecast, run, reference, forecasts)
+                entry = _ForecastRun(forecast, run, reference, forecasts)
                 entries[forecast.kind, model, task, plan] = entry
     return [((model, task), entry) for (_, model, task, _), entry in entries.items()]
 
 
-def unpredicted(results: Results) -> list[str]:
-    """Points that have no prediction yet."""
+def points_without_forecast(results: Results) -> list[str]:
+    """The names of the points that have no forecast yet."""
     return [point.name for point, forecast in results.forecasts if forecast is None]
 
 
-def late(results: Results) -> list[str]:
-    """Points that were predicted after some of their runs had ended."""
+def late_forecasts(results: Results) -> list[str]:
+    """The points whose forecast was made after some of their runs had ended."""
     return [
         f"{point.name} ({forecast.after} runs)"
         for point, forecast in results.forecasts
@@ -188,23 +193,27 @@ def late(results: Results) -> list[str]:
     ]
 
 
-def refused(results: Results) -> list[str]:
-    """Predicted plans whose runs, or whose 16-bit runs, may not be compared, and why."""
+def refused_pairs(results: Results) -> list[str]:
+    """Predicted plans that may not be compared with their 16-bit runs, with the reasons."""
     study, groups = results.study, _settings(results)
     reasons: dict[str, None] = {}
     for forecast in study.forecasts:
         for run in predicted_runs(study, forecast):
-            reference = partner(study, forecast, run)
-            setting = groups.get((run.model, run.task.called))
+            reference = reference_run(study, forecast, run)
+            setting = groups.get((run.model, run.task.display_name))
             cells = {c.plan: c for c in setting.cells} if setting else {}
             if reference is not None and {run.plan.name, reference.plan.name} <= set(cells):
                 pair = (cells[run.plan.name], cells[reference.plan.name])
-                why = [*pairs_of(*pair)[1], *(text for cell in pair for text in diverged(cell))]
-                reasons |= {f"{run.plan.name} on {run.task.called}: {each}": None for each in why}
+                pair_reasons = pairs_of(*pair)[1]
+                pair_reasons += [text for cell in pair for text in diverged(cell)]
+                reasons |= {
+                    f"{run.plan.name} on {run.task.display_name}: {each}": None
+                    for each in pair_reasons
+                }
     return list(reasons)
 
 
-def _gap(study: Study, setting: Setting, entry: _Forecasted) -> PredictedGap | None:
+def _gap(study: Study, setting: Setting, entry: _ForecastRun) -> PredictedGap | None:
     forecast, plan, base = entry.forecast, entry.run.plan.name, entry.reference.plan.name
     gain = gain_over(setting, plan, base, RESAMPLES) if setting.metric == "loss" else None
     if gain is None:
@@ -230,25 +239,25 @@ def _gap(study: Study, setting: Setting, entry: _Forecasted) -> PredictedGap | N
 
 def _over_points(
     forecast: Forecast, forecasts: Sequence[tuple[PlanForecast, PlanForecast]]
-) -> dict[str, Prediction]:
-    """The mean over the points' seeds; the calibration text is the same for all points."""
+) -> dict[str, GapPrediction]:
+    """The mean over points. Points differ in the seed, not in the calibration text."""
     at_points = [_at_point(forecast, plan, anchor) for plan, anchor in forecasts]
     means = {}
     for name in at_points[0]:
         gaps = [point[name].gap for point in at_points]
         spread = math.sqrt(float(np.mean([point[name].spread ** 2 for point in at_points])))
         over = float(np.std(gaps, ddof=1)) / math.sqrt(len(gaps)) if len(gaps) > 1 else 0.0
-        means[name] = Prediction(float(np.mean(gaps)), math.hypot(spread, over))
+        means[name] = GapPrediction(float(np.mean(gaps)), math.hypot(spread, over))
     return means
 
 
 def _at_point(
     forecast: Forecast, plan: PlanForecast, anchor: PlanForecast
-) -> dict[str, Prediction]:
-    # Training takes back what the rank reaches of the second order; the first order stays (18).
+) -> dict[str, GapPrediction]:
+    # Training removes second-order damage that the rank can reach, no first-order part (eq. 18).
     share = plan.left if forecast.kind == "adapted" else 1.0
     result = {
-        name: Prediction(each.gap, each.spread)
+        name: GapPrediction(each.gap, each.spread)
         for name, each in predictions(plan.whole, share).items()
     }
     result[TRUSTED] = result[best_formula_at(plan.bits)]
@@ -257,5 +266,5 @@ def _at_point(
     by_error = plan.whole.weight_error / anchor.whole.weight_error
     by_bits = 4.0 ** (anchor.bits - plan.bits)
     for name, ratio in zip(BASELINES, (by_error, by_bits), strict=True):
-        result[name] = Prediction(gap * ratio, spread * ratio)
+        result[name] = GapPrediction(gap * ratio, spread * ratio)
     return result

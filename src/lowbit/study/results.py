@@ -1,8 +1,8 @@
-"""The results of a study: its records, scores and predictions, read once and handed on.
+"""The results of a study: its records, scores and forecasts, read once per command.
 
-A command makes one `Results` with `read_results(study)` and gives it to everything that needs the
-records: verdicts, gaps, tables, figures, the page. Every record is read once, whether its run lies
-in a folder or is packed (`lowbit.runs.store`); scores and logs are read when they are asked for.
+A command calls `read_results(study)` once and passes the `Results` to verdicts, gaps, tables,
+figures and the page. Every record is read once, packed or unpacked (`lowbit.runs.store`). Scores
+and logs are read on first use.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from functools import cached_property
 from lowbit.core.spec import RunSpec
 from lowbit.runs.store import FinishedRun, ResultsFolder
 from lowbit.study.cells import Setting, settings
-from lowbit.study.forecasts import Point, PointForecast, points, read_forecast
-from lowbit.study.schema import MAIN, Part
+from lowbit.study.forecasts import ForecastPoint, PointForecast, points, read_forecast
+from lowbit.study.schema import MAIN, StudyPart
 from lowbit.study.study import Study
 
 
 class Results:
-    """What a study's results folder holds of the study as it is declared now."""
+    """The part of a results folder that belongs to the study as it is declared now."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
@@ -27,7 +27,7 @@ class Results:
 
     @cached_property
     def runs(self) -> tuple[FinishedRun, ...]:
-        """The finished runs with the declared settings, in the study's order."""
+        """The finished runs whose settings are the declared ones, in the study's order."""
         pairs = ((self.folder.find(run.name), run) for run in self.study.runs)
         return tuple(
             finished
@@ -41,12 +41,12 @@ class Results:
 
     @property
     def missing(self) -> tuple[RunSpec, ...]:
-        """The runs of the study that have no finished record of these settings."""
+        """The runs of the study without a finished record with these settings."""
         return tuple(run for run in self.study.runs if run.name not in self.by_name)
 
     @property
     def outdated(self) -> bool:
-        """Whether there are records, all of them of other settings than declared now."""
+        """Whether records exist, but none has the settings that are declared now."""
         return not self.runs and any(self.folder.find(run.name) for run in self.study.runs)
 
     @cached_property
@@ -55,36 +55,36 @@ class Results:
         return settings(self.runs)
 
     @property
-    def parts(self) -> tuple[Part, ...]:
-        """The study's parts; a study made in code has one, with all its runs."""
-        return self.study.parts or (_everything(self.study),)
+    def parts(self) -> tuple[StudyPart, ...]:
+        """The study's parts; a study that was built in code has one part with all its runs."""
+        return self.study.parts or (_part_of_all_runs(self.study),)
 
-    def of_part(self, part: Part) -> tuple[FinishedRun, ...]:
+    def runs_of(self, part: StudyPart) -> tuple[FinishedRun, ...]:
         """The finished runs of a part, in the part's own order of plans."""
-        names = (run.name for run in self.study.part(part))
+        names = (run.name for run in self.study.runs_of(part))
         return tuple(self.by_name[name] for name in names if name in self.by_name)
 
     @cached_property
-    def forecasts(self) -> tuple[tuple[Point, PointForecast | None], ...]:
-        """Every point of the study with its prediction; None where it was not predicted yet."""
+    def forecasts(self) -> tuple[tuple[ForecastPoint, PointForecast | None], ...]:
+        """Every forecast point of the study with its forecast; None if it is not made yet."""
         return tuple((point, read_forecast(self.folder, point)) for point in points(self.study))
 
 
-def _everything(study: Study) -> Part:
+def _part_of_all_runs(study: Study) -> StudyPart:
     def distinct(values: Sequence[str]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(values))
 
-    return Part(
+    return StudyPart(
         MAIN,
         study.title,
         distinct([run.plan.name for run in study.runs]),
-        distinct([run.task.called for run in study.runs]),
+        distinct([run.task.display_name for run in study.runs]),
         tuple(dict.fromkeys(run.seed for run in study.runs)),
     )
 
 
 def read_results(study: Study) -> Results:
-    """The results of a study, nothing read yet.
+    """Open the results of a study; files are read on first use.
 
     Args:
         study: a study as `read_study` gives it.

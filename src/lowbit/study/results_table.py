@@ -1,8 +1,7 @@
-"""A study's records as one flat table, for pandas and spreadsheets: a row a run. No torch.
+"""A study's records as one flat table for pandas and spreadsheets, one row per run. No torch.
 
-Columns are what was declared (`train.lr`, `plan.rank`), what came out (`metrics.loss`), bytes,
-costs and the recorded facts, each under its dotted name. `lowbit results STUDY --to FILE` writes
-it.
+The columns are settings (`train.lr`, `plan.rank`), metrics (`metrics.loss`), bytes, costs and
+recorded facts, each with its dotted name. `lowbit results STUDY --to FILE` writes the table.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ FIRST = ("run", "model", "task", "plan", "seed", "status")
 
 
 def results_rows(results: Results) -> list[dict[str, Any]]:
-    """One row for every finished run of the study, in the study's order.
+    """One row per finished run of the study, in the study's order.
 
     Args:
         results: a study's results.
 
     Returns:
-        Rows with the same keys; a value is None where a run does not have it.
+        Rows with the same keys; a value is None if a run does not have it.
     """
     rows = [_row(run) for run in results.runs]
     keys = dict.fromkeys(key for row in rows for key in row)
@@ -38,14 +37,14 @@ def results_rows(results: Results) -> list[dict[str, Any]]:
 
 
 def write_results(results: Results, path: Path) -> int:
-    """Write the table as CSV or Parquet, by the file's ending.
+    """Write the table as CSV or Parquet, depending on the file's suffix.
 
     Args:
         results: a study's results.
         path: a file that ends in `.csv` or `.parquet`.
 
     Returns:
-        How many runs were written.
+        The number of runs that were written.
     """
     if path.suffix not in FORMATS:
         hint = nearest(path.suffix, FORMATS) if path.suffix else ""
@@ -111,7 +110,7 @@ def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
 
 
 def _column(values: list[Any]) -> list[Any]:
-    """Values of one type: where a setting is a number in one run and text in another, text."""
+    """Values of one type: text if a setting is a number in one run and text in another."""
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float} or len(kinds) <= 1:
         return values

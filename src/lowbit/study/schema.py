@@ -13,13 +13,16 @@ from lowbit.core.spec import SEEDS, Plan, TaskSpec, TrainSpec
 from lowbit.study.claims import Claim
 
 MAIN = "main"
-"""The name of the matrix that a study's own plans, tasks and seeds make."""
+"""The name of the part that consists of the study's own plans, tasks and seeds."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What the plans are compared on. `adapters`: the workload, as its task is called, whose runs'
-    adapters are scored on this one's text; then nothing is trained here."""
+    """A model and a task on which the plans are compared.
+
+    `adapters` names another workload by its task. Then this workload trains nothing: it scores the
+    adapters of the other workload's runs on its own text.
+    """
 
     __pydantic_config__: ClassVar[Any] = STRICT
     model: str
@@ -29,10 +32,11 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Another matrix of the study. `tasks` and `seeds`: none are all that the study has.
+class StudyPart:
+    """A matrix of runs with its own plans, tasks and seeds.
 
-    `control`: the plan that the others are compared with, where there is one.
+    Empty `tasks` or `seeds` mean those of the study. `control` is the plan that the others are
+    compared with, if any.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -46,13 +50,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Gaps of a part that are predicted before its runs, and how.
+    """A declaration that the gaps of a part are predicted before its runs.
 
-    `kind` says where the model stands: the base alone, with a lent adapter, or trained in few bits
-    (predicted from the 16-bit run of the same rank). `tokens` of calibration text, `curved` of them
-    for second derivatives, at the runs of `seeds`. `anchor`: the format whose damage on calibration
-    text sets the constants of the baselines. `resolvable`: the plans that the scored tokens are
-    expected to resolve.
+    `kind`: `untrained` (no adapter), `transplanted` (the adapter of a 16-bit run on a quantised
+    base), or `adapted` (trained on the quantised base, predicted from the 16-bit run of that rank).
+    `tokens`: calibration tokens; `curved`: those of them that are used for second derivatives.
+    `seeds`: the seeds of the runs from which gaps are predicted. `anchor`: the format whose damage
+    on calibration text sets the constants of the baselines. `resolvable`: the plans whose gap the
+    scored tokens are expected to resolve.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -70,7 +75,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class StudyFile:
-    """A study as written."""
+    """The tables of study.toml, after its short forms are expanded."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
     title: str
@@ -82,7 +87,7 @@ class StudyFile:
     alpha: float = 0.05
     claim: tuple[Claim, ...] = ()
     question: tuple[Claim, ...] = ()
-    part: tuple[Part, ...] = ()
+    part: tuple[StudyPart, ...] = ()
     forecast: tuple[Forecast, ...] = ()
     train: TrainSpec = field(default_factory=TrainSpec)
     task: dict[str, Any] = field(default_factory=dict)
@@ -90,7 +95,7 @@ class StudyFile:
     execution: Execution = field(default_factory=Execution)
     profile: dict[str, dict[str, Any]] = field(default_factory=dict)
     default_profile: str = ""
-    """A name for the study as it is written, for `--profile`."""
+    """The name by which `--profile` selects the study without any profile."""
 
     def __post_init__(self) -> None:
         check_bounds("study", self, {"alpha": Bounds(0, 1, above=True, below=True)})
@@ -99,17 +104,17 @@ class StudyFile:
                 raise BadValueError("study", "seeds", seed, str(SEEDS))
 
     def declared(self) -> dict[tuple[str, str], frozenset[int]]:
-        """The seeds of every (plan, task), all parts together."""
+        """The seeds of every (plan, task), over all parts."""
         seeds: dict[tuple[str, str], frozenset[int]] = {}
         for part in self.matrices():
             for key in product(part.plans, part.tasks):
                 seeds[key] = seeds.get(key, frozenset()) | frozenset(part.seeds)
         return seeds
 
-    def matrices(self) -> tuple[Part, ...]:
-        """The main matrix and the parts, every one with its tasks and seeds."""
-        everything = tuple(workload.task.called for workload in self.workload)
-        first = Part(MAIN, self.title, self.plans, self.tasks)
+    def matrices(self) -> tuple[StudyPart, ...]:
+        """The main part and the other parts, each with its tasks and seeds filled in."""
+        everything = tuple(workload.task.display_name for workload in self.workload)
+        first = StudyPart(MAIN, self.title, self.plans, self.tasks)
         return tuple(
             replace(p, tasks=p.tasks or self.tasks or everything, seeds=p.seeds or self.seeds)
             for p in (first, *self.part)

@@ -1,10 +1,11 @@
-"""How well each predictor did, by a criterion that was fixed before the runs.
+"""Scores each predictor by a criterion that was fixed before the runs.
 
-A gap is resolvable where the standard error of its observation and the spread of its prediction
-are each at most 5 % of it. Of these, at least 80 % must be within 10 % and none beyond 25 %. Every
-other gap is judged by its interval alone: |predicted - observed| <= 1.96 sqrt(se^2 + spread^2)
-must hold for at least 90 %. The baselines (weight error, 4^-b) have one constant each, from the
-anchor's KL on calibration text; nothing is fitted to what is scored. No torch.
+A gap is resolvable if the standard error of its observation and the spread of its prediction are
+each at most 5 % of it. At least 80 % of the resolvable gaps must be predicted within 10 %, and none
+may be off by more than 25 %. Every other gap is judged by its interval alone:
+|predicted - observed| <= 1.96 sqrt(se^2 + spread^2) must hold for at least 90 %. A predictor must
+also have a smaller typical error than both baselines (weight error, 4^-b). Each baseline has one
+constant, from the anchor's KL on calibration text. Nothing is fitted to the scored text. No torch.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ ENOUGH, COVERED = 0.80, 0.90
 
 @dataclass(frozen=True)
 class Score:
-    """How one predictor did on one kind of gap."""
+    """The score of one predictor on one kind of gap."""
 
     kind: str
     predictor: str
@@ -33,35 +34,37 @@ class Score:
     covered: int
     correlation: float | None
     correlated: int
-    """Gaps that the correlation covers: logarithms need both values to be positive."""
+    """Number of gaps in the correlation: its logarithms need positive values."""
     factor: float | None
-    """Its typical error as a factor: exp of the mean |log(predicted / observed)|."""
-    beaten: bool = True
+    """Typical error as a factor: exp of the mean |log(predicted / observed)|."""
+    beats_baselines: bool = True
     """Whether its typical error is smaller than both baselines'."""
 
     @property
-    def met(self) -> bool | None:
-        """Whether the criterion held; None where no gap could be resolved and all intervals did.
+    def criterion_met(self) -> bool | None:
+        """Whether the criterion is met.
 
-        A predictor that a baseline equals has met nothing.
+        None if no gap is resolvable and enough intervals hold. False if a baseline does as well.
         """
         rest = self.cells - self.resolvable
         if self.covered < COVERED * rest:
             return False
         if not self.resolvable:
             return None
-        return self.close >= ENOUGH * self.resolvable and not self.far and self.beaten
+        return self.close >= ENOUGH * self.resolvable and not self.far and self.beats_baselines
 
 
 def scores(gaps: Sequence[PredictedGap]) -> list[Score]:
-    """Every kind of gap by every predictor."""
-    result: list[Score] = []
+    """The score of every predictor on every kind of gap."""
+    all_scores: list[Score] = []
     for kind in dict.fromkeys(gap.kind for gap in gaps):
         of_kind = [gap for gap in gaps if gap.kind == kind]
         each = {name: _score(kind, name, of_kind) for name in PREDICTORS}
         best = min((f for name in BASELINES if (f := each[name].factor) is not None), default=None)
-        result += [replace(score, beaten=_beats(score, best)) for score in each.values()]
-    return result
+        all_scores += [
+            replace(score, beats_baselines=_beats(score, best)) for score in each.values()
+        ]
+    return all_scores
 
 
 def _beats(score: Score, best: float | None) -> bool:
@@ -69,14 +72,14 @@ def _beats(score: Score, best: float | None) -> bool:
 
 
 def _factor(predictor: str, gaps: Sequence[PredictedGap]) -> float | None:
-    """Over the gaps that are observed sharply; a gap of the wrong sign counts as a hundredfold."""
-    away = [
+    """Typical error over the sharp gaps; a wrong sign counts as a factor of 100."""
+    errors = [
         abs(math.log(ratio)) if (ratio := gap.predictions[predictor].gap / gap.observed) > 0
         else math.log(100)
         for gap in gaps
         if gap.sharp and gap.observed
     ]  # fmt: skip
-    return math.exp(sum(away) / len(away)) if away else None
+    return math.exp(sum(errors) / len(errors)) if errors else None
 
 
 def _score(kind: str, predictor: str, gaps: Sequence[PredictedGap]) -> Score:
@@ -89,29 +92,37 @@ def _score(kind: str, predictor: str, gaps: Sequence[PredictedGap]) -> Score:
         predictor=predictor,
         cells=len(gaps),
         resolvable=len(sharp),
-        close=sum(abs(gap.off(predictor)) <= CLOSE for gap in sharp),
-        far=sum(abs(gap.off(predictor)) > FAR for gap in sharp),
-        covered=sum(gap.within(predictor) for gap in rest),
+        close=sum(abs(gap.relative_error(predictor)) <= CLOSE for gap in sharp),
+        far=sum(abs(gap.relative_error(predictor)) > FAR for gap in sharp),
+        covered=sum(gap.interval_holds(predictor) for gap in rest),
         correlation=correlation,
         correlated=correlated,
         factor=_factor(predictor, gaps),
     )
 
 
-def unresolved(gaps: Sequence[PredictedGap], predictor: str = TRUSTED) -> list[PredictedGap]:
-    """Gaps off by more than 10 % not sharp yet, that more seeds could make sharp."""
-    return [gap for gap in gaps if abs(gap.off(predictor)) > CLOSE and gap.by_seeds]
+def gaps_needing_seeds(
+    gaps: Sequence[PredictedGap], predictor: str = TRUSTED
+) -> list[PredictedGap]:
+    """Gaps whose prediction is off by more than 10 % and that more seeds could make sharp."""
+    return [
+        gap
+        for gap in gaps
+        if abs(gap.relative_error(predictor)) > CLOSE and gap.seeds_would_resolve
+    ]
 
 
-def short_of_text(
+def gaps_needing_text(
     gaps: Sequence[PredictedGap], most: float, predictor: str = TRUSTED
 ) -> list[PredictedGap]:
     """Gaps off by more than 10 % that up to `most` times the scored text could make sharp."""
-    off = [gap for gap in gaps if abs(gap.off(predictor)) > CLOSE]
-    return [gap for gap in off if not gap.sharp and gap.by_text <= most]
+    off = [gap for gap in gaps if abs(gap.relative_error(predictor)) > CLOSE]
+    return [gap for gap in off if not gap.sharp and gap.text_factor <= most]
 
 
-def vaguely_predicted(gaps: Sequence[PredictedGap], predictor: str = TRUSTED) -> list[PredictedGap]:
-    """Gaps off by more than 10 % that are observed sharply, but not predicted so."""
-    off = [gap for gap in gaps if abs(gap.off(predictor)) > CLOSE]
+def gaps_needing_calibration(
+    gaps: Sequence[PredictedGap], predictor: str = TRUSTED
+) -> list[PredictedGap]:
+    """Gaps off by more than 10 % that are sharp, but whose prediction is not precise enough."""
+    off = [gap for gap in gaps if abs(gap.relative_error(predictor)) > CLOSE]
     return [gap for gap in off if gap.sharp and not gap.resolvable(predictor)]

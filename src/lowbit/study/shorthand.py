@@ -1,4 +1,4 @@
-"""The short forms of study.toml, written out before anything is checked. No torch."""
+"""Expands the short forms of study.toml, before the file is checked. No torch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from lowbit.core.toml import Raw, check, location, merge_tables, read_toml
 from lowbit.plan.named import named
 
 
-def spelled_out(raw: Raw, path: Path) -> Raw:
-    """The short forms spelled out: a task by its name, plans by folders, patterns and tables."""
-    if isinstance(raw.get("plan", {}), dict):  # Else it is refused, with its place, by all checks.
+def expand_shorthand(raw: Raw, path: Path) -> Raw:
+    """Expand a task's name to a table, and plans given by folders, patterns and tables."""
+    if isinstance(
+        raw.get("plan", {}), dict
+    ):  # Otherwise the later check reports it with its place.
         _gather(raw, path)
         _match(raw)
     workloads = raw.get("workload", [])
@@ -32,7 +34,7 @@ def spelled_out(raw: Raw, path: Path) -> Raw:
 
 
 def _gather(raw: Raw, path: Path) -> None:
-    """Every file of `[plans_in.NAME]` as a plan `NAME/FILE`."""
+    """Add every file of `[plans_in.NAME]` as a plan `NAME/FILE`."""
     folders = check(dict[str, dict[str, Any]], raw.pop("plans_in", {}), path, ("plans_in",))
     for name, table in folders.items():
         rest = {key: value for key, value in table.items() if key != "path"}
@@ -41,16 +43,16 @@ def _gather(raw: Raw, path: Path) -> None:
         files = sorted((path.parent / table["path"]).glob("*.toml"))
         if not files:
             place = location(path, "plans_in", name, "path")
-            raise UserError(f"{place}no plan's file (*.toml) in {path.parent / table['path']}")
+            raise UserError(f"{place}no plan file (*.toml) in {path.parent / table['path']}")
         for file in files:
             table = {"file": str(file.relative_to(path.parent)), **rest}
             raw.setdefault("plan", {}).setdefault(f"{name}/{file.stem}", table)
 
 
 def _match(raw: Raw) -> None:
-    """Patterns in lists of plans as names.
+    """Replace patterns in lists of plans by the names that they match.
 
-    A claim's `mean_with` may take in its `than` by a pattern: that is averaged once.
+    A pattern in a claim's `mean_with` may match its `than`; that plan is averaged only once.
     """
     plans = raw.get("plan", {})
 
@@ -68,31 +70,31 @@ def _match(raw: Raw) -> None:
             table["plans"] = named_by(table["plans"])
     for claim in (*tables("claim"), *tables("question")):
         if isinstance(claim.get("mean_with"), list):
-            plans_meant = named_by(claim["mean_with"])
-            claim["mean_with"] = [name for name in plans_meant if name != claim.get("than")]
+            matches = named_by(claim["mean_with"])
+            claim["mean_with"] = [name for name in matches if name != claim.get("than")]
 
 
 def _matching(pattern: Any, plans: Raw) -> list[Any]:
-    """The plans that a pattern with a star stands for; a name without a match is kept."""
+    """The plans that a pattern with a star matches; a pattern without a match stays as it is."""
     if not isinstance(pattern, str) or "*" not in pattern:
         return [pattern]
     return [name for name in plans if fnmatchcase(name, pattern)] or [pattern]
 
 
 def _filled(name: str, plan: Raw, path: Path) -> Raw:
-    """A plan's table over the plan that its name stands for, or over the file that it names."""
+    """A plan's table merged over the plan that its name stands for, or over its `file`."""
     rest = {key: value for key, value in plan.items() if key != "file"}
     if "file" not in plan:
-        return merge_tables(start_of(name), rest)
+        return merge_tables(base_table(name), rest)
     if not isinstance(plan["file"], str):
         raise UserError(
-            f"{location(path, 'plan', name, 'file')}file should be a path beside the study"
+            f"{location(path, 'plan', name, 'file')}file should be a path relative to the study"
         )
     return merge_tables({"name": name, **read_toml(path.parent / plan["file"])}, rest)
 
 
-def start_of(name: str) -> Raw:
-    """What a plan's table changes: the plan that its name stands for, where it stands for one."""
+def base_table(name: str) -> Raw:
+    """The plan that a name stands for, as a table; only the name if it stands for none."""
     try:
         return json.loads(json.dumps(asdict(named(name))))
     except UserError:

@@ -1,4 +1,4 @@
-"""The study's table as numbers: one row a plan, its seeds together, in base units. No torch."""
+"""A study's summary table as numbers: one row per plan over its seeds, in base units. No torch."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lowbit.study.pairing import winner
 
 
 @dataclass(frozen=True)
-class Row:
-    """One plan of one setting. Bytes, fractions and nats; `value` is None without a score."""
+class SummaryRow:
+    """One plan in one setting, in bytes, fractions and nats; `value` is None without a score."""
 
     model: str
     task: str
@@ -29,24 +29,24 @@ class Row:
     stored: int
     peak: int
     decoded_peak: int
-    """With decoded copies of all matrices, where the runs kept them; else 0."""
+    """Peak with decoded copies of all matrices; 0 if the runs have none."""
     share: float
-    kept_share: float
-    """Share of the parameters that is trained and still there after ranks were cut."""
+    remaining_share: float
+    """Share of the parameters that is trained and remains after ranks were pruned."""
     tokens_per_s: float
     shared: bool
     done: int
     diverged: int
     best: bool = False
-    """Better than every other plan of its setting, as far as the statistics can say."""
+    """Whether it is significantly better than every other plan of its setting."""
 
     @property
     def gap(self) -> Gap | None:
         return self.comparison.gap
 
 
-def rows(runs: Sequence[FinishedRun]) -> list[Row]:
-    """One Row per (model, task, plan), in the order in which they are given."""
+def summary_rows(runs: Sequence[FinishedRun]) -> list[SummaryRow]:
+    """One row per (model, task, plan), in the order of the runs."""
     return [
         _row(setting, cell, baseline(setting), best)
         for setting in settings(runs)
@@ -55,15 +55,14 @@ def rows(runs: Sequence[FinishedRun]) -> list[Row]:
     ]
 
 
-def _row(setting: Setting, cell: Cell, reference: Cell | None, best: str | None) -> Row:
+def _row(setting: Setting, cell: Cell, reference: Cell | None, best: str | None) -> SummaryRow:
     records, done = cell.records, [run.record for run in cell.done.values()]
     metric = setting.metric
     perplexities = [r.metrics["perplexity"] for r in done if "perplexity" in r.metrics]
     runs = list(cell.done.values() or cell.runs)
     costs = [run.cost for run in runs]
     isolated = [cost for run in runs if (cost := run.isolated_cost)]
-    alone = reference is None or reference is cell
-    return Row(
+    return SummaryRow(
         model=setting.model,
         task=setting.task,
         plan=cell.plan,
@@ -71,13 +70,15 @@ def _row(setting: Setting, cell: Cell, reference: Cell | None, best: str | None)
         better=setting.better,
         value=mean_and_spread([r.metrics[metric] for r in done]) if done else None,
         perplexity=_mean(perplexities) if perplexities and len(perplexities) == len(done) else None,
-        comparison=PairedGap() if alone or reference is None else gap_between(cell, reference),
+        comparison=(
+            PairedGap() if reference is None or reference is cell else gap_between(cell, reference)
+        ),
         reference=reference is cell,
         stored=round(_mean([r.bytes.stored for r in records])),
         peak=max(cost.peak_bytes for cost in costs),
         decoded_peak=max((cost.decoded_peak_bytes for cost in isolated), default=0),
         share=_mean([r.trainable / r.parameters for r in records]),
-        kept_share=_mean([_kept(r) / r.parameters for r in records]),
+        remaining_share=_mean([_remaining_parameters(r) / r.parameters for r in records]),
         tokens_per_s=_mean([cost.tokens_per_s for cost in costs]),
         shared=any(cost.timed == "shared" for cost in costs),
         done=len(done),
@@ -86,8 +87,8 @@ def _row(setting: Setting, cell: Cell, reference: Cell | None, best: str | None)
     )
 
 
-def _kept(record: Record) -> int:
-    """Trained numbers that are left: a cut rank takes a row and a column with it."""
+def _remaining_parameters(record: Record) -> int:
+    """Trained parameters that remain: pruning a rank removes a row of A and a column of B."""
     adapted = sum(site.rank * sum(site.shape) for site in record.sites)
     left = sum(site.final_rank * sum(site.shape) for site in record.sites)
     if record.spec["plan"]["schedule"]["kind"] != "fixed":

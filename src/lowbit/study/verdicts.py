@@ -1,11 +1,11 @@
-"""Claims and questions of a study, decided from its records.
+"""Decides the claims and questions of a study from its records.
 
-Effect first: the difference in the measure's own unit with its interval, then p-values. Once every
-declared seed has run, a claim is held, contradicted or inconclusive; until then it is unfinished.
-It is refused where a run diverged or where two runs may not be compared. The claims share the
-study's alpha by Holm's rule, including those that have no p-value yet. Questions are answered in
-the same way without a correction and are labelled exploratory everywhere; too few seeds for the
-test decide nothing. No torch.
+A finding has the difference in the measure's own unit, its interval, and p-values. Once all
+declared seeds have run, a claim is held, contradicted or inconclusive; before, it is unfinished.
+It is refused if a run diverged or if two runs may not be compared. The claims share the study's
+alpha by Holm's rule, including those that have no p-value yet. Questions are answered in the same
+way, but without a correction, and are labelled exploratory. A test with too few seeds leaves its
+question inconclusive. No torch.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from lowbit.core import paired_tests
 from lowbit.core.paired_tests import Difference, McNemar, Paired
 from lowbit.core.spec import BARE
 from lowbit.runs import isolated_cost
-from lowbit.runs.record import comparable
+from lowbit.runs.record import differing_facts
 from lowbit.study.cells import Cell, Setting
-from lowbit.study.claims import RESAMPLES, Claim, enough, least_p
+from lowbit.study.claims import RESAMPLES, Claim, seeds_needed, smallest_p
 from lowbit.study.pairing import as_gain, diverged, pairs_of, sign_of, stacked
 from lowbit.study.results import Results
 from lowbit.study.study import Study
 
-PASSES_DIFFER = 0.02
-"""Of a peak: how far two passes alone of one plan lie apart (`lowbit.runs.isolated_cost`)."""
+PEAK_REPEATABILITY = 0.02
+"""Relative difference between two isolated measurements of one plan's peak memory."""
 Unit = Literal["nats", "points", "perplexity", "bytes"]
 State = Literal["held", "contradicted", "inconclusive", "unfinished", "refused"]
 
 
 @dataclass(frozen=True)
-class Beside:
-    """What is reported beside the deciding test, all of it over the same pairs."""
+class OtherTests:
+    """The tests that are reported next to the deciding one, over the same pairs."""
 
     by_seed: tuple[float, ...]
     effect_size: float | None
@@ -48,8 +48,9 @@ class Beside:
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim and what came out. `gain` is positive where `plan` is better than `than`; in
-    perplexity and bytes that is what is saved.
+    """A claim with its result.
+
+    `gain` is positive if `plan` is better than `than`; for perplexity and bytes it is the saving.
     """
 
     claim: Claim
@@ -61,16 +62,16 @@ class Finding:
     margin: float = 0.0
     p: float | None = None
     adjusted: float | None = None
-    beside: Beside | None = None
+    other_tests: OtherTests | None = None
     reason: str = ""
     unit: Unit = "nats"
     seedless: bool = False
-    """Of plans that train nothing: only documents could be others."""
+    """Whether the plans train nothing, so that the only randomness is in the documents."""
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """All of a study's findings, and the runs that are missing."""
+    """All findings of a study, and the names of its missing runs."""
 
     claims: tuple[Finding, ...]
     questions: tuple[Finding, ...]
@@ -79,11 +80,11 @@ class Verdicts:
 
 
 def judge(results: Results) -> Verdicts:
-    """Claims with Holm's correction, questions without."""
+    """Decide claims with Holm's correction, and questions without."""
     study = results.study
     groups = {setting.task: setting for setting in results.settings}
     claims = [_finding(claim, study, groups) for claim in study.claims]
-    # A claim without a p-value keeps its place: a verdict must not change when the p-value comes.
+    # A claim without a p-value counts as p = 1: its later p-value must not change other verdicts.
     adjusted = paired_tests.holm([1.0 if claim.p is None else claim.p for claim in claims])
     for i, p in enumerate(adjusted):
         if claims[i].p is not None:
@@ -96,7 +97,7 @@ def judge(results: Results) -> Verdicts:
 
 
 def _finding(claim: Claim, study: Study, groups: dict[str, Setting]) -> Finding:
-    """Everything but the verdict."""
+    """The finding of a claim, without its verdict."""
     setting = groups.get(claim.task)
     by_plan = {cell.plan: cell for cell in setting.cells} if setting else {}
     cells = [by_plan[name] for name in claim.plans if name in by_plan]
@@ -119,7 +120,7 @@ def _finding(claim: Claim, study: Study, groups: dict[str, Setting]) -> Finding:
     pair = stacked(pairs, claim.measure == "perplexity")
     gain = as_gain(paired_tests.bootstrap(pair, np.random.default_rng(0), RESAMPLES), sign)
     margin = claim.margin * abs(pair.level) if claim.relative else claim.margin
-    beside = _beside(
+    other_tests = _other_tests(
         pair, sign, margin or None, binary=setting.metric == "accuracy" and len(cells) == 2
     )
     finding = Finding(
@@ -130,7 +131,7 @@ def _finding(claim: Claim, study: Study, groups: dict[str, Setting]) -> Finding:
         level=pair.level,
         gain=gain,
         margin=margin,
-        beside=beside,
+        other_tests=other_tests,
         reason=reason,
         unit=_unit(claim, setting),
         seedless=all(r.spec["plan"].get("adapter") == BARE for cell in cells for r in cell.records),
@@ -145,13 +146,13 @@ def _unit(claim: Claim, setting: Setting) -> Unit:
 
 
 def _declared(study: Study, plan: str, task: str) -> set[int]:
-    """All declared seeds, also where only some were chosen; else the chosen ones."""
-    chosen = {r.seed for r in study.runs if r.plan.name == plan and r.task.called == task}
+    """All declared seeds of a plan on a task, even if only some were selected."""
+    chosen = {r.seed for r in study.runs if r.plan.name == plan and r.task.display_name == task}
     declared = study.seeds_of(plan, task)
     return declared if chosen <= declared else chosen
 
 
-def _beside(pair: Paired, sign: float, margin: float | None, binary: bool) -> Beside:
+def _other_tests(pair: Paired, sign: float, margin: float | None, binary: bool) -> OtherTests:
     gains = sign * pair.by_seed
     each = pooled = None
     if binary:
@@ -159,7 +160,7 @@ def _beside(pair: Paired, sign: float, margin: float | None, binary: bool) -> Be
             paired_tests.mcnemar(a, b) for a, b in zip(pair.sums_a, pair.sums_b, strict=True)
         )
         pooled = paired_tests.mcnemar(pair.sums_a.ravel(), pair.sums_b.ravel())
-    return Beside(
+    return OtherTests(
         by_seed=tuple(float(gain) for gain in gains),
         effect_size=paired_tests.effect_size(gains),
         t=paired_tests.paired_t(gains),
@@ -171,14 +172,14 @@ def _beside(pair: Paired, sign: float, margin: float | None, binary: bool) -> Be
 
 
 def _p(finding: Finding) -> float | None:
-    """Of the claim's own test, against what the claim denies."""
-    claim, gain, beside = finding.claim, finding.gain, finding.beside
+    """The p-value of the claim's own test, for the hypothesis that the claim is false."""
+    claim, gain, other_tests = finding.claim, finding.gain, finding.other_tests
     assert gain is not None
-    assert beside is not None
+    assert other_tests is not None
     if claim.test == "t":
-        return beside.t
+        return other_tests.t
     if claim.test == "wilcoxon":
-        return beside.wilcoxon
+        return other_tests.wilcoxon
     if claim.relation == "no worse":
         return gain.p_above(-finding.margin)
     if claim.relation == "equal":
@@ -187,38 +188,38 @@ def _p(finding: Finding) -> float | None:
 
 
 def _decided(finding: Finding, alpha: float, family: int = 1) -> Finding:
-    """With its verdict, where all seeds are there.
+    """The finding with its verdict, if all seeds have run.
 
-    Holm's rule corrects the p-value of what is claimed; its opposite, where that has a test of its
-    own, gets an even share of alpha.
+    Holm's rule corrects the p-value of the claim. The test for its opposite, if the relation has
+    one, gets an equal share of alpha.
     """
     p = finding.adjusted if finding.adjusted is not None else finding.p
     if finding.state != "inconclusive" or finding.gain is None or p is None:
         return finding
-    if least_p(finding.claim.test, finding.seeds) > alpha and not finding.seedless:
+    if smallest_p(finding.claim.test, finding.seeds) > alpha and not finding.seedless:
         few = f"{finding.seeds} seed{'' if finding.seeds == 1 else 's'} cannot decide"
-        return replace(finding, reason=f"{few}: {enough(finding.claim.test, alpha)}")
+        return replace(finding, reason=f"{few}: {seeds_needed(finding.claim.test, alpha)}")
     gain, margin, relation = finding.gain, finding.margin, finding.claim.relation
     if relation == "better" and p < alpha:
         return replace(finding, state="held" if gain.estimate > margin else "contradicted")
     if relation != "better" and p < alpha:
         return replace(finding, state="held")
-    outside = gain.p_below(-margin) < alpha / family
+    opposite = gain.p_below(-margin) < alpha / family
     if relation == "equal":
-        outside = min(gain.p_below(-margin), gain.p_above(margin)) < alpha / family / 2
-    return replace(finding, state="contradicted") if relation != "better" and outside else finding
+        opposite = min(gain.p_below(-margin), gain.p_above(margin)) < alpha / family / 2
+    return replace(finding, state="contradicted") if relation != "better" and opposite else finding
 
 
 def _bytes(claim: Claim, ours: Cell, theirs: Cell, declared: int) -> Finding:
-    """Bytes are counted or measured, not tested: a gain is what is saved."""
+    """The finding of a claim about bytes. Bytes are counted, not tested; the gain is the saving."""
     seeds = sorted(ours.done.keys() & theirs.done.keys())
     if not seeds:
         return Finding(
             claim, "unfinished", declared_seeds=declared, reason="no seed that both finished"
         )
-    one, two = (_mean_bytes(claim, cell, seeds) for cell in (ours, theirs))
-    margin = claim.margin * two if claim.relative else claim.margin
-    saved = two - one
+    our_bytes, their_bytes = (_mean_bytes(claim, cell, seeds) for cell in (ours, theirs))
+    margin = claim.margin * their_bytes if claim.relative else claim.margin
+    saved = their_bytes - our_bytes
 
     def holds(saving: float) -> bool:
         return {
@@ -229,28 +230,31 @@ def _bytes(claim: Claim, ours: Cell, theirs: Cell, declared: int) -> Finding:
 
     gain = Difference(saved, 0.0, np.inf, len(seeds), 0)
     state: State = "held" if holds(saved) else "contradicted"
-    slack = PASSES_DIFFER * two if claim.measure == "peak" else 0.0
+    slack = PEAK_REPEATABILITY * their_bytes if claim.measure == "peak" else 0.0
     close = holds(saved - slack) != holds(saved + slack)
     reason = _other_memory(ours, theirs, seeds) if claim.measure == "peak" else ""
-    waits = claim.measure == "peak" and any(
-        isolated_cost.missing(cell.done[seed].record, cell.done[seed].isolated_cost)
+    unmeasured = claim.measure == "peak" and any(
+        isolated_cost.needs_measurement(cell.done[seed].record, cell.done[seed].isolated_cost)
         for cell in (ours, theirs)
         for seed in seeds
     )
-    if reason or waits or len(seeds) < declared:
+    if reason or unmeasured or len(seeds) < declared:
         state = "refused" if reason else "unfinished"
-        reason = reason or "its cost alone was not measured yet: lowbit run" * waits
+        reason = reason or "its isolated cost is not measured yet: lowbit run" * unmeasured
     elif close:
-        state, reason = "inconclusive", "closer than one pass is to the next"
+        state, reason = (
+            "inconclusive",
+            "the difference is smaller than that between two measurements of one plan",
+        )
     return Finding(
-        claim, state, len(seeds), declared, two, gain, margin, reason=reason, unit="bytes"
+        claim, state, len(seeds), declared, their_bytes, gain, margin, reason=reason, unit="bytes"
     )
 
 
 def _other_memory(ours: Cell, theirs: Cell, seeds: Sequence[int]) -> str:
-    """Why the peaks of two plans say nothing of each other; "" where they do."""
+    """Why the peaks of two plans may not be compared; "" if they may."""
     for seed in seeds:
-        if different := comparable(ours.done[seed].record, theirs.done[seed].record):
+        if different := differing_facts(ours.done[seed].record, theirs.done[seed].record):
             return f"seed {seed}: recorded facts differ ({', '.join(different)})"
     return ""
 

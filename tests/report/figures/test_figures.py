@@ -19,7 +19,7 @@ from lowbit.report import draw, figures
 from lowbit.report.figures import curves, frontier, pareto, sizes
 from lowbit.report.figures.style import RC, place_labels
 from lowbit.study.cells import Setting, settings
-from lowbit.study.schema import MAIN, Part
+from lowbit.study.schema import MAIN, StudyPart
 
 PLACES = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=8)
 
@@ -137,7 +137,7 @@ def test_an_unknown_figure_is_named_with_the_nearest() -> None:
 def test_many_figures_are_drawn_on_all_cores_with_the_same_bytes(
     demo: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pairs = [(Part(MAIN, "t", tuple(PLANS)), demo)]
+    pairs = [(StudyPart(MAIN, "t", tuple(PLANS)), demo)]
     drawn = {}
     for most in (1, 1000):
         monkeypatch.setattr(draw, "MANY", most)

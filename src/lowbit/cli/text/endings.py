@@ -47,7 +47,7 @@ def _warnings(folder: Path) -> list[str]:
 def explain_warnings(endings: Sequence[RunEnding]) -> None:
     """What noisy gradients mean, once, if a run warned of them."""
     if any(_warnings(ending.job.folder) for ending in endings):
-        say(textwrap.fill(wording.NOISY, 79))
+        say(textwrap.fill(wording.NOISE_ADVICE, 79))
 
 
 def raise_failures(endings: Sequence[RunEnding]) -> None:

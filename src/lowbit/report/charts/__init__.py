@@ -1,6 +1,6 @@
-"""Interactive charts of the page, one file a chart, drawn from the data of the figures.
+"""Interactive charts of the page, one file each, from the data of the figures.
 
-base       what all charts share
+base       the chart dataclass, axes, legends and colours
 curves     training loss by step
 forest     gains over a control
 gradients  gradient norms by layer
@@ -9,7 +9,7 @@ pareto     score against stored bytes
 ranks      ranks by layer and matrix
 sizes      stored bytes by role
 
-`chart(part, setting)` of each file gives heading, caption and spec, or None with nothing to show.
+`chart(part, setting)` of each file returns heading, caption and spec, or None without data.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 from lowbit.report.charts import curves, forest, gradients, memory, pareto, ranks, sizes
 from lowbit.report.charts.base import Chart
 from lowbit.study.cells import Setting
-from lowbit.study.schema import Part
+from lowbit.study.schema import StudyPart
 
 CHARTS = (
     pareto.chart,
@@ -28,10 +28,10 @@ CHARTS = (
     ranks.chart,
     sizes.chart,
 )
-"""In the order of the page."""
+"""The charts in the order of the page."""
 
 
-def charts_of(part: Part, setting: Setting) -> list[Chart]:
+def charts_of(part: StudyPart, setting: Setting) -> list[Chart]:
     """The charts of one section of the page."""
     charts = (chart(part, setting) for chart in CHARTS)
     return [chart for chart in charts if chart is not None]

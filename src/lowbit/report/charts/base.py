@@ -1,9 +1,8 @@
-"""What all charts of the page share: the chart as the page receives it, axes, legends, colours.
+"""Shared code of the page's charts: the chart dataclass, axes, legends and colours.
 
-A chart is a plain Vega-Lite spec that altair makes from a figure's data. It is as wide as its
-container and takes its text and plan colours from the page, which knows whether the reader's
-scheme is light or dark. No chart has parameters: altair would number them, and the same records
-would no longer give the same page.
+A chart is a plain Vega-Lite spec that altair builds from a figure's data. It is as wide as its
+container. Text and plan colours come from the page, which follows a light or dark scheme.
+No chart has parameters: altair numbers them, so the same records would give different pages.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 
 import altair as alt
 
-from lowbit.report.figures.bars import Look, Stack
+from lowbit.report.figures.bars import BarStyle, Stack
 
 SIZE_LABEL = "datum.value ? format(datum.value, '~s') + 'B' : '0'"
 
@@ -30,23 +29,23 @@ class Chart:
 
 
 def stacked(
-    data: Sequence[Stack], look: Look, hues: Sequence[str], what: str, description: str
+    data: Sequence[Stack], style: BarStyle, hues: Sequence[str], what: str, description: str
 ) -> dict[str, Any]:
-    """One bar a plan; only the parts that some plan has are in the legend."""
+    """Stacked bars, one per plan; the legend has only parts with bytes."""
     rows = [
         {"plan": bar.plan, what: part, "order": i, "bytes": size}
         for bar in data
-        for i, (part, size) in enumerate(zip(look.parts, bar.parts, strict=True))
+        for i, (part, size) in enumerate(zip(style.parts, bar.parts, strict=True))
         if size
     ]
-    present = [part for part in look.parts if any(row[what] == part for row in rows)]
-    scale = alt.Scale(domain=present, range=[hues[look.parts.index(part)] for part in present])
+    present = [part for part in style.parts if any(row[what] == part for row in rows)]
+    scale = alt.Scale(domain=present, range=[hues[style.parts.index(part)] for part in present])
     plans = [bar.plan for bar in data]
     chart = (
         alt.Chart(values_of(rows))
         .mark_bar(height={"band": 0.72})
         .encode(
-            alt.X("sum(bytes):Q", title=look.axis, axis=bytes_axis()),
+            alt.X("sum(bytes):Q", title=style.axis, axis=bytes_axis()),
             alt.Y("plan:N", title=None, sort=plans, axis=alt.Axis(ticks=False)),
             alt.Color(f"{what}:N", title=None, scale=scale, legend=legend_below()),
             alt.Order("order:Q"),
@@ -71,7 +70,7 @@ def bytes_axis() -> alt.Axis:
 def legend_below(
     symbol: str | None = None, title: str | None = None, hollow: bool = False
 ) -> alt.Legend:
-    """Below the chart in two columns, which fit on a phone."""
+    """A legend below the chart in two columns, which fit on a phone."""
     look: dict[str, Any] = {"symbolType": symbol} if symbol else {}
     look |= {"symbolFillColor": "transparent"} if hollow else {}
     return alt.Legend(
@@ -100,7 +99,7 @@ def line_dash(plans: Sequence[str]) -> alt.StrokeDash:
 
 
 def framed(chart: Any, description: str, height: int) -> dict[str, Any]:
-    """As wide as the page allows; screen readers read `description`."""
+    """The chart's spec at the full width of the page; `description` is for screen readers."""
     fitted = chart.properties(
         width="container",
         height=height,

@@ -10,19 +10,19 @@ from lowbit.report.charts.base import Chart, framed, line_colour, line_dash, val
 from lowbit.report.figures import curves
 from lowbit.report.figures.curves import Curves, limits
 from lowbit.study.cells import Setting
-from lowbit.study.schema import Part
+from lowbit.study.schema import StudyPart
 
 
-def chart(part: Part, setting: Setting) -> Chart:
-    """Always shown; the selection split only where all runs score it alike."""
+def chart(part: StudyPart, setting: Setting) -> Chart:
+    """Training curves, always shown; the selection split only if its score is a loss."""
     history = curves.data(setting)
     selection = " Circles: the selection split." if history.alike else ""
     caption = "Thick: mean over seeds. Thin: single seeds." + selection
-    return Chart("How training went", caption, spec(history))
+    return Chart("Training loss", caption, spec(history))
 
 
 def spec(data: Curves) -> dict[str, Any]:
-    """Thick means, thin seeds, hollow selection points."""
+    """Thick lines for means, thin lines for seeds, hollow points for the selection split."""
     names = [curve.plan for curve in data.curves]
     means = [
         {"plan": c.plan, "step": step, "value": value}

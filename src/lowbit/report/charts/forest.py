@@ -10,19 +10,19 @@ from lowbit.report.charts.base import Chart, framed, values_of
 from lowbit.report.figures import forest
 from lowbit.report.figures.forest import Forest
 from lowbit.study.cells import Setting
-from lowbit.study.schema import Part
+from lowbit.study.schema import StudyPart
 
 
-def chart(part: Part, setting: Setting) -> Chart | None:
-    """Shown where the part has a control that other plans can be compared with."""
+def chart(part: StudyPart, setting: Setting) -> Chart | None:
+    """Shown if the part has a control and other plans to compare with it."""
     effects = forest.data(setting, part.control) if part.control else None
     if effects is None or not effects.effects:
         return None
     caption = (
-        f"Gain over {part.control}, averaged over seeds, with its 95 % interval over seeds and "
-        "documents drawn together. Exploratory: not corrected."
+        f"Gain over {part.control}, averaged over seeds, with its 95 % interval from resampling "
+        "seeds and documents together. Exploratory: not corrected."
     )
-    return Chart("What each change does", caption, spec(effects))
+    return Chart("Gain over the control", caption, spec(effects))
 
 
 def spec(data: Forest) -> dict[str, Any]:

@@ -11,21 +11,21 @@ from lowbit.report.charts.base import Chart, framed, line_colour, line_dash, val
 from lowbit.report.figures import gradients
 from lowbit.report.figures.gradients import Norms
 from lowbit.study.cells import Setting
-from lowbit.study.schema import Part
+from lowbit.study.schema import StudyPart
 
 
-def chart(part: Part, setting: Setting) -> Chart | None:
-    """Shown where a run logged the gradients of its layers."""
+def chart(part: StudyPart, setting: Setting) -> Chart | None:
+    """Shown if a run logged gradient norms by layer."""
     norms = gradients.data(setting)
     caption = (
-        "Norm of the gradients of all that is trained in a layer, before clipping: geometric mean "
-        "over the logged steps after the warm-up, and over seeds."
+        "Gradient norm of all trained parameters of a layer, before clipping: geometric mean over "
+        "the logged steps after the warm-up, and over seeds."
     )
-    return Chart("How large gradients are", caption, spec(norms)) if norms else None
+    return Chart("Gradient norms by layer", caption, spec(norms)) if norms else None
 
 
 def spec(data: Sequence[Norms]) -> dict[str, Any]:
-    """A line a plan over layers."""
+    """One line per plan over layers."""
     rows = [
         {"plan": n.plan, "layer": layer, "norm": norm} for n in data for layer, norm in n.points
     ]

@@ -1,4 +1,4 @@
-"""Peak memory of a run, by what it holds."""
+"""Peak memory of a run, by use."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 
 from lowbit.report.charts.base import Chart, stacked
 from lowbit.report.figures import memory
-from lowbit.report.figures.memory import LOOK, Peak
+from lowbit.report.figures.memory import STYLE, Peak
 from lowbit.study.cells import Setting
-from lowbit.study.schema import Part
+from lowbit.study.schema import StudyPart
 
 
-def chart(part: Part, setting: Setting) -> Chart | None:
-    """Shown where a plan's memory was measured."""
+def chart(part: StudyPart, setting: Setting) -> Chart | None:
+    """Shown if a plan has a finished run."""
     peaks = memory.data(setting)
     caption = (
-        "From a short pass of each plan alone on the machine with every matrix packed and freed "
-        "memory handed back, where there was one."
+        "Measured in a few steps of each plan alone on the machine, with packed weights and freed "
+        "memory returned at once. Without this measurement, the peak of the runs, undivided."
     )
-    return Chart("What a run takes in memory", caption, spec(peaks)) if peaks else None
+    return Chart("Peak memory of a run", caption, spec(peaks)) if peaks else None
 
 
 def spec(data: Sequence[Peak]) -> dict[str, Any]:
-    """One bar a plan, stacked by part."""
-    return stacked(data, LOOK, LOOK.fills, "part", "Peak memory of a run")
+    """Stacked bars, one per plan."""
+    return stacked(data, STYLE, STYLE.fills, "part", "Peak memory of a run")

@@ -1,4 +1,4 @@
-"""Score against stored bytes, with the Pareto front."""
+"""Score over stored bytes, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from lowbit.report.charts.base import (
 from lowbit.report.figures import pareto
 from lowbit.report.figures.pareto import Pareto, axis_title, axis_value
 from lowbit.study.cells import Setting
-from lowbit.study.schema import Part
+from lowbit.study.schema import StudyPart
 
 
-def chart(part: Part, setting: Setting) -> Chart:
-    """Always shown: without a score, the caption lists the plans that diverged."""
+def chart(part: StudyPart, setting: Setting) -> Chart:
+    """Always shown; the caption lists the plans that diverged."""
     points, plans = pareto.data(setting), [cell.plan for cell in setting.cells]
     diverged = f" Diverged, no score: {', '.join(points.diverged)}." if points.diverged else ""
     direction = "Lower" if setting.better == "lower" else "Higher"
     caption = (
         f"{direction} and further left is better. Small dots are seeds, bars 95 % intervals of the "
-        f"mean over seeds; the stairs join the plans that no other plan beats in both.{diverged}"
+        f"mean over seeds. The stairs join the plans that no other plan beats in both.{diverged}"
     )
-    return Chart("What the bytes buy", caption, spec(points, plans) if points.points else None)
+    return Chart("Score and stored bytes", caption, spec(points, plans) if points.points else None)
 
 
 def spec(data: Pareto, plans: Sequence[str]) -> dict[str, Any]:
-    """Means by colour and shape, seeds as small dots, the front as stairs.
+    """Means with colour and shape, seeds as small dots, the front as stairs.
 
-    `plans` are all plans of the setting, so that one plan has one colour in every chart.
+    `plans` lists all plans of the setting, so that a plan has the same colour in every chart.
     """
     points = [
         {

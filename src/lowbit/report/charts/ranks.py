@@ -13,22 +13,22 @@ from lowbit.report.charts.base import Chart, legend_below, values_of
 from lowbit.report.figures import ranks
 from lowbit.report.figures.ranks import SHADES, Ranks
 from lowbit.study.cells import Setting
-from lowbit.study.schema import Part
+from lowbit.study.schema import StudyPart
 
 
-def chart(part: Part, setting: Setting) -> Chart | None:
-    """Shown where a plan has an adapter."""
+def chart(part: StudyPart, setting: Setting) -> Chart | None:
+    """Shown if a plan has an adapter."""
     final = ranks.data(setting)
     if not any(cell.rank for panel in final.panels for cell in panel.cells):
         return None
     caption = (
         "Adapter ranks after training, mean over seeds; point at a cell for its format and bytes."
     )
-    return Chart("Where ranks and bits ended", caption, spec(final), wide=True)
+    return Chart("Ranks after training, and bits", caption, spec(final), wide=True)
 
 
 def spec(data: Ranks) -> dict[str, Any]:
-    """One panel a plan; the frame's colour is the bits of the frozen weight."""
+    """One panel per plan; the colour of a cell's frame is the bits of the frozen weight."""
     rows = [
         {"plan": p.plan, "layer": c.layer, "matrix": data.matrices[c.row], "rank": round(c.rank, 2),
          "bits": c.bits, "format": c.format, "bytes": c.bytes}

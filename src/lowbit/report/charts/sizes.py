@@ -7,19 +7,19 @@ from typing import Any
 
 from lowbit.report.charts.base import Chart, stacked
 from lowbit.report.figures import sizes
-from lowbit.report.figures.sizes import LOOK, Bar
+from lowbit.report.figures.sizes import STYLE, Bar
 from lowbit.study.cells import Setting
-from lowbit.study.schema import Part
+from lowbit.study.schema import StudyPart
 
 ROLE_COLOURS = ("#0072b2", "#56b4e9", "#e69f00", "#d55e00", "#999999", "#8a63b5")
 
 
-def chart(part: Part, setting: Setting) -> Chart:
+def chart(part: StudyPart, setting: Setting) -> Chart:
     """Always shown."""
-    caption = "Stored bytes by role; adapters are kept in 32 bits."
-    return Chart("Where the bytes are", caption, spec(sizes.data(setting)), wide=True)
+    caption = "Adapters are stored in 32 bits."
+    return Chart("Stored bytes by role", caption, spec(sizes.data(setting)), wide=True)
 
 
 def spec(data: Sequence[Bar]) -> dict[str, Any]:
-    """One bar a plan, stacked by role."""
-    return stacked(data, LOOK, ROLE_COLOURS, "role", "Stored bytes by role")
+    """Stacked bars, one per plan."""
+    return stacked(data, STYLE, ROLE_COLOURS, "role", "Stored bytes by role")

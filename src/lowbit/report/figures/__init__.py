@@ -1,19 +1,19 @@
-"""Figures for a paper: a file a figure, `data(setting)` and `draw(ax, data)`.
+"""Figures for a paper, one file each, with `data(setting)` and `draw(ax, data)`.
 
-bars       stacked bars, one a plan
+bars       stacked bars, one per plan
 curves     loss over steps
-forest     every plan's gain over a control
-frontier   predicted damage over stored bytes
+forest     gain of every plan over a control
+frontier   predicted loss increase over stored bytes
 gradients  gradient norms by layer
-memory     memory of a run, by what it is used for
+memory     peak memory of a run, by use
 pareto     loss over stored bytes
-predicted  predicted over observed gaps
-ranks      ranks and bits by matrix and layer
+predicted  predicted gaps over observed gaps
+ranks      ranks and bits of every matrix, by layer
 sizes      stored bytes by role
 style      colours, sizes and number formats
 
-The data is plain, so it is tested without pixels and shared with the page's interactive charts.
-`save` writes a vector PDF and a PNG without dates, so the same records give the same bytes.
+`data` returns plain dataclasses, which are tested without drawing and shared with the interactive
+charts of the page. `save` writes a PDF and a PNG without dates: equal records give equal bytes.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ DRAWERS: dict[str, tuple[Callable[[Any, Any], None], Callable[[Any], float]]] = 
     "predicted": (predicted.draw, lambda data: 0.8 * WIDTH),
     "frontier": (frontier.draw, lambda data: 0.62 * WIDTH),
 }
-"""How each figure is drawn, and its height in inches for given data."""
+"""The drawing function of each figure, and the function that gives its height in inches."""
 
 
 def save(name: str, data: Any, folder: Path, stem: str = "") -> list[Path]:
@@ -67,7 +67,7 @@ def save(name: str, data: Any, folder: Path, stem: str = "") -> list[Path]:
         FigureCanvasAgg(figure)
         draw(figure.add_subplot(), data)
         pdf = _write(figure, folder / f"{stem or name}.pdf", {"CreationDate": None})
-        figure.set_layout_engine("none")  # What was laid out once is the same on both.
+        figure.set_layout_engine("none")  # Keep the layout of the PDF, so that both look the same.
         png = _write(figure, folder / f"{stem or name}.png", {"Software": None})
     return [pdf, png]
 

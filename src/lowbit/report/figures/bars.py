@@ -1,4 +1,4 @@
-"""One bar a plan, stacked: what the figures of bytes at rest and of memory in a run share."""
+"""Stacked bars, one per plan, for the figures of stored bytes and of memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lowbit.report.figures.style import INK, megabytes, plain
 
 
 class Stack(Protocol):
-    """A plan and its parts, in the order of the look's."""
+    """A plan with its bar's parts, in the order of `BarStyle.parts`."""
 
     @property
     def plan(self) -> str: ...
@@ -22,8 +22,8 @@ class Stack(Protocol):
 
 
 @dataclass(frozen=True)
-class Look:
-    """What the parts are called and how they are filled, and what the axis says."""
+class BarStyle:
+    """The names, fills and hatches of the parts, and the label of the axis."""
 
     axis: str
     parts: tuple[str, ...]
@@ -32,17 +32,17 @@ class Look:
 
 
 def height(data: Sequence[Stack]) -> float:
-    """Inches: a line for each bar, and the axis."""
+    """Height in inches: the axis, and a line for each bar."""
     return 1.0 + 0.27 * max(1, len(data))
 
 
-def draw(ax: Axes, data: Sequence[Stack], look: Look) -> None:
-    """Bars from the first plan down, parts named above, totals at the ends."""
+def draw(ax: Axes, data: Sequence[Stack], style: BarStyle) -> None:
+    """Draw the first plan at the top, a legend of the parts above, and totals at the ends."""
     places, left = range(len(data)), [0.0] * len(data)
-    for i, part in enumerate(look.parts):
+    for i, part in enumerate(style.parts):
         widths = [bar.parts[i] for bar in data]
         if any(widths):
-            fill: dict[str, Any] = {"color": look.fills[i], "hatch": look.hatches[i]}
+            fill: dict[str, Any] = {"color": style.fills[i], "hatch": style.hatches[i]}
             ax.barh(places, widths, left=left, height=0.7, label=part, linewidth=0.6,
                     edgecolor="white", **fill)  # fmt: skip
         left = [a + b for a, b in zip(left, widths, strict=True)]
@@ -53,9 +53,9 @@ def draw(ax: Axes, data: Sequence[Stack], look: Look) -> None:
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.invert_yaxis()
-    ax.set_xlabel(look.axis)
+    ax.set_xlabel(style.axis)
     ax.set_xlim(0, 1.14 * max([*left, 1.0]))
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     ax.xaxis.set_major_formatter(FuncFormatter(megabytes))
-    ax.legend(ncols=len(look.parts), loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2,
+    ax.legend(ncols=len(style.parts), loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2,
               handlelength=1.2, columnspacing=1.2, borderpad=0.2)  # fmt: skip

@@ -1,7 +1,7 @@
-"""How training went: the loss over steps, a line a plan, and the loss on the selection split.
+"""Training loss over steps, one line per plan, and the loss on the selection split.
 
-Thin lines are seeds, the thick one their mean over the steps that all of them logged; circles are
-the mean on the selection split. A plan whose every run diverged has thin lines only.
+Thin lines are seeds. The thick line is their mean over the steps that all seeds logged. Circles are
+the mean on the selection split. A plan whose runs all diverged has only thin lines.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Curves:
-    """The curves of one setting. `alike`: selection is a loss too, and shares the axis."""
+    """The curves of one setting. `alike`: the selection score is a loss too and shares the axis."""
 
     curves: tuple[Curve, ...]
     alike: bool
 
 
 def data(setting: Setting) -> Curves:
-    """Read every run's log."""
+    """The curves of every plan, from its runs' logs."""
     return Curves(tuple(_curve(cell) for cell in setting.cells), setting.metric == "loss")
 
 
@@ -55,7 +55,7 @@ def _curve(cell: Cell) -> Curve:
 
 
 def _series(log: Sequence[dict[str, Any]], key: str) -> Series:
-    """(step, value) of the lines that have a finite value there."""
+    """(step, value) of the log lines with a finite value for a key."""
     points = ((int(line["step"] or 0), line.get(key)) for line in log)
     return tuple((step, v) for step, v in points if v is not None and math.isfinite(v))
 
@@ -70,7 +70,7 @@ def _mean(seeds: Sequence[Series]) -> Series:
 
 
 def draw(ax: Axes, data: Curves) -> None:
-    """Each mean is named at its right end."""
+    """Draw the curves, with plan names at the right."""
     ax.set_xlabel("step")
     ax.set_ylabel("training loss")
     ends = []
@@ -104,7 +104,7 @@ def _frame(ax: Axes, data: Curves) -> None:
 
 
 def limits(data: Curves) -> tuple[float, float] | None:
-    """The loss axis, set by what finished: a diverging run leaves the frame."""
+    """The limits of the loss axis, from plans with finished runs; others may leave the frame."""
     values = [v for c in data.curves for part in _frame_parts(c, data.alike) for _, v in part]
     if not values:
         return None
@@ -118,7 +118,7 @@ def _frame_parts(curve: Curve, alike: bool) -> tuple[Series, ...]:
 
 
 def _name_ends(ax: Axes, ends: Sequence[tuple[int, float, str, str]]) -> None:
-    """Names in a column right of the frame, in the order of the ends, each tied to its end."""
+    """Write the names in a column right of the frame, each with a line to the end of its curve."""
     figure = ax.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()
@@ -140,8 +140,10 @@ def _name_ends(ax: Axes, ends: Sequence[tuple[int, float, str, str]]) -> None:
 
 
 def spread(places: Sequence[float], apart: float) -> list[float]:
-    """Ascending places moved as little as they must to be at least `apart`: clusters of those
-    that would touch are centred on their mean."""
+    """Move ascending places as little as possible so that neighbours are at least `apart`.
+
+    Places that would be too close form a cluster, which is centred on its mean.
+    """
     clusters: list[list[float]] = []
     for place in places:
         clusters.append([place])

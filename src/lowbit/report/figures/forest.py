@@ -1,7 +1,8 @@
-"""What each change does: the gain of every plan of a part over the part's control.
+"""Gain of every plan of a part over the part's control.
 
-Points are gains averaged over seeds, bars their 95 % intervals over seeds and documents drawn
-together. To the right of the line is better than the control. No correction: exploratory.
+Points are gains averaged over seeds. Bars are 95 % intervals, from resampling seeds and documents
+together. A plan to the right of the line is better than the control. The figure is exploratory: the
+intervals are not corrected for the number of plans.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from lowbit.study.pairing import gain_over
 
 @dataclass(frozen=True)
 class Effect:
-    """One plan against the control, in nats or points."""
+    """The gain of one plan over the control, in nats or points."""
 
     plan: str
     gain: float
@@ -54,12 +55,21 @@ def height(data: Forest) -> float:
 
 
 def draw(ax: Axes, data: Forest) -> None:
-    """Named at the left, the interval's numbers at the right."""
+    """Draw gains and intervals, with names at the left and numbers at the right."""
     ax.axvline(0, color=GREY, lw=0.8, zorder=1)
     for i, effect in enumerate(data.effects):
-        sure = effect.low > 0 or effect.high < 0
-        ax.plot([effect.low, effect.high], [i, i], color=COLOURS[1] if sure else GREY, lw=1.6)
-        ax.plot([effect.gain], [i], "o", ms=5, mfc=COLOURS[1] if sure else "white", mec=COLOURS[1])
+        significant = effect.low > 0 or effect.high < 0
+        ax.plot(
+            [effect.low, effect.high], [i, i], color=COLOURS[1] if significant else GREY, lw=1.6
+        )
+        ax.plot(
+            [effect.gain],
+            [i],
+            "o",
+            ms=5,
+            mfc=COLOURS[1] if significant else "white",
+            mec=COLOURS[1],
+        )
         label = f"{effect.gain:+.3g} [{effect.low:+.3g}, {effect.high:+.3g}]"
         ax.annotate(label, (1.01, i), xycoords=("axes fraction", "data"), va="center", fontsize=7.5,
                     color=INK)  # fmt: skip

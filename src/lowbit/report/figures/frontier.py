@@ -1,8 +1,8 @@
-"""What bytes are predicted to buy: nats left after training over stored bytes, corner by corner.
+"""Predicted loss increase after training over stored bytes.
 
-The line joins the corners of the exact frontier, each optimal for its own bytes; hollow squares
-are uniform plans that no smaller one beats, some by their blocks' format and rank; the filled
-circle is the plan that was chosen.
+The line joins the corners of the exact frontier: plans that are optimal for their own bytes. Hollow
+squares are uniform plans that no smaller uniform plan beats, some with format and rank. The filled
+circle is the chosen plan.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lowbit.report.figures.style import COLOURS, GREY, decades, megabytes, place
 
 @dataclass(frozen=True)
 class Frontier:
-    """(bytes, nats) of the corners; (name, bytes, nats) of uniform plans; the chosen one."""
+    """(bytes, nats) of the corners and of the chosen plan; (name, bytes, nats) of uniform plans."""
 
     corners: tuple[tuple[int, float], ...]
     uniform: tuple[tuple[str, int, float], ...]
@@ -26,14 +26,14 @@ class Frontier:
 
 
 def draw(ax: Axes, data: Frontier) -> None:
-    """Nothing below a ten-thousandth of the worst is shown: it is no difference any more."""
+    """Draw the frontier; values below 1e-4 of the largest are raised to that floor."""
     worst = max(cost for _, cost in data.corners)
     least = max(1e-9, worst * 1e-4)
     sizes, costs = zip(*data.corners, strict=True)
     ax.plot(sizes, [max(c, least) for c in costs], color=COLOURS[0], lw=1.4, label="exact plans")
-    even = [(n, s, max(c, least)) for n, s, c in data.uniform if c > least]
-    if even:
-        ax.plot([s for _, s, _ in even], [c for _, _, c in even], "s", ms=4, mfc="white",
+    uniform = [(n, s, max(c, least)) for n, s, c in data.uniform if c > least]
+    if uniform:
+        ax.plot([s for _, s, _ in uniform], [c for _, _, c in uniform], "s", ms=4, mfc="white",
                 mec=GREY, label="uniform plans")  # fmt: skip
     ax.plot([data.chosen[0]], [max(data.chosen[1], least)], "o", ms=6, color=COLOURS[1],
             label="chosen")  # fmt: skip
@@ -46,5 +46,5 @@ def draw(ax: Axes, data: Frontier) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(megabytes))
     ax.legend(loc="upper right")
     corners = [(s, max(c, least)) for s, c in data.corners]
-    others = [(s, c) for n, s, c in even if not n]
-    place_labels(ax, [(s, c, n) for n, s, c in even if n], corners + others)
+    others = [(s, c) for n, s, c in uniform if not n]
+    place_labels(ax, [(s, c, n) for n, s, c in uniform if n], corners + others)

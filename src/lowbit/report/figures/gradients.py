@@ -1,7 +1,7 @@
-"""How large gradients are, layer by layer: one line a plan.
+"""Gradient norms by layer, one line per plan.
 
-The norm of the gradients of everything that is trained in a layer, before clipping: the geometric
-mean over the logged steps after the warm-up and over seeds. "Critical" layers should stand out.
+The norm covers all trained parameters of a layer, before clipping. It is the geometric mean over
+the logged steps after the warm-up, and over seeds.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from lowbit.study.cells import Cell, Setting
 
 @dataclass(frozen=True)
 class Norms:
-    """One plan: (layer, norm)."""
+    """One plan's (layer, norm) pairs."""
 
     plan: str
     points: tuple[tuple[int, float], ...]
 
 
 def data(setting: Setting) -> tuple[Norms, ...]:
-    """Plans whose logs hold norms by layer."""
+    """The norms of the plans whose logs have them by layer."""
     plans = (Norms(cell.plan, _points(cell)) for cell in setting.cells)
     return tuple(norms for norms in plans if norms.points)
 

@@ -1,9 +1,8 @@
-"""What a run takes in memory: a bar a plan, from its pass alone on the machine.
+"""Peak memory of a run, one bar per plan, from the isolated cost of its configuration.
 
-The model as it is stored; what is trained, with gradients and the optimiser's moments; and what
-else a step holds at its peak: activations and one decoded matrix. The tokenised data, which is
-there before, is drawn but belongs to no recorded peak. A plan without a pass alone shows its peak
-undivided.
+The parts are the stored model, the trained parameters with gradients and optimiser moments, and the
+rest of a step: activations and one decoded matrix. The tokenised data is drawn too, although it is
+not part of a recorded peak. A plan without an isolated cost shows its peak as one part.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from matplotlib.axes import Axes
 from lowbit.report.figures import bars
 from lowbit.study.cells import Cell, Setting
 
-LOOK = bars.Look(
+STYLE = bars.BarStyle(
     axis="memory of a run with packed weights, above the idle interpreter",
     parts=("data", "stored model", "trained, with moments", "activations", "undivided"),
     fills=("#dedede", "#0072b2", "#56b4e9", "#e69f00", "#999999"),
@@ -25,7 +24,7 @@ LOOK = bars.Look(
 
 @dataclass(frozen=True)
 class Peak:
-    """One plan's bytes in the order of LOOK's parts."""
+    """One plan's bytes, in the order of the style's parts."""
 
     plan: str
     parts: tuple[float, float, float, float, float]
@@ -41,6 +40,7 @@ def data(setting: Setting) -> tuple[Peak, ...]:
 
 
 def peak(cell: Cell) -> Peak:
+    """The memory of one plan, from its isolated cost if there is one."""
     costs = [cost for run in cell.runs if (cost := run.isolated_cost)]
     if not costs:
         peaks = [run.record.cost.peak_bytes for run in cell.done.values()]
@@ -52,4 +52,4 @@ def peak(cell: Cell) -> Peak:
 
 
 def draw(ax: Axes, data: tuple[Peak, ...]) -> None:
-    bars.draw(ax, data, LOOK)
+    bars.draw(ax, data, STYLE)

@@ -1,8 +1,8 @@
-"""What the bytes buy: stored bytes against loss (or accuracy), a point a plan.
+"""Loss (or accuracy) over stored bytes, one point per plan.
 
-Small dots are the seeds, the marker their mean with its 95 % interval over seeds. A plan is on the
-front when no other is at least as good in both and better in one; the front is drawn as stairs,
-since no plan is known between two plans.
+Small dots are seeds; the marker is their mean with its 95 % interval over seeds. A plan is on the
+Pareto front if no other plan is at least as good in both and better in one. The front is drawn as
+stairs, because no plan exists between two plans.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lowbit.study.cells import Cell, Setting
 class Point:
     """One plan: its bytes, its mean, its seeds, and whether it is on the front.
 
-    `interval`: 95 % of the mean over seeds, where there are several.
+    `interval`: the 95 % interval of the mean over seeds, if there are several.
     """
 
     plan: str
@@ -36,7 +36,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Pareto:
-    """The points of one setting; `diverged` are the plans without any score."""
+    """The points of one setting; `diverged` lists the plans without a score."""
 
     metric: str
     better: str
@@ -55,8 +55,8 @@ def data(setting: Setting) -> Pareto:
         )
         for cell, (size, mean), flag in zip(scored, places, flags, strict=True)
     )
-    lost = tuple(cell.plan for cell in setting.cells if not cell.done)
-    return Pareto(setting.metric, setting.better, points, lost)
+    diverged = tuple(cell.plan for cell in setting.cells if not cell.done)
+    return Pareto(setting.metric, setting.better, points, diverged)
 
 
 def _seeds(cell: Cell, metric: str) -> tuple[float, ...]:
@@ -70,14 +70,14 @@ def _place(cell: Cell, metric: str) -> tuple[float, float]:
 
 
 def front(places: Sequence[tuple[float, float]], better: str) -> list[bool]:
-    """Which (bytes, value) no other place dominates."""
+    """For each (bytes, value), whether no other dominates it."""
     sign = 1 if better == "lower" else -1
     costs = [(size, sign * value) for size, value in places]
     return [not any(_dominates(other, cost) for other in costs) for cost in costs]
 
 
-def _dominates(one: tuple[float, float], two: tuple[float, float]) -> bool:
-    return one != two and one[0] <= two[0] and one[1] <= two[1]
+def _dominates(first: tuple[float, float], second: tuple[float, float]) -> bool:
+    return first != second and first[0] <= second[0] and first[1] <= second[1]
 
 
 def axis_title(metric: str) -> str:
@@ -85,12 +85,12 @@ def axis_title(metric: str) -> str:
 
 
 def axis_value(metric: str, value: float) -> float:
-    """The value in the axis' unit."""
+    """The value in the unit of the axis."""
     return value if metric == "loss" else 100 * value
 
 
 def draw(ax: Axes, data: Pareto) -> None:
-    """Front filled and dark, the rest hollow and grey: no legend needed."""
+    """Draw plans on the front filled, and the others hollow and grey."""
     ax.set_xscale("log")
     ax.set_xlabel("stored bytes")
     ax.set_ylabel(axis_title(data.metric))
@@ -117,7 +117,7 @@ def draw(ax: Axes, data: Pareto) -> None:
 
 
 def _scale(ax: Axes, data: Pareto) -> None:
-    """Room for labels on all sides, and ticks in bytes: 1, 2, 5 of each decade."""
+    """Set axis limits with room for labels, and ticks at round sizes."""
     sizes = [p.bytes for p in data.points]
     values = [
         axis_value(data.metric, value)
@@ -134,14 +134,14 @@ def _scale(ax: Axes, data: Pareto) -> None:
 
 
 def _ticks(reach: float) -> Locator:
-    """Round sizes, about five of them, whether the plans span a tenth or three decades."""
+    """A locator for about five round sizes, for any range of sizes."""
     if reach < 3:
         return MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
     return LogLocator(subs=(1, 3) if reach > 30 else (1, 1.5, 2, 3, 5, 7))
 
 
 def _stairs(ax: Axes, data: Pareto) -> list[tuple[float, float]]:
-    """Draw the front; returns the line as a row of points, for labels to keep off."""
+    """Draw the front; return points along it, which labels must not cover."""
     steps = sorted((p.bytes, axis_value(data.metric, p.mean)) for p in data.points if p.front)
     corners = [c for (x0, y0), (x1, y1) in pairwise(steps) for c in ((x0, y0), (x1, y0), (x1, y1))]
     if corners:

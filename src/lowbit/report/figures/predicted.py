@@ -1,9 +1,9 @@
-"""Predicted against observed gaps, both in nats on logarithmic axes.
+"""Predicted gaps over observed gaps, in nats on logarithmic axes.
 
-The predictor is the trusted closed form unless the caller names another one.
-On the line a prediction is right; the band is 10 % to either side. Filled marks are cells that the
-tokens can resolve. Bars are 95 % of both. A gap that is not positive has no place on such axes and
-is counted in the corner, and so are those with fewer seeds than declared.
+The predictor is the trusted closed form unless the caller names another one. A prediction on the
+line is exact; the band is 10 % to either side. Filled marks are resolvable cells. Bars are the 95 %
+intervals of both values. A note in the corner counts the gaps that are not positive, which cannot
+be drawn, and those with fewer seeds than declared.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MARKS = {"untrained": "o", "transplanted": "s", "adapted": "^"}
 
 @dataclass(frozen=True)
 class Mark:
-    """One cell by one predictor."""
+    """One cell with the prediction of one predictor."""
 
     kind: str
     plan: str
@@ -35,7 +35,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Predicted:
-    """The marks of one predictor, how many gaps could not be drawn, and how many lack seeds."""
+    """The marks of one predictor, and the numbers of gaps not drawn and of gaps that lack seeds."""
 
     predictor: str
     marks: tuple[Mark, ...]
@@ -46,11 +46,11 @@ class Predicted:
 def data(cells: Sequence[PredictedGap], predictor: str = TRUSTED) -> Predicted:
     marks = []
     for cell in cells:
-        one = cell.predictions[predictor]
-        if cell.observed > 0 and one.gap > 0:
+        prediction = cell.predictions[predictor]
+        if cell.observed > 0 and prediction.gap > 0:
             sharp = cell.resolvable(predictor)
-            marks.append(Mark(cell.kind, cell.plan, cell.observed, cell.se, one.gap,
-                              one.spread, sharp))  # fmt: skip
+            marks.append(Mark(cell.kind, cell.plan, cell.observed, cell.se, prediction.gap,
+                              prediction.spread, sharp))  # fmt: skip
     unfinished = sum(cell.unfinished for cell in cells)
     return Predicted(predictor, tuple(marks), len(cells) - len(marks), unfinished)
 

@@ -1,7 +1,7 @@
-"""Where a plan's ranks and bits ended: a panel a plan, matrices down, layers across.
+"""Ranks and bits of every matrix, one panel per plan, with matrices as rows and layers as columns.
 
-The shade is the adapter's rank after training (mean over seeds, written in the cell), the frame is
-the base's bits, so that it can be seen whether ranks went where bits were saved.
+The shade and the number of a cell are the adapter's rank after training (mean over seeds). The
+frame shows the bits of the base. Together they show whether ranks are high where bits are low.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ FRAMES = (
     (4.5, 8.5, "#e69f00", "5 to 8 bits"),
     (8.5, 99.0, "#d55e00", "16 bits"),
 )
-"""Bits above and up to, and their colour; four bits have no frame."""
+"""(bits above, bits up to, colour, label) of each frame; four bits have no frame."""
 ROOM = 1.6
-"""Between panels, in cells: a title fits."""
+"""Space between panels in cells, enough for a title."""
 
 
 @dataclass(frozen=True)
-class Cellule:
+class RankCell:
     """One matrix of one layer."""
 
     row: int
@@ -46,7 +46,7 @@ class Panel:
     """One plan."""
 
     plan: str
-    cells: tuple[Cellule, ...]
+    cells: tuple[RankCell, ...]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def data(setting: Setting) -> Ranks:
 
 
 def _matrix(name: str, depth: int | None) -> str:
-    """What a site is called inside its block."""
+    """A site's name inside its block."""
     parts = name.split(".")
     return ".".join(parts[parts.index(str(depth)) + 1 :])
 
@@ -85,12 +85,12 @@ def _panel(cell: Cell, rows: Sequence[str]) -> Panel:
             rank = sum(record.sites[i].final_rank for record in records) / len(records)
             bits = bits_of(parse(site.format))
             row = rows.index(_matrix(site.name, site.depth))
-            cells.append(Cellule(row, site.depth, rank, bits, site.format, site.bytes))
+            cells.append(RankCell(row, site.depth, rank, bits, site.format, site.bytes))
     return Panel(cell.plan, tuple(cells))
 
 
 def across(data: Ranks) -> int:
-    """Panels beside each other."""
+    """The number of panels in a row."""
     return max(1, min(3, 24 // max(1, data.layers + 1)))
 
 
@@ -100,7 +100,7 @@ def height(data: Ranks) -> float:
 
 
 def draw(ax: Axes, data: Ranks) -> None:
-    """All panels on one pair of axes, whose units are cells."""
+    """Draw all panels on one pair of axes, in units of cells."""
     wide, tall, many = data.layers + 1.0, len(data.matrices) + ROOM, across(data)
     for i, panel in enumerate(data.panels):
         left, top = (i % many) * wide, (i // many) * tall
@@ -131,7 +131,7 @@ def draw(ax: Axes, data: Ranks) -> None:
         )
 
 
-def _cell(ax: Axes, x: float, y: float, cell: Cellule, most: float) -> None:
+def _cell(ax: Axes, x: float, y: float, cell: RankCell, most: float) -> None:
     share = cell.rank / most if most else 0.0
     look: dict[str, Any] = {"facecolor": SHADES[round(share * (len(SHADES) - 1))]}
     ax.add_patch(Rectangle((x + 0.06, y + 0.06), 0.88, 0.88, edgecolor="#dedede", lw=0.3, **look))

@@ -1,7 +1,7 @@
-"""Where the bytes are: one bar a plan, stacked by role.
+"""Stored bytes by role, one bar per plan.
 
-Adapters are kept in fp32 and embeddings often in 8 bits, so at low precision most of the bytes may
-lie where the plan's format does not reach; this figure shows it.
+Adapters are stored in fp32 and embeddings often in 8 bits. At low precision, most bytes may thus be
+outside the matrices in the plan's format; this figure shows it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lowbit.report.figures import bars
 from lowbit.study.cells import Cell, Setting
 
 ROLES = ("attention", "ffn", "embedding", "head", "other", "adapters")
-LOOK = bars.Look(
+STYLE = bars.BarStyle(
     axis="stored bytes",
     parts=ROLES,
     fills=("#0072b2", "#56b4e9", "#e69f00", "#d55e00", "#dedede", "#1a1a1a"),
@@ -35,7 +35,7 @@ class Bar:
 
 
 def data(setting: Setting) -> tuple[Bar, ...]:
-    """Sites count for their role; `other` is norms and biases; adapters are the trained parts."""
+    """Bytes of sites by role; `other` is norms and biases, `adapters` the trained parameters."""
     return tuple(Bar(cell.plan, _parts(cell)) for cell in setting.cells)
 
 
@@ -50,4 +50,4 @@ def _parts(cell: Cell) -> tuple[float, ...]:
 
 
 def draw(ax: Axes, data: tuple[Bar, ...]) -> None:
-    bars.draw(ax, data, LOOK)
+    bars.draw(ax, data, STYLE)

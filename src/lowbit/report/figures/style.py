@@ -1,7 +1,7 @@
-"""How every figure looks: one width, one type size, colours that survive grey and colour blindness.
+"""The style of every figure: width, font size, and colours that also work in grey.
 
-The colours are Okabe and Ito's, ordered so that neighbours differ in lightness; a dash pattern goes
-with each, so that no difference rests on colour alone.
+The colours are Okabe and Ito's, for colour-blind readers, ordered so that neighbours differ in
+lightness. Each goes with a dash pattern, so that lines differ in more than colour.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ def colour(index: int) -> str:
 
 
 def dash(index: int) -> Any:
-    """The pattern changes with the colour, and again when the colours come round."""
+    """The dash pattern of a line; lines that share a colour have different patterns."""
     return DASHES[(index + index // len(COLOURS)) % len(DASHES)]
 
 
 def plain(label: str, longest: int = 28) -> str:
-    """A label that stays on one line and inside the figure."""
+    """A label shortened to one line."""
     label = " ".join(label.split())
     return label if len(label) <= longest else label[: longest - 1] + "…"
 
 
 def decades(axis: Axis) -> None:
-    """A logarithmic axis whose decades are written as numbers; narrow ones also get 2 and 5."""
+    """Label a logarithmic axis with plain numbers; a short range also gets 2 and 5."""
     low, high = sorted(axis.get_view_interval())
     few = math.log10(max(high, 1e-300) / max(low, 1e-300)) < 2
     axis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if few else (1,)))
@@ -68,14 +68,14 @@ def decades(axis: Axis) -> None:
 
 
 def megabytes(value: float, _position: Any = None) -> str:
-    """`850 kB`, `12 MB`: a tick's words."""
+    """A size like `850 kB` or `12 MB`."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if value >= scale:
             return f"{value / scale:.3g} {unit}"
     return f"{value:.3g} B" if value else "0"
 
 
-# Where a label may stand, nearest first: (x, y) in points and how it is anchored there.
+# Positions of a label, nearest first: (x, y) in points, and its alignment.
 _SPOTS: tuple[tuple[float, float, str, str], ...] = tuple(
     (x * far, y * far, horizontal, vertical)
     for far in (1.0, 2.2, 3.6, 5.0, 7.0)
@@ -95,30 +95,31 @@ _SPOTS: tuple[tuple[float, float, str, str], ...] = tuple(
 def place_labels(
     ax: Axes, points: Sequence[tuple[float, float, str]], obstacles: Sequence[tuple[float, float]]
 ) -> list[Text]:
-    """Write each label beside its point where it covers neither a label nor a point.
+    """Write each label near its point, where it covers no other label or point.
 
-    Points and obstacles are in data units. Greedy and deterministic; a label that had to move away
-    is tied to its point by a hairline. Where nothing is free the spot that covers least is taken.
+    Points and obstacles are in data units. The placement is greedy and deterministic. A label that
+    had to move away gets a thin line to its point. If no position is free, it takes the one that
+    covers least.
     """
     figure = ax.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()
     frame = ax.get_window_extent()
     pad = 2.5 * figure.dpi / 72
-    taken = [
+    occupied = [
         Bbox.from_bounds(x - pad, y - pad, 2 * pad, 2 * pad)
         for x, y in ax.transData.transform([p[:2] for p in points] + list(obstacles))
     ]
     placed: list[Text] = []
     for x, y, label in points:
-        text, box = _best_spot(ax, (x, y), label, taken, frame)
-        taken.append(box)
+        text, box = _best_spot(ax, (x, y), label, occupied, frame)
+        occupied.append(box)
         placed.append(text)
     return placed
 
 
 def _best_spot(
-    ax: Axes, point: tuple[float, float], label: str, taken: Sequence[Bbox], frame: Bbox
+    ax: Axes, point: tuple[float, float], label: str, occupied: Sequence[Bbox], frame: Bbox
 ) -> tuple[Annotation, Bbox]:
     text = ax.annotate(
         label, point, xytext=(0, 0), textcoords="offset points", fontsize=8, color=INK
@@ -127,7 +128,7 @@ def _best_spot(
     costs = []
     for spot in _SPOTS:
         box = _put(text, spot)
-        covered = sum(_overlap(box, other) for other in taken)
+        covered = sum(_overlap(box, other) for other in occupied)
         outside = box.width * box.height - _overlap(box, frame)
         costs.append(covered + 10 * outside)
         if costs[-1] < 1e-6:
@@ -153,7 +154,7 @@ def _put(text: Annotation, spot: tuple[float, float, str, str]) -> Bbox:
     return text.get_window_extent()
 
 
-def _overlap(one: Bbox, two: Bbox) -> float:
-    width = min(one.x1, two.x1) - max(one.x0, two.x0)
-    height = min(one.y1, two.y1) - max(one.y0, two.y0)
+def _overlap(first: Bbox, second: Bbox) -> float:
+    width = min(first.x1, second.x1) - max(first.x0, second.x0)
+    height = min(first.y1, second.y1) - max(first.y0, second.y0)
     return max(0.0, width) * max(0.0, height)

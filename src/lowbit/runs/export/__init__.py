@@ -1,6 +1,6 @@
-"""A trained model in the formats of others.
+"""Exports a trained model to the formats of other tools.
 
-merge         adapter and base as one plain model
-peft          PEFT's adapter format
-ternary       ternary weights, packed
+merge         base and adapter merged into one ordinary model
+peft          adapters in PEFT's format
+ternary       packed ternary weights
 """

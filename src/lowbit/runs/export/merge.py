@@ -1,9 +1,8 @@
-"""Back to an ordinary model: the decoded base, or base and adapter merged.
+"""Builds an ordinary transformers model: the decoded base, or base and adapter merged.
 
-Merging is explicit and returns a new model; nothing is merged because a mode changed. It goes
-onto the *decoded* base, which computes what was trained. Storing the merged weights in few bits
-again is a second quantisation and costs quality: `requantise` does it when asked, so that both
-can be scored.
+Merging is always explicit and returns a new model. The adapter is added to the *decoded* base, so
+the merged model computes the same as the trained one. Quantising the merged weights again costs
+quality; `requantise` does so, to measure that cost.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from torch import Tensor, nn
 from lowbit.core.errors import UserError
 from lowbit.core.spec import Choice, Site
 from lowbit.layers.frozen import FrozenEmbedding
-from lowbit.layers.install import adapters, trained
-from lowbit.layers.linear import Adapted
+from lowbit.layers.install import adapters, trained_layers
+from lowbit.layers.linear import AdaptedLinear
 from lowbit.models.family import is_transposed
 from lowbit.models.loading import Checkpoint, Kind, load
 from lowbit.quant.codec import decode, encode
@@ -26,7 +25,7 @@ from lowbit.quant.codec import decode, encode
 _COPIED = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json")
 
 
-def plain(
+def plain_model(
     installed: nn.Module,
     sites: tuple[Site, ...],
     checkpoint: Checkpoint,
@@ -36,10 +35,10 @@ def plain(
     merge: bool = False,
     requantise: Mapping[str, Choice] | None = None,
 ) -> nn.Module:
-    """A transformers model in fp32 with the decoded weights, adapters merged where asked."""
+    """A transformers model in fp32 with the decoded weights; `merge` adds the adapters."""
     model = load(checkpoint, kind, labels, pad).float()
     weights = decoded(installed, sites, merge)
-    heads = trained(installed)
+    heads = trained_layers(installed)
     with torch.no_grad():
         for site in sites:
             module = model.get_submodule(site.name)
@@ -50,32 +49,32 @@ def plain(
             weight = weights[site.name]
             if requantise is not None:
                 weight = decode(encode(weight, requantise[site.name].quant))
-            turned = weight.t() if is_transposed(module) else weight
-            module.get_parameter("weight").copy_(turned)
+            oriented = weight.t() if is_transposed(module) else weight
+            module.get_parameter("weight").copy_(oriented)
             _put_bias(installed.get_submodule(site.name), module, site.name)
     return model
 
 
 def _put_bias(layer: nn.Module, module: nn.Module, name: str) -> None:
-    """A bias that a ternary base was trained with; other frozen layers kept the model's own."""
+    """Copy the bias of a trained ternary layer; other frozen layers have the model's own bias."""
     bias, own = getattr(layer, "bias", None), getattr(module, "bias", None)
     if bias is None:
         return
     if own is None:
         raise UserError(
-            f"{name} was trained with a bias, for which an ordinary model of this kind has no "
-            "place: train without reactivation and without bias to export it"
+            f"{name} was trained with a bias, but an ordinary model of this kind has none there. "
+            "To export it, train without reactivation and without bias"
         )
     own.copy_(bias)
 
 
 def decoded(installed: nn.Module, sites: tuple[Site, ...], merge: bool) -> dict[str, Tensor]:
-    """(out, in) matrices of all frozen sites, with B A added where `merge`."""
+    """The decoded (out, in) matrices of all frozen sites; `merge` adds B A."""
     deltas = adapters(installed)
     weights = {}
     for site in sites:
         layer = installed.get_submodule(site.name)
-        if not isinstance(layer, Adapted | FrozenEmbedding):
+        if not isinstance(layer, AdaptedLinear | FrozenEmbedding):
             continue
         weight = layer.frozen.weight(torch.float32).clone()
         if merge and site.name in deltas:

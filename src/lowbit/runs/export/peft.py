@@ -1,9 +1,9 @@
-"""Adapters in PEFT's format, written and read.
+"""Writes and reads adapters in PEFT's format.
 
-An adapter is written as plain LoRA on the *decoded* base: scaling and singular values are folded
-into its factors, so `lora_alpha` equals `r` everywhere; pruned directions and sites of rank 0 are
+An adapter is written as plain LoRA on the *decoded* base. Scaling and singular values are folded
+into its factors, so `lora_alpha` equals `r` everywhere. Pruned directions and sites of rank 0 are
 left out (PEFT rejects rank 0). Ranks and alphas are patterns by full module name. `lowbit.json`
-beside it says which base it was trained on.
+in the same folder records the base that it was trained on.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from torch import Tensor, nn
 from lowbit.core.errors import UserError
 from lowbit.core.files import write_atomic
 from lowbit.layers.adapters import Adapter
-from lowbit.layers.install import adapters, trained
-from lowbit.layers.linear import Adapted
+from lowbit.layers.install import adapters, trained_layers
+from lowbit.layers.linear import AdaptedLinear
 from lowbit.train.losses import Kind
 
 PREFIX = "base_model.model."
-WEIGHTS, CONFIG, OURS = "adapter_model.safetensors", "adapter_config.json", "lowbit.json"
+WEIGHTS, CONFIG, LOWBIT_CONFIG = "adapter_model.safetensors", "adapter_config.json", "lowbit.json"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Which base an adapter belongs to."""
+    """The base that an adapter was trained on."""
 
     model: str
     fingerprint: str
     formats: Mapping[str, str]
-    """Site -> how its base is stored."""
+    """Format of the base by site."""
     transposed: bool = False
     """Whether the base stores its block matrices as (in, out): PEFT's `fan_in_fan_out`."""
 
 
 def write(folder: Path, model: nn.Module, kind: Kind, origin: Origin) -> dict[str, int]:
-    """Write the adapter of an installed model; the rank that each site ended with."""
+    """Write the adapter of an installed model; return the final rank of each site."""
     factors = {site: adapter.factors() for site, adapter in adapters(model).items()}
     factors = {site: (a, b) for site, (a, b) in factors.items() if len(a)}
     ranks = {site: len(a) for site, (a, _) in factors.items()}
-    heads = trained(model)
+    heads = trained_layers(model)
     tensors: dict[str, Tensor] = {}
     for site, (a, b) in factors.items():
         tensors[f"{PREFIX}{site}.lora_A.weight"] = a.contiguous().cpu()
@@ -61,7 +61,7 @@ def write(folder: Path, model: nn.Module, kind: Kind, origin: Origin) -> dict[st
     config = _config(ranks, sorted(heads), kind, origin)
     write_atomic(folder / CONFIG, _json(config))
     ours = {"base": origin.model, "run": origin.fingerprint, "formats": dict(origin.formats)}
-    write_atomic(folder / OURS, _json(ours))
+    write_atomic(folder / LOWBIT_CONFIG, _json(ours))
     return ranks
 
 
@@ -88,33 +88,33 @@ def _json(value: Any) -> bytes:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """An adapter as read: B A is the whole delta, scaling included."""
+class PeftAdapter:
+    """An adapter read from a file; B A is the weight delta, including its scaling."""
 
     factors: dict[str, tuple[Tensor, Tensor]]
     heads: dict[str, Tensor]
 
 
-def read(folder: Path) -> Loaded:
-    """A plain LoRA adapter in PEFT's format, ours or another's."""
+def read(folder: Path) -> PeftAdapter:
+    """Read a plain LoRA adapter in PEFT's format, written by lowbit or another tool."""
     if not (folder / WEIGHTS).is_file():
         pickled = " (pickled weights are not read)" if list(folder.glob("*.bin")) else ""
-        raise UserError(f"{folder} holds no {WEIGHTS}{pickled}")
+        raise UserError(f"{folder} has no {WEIGHTS}{pickled}")
     if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder} holds no {CONFIG}")
+        raise UserError(f"{folder} has no {CONFIG}")
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         tensors = {k.removeprefix(PREFIX): v for k, v in load_file(folder / WEIGHTS).items()}
     except (ValueError, SafetensorError) as error:
-        raise UserError(f"{folder}: a file of the adapter is torn: {error}") from error
+        raise UserError(f"{folder}: a file of the adapter is damaged: {error}") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA" or config.get("use_dora"):
-        raise UserError(f"{folder}: only plain LoRA adapters are read, not this one")
+        raise UserError(f"{folder}: this is not a plain LoRA adapter; lowbit reads no other kind")
     sites = [key.removesuffix(".lora_A.weight") for key in tensors if key.endswith("lora_A.weight")]
     factors = {}
     for site in sites:
         a, b = (tensors.pop(f"{site}.lora_{letter}.weight") for letter in "AB")
         factors[site] = (a, b * _scaling(config, site, len(a)))
-    return Loaded(factors, tensors)
+    return PeftAdapter(factors, tensors)
 
 
 def _scaling(config: Mapping[str, Any], site: str, rank: int) -> float:
@@ -123,29 +123,31 @@ def _scaling(config: Mapping[str, Any], site: str, rank: int) -> float:
 
 
 def _pattern(patterns: Mapping[str, float] | None, site: str, default: float) -> float:
-    """The first pattern that fits the end of a site's name; PEFT's are regular expressions."""
+    """The value of the first pattern that matches the end of a site's name, as in PEFT."""
     for name, value in (patterns or {}).items():
         if re.match(rf"(.*\.)?({name})$", site):
             return value
     return default
 
 
-def attach(model: nn.Module, loaded: Loaded) -> None:
-    """Put a read adapter onto an installed model, in place of whatever adapters it has."""
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, Adapted)}
-    unknown = sorted(set(loaded.factors) - set(layers))
+def attach(model: nn.Module, peft_adapter: PeftAdapter) -> None:
+    """Attach an adapter to an installed model, and remove the adapters that it has."""
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, AdaptedLinear)}
+    unknown = sorted(set(peft_adapter.factors) - set(layers))
     if unknown:
-        raise UserError(f"the adapter has a site that the model lacks: {unknown[0]}")
+        raise UserError(f"the adapter has a site that the model does not have: {unknown[0]}")
     for name, layer in layers.items():
         layer.adapter = None
-        if name in loaded.factors:
-            a, b = loaded.factors[name]
+        if name in peft_adapter.factors:
+            a, b = peft_adapter.factors[name]
             _check_shape(name, (len(b), a.shape[1]), layer.frozen.shape)
             layer.adapter = _adapter(a, b).to(layer.frozen.codes.device)
-    views = {f"{n}.{p}": t for n, m in trained(model).items() for p, t in m.exported().items()}
-    for name, tensor in loaded.heads.items():
+    views = {
+        f"{n}.{p}": t for n, m in trained_layers(model).items() for p, t in m.exported().items()
+    }
+    for name, tensor in peft_adapter.heads.items():
         if name not in views:
-            raise UserError(f"the adapter holds '{name}', which is not trained here")
+            raise UserError(f"the adapter has weights for '{name}', which this plan does not train")
         _check_shape(name, tuple(tensor.shape), tuple(views[name].shape))
         views[name].copy_(tensor)
 
@@ -153,7 +155,8 @@ def attach(model: nn.Module, loaded: Loaded) -> None:
 def _check_shape(name: str, actual: tuple[int, ...], expected: tuple[int, ...]) -> None:
     if actual != expected:
         raise UserError(
-            f"the adapter is of another model: '{name}' is {actual} there and {expected} here"
+            f"the adapter was trained on another model: '{name}' has shape {actual}, "
+            f"expected {expected}"
         )
 
 

@@ -1,10 +1,11 @@
-"""Ternary bases that a run trained, packed: five codes a byte, the very numbers it was scored with.
+"""Writes and reads the ternary weights of a trained base, packed with five codes per byte.
 
-    SITE.codes    uint8 (rows, bytes)      SITE.scales   int16, the bits of 16-bit numbers
-    SITE.bias     float16 (rows,), where training made one or the site had one
+    SITE.codes    uint8 (rows, bytes)
+    SITE.scales   int16, the bit patterns of 16-bit numbers
+    SITE.bias     float16 (rows,), if the site has a bias
 
-Attached again they are ordinary frozen matrices, fed with what they were trained with: activations
-of 8 bits, where the recipe says so.
+The file has exactly the numbers that were scored. When read, they become ordinary frozen matrices.
+Their inputs are rounded to 8 bits if the plan trained with 8-bit activations.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 
 from lowbit.core.errors import UserError
 from lowbit.core.files import write_atomic
-from lowbit.layers.frozen import Frozen
-from lowbit.layers.linear import Adapted
+from lowbit.layers.frozen import FrozenMatrix
+from lowbit.layers.linear import AdaptedLinear
 from lowbit.layers.ternary.linear import layers, round_activations
 from lowbit.layers.ternary.packing import pack_layer
 from lowbit.quant.codec import Packed
@@ -28,21 +29,24 @@ NAME = "ternary.safetensors"
 
 
 def write(folder: Path, model: nn.Module) -> None:
-    """Nothing where no base was trained."""
+    """Write the packed ternary layers of a model; no file if it has none."""
     tensors: dict[str, Tensor] = {}
     for name, layer in layers(model).items():
-        kept = pack_layer(layer)
-        assert kept.packed.scales is not None
-        tensors |= {f"{name}.codes": kept.packed.codes, f"{name}.scales": kept.packed.scales}
-        if kept.bias is not None:
-            tensors[f"{name}.bias"] = kept.bias
+        packed_layer = pack_layer(layer)
+        assert packed_layer.packed.scales is not None
+        tensors |= {
+            f"{name}.codes": packed_layer.packed.codes,
+            f"{name}.scales": packed_layer.packed.scales,
+        }
+        if packed_layer.bias is not None:
+            tensors[f"{name}.bias"] = packed_layer.bias
     if tensors:
-        held = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-        write_atomic(folder / NAME, save(held, metadata={"format": "pt"}))
+        stored = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+        write_atomic(folder / NAME, save(stored, metadata={"format": "pt"}))
 
 
 def attach(model: nn.Module, folder: Path) -> None:
-    """Put the packed matrices in the place of the layers that trained them."""
+    """Replace the trainable ternary layers of a model with the packed matrices."""
     trained = layers(model)
     if not trained:
         return
@@ -56,12 +60,12 @@ def attach(model: nn.Module, folder: Path) -> None:
         bias = tensors.get(f"{name}.bias")
         own = None if bias is None else nn.Parameter(bias.to(torch.float32), requires_grad=False)
         parent, _, last = name.rpartition(".")
-        kind = Eight if layer.recovery.activations else Adapted
-        setattr(model.get_submodule(parent), last, kind(Frozen(packed), own, None))
+        kind = EightBitActivations if layer.recovery.activations else AdaptedLinear
+        setattr(model.get_submodule(parent), last, kind(FrozenMatrix(packed), own, None))
 
 
-class Eight(Adapted):
-    """A frozen matrix whose activations are rounded to 8 bits on their way in."""
+class EightBitActivations(AdaptedLinear):
+    """A frozen matrix whose input activations are rounded to 8 bits."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(round_activations(x))

@@ -1,6 +1,6 @@
-"""Runs in processes of their own.
+"""Runs in separate processes.
 
-pool      several runs at a time on this machine
-preload   what every worker needs, imported once
-process   one function call in a process, with its errors as data
+pool      runs several jobs at a time on this machine
+preload   imports that all workers share
+process   calls a function in a separate process
 """

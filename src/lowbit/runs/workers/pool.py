@@ -1,4 +1,4 @@
-"""Runs on this machine, each in a process of its own, `jobs` at a time."""
+"""Runs several jobs at a time on this machine, each in a separate process."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import psutil
 from filelock import FileLock
 
 from lowbit.core.execution import Execution
-from lowbit.core.progress import Watcher, bar
+from lowbit.core.progress import StepCallback, bar
 from lowbit.core.spec import RunSpec
-from lowbit.runs.record import Record, load
+from lowbit.runs.record import Record, read_record
 from lowbit.runs.workers.process import Failure, Running, orphaned, start
 
 
 @dataclass(frozen=True)
-class Job:
+class PoolJob:
     """One run and its folder."""
 
     run: RunSpec
@@ -29,98 +29,98 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How a job ended: with a record, or with what went wrong and its exit code."""
+class RunEnding:
+    """How a run ended: its record, or an error message with an exit code."""
 
-    job: Job
+    job: PoolJob
     record: Record | None
     message: str = ""
     exit_code: int = 0
-    kept: bool = False
-    """The record was there already."""
+    already_finished: bool = False
+    """Whether another process had finished the run before its turn came."""
 
 
 @dataclass(frozen=True)
-class Order:
-    """How to carry jobs out."""
+class PoolOptions:
+    """Options of a pool: execution settings, the number of runs at a time, and progress bars."""
 
     execution: Execution
     jobs: int
     rerun: bool = False
     memory: int | None = None
-    """Bytes that each run may take, where several run at once."""
+    """Bytes that each run may use, if several run at once."""
     show: Literal["bar", "nothing"] = "nothing"
 
 
-OnEnding = Callable[[Ending], None]
+OnEnding = Callable[[RunEnding], None]
 
 
-def run_jobs(jobs: Sequence[Job], order: Order, on_ending: OnEnding) -> list[Ending]:
-    """Start jobs as workers become free; returns how each ended.
+def run_jobs(jobs: Sequence[PoolJob], options: PoolOptions, on_ending: OnEnding) -> list[RunEnding]:
+    """Run all jobs, at most `options.jobs` at a time; return how each run ended.
 
-    `on_ending` is called as each job ends. An interruption stops the jobs that are running; a
-    killed worker loses no finished run, and the same call continues where it stopped.
+    `on_ending` is called as each run ends. An interruption stops the runs in progress. Finished
+    runs are never lost, and the same call resumes the others.
     """
-    order = replace(order, execution=_shared_threads(order), memory=_shared_memory(order))
+    options = replace(options, execution=_shared_threads(options), memory=_shared_memory(options))
     waiting = list(jobs)
-    running: dict[Connection, tuple[Job, Running[tuple[Record, bool]]]] = {}
-    endings: list[Ending] = []
+    running: dict[Connection, tuple[PoolJob, Running[tuple[Record, bool]]]] = {}
+    endings: list[RunEnding] = []
     try:
         while waiting or running:
-            while waiting and len(running) < order.jobs:
+            while waiting and len(running) < options.jobs:
                 job = waiting.pop(0)
-                begun = start(work, job, order)
-                running[begun.pipe] = (job, begun)
+                process = start(work, job, options)
+                running[process.pipe] = (job, process)
             for pipe in wait(list(running)):
-                job, begun = running.pop(pipe)  # type: ignore[call-overload]
-                ending = _ending(job, begun)
+                job, process = running.pop(pipe)  # type: ignore[call-overload]
+                ending = _ending(job, process)
                 endings.append(ending)
                 on_ending(ending)
     finally:
-        for _, begun in running.values():
-            begun.stop()
+        for _, process in running.values():
+            process.stop()
     return endings
 
 
-def _ending(job: Job, running: Running[tuple[Record, bool]]) -> Ending:
+def _ending(job: PoolJob, running: Running[tuple[Record, bool]]) -> RunEnding:
     answer = running.answer()
     if isinstance(answer, Failure):
-        return Ending(job, None, answer.bug + answer.message, answer.exit_code)
-    record, kept = answer
+        return RunEnding(job, None, answer.bug + answer.message, answer.exit_code)
+    record, already_finished = answer
     code = 0 if record.status == "done" else 1
-    return Ending(job, record, record.message, code, kept)
+    return RunEnding(job, record, record.message, code, already_finished)
 
 
-def _shared_threads(order: Order) -> Execution:
-    """Several runs at once share the cores instead of fighting for them."""
-    if order.execution.threads:
-        return order.execution
+def _shared_threads(options: PoolOptions) -> Execution:
+    """Divide the cores among the runs, unless the number of threads is set."""
+    if options.execution.threads:
+        return options.execution
     cores = psutil.cpu_count(logical=False) or 1
-    return replace(order.execution, threads=max(1, cores // order.jobs))
+    return replace(options.execution, threads=max(1, cores // options.jobs))
 
 
-def _shared_memory(order: Order) -> int | None:
-    """Each run's part of what is free before the first begins; None for a run alone."""
-    return None if order.jobs == 1 else psutil.virtual_memory().available // order.jobs
+def _shared_memory(options: PoolOptions) -> int | None:
+    """Divide the free memory among the runs; None if one run has the machine to itself."""
+    return None if options.jobs == 1 else psutil.virtual_memory().available // options.jobs
 
 
-def work(job: Job, order: Order) -> tuple[Record, bool]:
-    """Wait for the run's lock, then do what is left of the run; runs in a process of its own."""
+def work(job: PoolJob, options: PoolOptions) -> tuple[Record, bool]:
+    """Wait for the run's lock, then start or resume the run. Called in a separate process."""
     from lowbit.runs.run import run
 
     locks = job.folder.parent / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         stack.enter_context(FileLock(locks / f"{job.folder.name}.lock"))
-        if order.rerun:
+        if options.rerun:
             shutil.rmtree(job.folder, ignore_errors=True)
-        record = load(job.folder)
+        record = read_record(job.folder)
         if record is not None and record.fingerprint == job.run.fingerprint:
             return record, True
         job.folder.mkdir(parents=True, exist_ok=True)
-        watcher = stack.enter_context(_watcher(job, order))
-        return run(job.run, job.folder, order.execution, order.memory, watcher), False
+        on_step = stack.enter_context(_watcher(job, options))
+        return run(job.run, job.folder, options.execution, options.memory, on_step), False
 
 
-def _watcher(job: Job, order: Order) -> AbstractContextManager[Watcher]:
-    return bar(job.run.name, shown=order.show == "bar", stop=orphaned)
+def _watcher(job: PoolJob, options: PoolOptions) -> AbstractContextManager[StepCallback]:
+    return bar(job.run.name, shown=options.show == "bar", stop=orphaned)

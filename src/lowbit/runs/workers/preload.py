@@ -1,4 +1,4 @@
-"""Imported once by the server that runs are forked from, so that each need not import it again."""
+"""Imports that are done once, in the server from which worker processes are forked."""
 
 import transformers.models.bert.modeling_bert
 import transformers.models.gpt2.modeling_gpt2
