@@ -13,7 +13,7 @@ from lowbit.planner.options import FULL_PRECISION, TRAINING_BYTES, options, poss
 from lowbit.planner.request import PlanRequest
 from lowbit.quant.byte_counts import ByteCount, adapter_numbers, matrix_bytes
 from lowbit.quant.formats import parse
-from lowbit.runs.build import BuiltModel, memory_need, planned_sites
+from lowbit.runs.build import BuiltModel, memory_inputs, planned_sites
 from lowbit.runs.device import Machine
 from lowbit.runs.prepare import Prepared
 from lowbit.sensitivity.table import SensitivityTable
@@ -113,5 +113,5 @@ def check_headroom(left: Headroom, request: PlanRequest) -> None:
 
 def _step_bytes(prepared: Prepared, machine: Machine, count: ByteCount) -> int:
     """Bytes of a training step besides bases and adapters: activations and decoded weights."""
-    estimate = memory_need(prepared, count, machine.execution, machine.compute).estimate()
+    estimate = memory_inputs(prepared, count, machine.execution, machine.compute).estimate()
     return estimate.decoded + estimate.activations

@@ -11,7 +11,7 @@ from lowbit.core.spec import RunSpec
 from lowbit.planner.budget_plan import BudgetPlan
 from lowbit.planner.request import PlanRequest
 from lowbit.quant.formats import parse
-from lowbit.runs.request import Settings, single, without_plan
+from lowbit.runs.request import Settings, single_run, without_plan
 from lowbit.sensitivity.by_name import FORMATS, RANKS, TOKENS, OnProgress, ignore_progress
 
 PLANNED = ("int8@row", *FORMATS, "int4@32", "int3@32")
@@ -63,7 +63,7 @@ def plan_for_budget(
         >>> best.solution.stored + planned.other <= 1_000_000
         True
     """
-    spec, execution = single(model, task, "bf16", 0, without_plan(settings))
+    spec, execution = single_run(model, task, "bf16", 0, without_plan(settings))
     for text in formats:
         parse(text)
     request = PlanRequest(
