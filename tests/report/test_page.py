@@ -1,4 +1,4 @@
-"""Laws of the report: one file, no network, nothing in a record can act, same bytes each time."""
+"""The page is one file, needs no network, runs no text of a record, and is deterministic."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[FinishedR
     return write(folder, runs), runs
 
 
-def test_the_page_lies_beside_its_table_and_figures(demo: tuple[Path, list[FinishedRun]]) -> None:
+def test_the_page_is_written_with_its_table_and_figures(
+    demo: tuple[Path, list[FinishedRun]],
+) -> None:
     page = demo[0]
     assert page.parts[-2:] == ("report", "index.html")
     names = {path.relative_to(page.parent).as_posix() for path in page.parent.rglob("*.*")}

@@ -1,4 +1,4 @@
-"""Laws of the table: what is paired, what is refused, and that every number is whole."""
+"""The table: pairing, refused pairs, and that no number is cut off."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_without_a_16_bit_plan_there_is_no_gap(tmp_path: Path) -> None:
     assert not any("gap" in note for note in footnotes(table))
 
 
-def test_seeds_without_a_16_bit_partner_are_left_out_and_said(tmp_path: Path) -> None:
+def test_seeds_without_a_16_bit_run_are_left_out_with_a_footnote(tmp_path: Path) -> None:
     runs = [make_run(tmp_path, "bf16", 0), *(make_run(tmp_path, "int2@64", s) for s in (0, 1))]
     table = summary_rows(runs)
     assert row_of(table, "int2@64").comparison.seeds == 1
@@ -88,7 +88,7 @@ def test_a_diverged_run_has_no_score_in_any_form(tmp_path: Path) -> None:
     assert (line["value"], line["perplexity"], line["gap"], line["diverged"]) == ("", "", "", "1")
 
 
-def test_a_partly_diverged_plan_says_what_its_numbers_are_of(tmp_path: Path) -> None:
+def test_a_partly_diverged_plan_has_a_footnote(tmp_path: Path) -> None:
     runs = [make_run(tmp_path, "int2@64", 0), make_run(tmp_path, "int2@64", 1, status="diverged")]
     table = summary_rows(runs)
     assert sheets(table)[0].body[0][-1] == "1/2"

@@ -1,4 +1,4 @@
-"""A model's scores before training: those of a plain evaluation, kept until something changes."""
+"""Cached scores of untrained models equal a plain evaluation, until an input changes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_scores_are_those_of_the_stored_model(spec: RunSpec) -> None:
     assert found.value == pytest.approx(loss, rel=1e-5)
 
 
-def test_what_was_scored_is_not_scored_again(spec: RunSpec, looked: list[int]) -> None:
+def test_cached_scores_are_reused(spec: RunSpec, looked: list[int]) -> None:
     first = evaluated(spec)
     again = evaluated(replace(spec, seed=7, plan=replace(spec.plan, name="q", rank=5)))
     assert len(looked) == 1
@@ -77,7 +77,7 @@ def test_what_was_scored_is_not_scored_again(spec: RunSpec, looked: list[int]) -
 
 
 @pytest.mark.parametrize("what", ["format", "embedding", "window", "weights", "part", "torn"])
-def test_what_the_scores_depend_on_is_scored_anew(
+def test_a_change_in_anything_that_scores_depend_on_scores_again(
     spec: RunSpec, looked: list[int], what: str, tiny_model: Folder, tmp_path: Path
 ) -> None:
     first = evaluated(spec)

@@ -1,4 +1,4 @@
-"""A frozen plan is the run's plan with the ranks it ended with, and reads back as written."""
+"""A frozen plan is the run's plan with its final ranks, and is read back as written."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(st.lists(st.integers(0, 12), min_size=len(BLOCKS), max_size=len(BLOCKS)))
-def test_every_site_gets_the_rank_it_ended_with(folder: Path, ranks: list[int]) -> None:
+def test_every_site_gets_its_final_rank(folder: Path, ranks: list[int]) -> None:
     for name in ("B-Ada", "Joint-2", "Joint-2.qv"):
         plan = frozen_plan(NAMED[name], ended_with(folder, ranks))
         before, after = choose(NAMED[name], sites()), choose(plan, sites())

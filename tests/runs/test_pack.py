@@ -1,4 +1,4 @@
-"""Packed results give every byte back, are read like folders, and notice every edit."""
+"""Packed results restore every byte, are read like folders, and every edit is detected."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_packed_runs_are_read_as_their_folders_were(results: Path) -> None:
     assert again.forecast("untrained") == forecast
 
 
-def test_packing_again_adds_what_is_new_and_keeps_the_rest(results: Path) -> None:
+def test_packing_again_adds_new_runs_and_leaves_the_others(results: Path) -> None:
     pack(results)
     lines = (results / RUNS).read_text().splitlines()
     assert pack(results).runs == len(lines)
@@ -98,7 +98,7 @@ def test_an_interrupted_packing_is_finished_by_the_same_command(results: Path) -
     assert contents(results) == before
 
 
-def test_what_is_not_packed_stays(results: Path) -> None:
+def test_files_that_are_not_packed_stay(results: Path) -> None:
     run = next(results.glob("*bf16-seed0"))
     (run / "adapter").mkdir()
     (run / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")

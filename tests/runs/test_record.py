@@ -1,4 +1,4 @@
-"""A record is whole or it is none, and says of which run it is and with what it may be compared."""
+"""A record counts only if it is intact; it names its run and the facts that comparisons need."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_lines_come_back_as_they_were_written(
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_no_number_that_is_none_gets_into_a_record(bad: float, run: FinishedRun) -> None:
+def test_a_record_has_no_number_that_is_not_finite(bad: float, run: FinishedRun) -> None:
     folder, record = run
     before = (folder / RECORD).read_bytes()
     with pytest.raises(ValueError, match="not JSON compliant"):
@@ -120,7 +120,7 @@ def test_a_run_has_metrics_exactly_when_it_is_done(run: FinishedRun, tmp_path: P
 # -- reading ---------------------------------------------------------------------------------------
 
 
-def test_what_was_finished_is_read_back_equal(run: FinishedRun) -> None:
+def test_a_finished_run_is_read_back_equal(run: FinishedRun) -> None:
     folder, record = run
     assert read_record(folder) == record
     assert set(record.files) == {
@@ -132,7 +132,7 @@ def test_what_was_finished_is_read_back_equal(run: FinishedRun) -> None:
 
 
 @given(data=st.data())
-def test_a_record_torn_anywhere_is_no_record(
+def test_a_record_damaged_anywhere_does_not_count(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = make_run(tmp_path_factory.mktemp("torn"), "bf16").folder
@@ -143,7 +143,7 @@ def test_a_record_torn_anywhere_is_no_record(
 
 
 @pytest.mark.parametrize("text", ["", "null", "3", "[]", '"x"', "{}", '{"schema": 1}', "\x00" * 64])
-def test_what_is_no_record_at_all_is_no_record(text: str, run: FinishedRun) -> None:
+def test_a_file_that_is_not_a_record_does_not_count(text: str, run: FinishedRun) -> None:
     (run[0] / RECORD).write_text(text)
     assert read_record(run[0]) is None
 
@@ -256,7 +256,7 @@ def test_the_fingerprint_is_the_same_wherever_the_spec_was_written() -> None:
     assert len(SPEC.fingerprint) == 16
 
 
-def test_how_a_run_is_carried_out_is_no_part_of_what_it_is() -> None:
+def test_execution_settings_do_not_change_the_fingerprint() -> None:
     declared = str(SPEC.declared())
     assert not [f.name for f in fields(Execution) if f"'{f.name}'" in declared]
 
@@ -319,7 +319,7 @@ def test_records_are_compared_unless_a_fact_that_matters_differs(name: str, tmp_
     )
 
 
-def test_vectors_that_nobody_noted_keep_no_two_records_apart(tmp_path: Path) -> None:
+def test_records_without_simd_can_be_compared(tmp_path: Path) -> None:
     old = make_run(tmp_path / "old", "bf16", facts=replace(FACTS, simd="")).record
     new = make_run(tmp_path / "new", "int2@64", facts=replace(FACTS, simd="AVX512")).record
     assert differing_facts(old, new) == differing_facts(new, old) == []
@@ -331,7 +331,7 @@ def test_vectors_that_nobody_noted_keep_no_two_records_apart(tmp_path: Path) -> 
     )
 
 
-def test_a_cpus_vectors_are_noted() -> None:
+def test_the_vector_width_of_a_cpu_is_recorded() -> None:
     cpu = machine.facts(machine.cpu_machine(), "", "", ())
     assert cpu.simd == matmul.simd_name()
 
@@ -344,7 +344,7 @@ def test_all_facts_that_differ_are_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", COMPARED)
-def test_a_checkpoint_is_gone_on_from_only_where_the_record_would_be_comparable(name: str) -> None:
+def test_a_checkpoint_resumes_only_a_run_whose_record_would_be_comparable(name: str) -> None:
     key = resume_key(SPEC, FACTS)
     assert resume_key(SPEC, replace(FACTS, **other_fact(name))) != key
     assert resume_key(replace(SPEC, seed=1), FACTS) != key

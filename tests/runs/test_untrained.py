@@ -1,4 +1,4 @@
-"""Runs that train nothing: what storing costs a base, or an adapter that knew nothing of it."""
+"""Runs that train nothing: the cost of quantisation, without an adapter or with another run's."""
 
 from __future__ import annotations
 
@@ -79,12 +79,14 @@ def test_a_bare_base_scores_what_evaluate_says(spec: RunSpec, tmp_path: Path) ->
     assert not (tmp_path / "a" / ADAPTER).exists()
 
 
-def test_a_lent_adapter_does_what_it_does_at_home(spec: RunSpec, tmp_path: Path) -> None:
+def test_an_adapter_scores_the_same_on_its_own_base_in_another_run(
+    spec: RunSpec, tmp_path: Path
+) -> None:
     home = run(spec, tmp_path / spec.name, CPU)
     guest = moved(spec, "own", "bf16")
     record = run(guest, tmp_path / guest.name, CPU)
-    own, lent = scores_in(tmp_path / spec.name), scores_in(tmp_path / guest.name)
-    assert np.allclose(own.sum, lent.sum, rtol=1e-5)
+    own, transplanted = scores_in(tmp_path / spec.name), scores_in(tmp_path / guest.name)
+    assert np.allclose(own.sum, transplanted.sum, rtol=1e-5)
     assert record.bytes == home.bytes
     coarse = moved(spec, "own", "int2@16")
     worse = run(replace(coarse, plan=replace(coarse.plan, name="w")), tmp_path / "w", CPU)
@@ -92,7 +94,7 @@ def test_a_lent_adapter_does_what_it_does_at_home(spec: RunSpec, tmp_path: Path)
     assert worse.bytes.adapters == home.bytes.adapters
 
 
-def test_what_is_lent_must_be_there(spec: RunSpec, tmp_path: Path) -> None:
+def test_the_run_of_a_transplanted_adapter_must_exist(spec: RunSpec, tmp_path: Path) -> None:
     guest = moved(spec, "own")
     with pytest.raises(RunError, match="has not been run here"):
         run(guest, tmp_path / guest.name, CPU)
@@ -110,9 +112,7 @@ def test_a_plan_that_trains_says_nothing_of_adapters(spec: RunSpec) -> None:
 # --- measured where a run stands ------------------------------------------------------------------
 
 
-def test_the_transplanted_gap_is_foreseen_where_the_adapter_stands(
-    spec: RunSpec, tmp_path: Path
-) -> None:
+def test_the_transplanted_gap_is_predicted_from_the_adapter(spec: RunSpec, tmp_path: Path) -> None:
     """What storing does to the loss on calibration text is what it does to the same text scored."""
     run(spec, tmp_path / spec.name, CPU)
     guest = moved(spec, "own")

@@ -1,4 +1,4 @@
-"""Workloads that score another's adapters, and what a study is given beyond what it declares."""
+"""Workloads that score another workload's adapters, and seeds and text added to a study."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_mistakes_in_such_a_workload_are_named(
         read_study(str(folder))
 
 
-def test_what_was_added_is_read_as_it_was_written(folder: Path) -> None:
+def test_additions_are_read_as_written(folder: Path) -> None:
     results = folder / "results"
     results.mkdir()
     assert additions.read(results) == Additions()
@@ -182,7 +182,7 @@ def test_text_that_forecasts_are_calibrated_on_is_not_added(folder: Path) -> Non
     assert {(task.rest, task.scored_rest) for task in again} == {(20, 10)}
 
 
-def test_a_lender_on_another_task_is_found_by_what_that_is_called() -> None:
+def test_the_run_of_an_adapter_on_another_task_is_matched_by_the_tasks_display_name() -> None:
     task = TaskSpec("notes", tag="more")
     run = RunSpec("m", task, Plan("p", adapter="own", on="notes (half)"), TrainSpec(), 3)
     assert run.adapter_run == "m-notes_half-own-seed3"

@@ -1,4 +1,4 @@
-"""A study's records are read once, and give one table for others."""
+"""A study's records are read once, and are exported as one table."""
 
 from __future__ import annotations
 

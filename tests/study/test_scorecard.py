@@ -1,4 +1,4 @@
-"""Predictions held against runs: what is compared with what, and how it is judged."""
+"""Predictions compared with runs: the pairs, and the criterion."""
 
 from __future__ import annotations
 
@@ -153,10 +153,12 @@ pytestmark = pytest.mark.xdist_group("scorecard")
 def folder(
     made_once: Callable[..., Path], tiny_model: Callable[[str], Path], tiny_text: Path
 ) -> Path:
-    return made_once("foreseen", lambda to: _foreseen(to, tiny_model("llama"), tiny_text))
+    return made_once(
+        "forecast_study", lambda to: _forecast_study(to, tiny_model("llama"), tiny_text)
+    )
 
 
-def _foreseen(where: Path, model: Path, text: Path) -> None:
+def _forecast_study(where: Path, model: Path, text: Path) -> None:
     words = {"model": model, "task": text}
     (where / "study.toml").write_text(STUDY % words, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
@@ -171,7 +173,7 @@ def _foreseen(where: Path, model: Path, text: Path) -> None:
         assert "after 2 of the runs it predicts" in late.out
 
 
-def test_every_kind_of_gap_is_foreseen_where_its_model_stands(folder: Path) -> None:
+def test_every_kind_of_gap_is_predicted_from_its_own_model(folder: Path) -> None:
     study = read_study(str(folder))
     found = points(study)
     assert [(p.forecast.kind, p.at and p.at.plan.name) for p in found] == [
@@ -193,7 +195,7 @@ def test_every_kind_of_gap_is_foreseen_where_its_model_stands(folder: Path) -> N
     assert 0 < adapted.plans[0].left < 1
 
 
-def test_a_study_gives_the_documents_files_and_what_it_had_predicted(
+def test_a_study_gives_its_files_and_forecasts(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = read_study(str(folder))
@@ -241,7 +243,7 @@ def _names(folder: Path, plans: tuple[str, str], seed: int) -> list[str]:
     ]
 
 
-def test_training_is_foreseen_to_take_back_what_its_rank_can(folder: Path) -> None:
+def test_training_is_predicted_to_remove_the_damage_that_its_rank_reaches(folder: Path) -> None:
     found = {cell.kind: cell for cell in predicted_gaps(read_results(read_study(str(folder))))}
     moved, trained = found["transplanted"], found["adapted"]
     path = next((folder / "results" / "forecasts").glob("adapted-trained-*"))
@@ -278,7 +280,7 @@ def test_the_scorecard_is_printed_drawn_and_on_the_page(folder: Path) -> None:
     assert "transplanted: gap to 16 bits" in (report / "index.html").read_text()
 
 
-def test_what_is_measured_twice_waits_until_it_is_known(folder: Path) -> None:
+def test_a_shared_table_is_measured_once(folder: Path) -> None:
     """Side by side the same text would be gone over twice, and take twice as long."""
     found = list(enumerate(points(read_study(str(folder)))))
     turns = predict_study._first_of_each_table_first([(str(i), point) for i, point in found])
@@ -292,14 +294,14 @@ def test_what_is_measured_twice_waits_until_it_is_known(folder: Path) -> None:
     ]
 
 
-def test_what_is_predicted_is_not_predicted_again(folder: Path) -> None:
+def test_a_forecast_on_file_is_not_made_again(folder: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in (folder / "results" / "forecasts").iterdir()}
     assert lowbit("predict", folder).code == 0
     assert before == {p: p.stat().st_mtime_ns for p in (folder / "results" / "forecasts").iterdir()}
 
 
 @pytest.mark.late
-def test_what_is_unresolved_gets_one_more_seed_up_to_a_limit(
+def test_an_unresolved_gap_gets_one_more_seed_up_to_a_limit(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(folder, tmp_path / "study")
@@ -329,10 +331,10 @@ def test_what_is_unresolved_gets_one_more_seed_up_to_a_limit(
 
 
 @pytest.mark.late
-def test_what_documents_leave_open_is_scored_on_more_text(
+def test_a_gap_with_too_few_documents_is_scored_on_more_text(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is trained or foretold again; what is scored again takes the first one's place."""
+    """Nothing is trained or predicted again; the new score replaces the first one."""
     where = tmp_path / "study"
     _foreseen_on_some(folder, where)
     before = {cell.kind: cell for cell in predicted_gaps(read_results(read_study(str(where))))}
@@ -399,7 +401,7 @@ def test_a_run_that_diverged_is_named_in_the_scorecard(folder: Path, tmp_path: P
     assert {c.kind: c.seeds for c in predicted_gaps(read_results(study))}["adapted"] == 1
 
 
-def test_a_new_seed_is_one_that_somebody_lacks() -> None:
+def test_a_new_seed_is_the_first_that_an_unresolved_plan_does_not_have() -> None:
     """Two parts run the same plan: what one of them has is nothing new."""
     few = StudyPart("ranks", "", ("a", "b"), ("t",), (0, 1, 2))
     more = StudyPart("rule", "", ("a",), ("t",), (3, 4, 5))
@@ -437,10 +439,10 @@ def cell(
     kind: str = "adapted",
     seed_se: float = 0.0,
 ) -> PredictedGap:
-    foreseen = {name: GapPrediction(gap, spread) for name in PREDICTORS}
-    foreseen |= dict.fromkeys(BASELINES, GapPrediction(10 * gap, spread))
+    predictions = {name: GapPrediction(gap, spread) for name in PREDICTORS}
+    predictions |= dict.fromkeys(BASELINES, GapPrediction(10 * gap, spread))
     about = (kind, "part", "m", "t", "p", 3)
-    return PredictedGap(*about, observed, se, seed_se, 6, 6, 100, foreseen, True)  # type: ignore[arg-type]
+    return PredictedGap(*about, observed, se, seed_se, 6, 6, 100, predictions, True)  # type: ignore[arg-type]
 
 
 def score_of(*found: PredictedGap):
@@ -456,7 +458,7 @@ def test_one_training_run_is_never_sharp() -> None:
     assert replace(one, seeds=2).sharp
 
 
-def test_a_baseline_that_cannot_be_negative_pays_for_it() -> None:
+def test_a_prediction_of_the_wrong_sign_counts_as_a_factor_of_100() -> None:
     gains = [cell(-1.0, 0.01, -1.1, 0.01)] * 3
     found = {one.predictor: one for one in scores(gains)}
     assert found["kl"].factor == pytest.approx(1.1)
@@ -488,7 +490,7 @@ def test_sharp_cells_are_judged_by_ten_percent_and_the_rest_by_intervals() -> No
     assert score_of(cell(1.0, 0.01, 1.05, 0.2)).resolvable == 0, "nor is a vague prediction"
 
 
-def test_what_only_calibration_text_could_decide_is_told_apart() -> None:
+def test_gaps_that_need_calibration_text_are_listed_separately() -> None:
     vague, hidden = cell(1.0, 0.01, 1.2, 0.07), cell(1.0, 0.2, 1.2, 0.07)
     near, decided = cell(1.0, 0.01, 1.05, 0.07), cell(1.0, 0.01, 1.2, 0.01)
     assert gaps_needing_calibration([vague, hidden, near, decided]) == [vague]
@@ -503,7 +505,7 @@ def test_correlation_is_of_decades(gaps: list[float]) -> None:
     assert one.far == len(gaps)
 
 
-def test_more_text_is_asked_for_where_documents_decide() -> None:
+def test_gaps_whose_documents_limit_the_error_need_text() -> None:
     """Errors of documents shrink with the root of the text, those of seeds do not."""
     one = cell(1.0, 0.08, 1.5, 0.0, seed_se=0.03)
     assert one.text_factor == pytest.approx((0.08**2 - 0.03**2) / (0.05**2 - 0.03**2))
@@ -518,7 +520,7 @@ def test_more_text_is_asked_for_where_documents_decide() -> None:
     assert gaps_needing_text([one], 3.0) == []
 
 
-def test_what_is_off_and_not_sharp_asks_for_more() -> None:
+def test_gaps_that_are_off_and_not_sharp_need_seeds() -> None:
     off, vague = cell(1.0, 0.01, 1.5, 0.0), cell(1.0, 0.2, 1.5, 0.0, seed_se=0.199)
     documents = cell(1.0, 0.2, 1.5, 0.0, seed_se=0.1)
     assert gaps_needing_seeds(

@@ -1,4 +1,4 @@
-"""What is decided of a study, from records that were made up to show it."""
+"""Verdicts on claims and questions, from constructed records."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_difference_of_differences_needs_all_four(tmp_path: Path) -> None:
         claim("bf16", "int2@64", less=("int8@row", "nf4@64+dq"), measure="stored")
 
 
-def test_what_is_alike_stays_open(results: Path) -> None:
+def test_equal_plans_are_inconclusive(results: Path) -> None:
     found = only(judge(study(results, claim("bf16", "int8@row"))))
     assert found.state == "inconclusive"
     assert found.other_tests is not None
@@ -176,7 +176,7 @@ def test_claims_share_alpha_and_questions_do_not(results: Path) -> None:
         assert adjusted == pytest.approx(so_far)
 
 
-def test_what_alone_would_hold_need_not_hold_among_others(results: Path) -> None:
+def test_holm_may_leave_open_a_claim_that_holds_alone(results: Path) -> None:
     near = claim("int8@row", "nf4@64+dq")
     p = only(judge(study(results, near))).p
     assert p is not None
@@ -245,7 +245,7 @@ def test_bytes_wait_for_all_seeds_and_for_the_same_machine(tmp_path: Path) -> No
     assert "recorded facts differ (cpu)" in wording.effect(peak)
 
 
-def test_memory_waits_for_the_passes_alone(tmp_path: Path) -> None:
+def test_a_memory_claim_waits_for_isolated_costs(tmp_path: Path) -> None:
     for seed in SEEDS:
         make_run(tmp_path, "bf16", seed, timed="shared")
         make_run(tmp_path, "nf4@64+dq", seed)
@@ -255,7 +255,7 @@ def test_memory_waits_for_the_passes_alone(tmp_path: Path) -> None:
     assert "its isolated cost is not measured yet" in wording.effect(found)
 
 
-def test_memory_closer_than_passes_are_to_each_other_is_open(
+def test_a_memory_difference_below_the_repeatability_is_inconclusive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lowbit.study.verdicts.PEAK_REPEATABILITY", 0.002)
@@ -273,7 +273,7 @@ def test_memory_closer_than_passes_are_to_each_other_is_open(
     assert "smaller than that between two measurements" in wording.effect(found[1])
 
 
-def test_a_diverged_run_is_said_and_decides_nothing(tmp_path: Path) -> None:
+def test_a_diverged_run_is_named_and_decides_nothing(tmp_path: Path) -> None:
     for seed in SEEDS:
         make_run(tmp_path, "bf16", seed)
         make_run(tmp_path, "int2@64", seed, status="diverged" if seed == 4 else "done")
@@ -305,7 +305,7 @@ def test_documents_alone_decide_where_nothing_is_trained(tmp_path: Path) -> None
     assert (found.seeds, found.state) == (1, "held")
 
 
-def test_accuracy_has_mcnemar_beside_it(tmp_path: Path) -> None:
+def test_accuracy_also_has_mcnemar(tmp_path: Path) -> None:
     for plan in ("bf16", "int2@64"):
         for seed in SEEDS:
             make_run(tmp_path, plan, seed, kind="classification")
@@ -399,7 +399,7 @@ def test_a_claim_without_its_margin_is_refused() -> None:
 # --- parts ----------------------------------------------------------------------------------------
 
 
-def test_a_parts_figures_are_held_against_its_control(results: Path, tmp_path: Path) -> None:
+def test_a_parts_figures_compare_with_its_control(results: Path, tmp_path: Path) -> None:
     whole = study(results)
     part = StudyPart(
         "few", "Few bits", ("int2@64", "nf4@64+dq"), (TASK,), SEEDS, control="nf4@64+dq"
@@ -420,7 +420,7 @@ def test_a_parts_figures_are_held_against_its_control(results: Path, tmp_path: P
         draw.draw(pairs, tmp_path, ["parteo"])
 
 
-def test_a_record_of_another_cut_is_another_setting(tmp_path: Path) -> None:
+def test_a_record_with_another_task_tag_is_another_setting(tmp_path: Path) -> None:
     record = make_run(tmp_path, "bf16").record
     spec = {**record.spec, "task": {**record.spec["task"], "tag": "eighth"}}
     cut = Record(**{**vars(record), "spec": spec})

@@ -127,10 +127,10 @@ def footnotes(rows: Sequence[SummaryRow]) -> list[str]:
         if row.gap and row.comparison.seeds < row.done:
             notes.append(f"{name}: gap over {row.comparison.seeds} of {row.done} seeds.")
     if pruned := [row for row in rows if row.remaining_share < row.share]:
-        left = ", ".join(
+        shares = ", ".join(
             f"{_name(row, several)} {100 * row.remaining_share:.3g} %" for row in pruned
         )
-        notes.append(f"train: at the start of training. After pruning of ranks: {left}.")
+        notes.append(f"train: at the start of training. After pruning of ranks: {shares}.")
     if any(row.decoded_peak for row in rows):
         notes.append(
             "peak: measured in a few steps alone on the machine, with packed weights and freed "

@@ -67,7 +67,7 @@ def _first_of_each_table_first(
 def _start(
     study: Study, label: str, point: ForecastPoint, show: bool, on_note: OnNote
 ) -> Running[PointForecast] | None:
-    """Start a forecast; None where it is on file, or where the run it starts from is missing."""
+    """Start a forecast; None if it is on file, or if the run it starts from is missing."""
     at = None if point.at is None else study.run_folder(point.at)
     if forecasts.read_forecast(ResultsFolder(study.results), point) is not None:
         return None
@@ -92,7 +92,7 @@ def _write(
 
 
 def _finished_runs(study: Study, point: ForecastPoint) -> int:
-    """Finished runs among those that a point predicts; 0 where the prediction comes first."""
+    """Finished runs among those that a point predicts; 0 if the forecast is made in time."""
     plans = {(run.model, run.task.display_name, run.plan.name) for run in point.runs}
     runs_of_plans = (r for r in study.runs if (r.model, r.task.display_name, r.plan.name) in plans)
     results = ResultsFolder(study.results)

@@ -1,9 +1,9 @@
 """Adds text or seeds to a study until every gap between theory and data is resolved.
 
-A gap that is off by more than 10 % while its own error is above 5 % decides nothing. Where more
-scored text alone would be enough, the saved adapters are scored on more, which trains nothing (ADR
-21). Where it takes seeds, the whole part gets one more, so that finished runs stay balanced.
-What was added is written to `added.json` beside the records, and every command reads it.
+A gap that is off by more than 10 % while its own error is above 5 % decides nothing. If more
+scored text alone is enough, the saved adapters are scored on more, which trains nothing (ADR
+21). If seeds are needed, the whole part gets one more, so that finished runs stay balanced.
+What was added is written to `added.json` next to the records, and every command reads it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def run_until_resolved(
 ) -> None:
     """Predict, run, and add text and seeds, until nothing is unresolved or can be added.
 
-    `read_now` reads the study with what was added; `carry_out` runs what it lacks. A part gets at
+    `read_now` reads the study with its additions; `carry_out` runs its missing runs. A part gets at
     most `most_seeds` seeds.
     """
     while True:
@@ -50,7 +50,7 @@ def run_until_resolved(
 def _predict_then_run(
     study: Study, carry_out: Callable[[Study], None], show: bool, on_note: OnNote
 ) -> None:
-    """Run what forecasts start from, write the forecasts, then run what they predict."""
+    """Run the runs that forecasts start from, write the forecasts, then run the other runs."""
     first = {point.at for point in points(study) if point.at is not None}
     if first:
         carry_out(replace(study, runs=tuple(run for run in study.runs if run in first)))
@@ -59,7 +59,7 @@ def _predict_then_run(
 
 
 def _add(study: Study, most_seeds: int, on_note: OnNote) -> bool:
-    """Add text and seeds for unresolved gaps; false where nothing is left to add."""
+    """Add text and seeds for unresolved gaps; return false if nothing can be added."""
     added, gaps = additions.read(study.results), predicted_gaps(read_results(study))
     short = gaps_needing_text(gaps, MOST_TEXT)
     text = _more_text(study, short, added)

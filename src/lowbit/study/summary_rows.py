@@ -90,10 +90,10 @@ def _row(setting: Setting, cell: Cell, reference: Cell | None, best: str | None)
 def _remaining_parameters(record: Record) -> int:
     """Trained parameters that remain: pruning a rank removes a row of A and a column of B."""
     adapted = sum(site.rank * sum(site.shape) for site in record.sites)
-    left = sum(site.final_rank * sum(site.shape) for site in record.sites)
+    remaining = sum(site.final_rank * sum(site.shape) for site in record.sites)
     if record.spec["plan"]["schedule"]["kind"] != "fixed":
         adapted += sum(site.rank for site in record.sites)  # its singular values, folded away
-    return record.trainable - adapted + left
+    return record.trainable - adapted + remaining
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""Laws of the figures: their data without pixels; then drawing, deterministic and legible."""
+"""The figures: their data without drawing, then drawing, which is deterministic and legible."""
 
 from __future__ import annotations
 
