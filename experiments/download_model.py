@@ -12,7 +12,7 @@ from original_plan.fine_tune import HUB
 from lowbit import LowbitError
 
 # The public API loads models only to run them; this script downloads one and runs nothing.
-from lowbit.models.loading import open_checkpoint
+from lowbit.models.checkpoint import open_checkpoint
 from lowbit.runs.demo_model import model_folder
 
 FOLDER_OPTION = "--model FOLDER of run_ft.py and run_experiment.py"

@@ -63,8 +63,9 @@ def seconds(tokens: int, layers: int, width: int) -> float:
     from lowbit.core.execution import Execution
     from lowbit.core.spec import Plan, TrainSpec
     from lowbit.layers.install import LayerSettings, install
+    from lowbit.models.checkpoint import open_checkpoint
     from lowbit.models.family import find_sites
-    from lowbit.models.loading import open_checkpoint, skeleton
+    from lowbit.models.skeleton import skeleton
     from lowbit.models.weights import blank
     from lowbit.plan.rules import choose
     from lowbit.runs.device import open_machine

@@ -31,8 +31,10 @@ from lowbit.core.execution import Execution
 from lowbit.core.spec import BLOCK_ROLES
 from lowbit.layers.ternary.grid import Grid
 from lowbit.layers.ternary.linear import TernaryLinear, set_strength
+from lowbit.models.checkpoint import open_checkpoint
 from lowbit.models.family import find_sites
-from lowbit.models.loading import load, open_checkpoint, resolve
+from lowbit.models.find_model import resolve
+from lowbit.models.loading import load
 from lowbit.runs.device import TYPES, open_machine
 
 PROGRAM = Path(__file__).parents[2] / "studies" / "ternary"

@@ -25,7 +25,7 @@ def run(job: Job) -> dict[str, float]:
 
     from lowbit.core.execution import Execution
     from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
-    from lowbit.models.loading import open_checkpoint, tokenizer_of
+    from lowbit.models.checkpoint import open_checkpoint, tokenizer_of
     from lowbit.runs import device as machine
     from lowbit.runs.build import build_run
     from lowbit.runs.prepare import Prepared

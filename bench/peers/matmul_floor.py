@@ -23,8 +23,9 @@ def limit(model: str, tokens: int, work: str, rounds: int = 7) -> dict[str, floa
     from request import folder_of
 
     from lowbit.layers import matmul
+    from lowbit.models.checkpoint import open_checkpoint
     from lowbit.models.family import find_sites
-    from lowbit.models.loading import open_checkpoint, skeleton
+    from lowbit.models.skeleton import skeleton
     from lowbit.runs import allocator, device
 
     allocator.keep_freed_memory()

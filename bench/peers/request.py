@@ -60,7 +60,7 @@ def data_of(job: Job, tokenizer: Any, vocabulary: int) -> tuple[Any, Any]:
 
 def folder_of(reference: str) -> tuple[Path, bool]:
     """(folder, whether it holds a tokenizer); `random:LAYERSxWIDTH` is made on first use."""
-    from lowbit.models.loading import resolve
+    from lowbit.models.find_model import resolve
 
     if not reference.startswith("random:"):
         return resolve(reference), True

@@ -22,7 +22,8 @@ def run(job: Job) -> dict[str, float]:
     import transformers.models.llama.modeling_llama
     from peft import get_peft_model
 
-    from lowbit.models.loading import quiet, tokenizer_of
+    from lowbit.models.checkpoint import tokenizer_of
+    from lowbit.models.skeleton import quiet
     from lowbit.runs import device as machine
 
     if job.side == "c":

@@ -112,8 +112,9 @@ def as_lowbit(folder: Path):  # type: ignore[no-untyped-def]
 
     from lowbit.core.spec import Plan
     from lowbit.layers.install import LayerSettings, install
+    from lowbit.models.checkpoint import open_checkpoint
     from lowbit.models.family import find_sites
-    from lowbit.models.loading import open_checkpoint, skeleton
+    from lowbit.models.skeleton import skeleton
     from lowbit.models.weights import blank
     from lowbit.plan.rules import choose
     from lowbit.runs import allocator

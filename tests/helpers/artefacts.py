@@ -13,8 +13,8 @@ from lowbit.core.spec import BLOCK_ROLES
 from lowbit.layers.ternary.grid import Grid
 from lowbit.layers.ternary.linear import Recovery, TernaryLinear
 from lowbit.layers.ternary.packing import pack_layer
+from lowbit.models.checkpoint import open_checkpoint
 from lowbit.models.family import find_sites
-from lowbit.models.loading import open_checkpoint
 from lowbit.research.candidate.artefact import NAME
 
 

@@ -12,7 +12,7 @@ from helpers.models import some_ids
 from torch import Tensor
 
 from lowbit.core.spec import Plan, Rule
-from lowbit.models.loading import Kind
+from lowbit.models.skeleton import Kind
 from lowbit.quant.codec import Packed, encode
 from lowbit.quant.formats import CASTS, FORMATS, parse
 from lowbit.tasks.base import Batch

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from lowbit.core.spec import Choice, Plan, Site
 from lowbit.layers.frozen import Residency
 from lowbit.layers.install import LayerSettings, install
+from lowbit.models.checkpoint import Checkpoint, open_checkpoint
 from lowbit.models.family import find_sites
-from lowbit.models.loading import Checkpoint, Kind, load, open_checkpoint, skeleton
+from lowbit.models.loading import load
+from lowbit.models.skeleton import Kind, skeleton
 from lowbit.plan.rules import choose
 from lowbit.quant.formats import parse
 from lowbit.runs.build import BuiltModel, plan_sites

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lowbit.core.progress import ignore_step
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan, Rule, TrainSpec
-from lowbit.models.loading import Kind
+from lowbit.models.skeleton import Kind
 from lowbit.runs.build import hooks_of
 from lowbit.tasks.base import Example
 from lowbit.train.evaluate import ExampleScores, evaluate

@@ -29,7 +29,7 @@ from lowbit.layers import frozen
 from lowbit.layers.adapters import Adapter
 from lowbit.layers.frozen import FrozenEmbedding, FrozenMatrix
 from lowbit.layers.linear import AdaptedLinear
-from lowbit.models.loading import Kind
+from lowbit.models.skeleton import Kind
 from lowbit.quant.codec import Packed, Scratch, decode, encode
 from lowbit.quant.formats import parse
 from lowbit.train.losses import training_loss

@@ -32,7 +32,7 @@ from lowbit.layers.adapters import SvdAdapter
 from lowbit.layers.frozen import FrozenEmbedding, FrozenMatrix
 from lowbit.layers.install import LayerSettings, adapters, install, trained_layers
 from lowbit.layers.linear import AdaptedLinear, TrainedLinear
-from lowbit.models.loading import Kind
+from lowbit.models.skeleton import Kind
 from lowbit.plan.rules import choose
 from lowbit.quant.byte_counts import adapter_numbers, matrix_bytes
 from lowbit.quant.formats import CASTS, FORMATS, parse

@@ -25,7 +25,7 @@ from lowbit.layers import frozen
 from lowbit.layers.frozen import FrozenMatrix
 from lowbit.layers.install import adapters
 from lowbit.layers.linear import AdaptedLinear
-from lowbit.models.loading import Kind
+from lowbit.models.skeleton import Kind
 from lowbit.tasks.base import Example
 from lowbit.tasks.batching import batches
 from lowbit.train.evaluate import evaluate

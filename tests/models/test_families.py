@@ -23,8 +23,9 @@ from lowbit.core.spec import BLOCK_ROLES, Plan
 from lowbit.layers.frozen import FrozenEmbedding
 from lowbit.layers.install import LayerSettings, install
 from lowbit.models import family as families
+from lowbit.models.checkpoint import open_checkpoint
 from lowbit.models.family import MATRICES, find_sites, matrices, shape_of
-from lowbit.models.loading import Kind, open_checkpoint, skeleton
+from lowbit.models.skeleton import Kind, skeleton
 
 Folder = Callable[[str], Path]
 every_case = pytest.mark.parametrize(("name", "kind"), CASES, ids=lambda value: str(value))

@@ -17,7 +17,10 @@ from torch import Tensor
 from lowbit.core.errors import RunError, UserError
 from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
-from lowbit.models.loading import PATTERNS, PICKLES, load, open_checkpoint, resolve, skeleton
+from lowbit.models.checkpoint import PICKLES, open_checkpoint
+from lowbit.models.find_model import PATTERNS, resolve
+from lowbit.models.loading import load
+from lowbit.models.skeleton import skeleton
 from lowbit.runs.check import check_runs
 from lowbit.study.execute import IN_ADAPT
 

@@ -18,7 +18,7 @@ from lowbit.core.errors import RunError, UserError
 from lowbit.core.spec import Plan
 from lowbit.layers.install import LayerSettings, install
 from lowbit.layers.linear import TrainedLinear
-from lowbit.models.loading import Checkpoint, open_checkpoint
+from lowbit.models.checkpoint import Checkpoint, open_checkpoint
 from lowbit.models.weights import blank
 from lowbit.plan.rules import choose
 from lowbit.quant import codec

@@ -39,7 +39,7 @@ from lowbit.layers.frozen import FrozenMatrix
 from lowbit.layers.install import adapters
 from lowbit.layers.linear import AdaptedLinear
 from lowbit.models.family import family_of
-from lowbit.models.loading import Kind
+from lowbit.models.skeleton import Kind
 from lowbit.quant.codec import encode
 from lowbit.quant.formats import parse
 from lowbit.runs.export import merge

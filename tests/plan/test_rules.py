@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lowbit.core.errors import UserError
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import BLOCK_ROLES, Choice, Plan, Role, Rule, Site
-from lowbit.models.loading import Kind
+from lowbit.models.skeleton import Kind
 from lowbit.plan.file import load_plan
 from lowbit.plan.named import NAMED, named
 from lowbit.plan.rules import TRAINED_HEAD, careful, choose, describe, matches

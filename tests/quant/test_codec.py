@@ -20,12 +20,11 @@ from lowbit.quant.codec import Packed, Scratch, decode, encode, scales_of
 from lowbit.quant.formats import (
     CASTS,
     FORMATS,
-    NF4,
     is_cast,
     levels_of,
-    normal_levels,
     parse,
 )
+from lowbit.quant.levels import NF4, normal_levels
 
 # Half a unit in the last place of fp32. A level, its product and an offset's take one rounding
 # each and the sum another; four cover them.

@@ -33,7 +33,7 @@ def formats() -> Iterator[QuantSpec]:
             yield QuantSpec(name, variant, 64, form.scale, "none", False)
         for offset in form.offsets:
             if offset != "none":
-                yield QuantSpec(name, "unit", 64, "absmax", offset, False)
+                yield parse(f"{name}:{offset}")
 
 
 def ruled(spec: QuantSpec) -> Iterator[QuantSpec]:

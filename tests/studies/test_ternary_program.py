@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.core.schedules import Warmup
-from lowbit.layers.ternary.grid import Grid, ternarise, join_blocks
+from lowbit.layers.ternary.grid import Grid, join_blocks, ternarise
 from lowbit.layers.ternary.linear import Recovery, TernaryLinear
-from lowbit.models.loading import open_checkpoint
+from lowbit.models.checkpoint import open_checkpoint
 from lowbit.quant.formats import FORMATS
 from lowbit.quant.packing import pack
 from lowbit.research.campaign.settings import GPUS

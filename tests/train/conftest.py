@@ -11,7 +11,7 @@ from helpers.models import opened
 from helpers.training import SCENES, Ended, Folder, Scene, Stage, carry_out
 
 from lowbit.core.spec import TaskSpec
-from lowbit.models.loading import tokenizer_of
+from lowbit.models.checkpoint import tokenizer_of
 from lowbit.tasks.prepare import prepare
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from lowbit.core.spec import Plan
 from lowbit.layers.frozen import FrozenMatrix
-from lowbit.models.loading import Kind
+from lowbit.models.skeleton import Kind
 from lowbit.quant.codec import decode, encode
 from lowbit.quant.formats import parse
 from lowbit.tasks.base import Batch, Example

@@ -88,6 +88,7 @@ def run_and_report(study: Study, jobs: int, device: Device | None, rerun: bool) 
     from lowbit.cli.report import show_report
     from lowbit.cli.text.endings import explain_warnings, raise_failures, show_ending
     from lowbit.study import execute
+    from lowbit.study.isolated_costs import measure_isolated_costs
     from lowbit.study.results import read_results
 
     how = execute.RunOptions(jobs, rerun, progress(jobs), show_ending, say)
@@ -99,7 +100,7 @@ def run_and_report(study: Study, jobs: int, device: Device | None, rerun: bool) 
             note = f", {diverged} of them diverged" if diverged else ""
             say(f"{finished} of {len(study.runs)} runs are done already{note}")
         endings = execute.run_missing(study, execution, missing, how)
-        execute.measure_isolated_costs(study, execution, say)
+        measure_isolated_costs(study, execution, say)
         explain_warnings(endings)
         results = read_results(study)
         if results.runs:

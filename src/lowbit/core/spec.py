@@ -26,8 +26,6 @@ OffsetRule = Literal["none", "min", "zp"]
 Base = Literal["frozen", "trained"]
 
 BLOCK_ROLES: tuple[Role, ...] = ("attention", "ffn")
-KEEP = "keep"
-"""The format that stands for the one a matrix has in the checkpoint."""
 DEMO_MODEL = "demo:tiny"
 """The demo model, which lowbit trains itself instead of loading it."""
 _FROM_0, _FROM_1, _FRACTION = Bounds(0), Bounds(1), Bounds(0, 1)

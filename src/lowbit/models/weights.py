@@ -8,8 +8,9 @@ Files are read and not memory-mapped, because mapped pages would count as memory
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -19,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.core.errors import RunError, UserError
+from lowbit.models.checkpoint import Checkpoint, weight_files
 from lowbit.models.family import family_of
-from lowbit.models.loading import Checkpoint, Kind, auto, configured, quiet, weight_files
+from lowbit.models.skeleton import Kind, auto, configured, quiet
 
 _TYPES = {
     "F64": torch.float64,
@@ -74,18 +76,27 @@ class Weights:
                     setattr(child, key, weight)
 
     def _read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        place = self._find(name)
-        if place is None:
+        location = self._locate(name)
+        if location is None:
             site = family_of(self.checkpoint.config.model_type).match(name.rpartition(".")[0])
             if site is None or site.role != "head":
                 raise UserError(f"{self.checkpoint.folder}: its weights lack '{name}'")
             return torch.zeros(shape, device=self.device)  # a fresh head; install initialises it
-        if place.shape != shape:
+        stored, load = location
+        if stored != shape:
             raise UserError(
-                f"{self.checkpoint.folder}: '{name}' is {place.shape} in the weights, but "
-                f"config.json and the task's classes require {shape}"
+                f"{self.checkpoint.folder}: '{name}' is {stored} in the weights, but the "
+                f"configuration and the task's classes require {shape}"
             )
-        return _load(place).to(self.device)
+        return load().to(self.device)
+
+    def _locate(self, name: str) -> tuple[tuple[int, ...], Callable[[], Tensor]] | None:
+        """The shape of a tensor and the function that reads it; None if it is not stored."""
+        if self.checkpoint.gguf is not None:
+            shape = self.checkpoint.gguf.shape(name)
+            return None if shape is None else (shape, partial(self.checkpoint.gguf.read, name))
+        place = self._find(name)
+        return None if place is None else (place.shape, partial(_load, place))
 
     def _find(self, name: str) -> Place | None:
         """Find a tensor by its name, its name in a checkpoint of the body, or its pre-2019 name."""

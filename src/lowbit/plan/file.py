@@ -9,15 +9,16 @@ from lowbit.core.errors import UserError
 from lowbit.core.spec import Plan
 from lowbit.core.toml import Raw, check, location, read_toml
 from lowbit.plan.named import named
-from lowbit.quant.formats import parse
+from lowbit.quant.formats import KEEP, parse
 
 
 def load_plan(text: str) -> Plan:
     """Load a plan from a TOML file, by its name, or from a format.
 
     Args:
-        text: The path of a `.toml` file, the name of a built-in plan (`B-Q4`), or a format
-            (`nf4@64`), which stores all block matrices in that format.
+        text: The path of a `.toml` file, the name of a built-in plan (`B-Q4`), a format
+            (`nf4@64`), which stores all block matrices in that format, or `keep`, which stores
+            every matrix as the checkpoint does.
 
     Returns:
         The plan. Its name is the file's own unless the file sets `name`.
@@ -61,7 +62,8 @@ def check_formats(plan: Plan, path: Path | None, *inside: str) -> None:
     ]
     for keys, text in formats:
         try:
-            parse(text or "bf16")
+            if text != KEEP:
+                parse(text or "bf16")
         except UserError as error:
             raise UserError(f"{location(path, *inside, *keys)}{error}") from None
 

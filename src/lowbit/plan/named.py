@@ -2,7 +2,7 @@
 only (`B-FP.qv`).
 
 A format is also a plan: `--plan nf4@64` stores the block matrices in that format. Embeddings and
-heads get at least eight bits (`rules.careful`).
+heads get at least eight bits (`rules.careful`). `keep` stores every matrix as the checkpoint does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 from lowbit.core.errors import UserError
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import Plan, Rule
-from lowbit.quant.formats import is_format, nearest_format, parse
+from lowbit.quant.formats import KEEP, is_format, nearest_format, parse
 
 _Q4, _Q8 = "nf4@64+dq", "int8@row"
 _ADA = RankSchedule("adalora", target=4)
@@ -63,7 +63,9 @@ def named(text: str, others: dict[str, Plan] | None = None) -> Plan:
     plans = {**NAMED, **(others or {})}
     if text in plans:
         return plans[text]
+    if text == KEEP:
+        return Plan(KEEP, KEEP)
     if is_format(text):
         parse(text)
         return Plan(text, text)
-    raise UserError(f"unknown plan '{text}'.{nearest_format(text, plans)}")
+    raise UserError(f"unknown plan '{text}'.{nearest_format(text, [*plans, KEEP])}")

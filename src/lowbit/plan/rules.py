@@ -3,6 +3,9 @@
 Every site first gets the defaults. Block matrices get the plan's format and rank. Embeddings and
 heads get rank 0 and a format of at least eight bits. A fresh head is trained in fp32. Then the
 rules apply in order, and later ones override earlier ones. A rule without a match is an error.
+
+The format `keep` stands for the format that a matrix has in the checkpoint: that of a GGUF file's
+blocks, or the file's own 16 or 32 bits.
 """
 
 from __future__ import annotations
@@ -12,18 +15,24 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from lowbit.core.errors import UserError
-from lowbit.core.spec import BLOCK_ROLES, Choice, Plan, Rule, Site
-from lowbit.quant.formats import bits_of, is_cast, parse, spell
+from lowbit.core.spec import BLOCK_ROLES, Choice, Plan, QuantSpec, Rule, Site
+from lowbit.quant.formats import KEEP, bits_of, is_cast, parse, spell
 
 GRIDS = ("absmean", "absmax", "lsq")
 """Scale rules that ternary training supports."""
 TRAINED_HEAD = Choice(parse("fp32"), 0, "trained")
+NOTHING_STORED: Mapping[str, str] = {}
 
 
-def choose(plan: Plan, sites: Sequence[Site]) -> dict[str, Choice]:
-    """A choice for every site, or a `UserError` that names the rule or the site at fault."""
+def choose(
+    plan: Plan, sites: Sequence[Site], stored: Mapping[str, str] = NOTHING_STORED
+) -> dict[str, Choice]:
+    """A choice for every site, or a `UserError` that names the rule or the site at fault.
+
+    `stored`: the checkpoint's own format of each site, which `keep` stands for.
+    """
     blocks = 1 + max((s.depth for s in sites if s.depth is not None), default=-1)
-    choices = {site.name: _default(plan, site) for site in sites}
+    choices = {site.name: _default(plan, site, stored) for site in sites}
     for number, rule in enumerate(plan.rule, 1):
         matching = [site for site in sites if matches(rule, site, blocks)]
         if not matching:
@@ -38,7 +47,7 @@ def choose(plan: Plan, sites: Sequence[Site]) -> dict[str, Choice]:
             )
         for site in matching:
             if not site.fresh:
-                choices[site.name] = _apply(plan, rule, choices[site.name], site)
+                choices[site.name] = _apply(plan, rule, choices[site.name], site, stored)
     _check_ranks(plan, sites, choices)
     _check_trained(plan, sites, choices)
     if plan.ternary is not None and not any(choice.ternary for choice in choices.values()):
@@ -49,17 +58,31 @@ def choose(plan: Plan, sites: Sequence[Site]) -> dict[str, Choice]:
     return choices
 
 
-def _default(plan: Plan, site: Site) -> Choice:
+def _default(plan: Plan, site: Site, stored: Mapping[str, str]) -> Choice:
     if site.fresh:
         return TRAINED_HEAD
     if site.role in BLOCK_ROLES:
-        return _based(plan, Choice(parse(plan.format), plan.rank), site)
-    return Choice(parse(plan.embedding or careful(plan.format)))
+        return _based(plan, Choice(_spec(plan, plan.format, site, stored), plan.rank), site)
+    return Choice(_spec(plan, plan.embedding or careful(plan.format), site, stored))
+
+
+def _spec(plan: Plan, text: str, site: Site, stored: Mapping[str, str]) -> QuantSpec:
+    """A format of the plan at a site."""
+    if text != KEEP:
+        return parse(text)
+    for name in (site.name, *site.aliases):
+        # A checkpoint of the body alone has names without the leading part.
+        for candidate in (name, name.partition(".")[2]):
+            if candidate in stored:
+                return parse(stored[candidate])
+    raise UserError(
+        f"plan '{plan.name}' keeps the format of {site.name}, but the checkpoint does not say it"
+    )
 
 
 def careful(text: str) -> str:
     """The default format of embeddings and heads: the plan's, or `int8@row` if that is smaller."""
-    return text if bits_of(parse(text)) >= 8 else "int8@row"
+    return text if text == KEEP or bits_of(parse(text)) >= 8 else "int8@row"
 
 
 def matches(rule: Rule, site: Site, blocks: int) -> bool:
@@ -82,9 +105,10 @@ def _based(plan: Plan, choice: Choice, site: Site) -> Choice:
     return choice
 
 
-def _apply(plan: Plan, rule: Rule, choice: Choice, site: Site) -> Choice:
+def _apply(plan: Plan, rule: Rule, choice: Choice, site: Site, stored: Mapping[str, str]) -> Choice:
     if rule.format is not None:
-        was_ternary, choice = choice.ternary, replace(choice, quant=parse(rule.format))
+        spec = _spec(plan, rule.format, site, stored)
+        was_ternary, choice = choice.ternary, replace(choice, quant=spec)
         if was_ternary and choice.quant.format != "ternary":
             choice = Choice(choice.quant, plan.rank)
         choice = _based(plan, choice, site)

@@ -4,6 +4,7 @@ bitsandbytes  decodes nf4 with bitsandbytes' kernel, if it is installed
 byte_counts   the bytes of a plan: stored, and while training
 codec         encode and decode a matrix of any format
 formats       every format as data, and its short spelling
+levels        the levels of integer and NormalFloat formats
 packing       codes to bytes and back
 scales        computes a group's scale and rounds it as it is stored
 """

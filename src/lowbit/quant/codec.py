@@ -26,7 +26,8 @@ from torch import Tensor
 from lowbit.core.errors import RunError
 from lowbit.core.spec import QuantSpec
 from lowbit.quant.byte_counts import SCALE_SPEC
-from lowbit.quant.formats import CASTS, FORMATS, Levels, Packing, is_cast, levels_of
+from lowbit.quant.formats import CASTS, FORMATS, Packing, is_cast, levels_of
+from lowbit.quant.levels import Levels
 from lowbit.quant.packing import pack, words
 from lowbit.quant.scales import divide, fit, nearest, to_half
 
@@ -135,7 +136,8 @@ def _store_scales(
     high = torch.cat([block.amax(-1) for block in blocks], 1)
     if spec.offset == "min":
         low = low.clamp(-65504.0, 65504.0).to(torch.float16)
-        scale_tensors = _pack_scales((high - low.float()).clamp(min=0), spec)
+        # The highest level is 1, except for `steps`.
+        scale_tensors = _pack_scales((high - low.float()).clamp(min=0) / levels[-1], spec)
         return replace(partial, offsets=low.view(torch.int16), **scale_tensors)
     # A zero-point needs zero within the range, so that zero weights stay zero.
     low, high = low.clamp(max=0), high.clamp(min=0)

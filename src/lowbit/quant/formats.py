@@ -8,8 +8,9 @@ A short string names a format with its options. `nf4@64+dq` is the format nf4 in
 scales are quantised too:
     FORMAT [@GROUP] [:SUFFIX ...] [+dq]
 GROUP is a number, `row` or `tensor` (default 64). The suffixes `sym`, `full` and `even` choose
-integer levels. `zp` and `min` add an offset (an integer zero-point, or the group's minimum).
-`absmax`, `absmean`, `lsq` and `mse` choose the scale.
+integer levels. `zp` and `min` add an offset (an integer zero-point, or the group's minimum);
+`steps` is `min` with the scales of GGUF's Q4_1 and Q5_1. `absmax`, `absmean`, `lsq` and `mse`
+choose the scale.
 """
 
 from __future__ import annotations
@@ -18,13 +19,11 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from statistics import NormalDist
 from typing import cast
 
 from lowbit.core.errors import UserError, nearest
 from lowbit.core.spec import Group, OffsetRule, QuantSpec, ScaleRule
-
-Levels = tuple[float, ...]
+from lowbit.quant.levels import NF4, Levels, int_levels, normal_levels, signed
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Format:
     packing: Packing
     variants: dict[str, Callable[[], Levels]]
     scale: ScaleRule = "absmax"
-    offsets: tuple[OffsetRule, ...] = ("none",)
+    offsets: tuple[str, ...] = ("none",)
 
 
 @dataclass(frozen=True)
@@ -93,54 +92,6 @@ class Cast:
     precision: int
 
 
-def int_levels(bits: int, variant: str) -> Levels:
-    """Evenly spaced levels, scaled so that the largest absolute value is 1.
-
-    `sym` leaves out the lowest code, so the levels are symmetric around zero. `full` includes it.
-    `even` has 2^bits symmetric levels without zero. `unit` has levels from 0 to 1, for formats with
-    an offset.
-    """
-    half, count = 2 ** (bits - 1), 2**bits
-    if variant == "sym":
-        return tuple(k / (half - 1) for k in range(-half + 1, half))
-    if variant == "full":
-        return tuple(k / half for k in range(-half, half))
-    if variant == "even":
-        return tuple((2 * k - count + 1) / (count - 1) for k in range(count))
-    return tuple(k / (count - 1) for k in range(count))
-
-
-def normal_levels(bits: int) -> Levels:
-    """NormalFloat: quantiles of N(0, 1) with an exact zero, one more level above it than below.
-
-    The outermost probability is the mean of the half-cells that a symmetric and an asymmetric code
-    would leave out (Dettmers et al. 2023). With 4 bits this gives the published nf4 levels.
-    """
-    outer = 1 - (1 / (2 * 2**bits) + 1 / (2 * (2**bits - 1))) / 2
-    above, below = 2 ** (bits - 1), 2 ** (bits - 1) - 1
-    quantile = NormalDist().inv_cdf
-
-    def side(count: int) -> list[float]:
-        return [quantile(outer + (0.5 - outer) * i / count) for i in range(count)]
-
-    top = quantile(outer)
-    return (*(-q / top for q in side(below)), 0.0, *(q / top for q in reversed(side(above))))
-
-
-# The published table (QLoRA, as in bitsandbytes). `normal_levels(4)` differs by less than 1e-6.
-NF4: Levels = (
-    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
-    -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
-    0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
-    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
-)  # fmt: skip
-
-
-def _signed(magnitudes: Levels) -> Levels:
-    top = max(magnitudes)
-    return tuple(sorted({s * m / top for m in magnitudes for s in (-1, 1)}))
-
-
 def _integer(bits: int) -> Format:
     order = ("even", "sym", "full") if bits == 2 else ("sym", "full", "even")
     return Format(
@@ -149,7 +100,7 @@ def _integer(bits: int) -> Format:
         bits=bits,
         packing=PACKINGS[bits],
         variants={v: (lambda v=v: int_levels(bits, v)) for v in order},  # type: ignore[misc]
-        offsets=("none", "zp", "min"),
+        offsets=("none", "zp", "min", "steps"),
     )
 
 
@@ -165,8 +116,8 @@ FORMATS: dict[str, Format] = {
         _plain("nf3", "nf", 3, lambda: normal_levels(3)),
         _plain("nf4", "nf", 4, lambda: NF4),
         # OCP microscaling E2M1, and the 4-bit float that bitsandbytes calls fp4.
-        _plain("fp4-e2m1", "fp4-e2m1", 4, lambda: _signed((0, 0.5, 1, 1.5, 2, 3, 4, 6))),
-        _plain("fp4-bnb", "fp4-bnb", 4, lambda: _signed((0, 0.0625, 2, 3, 4, 6, 8, 12))),
+        _plain("fp4-e2m1", "fp4-e2m1", 4, lambda: signed((0, 0.5, 1, 1.5, 2, 3, 4, 6))),
+        _plain("fp4-bnb", "fp4-bnb", 4, lambda: signed((0, 0.0625, 2, 3, 4, 6, 8, 12))),
         Format(
             "ternary", "ternary", 1.6, TERNARY_PACKING, {"": lambda: (-1.0, 0.0, 1.0)}, "absmean"
         ),
@@ -176,8 +127,12 @@ CASTS: dict[str, Cast] = {
     c.name: c for c in (Cast("fp32", 32, 24), Cast("bf16", 16, 8), Cast("fp16", 16, 11))
 }
 
+KEEP = "keep"
+"""In a plan: the format that a matrix has in the checkpoint."""
+
 _SCALES = ("absmax", "absmean", "lsq", "mse")
-_OFFSETS = ("zp", "min")
+_OFFSETS = {"zp": ("zp", "unit"), "min": ("min", "unit"), "steps": ("min", "steps")}
+"""Suffix -> offset rule, and the levels that go with it."""
 _TEXT = re.compile(r"(?P<name>[^@:+]+)(@(?P<group>[^@:+]+))?(?P<suffixes>(:[^@:+]+)*)(?P<dq>\+dq)?")
 
 
@@ -231,7 +186,7 @@ def _assemble(
     text: str, form: Format, group: str | None, suffixes: list[str], dq: bool
 ) -> QuantSpec:
     variant, scale = next(iter(form.variants)), form.scale
-    offset: OffsetRule = "none"
+    offset = ""
     kinds: set[str] = set()
     for suffix in suffixes:
         if suffix in form.variants and suffix:
@@ -246,14 +201,16 @@ def _assemble(
         if kind in kinds:
             raise UserError(f"'{text}': two suffixes choose the {kind}")
         kinds.add(kind)
-    if offset != "none":
+    rule: OffsetRule = "none"
+    if offset:
         if kinds & {"levels", "scale"}:
             raise UserError(
                 f"'{text}': with :{offset} the group's range sets the levels and the scale; remove "
                 "the other suffix"
             )
-        variant, scale = "unit", "absmax"
-    return QuantSpec(form.name, variant, _group(text, group), scale, offset, dq)
+        rule, variant = cast("tuple[OffsetRule, str]", _OFFSETS[offset])
+        scale = "absmax"
+    return QuantSpec(form.name, variant, _group(text, group), scale, rule, dq)
 
 
 def _group(text: str, group: str | None) -> Group:
@@ -275,7 +232,7 @@ def spell(spec: QuantSpec) -> str:
     if spec.variant not in ("unit", next(iter(form.variants))):
         parts.append(f":{spec.variant}")
     if spec.offset != "none":
-        parts.append(f":{spec.offset}")
+        parts.append("" if spec.variant == "steps" else f":{spec.offset}")
     elif spec.scale != form.scale:
         parts.append(f":{spec.scale}")
     return "".join(parts) + ("+dq" if spec.dq else "")
@@ -286,8 +243,8 @@ def levels_of(spec: QuantSpec) -> Levels:
     """The sorted levels of a spec; codes are indices into them."""
     form = FORMATS[spec.format]
     return (
-        int_levels(int(form.bits), "unit")
-        if spec.variant == "unit"
+        int_levels(int(form.bits), spec.variant)
+        if spec.variant in ("unit", "steps")
         else form.variants[spec.variant]()
     )
 

@@ -42,7 +42,7 @@ def init(folder: str, settings: CampaignSettings, dry_run: bool = False) -> dict
     Returns:
         The base commit, the branch, the settings and, unless `dry_run`, the sizes of the texts.
     """
-    from lowbit.models.loading import resolve
+    from lowbit.models.find_model import resolve
 
     path = campaign_folder(folder)
     root = root_of(path)

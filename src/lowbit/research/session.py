@@ -80,7 +80,7 @@ class Campaign:
 
 def sealed_runner(settings: CampaignSettings, places: Places) -> Runner:
     """The runner that confines candidates."""
-    from lowbit.models.loading import resolve
+    from lowbit.models.find_model import resolve
     from lowbit.research.candidate.sealed_run import SealedRunner
 
     return SealedRunner(settings, places, resolve(settings.model).resolve())

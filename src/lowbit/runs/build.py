@@ -20,12 +20,10 @@ from lowbit.core.schedules import Distil
 from lowbit.core.spec import Choice, Plan, RunSpec, Site
 from lowbit.layers.adapters import SvdAdapter
 from lowbit.layers.install import LayerSettings, adapters, install
+from lowbit.models.checkpoint import Checkpoint
 from lowbit.models.family import find_sites
-from lowbit.models.loading import (
-    Checkpoint,
-    load,
-    skeleton,
-)
+from lowbit.models.loading import load
+from lowbit.models.skeleton import skeleton
 from lowbit.models.weights import blank
 from lowbit.plan.rules import choose
 from lowbit.quant.byte_counts import ByteCount, count_bytes, other_parameters
@@ -162,7 +160,7 @@ def _stored_model(prepared: Prepared, planned: BuiltModel, machine: Machine) -> 
     settings = LayerSettings(
         spec.plan, machine.dtype, spec.seed, execution.residency, execution.decoder
     )
-    encodings = Encodings(cache_dir(), weights_digest(checkpoint))
+    encodings = Encodings(cache_dir(), weights_digest(checkpoint), checkpoint.gguf)
     with allocator.returning_freed_memory():
         model, weights = blank(
             checkpoint, prepared.kind, prepared.labels, prepared.pad, machine.device

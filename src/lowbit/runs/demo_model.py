@@ -23,7 +23,9 @@ from lowbit.core.cache import cache_dir
 from lowbit.core.files import write_atomic
 from lowbit.core.progress import StepCallback, ignore_step
 from lowbit.core.spec import DEMO_MODEL, TaskSpec, TrainSpec
-from lowbit.models.loading import Checkpoint, quiet, resolve, tokenizer_of
+from lowbit.models.checkpoint import Checkpoint, tokenizer_of
+from lowbit.models.find_model import resolve
+from lowbit.models.skeleton import quiet
 from lowbit.tasks.prepare import find_task, prepare
 from lowbit.train.loop import LoopSettings, train_model
 

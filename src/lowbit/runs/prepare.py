@@ -13,13 +13,8 @@ from pathlib import Path
 from lowbit.core.cache import cache_dir
 from lowbit.core.files import file_digest
 from lowbit.core.spec import Plan, RunSpec
-from lowbit.models.loading import (
-    Checkpoint,
-    Kind,
-    max_length,
-    open_checkpoint,
-    tokenizer_of,
-)
+from lowbit.models.checkpoint import Checkpoint, open_checkpoint, tokenizer_of
+from lowbit.models.skeleton import Kind, max_length
 from lowbit.runs.demo_model import model_folder
 from lowbit.tasks.base import Data, Task
 from lowbit.tasks.prepare import find_task, prepare
@@ -74,7 +69,10 @@ def prepare_run(spec: RunSpec, instead: str = "") -> Prepared:
 
 def weights_digest(checkpoint: Checkpoint) -> str:
     """A digest of the weights; runs on different weights are never compared."""
-    files = sorted(checkpoint.folder.glob("*.safetensors"))
+    if checkpoint.gguf is not None:
+        files = [checkpoint.folder]
+    else:
+        files = sorted(checkpoint.folder.glob("*.safetensors"))
     return "+".join(_digest(path, path.stat().st_mtime_ns)[:16] for path in files)
 
 

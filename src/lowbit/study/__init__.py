@@ -6,6 +6,7 @@ checks                 checks a study's file, with an error for each mistake
 claims                 claims, and the check that their seeds can decide them
 execute                runs the missing runs of a study, and single runs
 forecasts              the forecasts of a study, and their files
+isolated_costs         measures configurations with nothing else running
 make_forecast          makes one forecast from calibration text
 pairing                pairs the runs of two plans, and the gain of one over the other
 predict_study          makes every forecast that is not on file yet

@@ -14,18 +14,17 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from lowbit.core.errors import LowbitError, RunError
+from lowbit.core.errors import RunError
 from lowbit.core.execution import Execution
-from lowbit.core.spec import DEMO_MODEL, Plan, RunSpec
-from lowbit.runs import isolated_cost
+from lowbit.core.spec import DEMO_MODEL, Plan
 from lowbit.runs.check import IN_A_STUDY, check_runs
 from lowbit.runs.pack import drop
 from lowbit.runs.record import RECORD, check_current
 from lowbit.runs.request import Device, Settings, setting_lines, single_run
-from lowbit.runs.run_cost import RunCost
 from lowbit.runs.store import FinishedRun, ResultsFolder
 from lowbit.runs.workers.pool import PoolJob, PoolOptions, RunEnding, run_jobs
 from lowbit.runs.workers.process import call, orphaned, require_main_guard
+from lowbit.study.isolated_costs import measure_isolated_costs
 from lowbit.study.study import Study, read_study
 
 OnEnding = Callable[[RunEnding, int, int], None]
@@ -229,27 +228,6 @@ def missing_jobs(study: Study, options: RunOptions) -> list[PoolJob]:
     return sorted(jobs, key=lambda job: job.run.seed)
 
 
-def measure_isolated_costs(study: Study, execution: Execution, on_note: OnNote) -> None:
-    """Measure the isolated cost of each configuration that needs one."""
-
-    def probe(run: RunSpec, execution: Execution, timed: bool) -> RunCost:
-        return call(measure_run, run, execution, timed)
-
-    results = ResultsFolder(study.results)
-    for run in study.runs:
-        finished = results.find(run.name)
-        if finished is None or run.plan.adapter:
-            continue
-        if not isolated_cost.needs_measurement(finished.record, finished.isolated_cost):
-            continue
-        on_note(f"isolated cost  {isolated_cost.configuration_name(run.name, run.seed)}")
-        try:
-            cost = isolated_cost.measure_isolated_cost(probe, run, execution)
-            isolated_cost.write_isolated_cost(study.run_folder(run), run, cost)
-        except LowbitError as error:
-            on_note(f"  not measured: {error}")
-
-
 @contextmanager
 def one_process_per_folder(results: Path, on_note: OnNote) -> Iterator[None]:
     """Lock a results folder for this process; wait while another process uses it."""
@@ -291,10 +269,3 @@ def make_model(reference: str, show: bool) -> str:
 
     with bar("pretraining demo:tiny", show, stop=orphaned) as on_step:
         return str(model_folder(reference, on_step))
-
-
-def measure_run(run: RunSpec, execution: Execution, timed: bool = True) -> RunCost:
-    """Measure the cost of a run. Called in a separate process."""
-    from lowbit.runs.dry_run import measure_cost
-
-    return measure_cost(run, execution, timed)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.core.files import write_atomic
-from lowbit.core.spec import BARE, KEEP, Plan, RunSpec
-from lowbit.quant.formats import is_cast, parse
+from lowbit.core.spec import BARE, Plan, RunSpec
+from lowbit.quant.formats import KEEP, is_cast, parse
 from lowbit.runs.store import FORECAST_FOLDER, ResultsFolder
 from lowbit.sensitivity.table import JointDamage
 from lowbit.study.schema import Forecast

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lowbit.core.spec import BLOCK_ROLES
+from lowbit.models.checkpoint import open_checkpoint
 from lowbit.models.family import find_sites
-from lowbit.models.loading import open_checkpoint
 from lowbit.research.candidate.artefact import NAME, RefusedError, read
 from lowbit.research.candidate.evaluator import score
 
@@ -105,7 +105,7 @@ def test_the_evaluators_loss_is_the_models_loss(base: Path, tmp_path: Path, text
     body = answer_for(base, tmp_path / "a", text)
     assert sum(body["texts"]["screening"][0]) == pytest.approx(sum(sums), rel=1e-4)
     model = read(tmp_path / "a", open_checkpoint(base)).model
-    from lowbit.models.loading import tokenizer_of
+    from lowbit.models.checkpoint import tokenizer_of
 
     tokenizer = tokenizer_of(base)
     end = tokenizer.eos_token_id

@@ -22,7 +22,7 @@ import pytest
 from helpers.artefacts import write_artefact
 from helpers.campaigns import repository
 
-from lowbit.models.loading import open_checkpoint, tokenizer_of
+from lowbit.models.checkpoint import open_checkpoint, tokenizer_of
 from lowbit.research.campaign.git_branch import git
 from lowbit.research.campaign.run_result import RunResult
 from lowbit.research.campaign.settings import FIXED, MUTABLE, CampaignSettings, Places

@@ -74,7 +74,8 @@ def test_the_assets_text_is_split_and_candidates_get_no_evaluation_text(
     texts = [text for part in hidden.values() for text in part]
     assert len(set(texts)) == len(texts)
     rows = {tuple(row[:32]) for row in np.concatenate([data, check])}
-    from lowbit.models.loading import open_checkpoint, resolve, tokenizer_of
+    from lowbit.models.checkpoint import open_checkpoint, tokenizer_of
+    from lowbit.models.find_model import resolve
 
     tokenizer = tokenizer_of(open_checkpoint(resolve(settings.model)).folder)
     for text in hidden["sealed"]:

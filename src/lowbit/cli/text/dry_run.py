@@ -15,7 +15,8 @@ from lowbit.core.spec import RunSpec
 from lowbit.runs.check import IN_A_STUDY
 from lowbit.runs.request import Device
 from lowbit.runs.workers.process import Failure, start
-from lowbit.study.execute import check_all_runs, execution_on, make_models, measure_run
+from lowbit.study.execute import check_all_runs, execution_on, make_models
+from lowbit.study.isolated_costs import measure_run
 from lowbit.study.study import Study
 
 

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from lowbit.core.errors import LowbitError
 from lowbit.core.spec import BLOCK_ROLES, Site
+from lowbit.models.checkpoint import Checkpoint
 from lowbit.models.family import find_sites, is_transposed
-from lowbit.models.loading import Checkpoint, load
+from lowbit.models.loading import load
 from lowbit.quant.codec import Packed, decode
 from lowbit.quant.formats import FORMATS, parse
 from lowbit.quant.packing import unpack

@@ -29,8 +29,10 @@ from torch.nn import functional as F
 from lowbit.core.files import to_json
 from lowbit.core.spec import Plan
 from lowbit.layers.install import LayerSettings, install
+from lowbit.models.checkpoint import Checkpoint, open_checkpoint, tokenizer_of
 from lowbit.models.family import find_sites
-from lowbit.models.loading import Checkpoint, max_length, open_checkpoint, resolve, tokenizer_of
+from lowbit.models.find_model import resolve
+from lowbit.models.skeleton import max_length
 from lowbit.plan.rules import choose
 from lowbit.research.candidate.artefact import ArtefactModel, RefusedError, read
 from lowbit.tasks import examples

@@ -26,7 +26,9 @@ import numpy as np
 from lowbit.core.errors import UserError
 from lowbit.core.files import file_digest, write_atomic
 from lowbit.core.spec import TaskSpec
-from lowbit.models.loading import max_length, open_checkpoint, resolve, tokenizer_of
+from lowbit.models.checkpoint import open_checkpoint, tokenizer_of
+from lowbit.models.find_model import resolve
+from lowbit.models.skeleton import max_length
 from lowbit.research.campaign.settings import CHECK, DATA, HIDDEN_CHECK, CampaignSettings, Places
 from lowbit.tasks.base import Document
 from lowbit.tasks.examples import end_of_text, language

@@ -18,8 +18,10 @@ from lowbit.core.spec import Choice, Site
 from lowbit.layers.frozen import FrozenEmbedding
 from lowbit.layers.install import adapters, trained_layers
 from lowbit.layers.linear import AdaptedLinear
+from lowbit.models.checkpoint import Checkpoint, tokenizer_of
 from lowbit.models.family import is_transposed
-from lowbit.models.loading import Checkpoint, Kind, load
+from lowbit.models.loading import load
+from lowbit.models.skeleton import Kind
 from lowbit.quant.codec import decode, encode
 
 _COPIED = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json")
@@ -89,6 +91,9 @@ def save(model: nn.Module, checkpoint: Checkpoint, folder: Path) -> None:
     import shutil
 
     model.save_pretrained(folder)  # type: ignore[operator]
+    if checkpoint.gguf is not None:
+        tokenizer_of(checkpoint.folder).save_pretrained(folder)
+        return
     for pattern in _COPIED:
         for path in checkpoint.folder.glob(pattern):
             shutil.copyfile(path, folder / path.name)
