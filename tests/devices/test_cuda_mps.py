@@ -175,7 +175,7 @@ def test_a_device_is_looked_for_in_order_and_an_absent_one_is_the_users_mistake(
 def test_the_compute_type_is_declared_or_the_faster_one(
     bf16: float, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "speed", lambda device: {"fp32": 1.0, "bf16": bf16})
+    monkeypatch.setattr(machine, "matmul_speeds", lambda device: {"fp32": 1.0, "bf16": bf16})
     cpu = torch.device("cpu")
     assert resolve_compute("auto", cpu) == expected
     assert [resolve_compute(name, cpu) for name in ("fp32", "bf16")] == ["fp32", "bf16"]

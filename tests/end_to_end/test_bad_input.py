@@ -251,7 +251,7 @@ def test_a_broken_model_folder_is_named_with_what_is_wrong(
 @pytest.mark.parametrize(
     ("reference", "code", "message"),
     [
-        ("nowhere", 2, "no model 'nowhere': not a folder, not assets:NAME, not a hub id"),
+        ("nowhere", 2, "no model 'nowhere': not a folder, not a .gguf file, not assets:NAME"),
         ("./nowhere", 2, "no model './nowhere': not a folder"),
         (
             "owner/nowhere",
@@ -290,7 +290,7 @@ def test_an_encoder_is_refused_for_a_language_task(
 ) -> None:
     said = adapt(model=tiny_model("bert"))
     assert said.code == 2
-    assert "predicts no next token: take a classification task (sst2)" in said.error_line
+    assert "predicts no next token: use a classification task (sst2)" in said.error_line
 
 
 @pytest.mark.parametrize(
@@ -675,8 +675,8 @@ def test_a_report_without_records_says_how_to_get_them(study: Path) -> None:
     ("words", "said"),
     [
         (("plan", "--budget", "1MB", "--draws", "2"), "--draws is for --controls FOLDER"),
-        (("plan", "--budget", "1MB", "--set", "plan.alpha=4"), "there is no plan yet"),
-        (("guide", "--set", "plan.rank=4"), "--set plan.rank=4: there is no plan yet"),
+        (("plan", "--budget", "1MB", "--set", "plan.alpha=4"), "this command chooses the plan"),
+        (("guide", "--set", "plan.rank=4"), "--set plan.rank=4: this command chooses the plan"),
         (("predict", "--jobs", "2"), "--profile and --jobs are for studies"),
     ],
 )

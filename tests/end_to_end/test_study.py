@@ -113,7 +113,7 @@ def test_what_the_logs_warn_of_is_said_of_each_run_and_explained_once(
     monkeypatch.setattr("lowbit.study.execute.run_jobs", noisy)
     said = lowbit("run", study, "--rerun").out
     assert said.count("  warning: gradients are noisy\n") == 4
-    assert " ".join(said.split()).count("an offset that stays") == 1
+    assert " ".join(said.split()).count("a constant offset") == 1
 
 
 def test_a_second_call_runs_nothing_and_says_so(finished: tuple[Path, str]) -> None:

@@ -57,7 +57,8 @@ def packed(file: GgufFile, tensor: GgufTensor) -> Packed | None:
     rows, columns = tensor.shape
     blocks = file.read_bytes(tensor).reshape(rows * columns // 32, -1)
     scales = _half(blocks, 0).astype(np.float32) * block_type.factor
-    stored = scales.astype(np.float16)
+    with np.errstate(over="ignore"):
+        stored = scales.astype(np.float16)
     _require_finite(file, tensor, scales)
     if not np.array_equal(stored.astype(np.float32), scales):
         return None

@@ -80,11 +80,11 @@ def encode(weight: Float[Tensor, "rows columns"], spec: QuantSpec) -> Packed:
     if is_cast(spec):
         # A copy: the stored tensor must not change when the weight does.
         return Packed(spec, (rows, columns), plain.view(torch.uint8).view(rows, -1).clone())
-    blocks = _blocks(plain, spec)
+    blocks = group_blocks(plain, spec)
     levels = torch.tensor(levels_of(spec), dtype=torch.float32, device=weight.device)
-    stored = _store_scales(blocks, levels, spec, (rows, columns))
+    stored = store_scales(blocks, levels, spec, (rows, columns))
     scale = scales_of(stored)
-    offset = _offsets_of(stored, scale)
+    offset = offsets_of(stored, scale)
     if spec.group == "tensor":
         blocks, scale = [plain[:, None]], scale.expand(rows, 1)
         offset = None if offset is None else offset.expand(rows, 1)
@@ -110,7 +110,7 @@ def _codes(blocks: list[Tensor], scale: Tensor, offset: Tensor | None, levels: T
     return torch.cat(codes, 1).to(torch.uint8)
 
 
-def _blocks(weight: Tensor, spec: QuantSpec) -> list[Tensor]:
+def group_blocks(weight: Tensor, spec: QuantSpec) -> list[Tensor]:
     """Cut a matrix into whole groups and, if they do not fill a row, a shorter last group."""
     rows, columns = weight.shape
     if spec.group == "tensor":
@@ -123,7 +123,7 @@ def _blocks(weight: Tensor, spec: QuantSpec) -> list[Tensor]:
     return parts
 
 
-def _store_scales(
+def store_scales(
     blocks: list[Tensor], levels: Tensor, spec: QuantSpec, shape: tuple[int, int]
 ) -> Packed:
     """A matrix without codes: its scales and offsets, rounded to their stored form."""
@@ -174,7 +174,7 @@ def scales_of(packed: Packed) -> Float[Tensor, "rows groups"]:
     return (decode(nested) + packed.dq_mean.view(torch.float32)).clamp(min=0).view(rows, -1)
 
 
-def _offsets_of(packed: Packed, scale: Tensor) -> Tensor | None:
+def offsets_of(packed: Packed, scale: Tensor) -> Tensor | None:
     if packed.offsets is None:
         return None
     if packed.spec.offset == "min":
@@ -219,7 +219,7 @@ def decode(
         return codes.view(CAST_TYPES[packed.spec.format]).to(dtype)
     weight = _look_up(codes, packed.spec, columns, scratch)
     scale = scales_of(packed)
-    offset = _offsets_of(packed, scale)
+    offset = offsets_of(packed, scale)
     if rows is not None and packed.spec.group != "tensor":
         scale, offset = scale[rows], None if offset is None else offset[rows]
     for part, block in _group_views(weight, packed.spec):
