@@ -23,7 +23,8 @@ pytestmark = [
 DRAWN = "[...document.querySelectorAll('.chart')].every((c) => c.querySelector('svg'))"
 CELL = """(() => {
   const figures = [...document.querySelectorAll('figure')];
-  const heat = figures.find((f) => f.querySelector('h3').textContent.startsWith('Ranks after training'));
+  const titled = (f) => f.querySelector('h3').textContent.startsWith('Ranks after training');
+  const heat = figures.find(titled);
   const cells = heat.querySelectorAll('.mark-rect path');
   const cell = cells[cells.length - 1];
   cell.scrollIntoView({block: 'center'});

@@ -10,6 +10,7 @@ moved_modules  new paths of modules that moved since version 0.1
 paired_tests  exact and bootstrap tests over paired runs
 plugins       finds the plug-in files of a folder
 progress      progress bars and phase lines
+run_names     readable names of runs
 schedules     settings that change during training: ranks, ternary weights, distillation
 spec          the settings of a run: Plan, RunSpec, TaskSpec, TrainSpec, Site, Choice
 stats         means, intervals and paired gaps

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from lowbit.core.errors import BadValueError, Bounds, check_bounds
+from lowbit.core.run_names import run_name
 from lowbit.core.schedules import STRICT, RankSchedule, Recipe
 
 Role = Literal["attention", "ffn", "embedding", "head"]
@@ -24,6 +25,7 @@ Group = int | Literal["row", "tensor"]
 ScaleRule = Literal["absmax", "absmean", "lsq", "mse", "none"]
 OffsetRule = Literal["none", "min", "zp"]
 Base = Literal["frozen", "trained"]
+Rounding = Literal["nearest", "calibrated"]
 
 BLOCK_ROLES: tuple[Role, ...] = ("attention", "ffn")
 DEMO_MODEL = "demo:tiny"
@@ -71,6 +73,7 @@ class Choice:
     base: Base = "frozen"
     folded: bool = False
     """A 16-bit bias per row, created by training, is stored with the matrix."""
+    rounding: Rounding = "nearest"
 
     @property
     def ternary(self) -> bool:
@@ -93,6 +96,7 @@ class Rule:
     format: str | None = None
     rank: int | None = None
     base: Base | None = None
+    rounding: Rounding | None = None
 
     def __post_init__(self) -> None:
         if self.rank is not None:
@@ -113,6 +117,8 @@ class Plan:
     `init`: adapters start at zero, or at the best approximation of the quantisation error.
     `adapter`: "" trains adapters; "none" scores the stored base without any; the name of another
     plan scores with the adapters of that plan's run, same seed, on task `on` ("": the same task).
+    `rounding`: each weight to its nearest level, or `calibrated`: the layer's outputs on training
+    text change least.
     `ternary`: the settings for training block matrices of a ternary format instead of freezing
     them.
     """
@@ -132,6 +138,7 @@ class Plan:
     rule: tuple[Rule, ...] = ()
     schedule: RankSchedule = field(default_factory=RankSchedule)
     ternary: Recipe | None = None
+    rounding: Rounding = "nearest"
 
     def __post_init__(self) -> None:
         bounds = {"rank": _FROM_0, "dropout": _BELOW_ONE}
@@ -233,7 +240,7 @@ class TrainSpec:
 
 _LATER: dict[str, dict[str, Any]] = {
     "task": {"tag": "", "rest": 0, "scored_rest": 0, "source": ""},
-    "plan": {"adapter": "", "on": "", "lent": "", "ternary": None},
+    "plan": {"adapter": "", "on": "", "lent": "", "ternary": None, "rounding": "nearest"},
     "train": {"token_budget": 0, "select": "epoch", "adaptive_lr": 0.0},
 }
 """Settings newer than the first records. Defaults are not declared, so old fingerprints stay."""
@@ -259,6 +266,9 @@ class RunSpec:
             for key, default in later.items():
                 if settings[table][key] == default:
                     del settings[table][key]
+        for rule in settings["plan"]["rule"]:
+            if rule["rounding"] is None:
+                del rule["rounding"]
         return settings
 
     @property
@@ -284,14 +294,4 @@ class RunSpec:
     @property
     def name(self) -> str:
         """The readable name of the run's folder: model-task-plan-seed."""
-        task = "_".join(filter(None, (_short(self.task.name), self.task.tag)))
-        parts = [_short(self.model), task, self.plan.name, f"seed{self.seed}"]
-        return "-".join("".join(c if c.isalnum() or c in "@+._" else "_" for c in p) for p in parts)
-
-
-def _short(reference: str) -> str:
-    """The last part of `assets:lm-14m`, `org/name`, `org/name@revision` or `/a/b/name.txt`."""
-    if pinned := re.fullmatch(r"[^./~@][^/@]*/([^/@]+@.+)", reference):
-        return pinned[1]
-    last = reference.rstrip("/").replace("\\", "/").rsplit("/", 1)[-1].rsplit(":", 1)[-1]
-    return last.removesuffix(".txt").removesuffix(".jsonl")
+        return run_name(self.model, self.task.name, self.task.tag, self.plan.name, self.seed)

@@ -86,7 +86,16 @@ def to_toml(plan: Plan, about: str = "") -> str:
     lines = [f"# {' '.join(about.split())}"] if about else []
     lines += [
         f"{key} = {_value(value)}"
-        for key in ("format", "embedding", "rank", "alpha", "dropout", "init", "adapter")
+        for key in (
+            "format",
+            "embedding",
+            "rank",
+            "alpha",
+            "dropout",
+            "init",
+            "adapter",
+            "rounding",
+        )
         if (value := getattr(plan, key)) != getattr(default, key) or key in ("format", "rank")
     ]
     if plan.schedule != default.schedule:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from lowbit.core.errors import UserError
-from lowbit.core.spec import BLOCK_ROLES, Choice, Plan, QuantSpec, Rule, Site
+from lowbit.core.spec import BLOCK_ROLES, Choice, Plan, QuantSpec, Rounding, Rule, Site
 from lowbit.quant.formats import KEEP, bits_of, is_cast, parse, spell
 
 GRIDS = ("absmean", "absmax", "lsq")
@@ -62,8 +62,14 @@ def _default(plan: Plan, site: Site, stored: Mapping[str, str]) -> Choice:
     if site.fresh:
         return TRAINED_HEAD
     if site.role in BLOCK_ROLES:
-        return _based(plan, Choice(_spec(plan, plan.format, site, stored), plan.rank), site)
+        spec = _spec(plan, plan.format, site, stored)
+        return _based(plan, Choice(spec, plan.rank, rounding=_rounding(plan, spec, site)), site)
     return Choice(_spec(plan, plan.embedding or careful(plan.format), site, stored))
+
+
+def _rounding(plan: Plan, spec: QuantSpec, site: Site) -> Rounding:
+    """The plan's rounding, which is for block matrices in formats with levels."""
+    return "nearest" if is_cast(spec) or site.role not in BLOCK_ROLES else plan.rounding
 
 
 def _spec(plan: Plan, text: str, site: Site, stored: Mapping[str, str]) -> QuantSpec:
@@ -101,22 +107,48 @@ def _based(plan: Plan, choice: Choice, site: Site) -> Choice:
     if plan.ternary is None or site.role not in BLOCK_ROLES:
         return choice
     if choice.quant.format == "ternary":
-        return replace(choice, rank=0, base="trained", folded=plan.ternary.folds)
+        folds = plan.ternary.folds
+        return replace(choice, rank=0, base="trained", folded=folds, rounding="nearest")
     return choice
 
 
 def _apply(plan: Plan, rule: Rule, choice: Choice, site: Site, stored: Mapping[str, str]) -> Choice:
     if rule.format is not None:
         spec = _spec(plan, rule.format, site, stored)
-        was_ternary, choice = choice.ternary, replace(choice, quant=spec)
+        was_ternary = choice.ternary
+        choice = replace(choice, quant=spec, rounding=_rounding(plan, spec, site))
         if was_ternary and choice.quant.format != "ternary":
-            choice = Choice(choice.quant, plan.rank)
+            choice = Choice(choice.quant, plan.rank, rounding=choice.rounding)
         choice = _based(plan, choice, site)
     if rule.rank is not None and site.role in BLOCK_ROLES:
         choice = replace(choice, rank=rule.rank)
     if rule.base is not None:
         choice = replace(choice, base=rule.base, folded=choice.folded and rule.base == "trained")
-    return replace(choice, rank=0) if choice.base == "trained" else choice
+    if rule.rounding is not None:
+        choice = replace(choice, rounding=_declared_rounding(plan, rule, choice, site))
+    if choice.base == "trained":
+        return replace(choice, rank=0, rounding="nearest")
+    return choice
+
+
+def _declared_rounding(plan: Plan, rule: Rule, choice: Choice, site: Site) -> Rounding:
+    """A rule's rounding, or an error where it would do nothing."""
+    assert rule.rounding is not None
+    if rule.rounding == "nearest":
+        return "nearest"
+    reason = ""
+    if site.role not in BLOCK_ROLES:
+        reason = "it is not a block matrix"
+    elif choice.base == "trained":
+        reason = "its base is trained"
+    elif is_cast(choice.quant):
+        reason = f"{spell(choice.quant)} has no levels"
+    if reason:
+        raise UserError(
+            f"plan '{plan.name}': rule ({describe(rule)}) sets calibrated rounding for "
+            f"{site.name}, but {reason}"
+        )
+    return "calibrated"
 
 
 def _check_ranks(plan: Plan, sites: Sequence[Site], choices: Mapping[str, Choice]) -> None:

@@ -22,6 +22,7 @@ prepare         the model and data that a run starts from
 record          the record that a run writes, and when two may be compared
 record_fields   builds a record from a model and its scores
 request         one run from plain arguments
+round_calibrated  rounds a model's matrices with calibration text
 run             the whole run: prepare, build, train, score, record
 run_cost        the result of a dry run
 scoring         scores a model on the scored split

@@ -6,6 +6,7 @@ Runs, dry runs, scores of untrained models and exports all build their models he
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +17,7 @@ from torch import nn
 from lowbit.core.cache import cache_dir
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
+from lowbit.core.progress import phases
 from lowbit.core.schedules import Distil
 from lowbit.core.spec import Choice, Plan, RunSpec, Site
 from lowbit.layers.adapters import SvdAdapter
@@ -33,6 +35,7 @@ from lowbit.runs.device import Machine
 from lowbit.runs.encoding_cache import Encodings
 from lowbit.runs.export import peft
 from lowbit.runs.prepare import Prepared, weights_digest
+from lowbit.runs.round_calibrated import calibrated_matrices
 from lowbit.train import compile, losses
 from lowbit.train.distillation import Distiller, run_teacher, teacher_nbytes
 from lowbit.train.hooks import Hooks
@@ -114,6 +117,11 @@ def plan_sites(plan: Plan, checkpoint: Checkpoint, kind: losses.Kind, labels: in
 def site_choices(prepared: Prepared) -> SiteChoices:
     """The plan's formats and ranks at each site of this model."""
     plan, planned = prepared.spec.plan, planned_sites(prepared)
+    if any(choice.rounding == "calibrated" for choice in planned.choices.values()):
+        raise UserError(
+            f"plan '{plan.name}' rounds with calibration text, and predictions are for nearest "
+            "rounding: `lowbit evaluate` measures the plan itself"
+        )
     stored = {s.name: planned.choices[s.name] for s in planned.sites if not s.fresh}
     formats = {n: spell(choice.quant) for n, choice in stored.items() if not is_cast(choice.quant)}
     # A schedule reduces ranks to a mean of `target`; training decides the rank of each site.
@@ -160,8 +168,10 @@ def _stored_model(prepared: Prepared, planned: BuiltModel, machine: Machine) -> 
     settings = LayerSettings(
         spec.plan, machine.dtype, spec.seed, execution.residency, execution.decoder
     )
-    encodings = Encodings(cache_dir(), weights_digest(checkpoint), checkpoint.gguf)
     with allocator.returning_freed_memory():
+        on_progress = phases(sys.stderr.isatty())
+        rounded = calibrated_matrices(prepared, planned.sites, planned.choices, on_progress)
+        encodings = Encodings(cache_dir(), weights_digest(checkpoint), checkpoint.gguf, rounded)
         model, weights = blank(
             checkpoint, prepared.kind, prepared.labels, prepared.pad, machine.device
         )

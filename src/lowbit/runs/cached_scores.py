@@ -19,6 +19,7 @@ from lowbit.core.cache import cache_dir
 from lowbit.core.files import file_digest
 from lowbit.core.stats import paired_gap
 from lowbit.quant.formats import spell
+from lowbit.runs import round_calibrated
 from lowbit.runs.build import BuiltModel, build_untrained, planned_sites
 from lowbit.runs.comparison import Comparison, UntrainedScores
 from lowbit.runs.device import Machine
@@ -35,7 +36,8 @@ EVALUATION = 3
 def compare_with_16_bits(prepared: Prepared, machine: Machine, part: str = "scored") -> Comparison:
     """Score the plan's model and the 16-bit model on a part of the data, both untrained."""
     plan = untrained_scores(prepared, machine, part)
-    plain = replace(prepared.spec.plan, format="bf16", embedding="bf16", rule=())
+    plan_16_bit = replace(prepared.spec.plan, format="bf16", embedding="bf16", rule=())
+    plain = replace(plan_16_bit, rounding="nearest")
     full = untrained_scores(prepared.with_plan(plain), machine, part)
     pairs = (plan.sums, plan.counts, full.sums, full.counts)
     gap = paired_gap(*pairs, plan.documents, np.random.default_rng(0))
@@ -87,7 +89,9 @@ def _key(
     formats = {name: spell(choice.quant) for name, choice in planned.choices.items()}
     adapter = "" if adapter_from is None else file_digest(adapter_from / ADAPTER / peft.WEIGHTS)
     batch = prepared.spec.train.eval_batch
-    return json.dumps([EVALUATION, facts.weights, facts.data, part, batch, adapter, formats, about])
+    key = [EVALUATION, facts.weights, facts.data, part, batch, adapter, formats, about]
+    rounded = sorted(n for n, c in planned.choices.items() if c.rounding == "calibrated")
+    return json.dumps([*key, round_calibrated.VERSION, rounded] if rounded else key)
 
 
 def _score_arrays(built: BuiltModel, prepared: Prepared, part: str) -> Arrays:

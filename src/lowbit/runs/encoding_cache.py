@@ -8,7 +8,8 @@ file's own format is copied from it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -35,8 +36,12 @@ class Encodings:
     cache: Path
     checkpoint: str
     gguf: GgufWeights | None = None
+    rounded: Mapping[str, Packed] = field(default_factory=dict)
+    """Matrices that were rounded with calibration text."""
 
     def __call__(self, name: str, weight: Tensor, spec: QuantSpec) -> Packed:
+        if name in self.rounded:
+            return self.rounded[name]
         if not is_cast(spec) and (matrix := self._of_file(name, weight, spec)) is not None:
             return matrix
         if is_cast(spec) or weight.device.type != "cpu":
