@@ -13,9 +13,19 @@ from hypothesis import strategies as st
 
 from lowbit.core.errors import UserError
 from lowbit.core.schedules import RankSchedule
-from lowbit.core.spec import BLOCK_ROLES, Choice, Plan, Role, Rule, Site
+from lowbit.core.spec import (
+    BLOCK_ROLES,
+    Choice,
+    Plan,
+    Role,
+    Rule,
+    RunSpec,
+    Site,
+    TaskSpec,
+    TrainSpec,
+)
 from lowbit.models.skeleton import Kind
-from lowbit.plan.file import load_plan
+from lowbit.plan.file import load_plan, to_toml
 from lowbit.plan.named import NAMED, named
 from lowbit.plan.rules import TRAINED_HEAD, careful, choose, describe, matches
 from lowbit.quant.formats import CASTS, FORMATS, bits_of, parse, spell
@@ -252,3 +262,81 @@ def test_rules_that_may_leave_sites_out_need_a_format(tmp_path: Path) -> None:
         load_plan(str(path))
     path.write_text('format = "bf16"\n' + path.read_text())
     assert load_plan(str(path)).format == "bf16"
+
+
+# --- keep and rounding ----------------------------------------------------------------------------
+
+STORED = {
+    site.name: "int8@32:full" if site.role == "embedding" else "int4@32:steps" for site in SITES
+}
+
+
+def test_keep_stands_for_the_checkpoints_own_format() -> None:
+    choices = choose(named("keep"), SITES, STORED)
+    for site in SITES:
+        if not site.fresh:
+            assert spell(choices[site.name].quant) == STORED[site.name]
+
+
+def test_a_rule_may_keep_some_sites_and_others_change() -> None:
+    plan = Plan("p", "nf4@64", embedding="bf16", rule=(Rule(role="ffn", format="keep"),))
+    choices = choose(plan, SITES, STORED)
+    assert spell(choices["layers.0.mlp.up"].quant) == "int4@32:steps"
+    assert spell(choices["layers.0.attn.q"].quant) == "nf4@64"
+
+
+def test_a_checkpoint_that_does_not_say_its_formats_cannot_be_kept() -> None:
+    with pytest.raises(UserError, match=r"keeps the format of model\.embed, but the checkpoint"):
+        choose(named("keep"), SITES)
+
+
+def test_a_misspelt_keep_suggests_it() -> None:
+    with pytest.raises(UserError, match="Did you mean 'keep'"):
+        named("kepe")
+
+
+def test_calibrated_rounding_is_for_block_matrices_with_levels() -> None:
+    rules = (Rule(depth=(0,), format="bf16"), Rule(depth=(1,), format="keep"))
+    plan = Plan("p", "int4@64", rounding="calibrated", rule=rules)
+    choices = choose(plan, SITES, STORED)
+    calibrated = {name for name, choice in choices.items() if choice.rounding == "calibrated"}
+    assert calibrated == {s.name for s in SITES if s.depth is not None and s.depth > 1}
+
+
+def test_a_rule_sets_the_rounding_of_its_sites() -> None:
+    plan = Plan("p", "int4@64", rule=(Rule(role="ffn", rounding="calibrated"),))
+    for site in SITES:
+        expected = "calibrated" if site.role == "ffn" else "nearest"
+        assert choose(plan, SITES)[site.name].rounding == expected
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (Rule(role="embedding", rounding="calibrated"), "not a block matrix"),
+        (Rule(role="ffn", format="bf16", rounding="calibrated"), "bf16 has no levels"),
+        (Rule(role="ffn", format="keep", rounding="calibrated"), "keeps the checkpoint's codes"),
+        (Rule(role="ffn", format="bf16", base="trained", rounding="calibrated"), "is trained"),
+    ],
+)
+def test_a_rounding_that_would_do_nothing_is_refused(rule: Rule, words: str) -> None:
+    with pytest.raises(UserError, match=words) as raised:
+        choose(Plan("p", "int4@64", rule=(rule,)), SITES, STORED)
+    assert "\n" not in str(raised.value)
+
+
+def test_rounding_is_written_to_a_plans_file_and_read_back(tmp_path: Path) -> None:
+    rules = (Rule(role="ffn", rounding="nearest"),)
+    plan = Plan("p", "int3@64", rounding="calibrated", rule=rules)
+    (tmp_path / "p.toml").write_text(to_toml(plan))
+    assert load_plan(str(tmp_path / "p.toml")) == plan
+
+
+def test_a_plan_without_it_keeps_its_fingerprint() -> None:
+    """Of a run that was recorded before the key existed."""
+    run = RunSpec("m", TaskSpec("t"), Plan("p", rule=(Rule(role="ffn", rank=4),)), TrainSpec(), 0)
+    declared = run.declared()["plan"]
+    assert "rounding" not in declared
+    assert set(declared["rule"][0]) == {"role", "depth", "name", "format", "rank", "base"}
+    other = replace(run, plan=replace(run.plan, rounding="calibrated"))
+    assert other.fingerprint != run.fingerprint

@@ -63,13 +63,16 @@ def _default(plan: Plan, site: Site, stored: Mapping[str, str]) -> Choice:
         return TRAINED_HEAD
     if site.role in BLOCK_ROLES:
         spec = _spec(plan, plan.format, site, stored)
-        return _based(plan, Choice(spec, plan.rank, rounding=_rounding(plan, spec, site)), site)
+        return _based(
+            plan, Choice(spec, plan.rank, rounding=_rounding(plan, plan.format, spec, site)), site
+        )
     return Choice(_spec(plan, plan.embedding or careful(plan.format), site, stored))
 
 
-def _rounding(plan: Plan, spec: QuantSpec, site: Site) -> Rounding:
+def _rounding(plan: Plan, text: str, spec: QuantSpec, site: Site) -> Rounding:
     """The plan's rounding, which is for block matrices in formats with levels."""
-    return "nearest" if is_cast(spec) or site.role not in BLOCK_ROLES else plan.rounding
+    keeps = text == KEEP or is_cast(spec) or site.role not in BLOCK_ROLES
+    return "nearest" if keeps else plan.rounding
 
 
 def _spec(plan: Plan, text: str, site: Site, stored: Mapping[str, str]) -> QuantSpec:
@@ -116,7 +119,7 @@ def _apply(plan: Plan, rule: Rule, choice: Choice, site: Site, stored: Mapping[s
     if rule.format is not None:
         spec = _spec(plan, rule.format, site, stored)
         was_ternary = choice.ternary
-        choice = replace(choice, quant=spec, rounding=_rounding(plan, spec, site))
+        choice = replace(choice, quant=spec, rounding=_rounding(plan, rule.format, spec, site))
         if was_ternary and choice.quant.format != "ternary":
             choice = Choice(choice.quant, plan.rank, rounding=choice.rounding)
         choice = _based(plan, choice, site)
@@ -141,6 +144,8 @@ def _declared_rounding(plan: Plan, rule: Rule, choice: Choice, site: Site) -> Ro
         reason = "it is not a block matrix"
     elif choice.base == "trained":
         reason = "its base is trained"
+    elif (rule.format or plan.format) == KEEP:
+        reason = "it keeps the checkpoint's codes"
     elif is_cast(choice.quant):
         reason = f"{spell(choice.quant)} has no levels"
     if reason:

@@ -1,0 +1,201 @@
+"""Calibrated rounding of a whole model: block after block, on training text, cached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lowbit.core.errors import UserError
+from lowbit.core.execution import Execution
+from lowbit.core.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
+from lowbit.models.loading import load
+from lowbit.quant.calibrated import encode_calibrated, output_error
+from lowbit.quant.codec import Packed, decode, encode
+from lowbit.runs import round_calibrated
+from lowbit.runs.build import build_untrained, planned_sites, site_choices
+from lowbit.runs.cached_scores import untrained_scores
+from lowbit.runs.device import cpu_machine
+from lowbit.runs.export_model import export_model
+from lowbit.runs.prepare import Prepared, prepare_run
+from lowbit.runs.round_calibrated import calibrated_matrices, calibration_batches
+from lowbit.runs.run import run
+from lowbit.train.losses import hidden_of
+
+Folder = Callable[[str], Path]
+CPU = Execution(device="cpu", threads=1)
+PLAN = Plan("calibrated", "int3@16", embedding="int8@row", rank=2, rounding="calibrated")
+
+
+@pytest.fixture
+def prepared(
+    tiny_model: Folder, tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Prepared:
+    return prepare(tiny_model("llama"), tiny_text, tmp_path, monkeypatch)
+
+
+def prepare(
+    model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: Plan = PLAN
+) -> Prepared:
+    monkeypatch.setenv("LOWBIT_CACHE", str(tmp_path / "cache"))
+    train = TrainSpec(compute="fp32", steps=3, lr=0.05, batch=4)
+    return prepare_run(RunSpec(str(model), TaskSpec(str(text), window=24), plan, train, 0))
+
+
+def rounded(prepared: Prepared) -> Mapping[str, Packed]:
+    planned = planned_sites(prepared)
+    return calibrated_matrices(prepared, planned.sites, planned.choices, lambda *a: None)
+
+
+def decoded_embedding(prepared: Prepared, model: nn.Module) -> None:
+    planned = planned_sites(prepared)
+    for site in planned.sites:
+        if site.depth is None and not site.fresh:
+            module = model.get_submodule(site.name)
+            weight = module.weight.detach()  # type: ignore[operator, union-attr]
+            module.weight.data = decode(encode(weight, planned.choices[site.name].quant))  # type: ignore[union-attr, operator]
+
+
+@torch.no_grad()
+def moment_at(prepared: Prepared, model: nn.Module, name: str) -> Tensor:
+    """The mean x x' of a module's inputs, by a hook on the whole model."""
+    sums, count = torch.zeros(0), 0
+
+    def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal sums, count
+        rows = inputs[0].reshape(-1, inputs[0].shape[-1])
+        sums = rows.t() @ rows + (sums if len(sums) else 0)
+        count += len(rows)
+
+    handle = model.get_submodule(name).register_forward_pre_hook(add)
+    for batch in calibration_batches(prepared):
+        hidden_of(model, batch)
+    handle.remove()
+    return sums / count
+
+
+def test_the_first_block_sees_the_rounded_embedding(prepared: Prepared) -> None:
+    model = load(prepared.checkpoint, "language").float()
+    decoded_embedding(prepared, model)
+    name = "model.layers.0.self_attn.v_proj"
+    weight = model.get_submodule(name).weight.detach()  # type: ignore[operator, union-attr]
+    moment = moment_at(prepared, model, name)
+    spec = planned_sites(prepared).choices[name].quant
+    packed = rounded(prepared)[name]
+    expected = encode_calibrated(weight, spec, moment)
+    torch.testing.assert_close(
+        output_error(weight, packed, moment), output_error(weight, expected, moment), rtol=0.02,
+        atol=1e-7,
+    )  # fmt: skip
+    nearest = output_error(weight, encode(weight, spec), moment)
+    assert bool((output_error(weight, packed, moment) <= nearest * 1.01 + 1e-9).all())
+
+
+def test_a_later_block_sees_the_rounded_blocks_before_it(prepared: Prepared) -> None:
+    """Its matrices differ where the first block is kept in 16 bits."""
+    plain = replace(PLAN, name="half", rule=(Rule(depth=(0,), format="bf16"),))
+    whole, half = rounded(prepared), rounded(prepared.with_plan(plain))
+    name = "model.layers.1.mlp.down_proj"
+    assert not torch.equal(whole[name].codes, half[name].codes)
+    assert {site for site in half if ".0." in site} == set()
+
+
+@pytest.mark.parametrize("family", ["llama", "llama-untied", "mistral", "qwen3", "gpt2"])
+def test_the_last_hidden_states_change_less_than_with_nearest_rounding(
+    family: str, tiny_model: Folder, tiny_text: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    prepared = prepare(tiny_model(family), tiny_text, tmp_path, monkeypatch)
+    exact = load(prepared.checkpoint, "language").float()
+
+    def error(plan: Plan) -> float:
+        built = build_untrained(prepared.with_plan(plan), cpu_machine(CPU))
+        total = 0.0
+        with torch.no_grad():
+            for batch in calibration_batches(prepared):
+                difference = hidden_of(built.model, batch)[0] - hidden_of(exact, batch)[0]
+                total += float(difference.square().sum())
+        return total
+
+    assert error(PLAN) < error(replace(PLAN, rounding="nearest"))
+
+
+def test_an_encoder_is_rounded_too(
+    tiny_model: Folder, tiny_jsonl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare(tiny_model("bert"), tiny_jsonl, tmp_path, monkeypatch)
+    planned = planned_sites(prepared)
+    blocks = {site.name for site in planned.sites if site.depth is not None}
+    assert set(rounded(prepared)) == blocks
+
+
+def test_it_is_deterministic_and_done_once(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = rounded(prepared)
+
+    def never(*_: object) -> None:
+        raise AssertionError("rounded again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(round_calibrated, "encode_calibrated", never)
+        cached = rounded(prepared)
+    monkeypatch.setenv("LOWBIT_CACHE", "elsewhere")
+    again = rounded(prepared)
+    for name, matrix in first.items():
+        for key, tensor in matrix.tensors().items():
+            assert torch.equal(tensor, cached[name].tensors()[key])
+            assert torch.equal(tensor, again[name].tensors()[key])
+
+
+def test_scores_of_the_two_roundings_are_apart(prepared: Prepared) -> None:
+    """One must not be read from the other's cache."""
+    machine = cpu_machine(CPU)
+    nearest = prepared.with_plan(replace(PLAN, rounding="nearest"))
+    one, other = (untrained_scores(each, machine) for each in (nearest, prepared))
+    assert one.value != other.value
+    assert one.stored == other.stored
+
+
+def test_a_calibrated_run_is_trained_and_exported(prepared: Prepared, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    record = run(prepared.spec, folder, CPU)
+    assert record.status == "done"
+    assert record.spec["plan"]["rounding"] == "calibrated"
+    exported = export_model(folder, tmp_path / "base", "base")
+    written = load_written(tmp_path / "base", prepared)
+    expected = decode(rounded(prepared)["model.layers.1.mlp.up_proj"])
+    assert torch.allclose(written["model.layers.1.mlp.up_proj.weight"].float(), expected, atol=1e-2)
+    assert exported is not None
+
+
+def load_written(folder: Path, prepared: Prepared) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    assert prepared
+    return load_file(folder / "model.safetensors")
+
+
+def test_predictions_are_for_nearest_rounding_and_say_so(prepared: Prepared) -> None:
+    with pytest.raises(UserError, match="predictions are for nearest rounding"):
+        site_choices(prepared)
+
+
+def test_peak_memory_holds_one_block_at_a_time(prepared: Prepared) -> None:
+    """After a block is rounded, its weights are gone."""
+    planned = planned_sites(prepared)
+    rounding = round_calibrated._Rounding(
+        prepared, planned.sites, planned.choices, calibration_batches(prepared)
+    )
+    for name, _ in rounding.run(lambda *a: None):
+        depth = int(name.split(".")[2])
+        held = [
+            i for i, block in enumerate(rounding.blocks)
+            if any(not p.is_meta for p in block.parameters())
+        ]  # fmt: skip
+        assert held == [depth]
