@@ -1,5 +1,6 @@
 # make demo    a small study from nothing to a table, a figure and a report
 # make test    everything but what needs a GPU, the hub, a night, or a minute of its own
+# make real    what needs a real pretrained model (LOWBIT_SMOLLM2, see tests/real)
 # make late    those that take longest: whole studies, whole trials, kills, agents
 # make check   formatting, types, architecture, spelling: what CI runs before the tests
 # make reproduce   the joint, the bounds and the planner study, decided and drawn from their records
@@ -17,19 +18,22 @@ ifneq ($(wildcard ../shared/assets/ASSETS.md),)
 export LOWBIT_ASSETS ?= $(abspath ../shared/assets)
 endif
 
-.PHONY: demo test late check format bench clean nightly reproduce
+.PHONY: demo test late check format bench clean nightly real reproduce
 
 demo: $(VENV)/ready
 	$(BIN)/lowbit run studies/demo
 
 test: $(VENV)/ready-dev
-	$(BIN)/python -m pytest -n 2 -m "not late and not nightly and not hub"
+	$(BIN)/python -m pytest -n 2 -m "not late and not nightly and not hub and not real"
 
 late: $(VENV)/ready-dev
-	$(BIN)/python -m pytest -n 2 -m "late and not nightly and not hub"
+	$(BIN)/python -m pytest -n 2 -m "late and not nightly and not hub and not real"
 
 nightly: $(VENV)/ready-dev
-	$(BIN)/python -m pytest -n 2 -m "not hub"
+	$(BIN)/python -m pytest -n 2 -m "not hub and not real"
+
+real: $(VENV)/ready-dev
+	$(BIN)/python -m pytest -m real
 
 check: $(VENV)/ready-dev
 	$(BIN)/ruff format --check .

@@ -41,9 +41,18 @@ def test_phases_are_told_on_one_line_with_the_time_left_and_wiped() -> None:
     plain = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     phases(True, plain)("gradients", 1, 2)
     assert b"###" in plain.buffer.getvalue()  # type: ignore[attr-defined]
-    quiet = io.StringIO()
-    phases(False, quiet)("gradients", 1, 2)
-    assert quiet.getvalue() == ""
+
+
+def test_a_log_file_gets_a_line_every_half_minute() -> None:
+    log, now = io.StringIO(), [0.0]
+    update = phases(False, log, lambda: now[0])
+    for step in range(6):
+        update("gradients", step, 6)
+        now[0] += 20.0
+    assert log.getvalue().splitlines() == [
+        "gradients 2/6, 1 min 20 s left",
+        "gradients 4/6, 40 s left",
+    ]
 
 
 def test_a_bar_ends_the_run_when_nobody_waits_for_it() -> None:

@@ -6,8 +6,15 @@ import pytest
 import torch
 from helpers.layers import COLUMNS, ROWS, given, seed
 from helpers.models import stir
+from torch import Tensor
 
-from lowbit.layers.adapters import Adapter, SvdAdapter, start_from_residual
+from lowbit.layers.adapters import (
+    Adapter,
+    SvdAdapter,
+    best_factors,
+    start_from_residual,
+    weighted_factors,
+)
 from lowbit.quant.codec import decode, encode
 from lowbit.quant.formats import CASTS, FORMATS, parse
 
@@ -85,3 +92,33 @@ def test_dropout_belongs_to_training_alone(kind: type[Adapter] | type[SvdAdapter
     quiet = kind(3, (ROWS, COLUMNS), 5.0, 0.0, seed())
     quiet.load_state_dict(adapter.state_dict())
     assert torch.equal(adapter.eval()(x), quiet.train()(x))
+
+
+# --- starts ---------------------------------------------------------------------------------------
+
+
+def _output_error(residual: Tensor, delta: Tensor, moment: Tensor) -> float:
+    rest = residual - delta
+    return float(((rest @ moment) * rest).sum())
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8])
+def test_a_weighted_start_is_the_best_of_its_rank_for_the_inputs(rank: int) -> None:
+    """Better than the unweighted one and than random changes of itself."""
+    generator = torch.Generator().manual_seed(rank)
+    inputs = torch.randn(200, 12, generator=generator) * torch.logspace(0, 1, 12)
+    moment, residual = inputs.t() @ inputs / 200, torch.randn(10, 12, generator=generator)
+    left, right = weighted_factors(residual, moment, rank)
+    best = _output_error(residual, left @ right, moment)
+    plain_right, size, plain_left = best_factors(residual, rank)
+    assert best < _output_error(residual, plain_left * size @ plain_right, moment)
+    for _ in range(20):
+        moved = left + 0.01 * torch.randn(left.shape, generator=generator)
+        assert best <= _output_error(residual, moved @ right, moment) * (1 + 1e-6)
+
+
+def test_inputs_that_are_always_zero_do_not_make_a_start_infinite() -> None:
+    moment = torch.zeros(6, 6)
+    moment[0, 0] = 1.0
+    left, right = weighted_factors(torch.ones(4, 6), moment, 2)
+    assert bool(torch.isfinite(left @ right).all())

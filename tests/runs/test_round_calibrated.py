@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -12,17 +13,18 @@ from torch import Tensor, nn
 
 from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
-from lowbit.core.spec import Plan, Rule, RunSpec, TaskSpec, TrainSpec
+from lowbit.core.spec import Plan, Rounding, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.models.loading import load
 from lowbit.quant.calibrated import encode_calibrated, output_error
 from lowbit.quant.codec import Packed, decode, encode
 from lowbit.runs import round_calibrated
-from lowbit.runs.build import build_untrained, planned_sites, site_choices
+from lowbit.runs.build import build_run, build_untrained, planned_sites, site_choices
 from lowbit.runs.cached_scores import untrained_scores
 from lowbit.runs.device import cpu_machine
 from lowbit.runs.export_model import export_model
 from lowbit.runs.prepare import Prepared, prepare_run
-from lowbit.runs.round_calibrated import calibrated_matrices, calibration_batches
+from lowbit.runs.round_calibrated import calibration_batches, round_sites
+from lowbit.runs.rounded_sites import RoundedSite
 from lowbit.runs.run import run
 from lowbit.train.losses import hidden_of
 
@@ -46,9 +48,13 @@ def prepare(
     return prepare_run(RunSpec(str(model), TaskSpec(str(text), window=24), plan, train, 0))
 
 
-def rounded(prepared: Prepared) -> Mapping[str, Packed]:
+def rounded_sites(prepared: Prepared) -> Mapping[str, RoundedSite]:
     planned = planned_sites(prepared)
-    return calibrated_matrices(prepared, planned.sites, planned.choices, lambda *a: None)
+    return round_sites(prepared, planned.sites, planned.choices, lambda *a: None)
+
+
+def rounded(prepared: Prepared) -> Mapping[str, Packed]:
+    return {name: site.packed for name, site in rounded_sites(prepared).items()}
 
 
 def decoded_embedding(prepared: Prepared, model: nn.Module) -> None:
@@ -199,3 +205,48 @@ def test_peak_memory_holds_one_block_at_a_time(prepared: Prepared) -> None:
             if any(not p.is_meta for p in block.parameters())
         ]  # fmt: skip
         assert held == [depth]
+
+
+# --- adapters that start at a correction ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "calibrated"])
+def test_a_weighted_start_changes_the_outputs_less_than_other_starts(
+    rounding: Rounding, prepared: Prepared
+) -> None:
+    exact = load(prepared.checkpoint, "language").float()
+
+    def error(init: Literal["zero", "residual", "weighted"]) -> float:
+        plan = replace(PLAN, init=init, rounding=rounding, rank=4)
+        built = build_run(prepared.with_plan(plan), cpu_machine(CPU))
+        total = 0.0
+        with torch.no_grad():
+            for batch in calibration_batches(prepared):
+                difference = hidden_of(built.model.eval(), batch)[0] - hidden_of(exact, batch)[0]
+                total += float(difference.square().sum())
+        return total
+
+    assert error("weighted") < error("residual")
+    assert error("weighted") < error("zero")
+
+
+def test_a_run_that_starts_weighted_is_scored_on_the_base_it_was_trained_on(
+    prepared: Prepared,
+) -> None:
+    """Without the adapter's rank in the plan, later blocks would be rounded for other inputs."""
+    plan = replace(PLAN, init="weighted")
+    trained = build_run(prepared.with_plan(plan), cpu_machine(CPU)).model
+    untrained = build_untrained(prepared.with_plan(plan), cpu_machine(CPU)).model
+    for name, tensor in untrained.state_dict().items():
+        if name.endswith((".codes", ".scales")):
+            assert torch.equal(tensor, trained.state_dict()[name])
+
+
+def test_a_weighted_start_is_read_from_the_cache(prepared: Prepared) -> None:
+    weighted = prepared.with_plan(replace(PLAN, init="weighted", rounding="nearest"))
+    first, again = rounded_sites(weighted), rounded_sites(weighted)
+    for name, site in first.items():
+        (left, right), cached = site.correction or (), again[name].correction  # type: ignore[misc]
+        assert cached is not None
+        assert torch.equal(left, cached[0])
+        assert torch.equal(right, cached[1])

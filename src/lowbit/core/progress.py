@@ -18,6 +18,8 @@ from rich.progress import (
 )
 
 LINE, PIECES = 79, 30
+LOG_EVERY = 30.0
+"""Seconds between two lines where the output is no terminal."""
 
 
 class StepCallback(Protocol):
@@ -68,38 +70,47 @@ def bar(
 
 
 def phases(
-    shown: bool,
+    terminal: bool,
     screen: TextIO | None = None,
     now: Callable[[], float] = monotonic,
     stop: Callable[[], bool] = lambda: False,
 ) -> Callable[[str, int, int], None]:
-    """A callback that shows the progress of each phase on one line, erased when the phase ends.
+    """A callback that shows the progress of each phase.
 
-    The callback ends the process when `stop` returns True. A line that is overwritten needs no
-    thread and hides no cursor, so an interrupted measurement leaves nothing to clean up.
+    On a terminal it is one line, erased when the phase ends. A line that is overwritten needs no
+    thread and hides no cursor, so an interrupted measurement leaves nothing to clean up. Elsewhere,
+    such as in a log file, it is a line every half minute. The callback ends the process when `stop`
+    returns True.
     """
     out = screen or sys.stderr
     starts: dict[str, tuple[float, int]] = {}
     pieces = _printable("█░", "#.", out)
+    last_line = now()
 
     def update(what: str, done: int, total: int) -> None:
+        nonlocal last_line
         if stop():
             raise SystemExit(1)
-        if not shown:
-            return
-        since, first = starts.setdefault(what, (now(), done))
+        time = now()
+        since, first = starts.setdefault(what, (time, done))
+        spent, steps = time - since, done - first
+        left = f"{clock(spent / steps * (total - done))} left" if steps else ""
         if done >= total:
             starts.pop(what)
-            out.write(f"\r{'':{LINE}}\r")
-        else:
-            spent, steps = now() - since, done - first
-            left = f"{clock(spent / steps * (total - done))} left" if steps else ""
-            full = round(PIECES * done / total)
-            gauge = pieces[0] * full + pieces[1] * (PIECES - full)
-            out.write(f"\r{f'{what:<11} {gauge} {done}/{total}  {left}':<{LINE}.{LINE}}")
+        if terminal:
+            line = "" if done >= total else _gauge(what, done, total, pieces) + left
+            out.write(f"\r{line:<{LINE}.{LINE}}" + ("\r" if done >= total else ""))
+        elif time - last_line >= LOG_EVERY and done < total:
+            out.write(f"{what} {done}/{total}{', ' if left else ''}{left}\n")
+            last_line = time
         out.flush()
 
     return update
+
+
+def _gauge(what: str, done: int, total: int, pieces: str) -> str:
+    full = round(PIECES * done / total)
+    return f"{what:<11} {pieces[0] * full + pieces[1] * (PIECES - full)} {done}/{total}  "
 
 
 def _printable(text: str, otherwise: str, out: TextIO) -> str:

@@ -114,7 +114,8 @@ class Plan:
     `format` and `rank` are for the block matrices. `embedding` is the format of embeddings and
     heads, whose rank is 0; None means `format` if it has at least 8 bits, else `int8@row`.
     An adapter's delta is scaled by alpha / rank; `alpha = "2r"` sets that factor to two.
-    `init`: adapters start at zero, or at the best approximation of the quantisation error.
+    `init`: adapters start at zero, at the best approximation of the quantisation error, or at the
+    best one for the layer's inputs (`weighted`); the last two change the model before training.
     `adapter`: "" trains adapters; "none" scores the stored base without any; the name of another
     plan scores with the adapters of that plan's run, same seed, on task `on` ("": the same task).
     `rounding`: each weight to its nearest level, or `calibrated`: the layer's outputs on training
@@ -130,7 +131,7 @@ class Plan:
     rank: int = 8
     alpha: float | Literal["2r"] = 16.0
     dropout: float = 0.0
-    init: Literal["zero", "residual"] = "zero"
+    init: Literal["zero", "residual", "weighted"] = "zero"
     adapter: str = ""
     on: str = ""
     lent: str = ""

@@ -19,6 +19,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+DAMPING = 1e-4
+"""The least weight of a direction, as a share of the inputs' mean square."""
+
 
 class ScaledFactors(NamedTuple):
     """The factors of an adapter, ready to multiply: scale (x A') B'."""
@@ -99,6 +102,24 @@ def best_factors(
     """(right vectors, singular values, left vectors) of the `rank` largest directions."""
     left, values, right = torch.linalg.svd(residual, full_matrices=False)
     return right[:rank], values[:rank], left[:, :rank]
+
+
+@torch.no_grad()
+def weighted_factors(
+    residual: Float[Tensor, "out in"], moment: Float[Tensor, "in in"], rank: int
+) -> tuple[Float[Tensor, "out rank"], Float[Tensor, "rank in"]]:
+    """The factors of the delta that changes the layer's outputs least from the exact ones.
+
+    It minimises tr (R - D) H (R - D)' over D of this rank, for the residual R and the inputs'
+    second moment H: the truncated SVD of R H^(1/2), times H^(-1/2) (QERA, CLoQ).
+    """
+    values, vectors = torch.linalg.eigh(moment.double())
+    # Directions without any input get a small weight, so that they cannot grow without bound.
+    values = values.clamp(min=DAMPING * float(values.mean().clamp(min=1e-12)))
+    root = vectors * values.sqrt() @ vectors.t()
+    inverse = vectors / values.sqrt() @ vectors.t()
+    right, size, left = best_factors((residual.double() @ root).float(), rank)
+    return left * size, (right.double() @ inverse).float()
 
 
 @torch.no_grad()

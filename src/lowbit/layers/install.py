@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +27,9 @@ from lowbit.models.family import is_transposed
 from lowbit.quant.byte_counts import matrix_bytes
 from lowbit.quant.codec import Packed, encode
 
+Correction = tuple[Tensor, Tensor]
+"""(out, rank) and (rank, in): the factors of a delta."""
+
 
 @dataclass(frozen=True)
 class LayerSettings:
@@ -37,6 +40,8 @@ class LayerSettings:
     seed: int
     residency: Residency = "packed"
     decoder: Decoder = "own"
+    corrections: Mapping[str, Correction] = field(default_factory=dict)
+    """For `init = "weighted"`: the factors that each site's adapter starts at."""
 
 
 class WeightReader(Protocol):
@@ -119,6 +124,9 @@ def _layer(
         ).to(frozen.codes.device)
         if settings.plan.init == "residual":
             start_from_residual(adapter, _weight(module).float() - frozen.weight(torch.float32))
+        elif settings.plan.init == "weighted":
+            left, right = settings.corrections[site.name]
+            start_from_residual(adapter, (left @ right).to(frozen.codes.device))
     return AdaptedLinear(frozen, getattr(module, "bias", None), adapter)
 
 

@@ -23,6 +23,7 @@ record          the record that a run writes, and when two may be compared
 record_fields   builds a record from a model and its scores
 request         one run from plain arguments
 round_calibrated  rounds a model's matrices with calibration text
+rounded_sites   sites that are rounded so, and their cache
 run             the whole run: prepare, build, train, score, record
 run_cost        the result of a dry run
 scoring         scores a model on the scored split

@@ -35,7 +35,8 @@ from lowbit.runs.device import Machine
 from lowbit.runs.encoding_cache import Encodings
 from lowbit.runs.export import peft
 from lowbit.runs.prepare import Prepared, weights_digest
-from lowbit.runs.round_calibrated import calibrated_matrices
+from lowbit.runs.round_calibrated import round_sites
+from lowbit.runs.rounded_sites import RoundedSite
 from lowbit.train import compile, losses
 from lowbit.train.distillation import Distiller, run_teacher, teacher_nbytes
 from lowbit.train.hooks import Hooks
@@ -165,18 +166,33 @@ def _distiller(prepared: Prepared, distil: Distil, device: torch.device) -> Dist
 def _stored_model(prepared: Prepared, planned: BuiltModel, machine: Machine) -> nn.Module:
     """The model with every site in its format; weights are read one matrix at a time."""
     spec, execution, checkpoint = prepared.spec, machine.execution, prepared.checkpoint
-    settings = LayerSettings(
-        spec.plan, machine.dtype, spec.seed, execution.residency, execution.decoder
-    )
     with allocator.returning_freed_memory():
-        on_progress = phases(sys.stderr.isatty())
-        rounded = calibrated_matrices(prepared, planned.sites, planned.choices, on_progress)
-        encodings = Encodings(cache_dir(), weights_digest(checkpoint), checkpoint.gguf, rounded)
+        rounded = _rounded(prepared)
+        packed = {name: site.packed for name, site in rounded.items()}
+        encodings = Encodings(cache_dir(), weights_digest(checkpoint), checkpoint.gguf, packed)
+        settings = LayerSettings(
+            spec.plan,
+            machine.dtype,
+            spec.seed,
+            execution.residency,
+            execution.decoder,
+            {n: site.correction for n, site in rounded.items() if site.correction is not None},
+        )
         model, weights = blank(
             checkpoint, prepared.kind, prepared.labels, prepared.pad, machine.device
         )
         install(model, planned.sites, planned.choices, settings, weights, encodings)
     return model.to(machine.device)
+
+
+def _rounded(prepared: Prepared) -> dict[str, RoundedSite]:
+    """The sites that are rounded with calibration text, or whose adapters start there.
+
+    By the plan's own ranks: a base that is scored without its adapter is the one it was trained on.
+    """
+    planned = planned_sites(prepared)
+    on_progress = phases(sys.stderr.isatty())
+    return round_sites(prepared, planned.sites, planned.choices, on_progress)
 
 
 def hooks_of(plan: Plan, built: BuiltModel) -> Hooks:

@@ -19,7 +19,7 @@ from lowbit.core.cache import cache_dir
 from lowbit.core.files import file_digest
 from lowbit.core.stats import paired_gap
 from lowbit.quant.formats import spell
-from lowbit.runs import round_calibrated
+from lowbit.runs import rounded_sites
 from lowbit.runs.build import BuiltModel, build_untrained, planned_sites
 from lowbit.runs.comparison import Comparison, UntrainedScores
 from lowbit.runs.device import Machine
@@ -91,7 +91,7 @@ def _key(
     batch = prepared.spec.train.eval_batch
     key = [EVALUATION, facts.weights, facts.data, part, batch, adapter, formats, about]
     rounded = sorted(n for n, c in planned.choices.items() if c.rounding == "calibrated")
-    return json.dumps([*key, round_calibrated.VERSION, rounded] if rounded else key)
+    return json.dumps([*key, rounded_sites.VERSION, rounded] if rounded else key)
 
 
 def _score_arrays(built: BuiltModel, prepared: Prepared, part: str) -> Arrays:

@@ -1,38 +1,43 @@
-"""Rounds a model's matrices with calibration text, block after block.
+"""Rounds a model's matrices with calibration text, block after block; starts adapters there.
 
 Each block sees its inputs as the rounded blocks before it give them, so later blocks make up for
 earlier errors. For one block:
     1. run it on all sequences, and sum x x' over the inputs x of each matrix;
-    2. round its matrices with these moments (`quant.calibrated`), and put the decoded ones in;
+    2. round its matrices with these moments (`quant.calibrated`), and put the decoded ones in; with
+       `init = "weighted"` add each adapter's start, the best correction of its rank;
     3. run it again; its outputs are the next block's inputs.
 One block's weights are in memory at a time, and one hidden state per token. The text is from the
-training part, so that plans are chosen and scored on other text. Results are cached.
+training part, so that plans are chosen and scored on other text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowbit.core import array_store
-from lowbit.core.cache import cache_dir
 from lowbit.core.errors import UserError, run_error_prefix
-from lowbit.core.spec import Choice, Site
+from lowbit.core.spec import Site
+from lowbit.layers.adapters import weighted_factors
 from lowbit.models.family import is_transposed
 from lowbit.models.packed_attention import use
 from lowbit.models.weights import blank
 from lowbit.quant.calibrated import encode_calibrated
-from lowbit.quant.codec import TENSORS, Packed, decode, encode
-from lowbit.quant.formats import spell
-from lowbit.runs.prepare import Prepared, weights_digest
+from lowbit.quant.codec import decode, encode
+from lowbit.runs.prepare import Prepared
+from lowbit.runs.rounded_sites import (
+    Choices,
+    RoundedSite,
+    cache_keys,
+    needs_text,
+    read_cached,
+    save_cached,
+    starts_weighted,
+)
 from lowbit.tasks.base import Batch
 from lowbit.tasks.batching import by_length, collate, split_by_tokens
 from lowbit.train.losses import hidden_of
@@ -40,11 +45,8 @@ from lowbit.train.losses import hidden_of
 TOKENS = 16_384
 """Tokens of training text."""
 TOKENS_AT_A_TIME = 2048
-VERSION = 1
-"""Increase whenever the same weights and text would be rounded differently."""
 
 OnProgress = Callable[[str, int, int], None]
-Choices = Mapping[str, Choice]
 
 
 class _FirstBlockError(Exception):
@@ -77,26 +79,26 @@ class _Moments:
         return self.sums[self.same_as.get(name, name)]
 
 
-def calibrated_matrices(
+def round_sites(
     prepared: Prepared, sites: Sequence[Site], choices: Choices, on_progress: OnProgress
-) -> dict[str, Packed]:
-    """The matrices whose choice is calibrated rounding, by site; from the cache if they are there.
+) -> dict[str, RoundedSite]:
+    """The sites that need calibration text, rounded; from the cache if they are there.
 
-    Only sites inside blocks can be calibrated: an embedding has no inputs to calibrate on.
+    These are block matrices with calibrated rounding or a weighted start.
     """
-    wanted = [s for s in sites if choices[s.name].rounding == "calibrated" and s.depth is not None]
+    plan = prepared.spec.plan
+    wanted = [site for site in sites if needs_text(plan, site, choices[site.name])]
     if not wanted:
         return {}
     batches = calibration_batches(prepared)
-    keys = _keys(prepared, sites, choices, batches)
-    cached = {site.name: _cached(keys[site.name], site, choices[site.name]) for site in wanted}
-    if all(matrix is not None for matrix in cached.values()):
-        return {name: matrix for name, matrix in cached.items() if matrix is not None}
-    matrices = dict(_Rounding(prepared, sites, choices, batches).run(on_progress))
-    for name, matrix in matrices.items():
-        arrays = {key: tensor.numpy() for key, tensor in matrix.tensors().items()}
-        array_store.save(_path(keys[name]), keys[name], arrays)
-    return matrices
+    keys = cache_keys(prepared, sites, choices, batches)
+    cached = {site.name: read_cached(keys[site.name], site, choices[site.name]) for site in wanted}
+    if all(rounded is not None for rounded in cached.values()):
+        return {name: rounded for name, rounded in cached.items() if rounded is not None}
+    rounded_sites = dict(_Rounding(prepared, sites, choices, batches).run(on_progress))
+    for name, rounded in rounded_sites.items():
+        save_cached(keys[name], rounded)
+    return rounded_sites
 
 
 def calibration_batches(prepared: Prepared, tokens: int = TOKENS) -> list[Batch]:
@@ -117,7 +119,7 @@ class _Rounding:
     def __init__(
         self, prepared: Prepared, sites: Sequence[Site], choices: Choices, batches: Sequence[Batch]
     ) -> None:
-        self.sites, self.choices = sites, choices
+        self.sites, self.choices, self.plan = sites, choices, prepared.spec.plan
         self.model, self.weights = blank(
             prepared.checkpoint, prepared.kind, prepared.labels, prepared.pad, torch.device("cpu")
         )
@@ -163,7 +165,7 @@ class _Rounding:
         return states, arguments
 
     @torch.no_grad()
-    def run(self, on_progress: OnProgress) -> Iterator[tuple[str, Packed]]:
+    def run(self, on_progress: OnProgress) -> Iterator[tuple[str, RoundedSite]]:
         """Round block after block."""
         count = len(self.blocks)
         on_progress("rounding", 0, count)
@@ -175,11 +177,9 @@ class _Rounding:
             inside = [site for site in self.sites if site.depth == depth]
             moments = self._moments(block, inside)
             for site in inside:
-                packed = self._round(site, moments)
-                if packed is not None:
-                    _put_weight(self.model.get_submodule(site.name), decode(packed))
-                    if self.choices[site.name].rounding == "calibrated":
-                        yield site.name, packed
+                rounded = self._round(site, moments)
+                if rounded is not None and needs_text(self.plan, site, self.choices[site.name]):
+                    yield site.name, rounded
             if depth + 1 < count:
                 self.states = [
                     self._call(block, state, named)
@@ -191,24 +191,35 @@ class _Rounding:
     def _moments(self, block: nn.Module, inside: Sequence[Site]) -> _Moments:
         """The moments of the inputs of this block's calibrated matrices."""
         moments = _Moments()
-        names = [s.name for s in inside if self.choices[s.name].rounding == "calibrated"]
+        names = [s.name for s in inside if needs_text(self.plan, s, self.choices[s.name])]
         if names:
             with _recording(self.model, names, moments):
                 for state, named in zip(self.states, self.arguments, strict=True):
                     self._call(block, state, named)
         return moments
 
-    def _round(self, site: Site, moments: _Moments) -> Packed | None:
-        """A matrix as the plan stores it; None if it is trained."""
+    def _round(self, site: Site, moments: _Moments) -> RoundedSite | None:
+        """Round a matrix as the plan stores it, and put it in; None if it is trained."""
         choice = self.choices[site.name]
         if choice.base == "trained":
             return None
-        weight = _weight(self.model.get_submodule(site.name))
+        module = self.model.get_submodule(site.name)
+        weight, correction = _weight(module), None
         with run_error_prefix(site.name):
-            if choice.rounding == "nearest":
-                return encode(weight, choice.quant)
-            tokens = sum(state.shape[-2] for state in self.states)
-            return encode_calibrated(weight, choice.quant, moments.of(site.name) / tokens)
+            if choice.rounding == "calibrated":
+                packed = encode_calibrated(weight, choice.quant, self._moment(site, moments))
+            else:
+                packed = encode(weight, choice.quant)
+        stored = decode(packed)
+        if starts_weighted(self.plan, choice):
+            moment = self._moment(site, moments)
+            correction = weighted_factors(weight - stored, moment, choice.rank)
+            stored = stored + correction[0] @ correction[1]
+        _put_weight(module, stored)
+        return RoundedSite(packed, correction)
+
+    def _moment(self, site: Site, moments: _Moments) -> Tensor:
+        return moments.of(site.name) / sum(state.shape[-2] for state in self.states)
 
     @staticmethod
     def _call(block: nn.Module, state: Tensor, named: dict[str, Any]) -> Tensor:
@@ -247,37 +258,3 @@ def _weight(module: nn.Module) -> Tensor:
 def _put_weight(module: nn.Module, weight: Tensor) -> None:
     stored: Tensor = module.weight  # type: ignore[assignment]
     stored.data = (weight.t() if is_transposed(module) else weight).contiguous()
-
-
-def _keys(
-    prepared: Prepared, sites: Sequence[Site], choices: Choices, batches: Sequence[Batch]
-) -> dict[str, str]:
-    """The cache key of each site: its weights, the text, and how everything before it is stored."""
-    text = sha256()
-    for batch in batches:
-        text.update(batch.ids.numpy().tobytes() + repr(batch.lengths).encode())
-    outside = [s for s in sites if s.depth is None]
-    inside = sorted((s for s in sites if s.depth is not None), key=lambda s: s.depth or 0)
-    start = f"{VERSION}|{weights_digest(prepared.checkpoint)}|{text.hexdigest()}"
-    stored = {s.name: f"{s.name}={_stored_as(choices[s.name])}" for s in (*outside, *inside)}
-    keys = {}
-    for site in inside:
-        earlier = [s.name for s in (*outside, *inside) if s.depth is None or s.depth < site.depth]  # type: ignore[operator]
-        keys[site.name] = "|".join([start, *(stored[name] for name in earlier), stored[site.name]])
-    return keys
-
-
-def _stored_as(choice: Choice) -> str:
-    return f"{spell(choice.quant)} {choice.rounding} {choice.base}"
-
-
-def _path(key: str) -> Path:
-    return cache_dir() / "rounded" / f"{sha256(key.encode()).hexdigest()[:24]}.safetensors"
-
-
-def _cached(key: str, site: Site, choice: Choice) -> Packed | None:
-    arrays = array_store.load(_path(key), key)
-    if arrays is None:
-        return None
-    tensors = {n: torch.from_numpy(np.array(arrays[n])) for n in TENSORS if n in arrays}
-    return Packed(choice.quant, site.shape, **tensors)
