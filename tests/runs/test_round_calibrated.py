@@ -9,6 +9,7 @@ from typing import Literal
 
 import pytest
 import torch
+from helpers.command_line import lowbit
 from torch import Tensor, nn
 
 from lowbit.core.errors import UserError
@@ -174,10 +175,10 @@ def test_a_calibrated_run_is_trained_and_exported(prepared: Prepared, tmp_path: 
     assert record.status == "done"
     assert record.spec["plan"]["rounding"] == "calibrated"
     exported = export_model(folder, tmp_path / "base", "base")
+    assert not exported.needs_adapter
     written = load_written(tmp_path / "base", prepared)
     expected = decode(rounded(prepared)["model.layers.1.mlp.up_proj"])
     assert torch.allclose(written["model.layers.1.mlp.up_proj.weight"].float(), expected, atol=1e-2)
-    assert exported is not None
 
 
 def load_written(folder: Path, prepared: Prepared) -> dict[str, Tensor]:
@@ -250,3 +251,15 @@ def test_a_weighted_start_is_read_from_the_cache(prepared: Prepared) -> None:
         assert cached is not None
         assert torch.equal(left, cached[0])
         assert torch.equal(right, cached[1])
+
+
+def test_the_export_of_a_corrected_base_says_that_it_needs_its_adapter(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    spec = replace(prepared.spec, plan=replace(PLAN, init="weighted"))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    run(spec, folder, CPU)
+    assert export_model(folder, tmp_path / "base", "base").needs_adapter
+    shown = lowbit("export", folder, "--to", tmp_path / "base2", "--what", "base")
+    assert "with the run's adapter only" in shown.out

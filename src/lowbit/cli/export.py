@@ -31,6 +31,8 @@ def export(
     merged = what == "merged"
     content = "base and adapter merged, on the decoded base" if merged else "the decoded base"
     say(f"wrote {to}: {content}")
+    if exported.needs_adapter:
+        say("use it with the run's adapter only: the adapter started as a part of the weights")
     if exported.loss is not None:
         say(f"loss on calibration text: {exported.loss:.4f} as written,")
         say(f"{exported.loss_if_stored_again:.4f} were it stored in the plan's formats again")

@@ -17,11 +17,14 @@ class ExportedModel:
 
     `loss` is the loss of the written model. `loss_if_stored_again` is the loss of the same weights
     after they are quantised to the plan's formats again. Both are None for an export of the base.
+    `needs_adapter`: the base alone is worse than the 16-bit model, because its adapter started at a
+    correction of the rounding error (`init` is not `zero`).
     """
 
     folder: Path
     loss: float | None = None
     loss_if_stored_again: float | None = None
+    needs_adapter: bool = False
 
 
 def export_model(
@@ -57,7 +60,8 @@ def export_model(
     from lowbit.runs.finished_run import export_plain
 
     losses = export_plain(folder, target, what == "merged", record)
-    return ExportedModel(target, losses.get("merged"), losses.get("stored again"))
+    corrected = what == "base" and record.spec["plan"].get("init", "zero") != "zero"
+    return ExportedModel(target, losses.get("merged"), losses.get("stored again"), corrected)
 
 
 def finished_record(folder: Path) -> Record:
