@@ -1,4 +1,4 @@
-"""Nouns are nouns and verbs are verbs: participles are no names.
+"""Names: participles are none, and one word means one thing.
 
 `found`, `made`, `known` say that something was done, not what there is. A name says what it holds:
 `scores`, `records`, `forecast`. A test counts every place where such a name is bound.
@@ -44,3 +44,24 @@ def participles() -> Counter[str]:
 def test_participles_are_no_names() -> None:
     counted = participles()
     assert counted.total() < MOST_BINDINGS, counted.most_common()
+
+
+def definitions(kind: type[ast.AST]) -> Counter[str]:
+    """How many modules define each class or function, at their top level. A verb's file in `cli`
+    has a function of the verb's name, which calls the API's function of that name."""
+    return Counter(
+        node.name
+        for path in ROOT.rglob("*.py")
+        if path.parent != ROOT / "cli"
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, kind)
+    )
+
+
+def test_a_class_name_belongs_to_one_class() -> None:
+    counted = definitions(ast.ClassDef)
+    assert [name for name, count in counted.items() if count > 1] == []
+
+
+def test_one_function_is_called_measure() -> None:
+    assert definitions(ast.FunctionDef)["measure"] == 1
