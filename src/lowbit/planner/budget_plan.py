@@ -50,3 +50,5 @@ class BudgetPlan:
     basis: Basis
     controls: tuple[tuple[Plan, Solution], ...] = ()
     overhead: int = 0
+    grid: str | None = None
+    """The format whose grid the checkpoint's weights lie on already; it was among the choices."""

@@ -40,7 +40,8 @@ def plan_for_budget(
         task: A task's name, or a file of text.
         budget: Stored bytes, such as `12_000_000` or `"12MB"`.
         train_memory: The peak of a training step, such as `"2GB"`; 0 sets no limit.
-        formats: The formats to choose among.
+        formats: The formats to choose among. If the checkpoint lies on a low-bit grid already, the
+            format of that grid is added.
         ranks: The ranks to choose among.
         tokens: Tokens of calibration text.
         at: The folder of a finished 16-bit run; its adapter is merged first.
@@ -82,12 +83,18 @@ def plan_for_budget(
 def _solve(
     spec: RunSpec, execution: Execution, request: PlanRequest, on_progress: OnProgress
 ) -> BudgetPlan:
+    from dataclasses import replace
+
     from lowbit.planner.planner import make_plan
     from lowbit.runs.device import open_machine
     from lowbit.runs.prepare import prepare_run
+    from lowbit.sensitivity.checkpoint_grid import checkpoint_grid
 
-    machine = open_machine(execution, spec.train.compute)
-    return make_plan(prepare_run(spec), machine, request, on_progress)
+    machine, prepared = open_machine(execution, spec.train.compute), prepare_run(spec)
+    grid = checkpoint_grid(prepared)
+    if grid is not None and grid not in request.formats:
+        request = replace(request, formats=(*request.formats, grid))
+    return replace(make_plan(prepared, machine, request, on_progress), grid=grid)
 
 
 def _size(value: int | str) -> int:

@@ -3,6 +3,7 @@
 build_table      damage of every site in every format, from a model and calibration text
 by_name          measure, predict and guide, for a model, task and plans given by name
 calibration      calibration text, spread evenly over a task's data
+checkpoint_grid  the low-bit grid that a checkpoint already lies on
 compare_formats  formats compared without a model
 curvature        gradient, Fisher's diagonal and K-FAC factors of every site
 guide            recommended formats by rank and data size

@@ -83,6 +83,11 @@ def _sentences(planned: BudgetPlan, best: Candidate) -> list[str]:
         f"{size:,} of {request.stored:,} bytes. A training step takes {peak:,}{limit} bytes, "
         "by the byte count."
     ]
+    if planned.grid is not None:
+        lines.append(
+            f"The checkpoint's weights lie on the grid of {planned.grid} already. That format "
+            "keeps them and was among the choices; every other one rounds them a second time."
+        )
     if planned.fits_in_full:
         return [*lines, "The budget holds the whole model in 16 bits at the largest rank."]
     lines += _how_good(planned.candidates, best, request.untrained)
