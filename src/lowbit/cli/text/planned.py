@@ -12,6 +12,7 @@ from lowbit.cli.text.measured import based_on, nats
 from lowbit.core.files import to_json, write_atomic
 from lowbit.plan.file import to_toml
 from lowbit.planner.budget_plan import BudgetPlan, Candidate
+from lowbit.planner.frontier_summary import bytes_saved, nearby
 from lowbit.planner.knapsack import Solution
 from lowbit.planner.other_quantizers import quantizer_configs
 from lowbit.quant.formats import bits_of, parse
@@ -95,6 +96,7 @@ def _sentences(planned: BudgetPlan, best: Candidate) -> list[str]:
         lines.append(
             "NO PLANNED CHOICE WAS BETTER THAN A UNIFORM ONE: the uniform plan is written."
         )
+    lines += _budget_sentences(planned, size)
     lines += _predicted_gap(planned.predictions, best.solution)
     if planned.converse > 0 and planned.kfac_damage > 0:
         lines.append(
@@ -104,6 +106,32 @@ def _sentences(planned: BudgetPlan, best: Candidate) -> list[str]:
             f"{planned.kfac_damage / planned.converse:,.0f} times as much."
         )
     return lines
+
+
+def _budget_sentences(planned: BudgetPlan, size: int) -> list[str]:
+    """What a little more or less budget buys, and what the frontier saves, by predicted cost."""
+    lines = []
+    if changes := nearby(planned.frontier, size):
+        words = [
+            f"{abs(change.bytes):,} bytes {'more' if change.bytes > 0 else 'less'}: "
+            f"{nats(abs(change.nats))} nats {'more' if change.nats > 0 else 'less'}"
+            for change in changes
+        ]
+        lines.append(f"By predicted cost, {'; '.join(words)}.")
+    between = [(s, cost) for name, s, cost in planned.uniform if 3 <= _block_bits(name) <= 6]
+    saved = bytes_saved(planned.frontier, between)
+    if saved is not None:
+        lines.append(
+            "At the predicted cost of the best uniform plans of 3 to 6 bits, planned ones save "
+            f"{100 * saved.median:.0f} % of the bytes ({100 * saved.low:.0f} to "
+            f"{100 * saved.high:.0f} %; {saved.compared} compared)."
+        )
+    return lines
+
+
+def _block_bits(name: str) -> float:
+    """The bits of the block matrices of `uniform int3@64 and int6@64 r8`."""
+    return bits_of(parse(name.removeprefix("uniform ").split()[0]))
 
 
 def _how_good(
