@@ -12,12 +12,16 @@ from helpers.command_line import lowbit
 from helpers.gguf_files import HEADS, KV_HEADS, WIDTH, write_llama
 
 from lowbit.core.errors import UserError
+from lowbit.core.spec import RunSpec, TaskSpec, TrainSpec
 from lowbit.models.checkpoint import open_checkpoint, tokenizer_of
 from lowbit.models.loading import load
 from lowbit.plan.named import named
 from lowbit.quant.codec import decode
 from lowbit.quant.formats import spell
 from lowbit.runs.build import plan_sites
+from lowbit.runs.prepare import prepare_run
+from lowbit.sensitivity.calibration import calibration_text
+from lowbit.sensitivity.open_model import open_model
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +160,35 @@ def test_a_file_is_scored_trained_and_exported(path: Path, tmp_path: Path) -> No
     assert {"model.safetensors", "tokenizer.json"} <= {
         p.name for p in (tmp_path / "merged").iterdir()
     }
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1"])
+def test_the_files_own_format_is_measured_without_an_error_beyond_that_of_16_bits(
+    kind: str, tmp_path: Path, tiny_text: Path
+) -> None:
+    """Encoding the decoded weights again would not always find the file's scales."""
+    write_llama(tmp_path / "m.gguf", kind)
+    spec = RunSpec(
+        str(tmp_path / "m.gguf"), TaskSpec(str(tiny_text), window=24), named("keep"), TrainSpec(), 0
+    )
+    prepared = prepare_run(spec)
+    model = open_model(prepared, calibration_text(prepared, 100))
+    name = "model.layers.0.mlp.up_proj"
+    weight = model.weight(name)
+    expected = weight - weight.to(torch.bfloat16).float()
+    assert torch.equal(model.error(name, prepared.checkpoint.stored[name]), expected)
+
+
+def test_a_file_is_measured_and_planned_for(path: Path, tmp_path: Path) -> None:
+    few = ("--task", "demo", "--tokens", 512, "--set", "task.window=64")
+    predicted = lowbit("predict", path, *few, "--plan", "keep")
+    assert predicted.code == 0, predicted.err
+    to = tmp_path / "plan.toml"
+    formats = ("--format", "int2@64", "--format", "int8@64", "--rank", 4)
+    planned = lowbit("plan", path, *few, "--budget", "100kB", *formats, "--to", to)
+    assert planned.code == 0, planned.err
+    assert "the grid of int4@32:steps already" in " ".join(planned.out.split())
+    assert to.is_file()
 
 
 @pytest.mark.parametrize("name", ["missing.gguf", "notes.txt"])

@@ -213,7 +213,7 @@ class GgufWeights:
         values = numbers(self.file, tensor)
         order = self._row_order(tensor)
         values = values if order is None else values[order]
-        return values.t() if self._transposed(name, tensor) else values
+        return values.t().contiguous() if self._transposed(name, tensor) else values
 
     def packed(self, site: str) -> Packed | None:
         """A matrix (out, in) in the file's own format, or None if no format of ours holds it."""

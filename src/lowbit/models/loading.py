@@ -20,7 +20,7 @@ def load(checkpoint: Checkpoint, kind: Kind, labels: int = 0, pad: int | None = 
     if checkpoint.gguf is not None:
         model, weights = blank(checkpoint, kind, labels, pad or 0, torch.device("cpu"))
         weights.fill(model, "")
-        return model.eval()
+        return model.eval().requires_grad_(True)
     with quiet():
         model, report = auto(kind).from_pretrained(
             checkpoint.folder,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ class MeasuredModel:
     `base`: the exact weights that formats store, (out, in) per site; None: the module's own.
     `documents`: the document of every sequence (empty: a document each). `curved`: indices of the
     sequences used for second derivatives and noise (empty: all). `passes`: work so far, in forward
-    passes over all sequences.
+    passes over all sequences. `file_formats`: the formats that keep the matrices of a GGUF file.
     """
 
     module: nn.Module
@@ -53,6 +53,7 @@ class MeasuredModel:
     documents: Sequence[int] = ()
     curved: Sequence[int] = ()
     passes: float = 0.0
+    file_formats: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def blocks(self) -> tuple[Site, ...]:
@@ -68,8 +69,12 @@ class MeasuredModel:
     def error(self, name: str, text: str) -> Tensor:
         """The error that a format makes at a site, beyond that of 16 bits."""
         weight = self.weight(name)
-        with run_error_prefix(f"{name} in {text}"):
-            decoded = decode(encode(weight, parse(text)))
+        if self.file_formats.get(name) == text:
+            # A GGUF file's matrix in the file's own format is copied, not encoded.
+            decoded = weight
+        else:
+            with run_error_prefix(f"{name} in {text}"):
+                decoded = decode(encode(weight, parse(text)))
         return decoded - (weight if self.base is None else in_bf16(weight))
 
     @property

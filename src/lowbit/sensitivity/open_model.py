@@ -5,7 +5,7 @@ Both run on the CPU in fp32.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -39,7 +39,14 @@ def open_model(prepared: Prepared, text: CalibrationText) -> MeasuredModel:
             parameter: nn.Parameter = model.get_submodule(site.name).weight  # type: ignore
             parameter.copy_(as_site(model, site.name, in_bf16(base[site.name])))
     batches, documents = text
-    return MeasuredModel(model, sites, batches, kind, base, documents)
+    return MeasuredModel(
+        model, sites, batches, kind, base, documents, file_formats=file_formats(prepared)
+    )
+
+
+def file_formats(prepared: Prepared) -> Mapping[str, str]:
+    """The formats that keep a GGUF file's matrices; none for other checkpoints."""
+    return prepared.checkpoint.stored if prepared.checkpoint.gguf is not None else {}
 
 
 def open_finished_run(
@@ -48,7 +55,10 @@ def open_finished_run(
     """The model of a finished run, with its adapter merged into the weights."""
     merged, sites, base = merged_run(run, prepared, folder)
     batches, documents = text
-    return MeasuredModel(merged, sites, batches, prepared.task.kind, base, documents)
+    kind = prepared.task.kind
+    return MeasuredModel(
+        merged, sites, batches, kind, base, documents, file_formats=file_formats(prepared)
+    )
 
 
 def finished_run(spec: RunSpec, folder: Path) -> RunSpec:
