@@ -507,7 +507,7 @@ def test_a_plan_fits_its_training_memory_and_is_told_to_others_with_its_controls
     made = ("--maps", tmp_path / "maps", "--controls", tmp_path / "controls", "--draws", 2)
     tight = planned("--train-memory", limit, *made)
     assert step(tight) <= limit
-    assert f"of {limit:,}, as the byte count says" in tight
+    assert f"of {limit:,} bytes, by the byte count" in tight
     told = {path.stem for path in (tmp_path / "maps").glob("*.json")}
     assert told == {"gptqmodel", "autoround", "hqq"}
     held = {path.stem for path in (tmp_path / "controls").glob("*.toml")}

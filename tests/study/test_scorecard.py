@@ -309,7 +309,7 @@ def test_an_unresolved_gap_gets_one_more_seed_up_to_a_limit(
     assert "no cell is off by more than 10 %" in settled.out, "documents' error, not seeds'"
     # As if it were the seeds': a study where they differ that much would take minutes.
     monkeypatch.setattr(
-        resolve, "unresolved", lambda found: [c for c in found if c.kind == "transplanted"]
+        resolve, "gaps_needing_seeds", lambda found: [c for c in found if c.kind == "transplanted"]
     )
     wrong = lowbit("run", tmp_path / "study", "--until-resolved", "--seeds", 0)
     assert (wrong.code, "chooses text and seeds itself" in wrong.err) == (2, True)
@@ -339,10 +339,10 @@ def test_a_gap_with_too_few_documents_is_scored_on_more_text(
     _foreseen_on_some(folder, where)
     before = {cell.kind: cell for cell in predicted_gaps(read_results(read_study(str(where))))}
     monkeypatch.setattr(
-        resolve, "short_of_text", lambda found, _: [c for c in found if c.kind != "untrained"]
+        resolve, "gaps_needing_text", lambda found, _: [c for c in found if c.kind != "untrained"]
     )
-    monkeypatch.setattr(resolve, "unresolved", lambda _: [])
-    monkeypatch.setattr(PredictedGap, "by_text", property(lambda _: 2.0))
+    monkeypatch.setattr(resolve, "gaps_needing_seeds", lambda _: [])
+    monkeypatch.setattr(PredictedGap, "text_factor", property(lambda _: 2.0))
     said = lowbit("run", where, "--until-resolved", "--jobs", 2)
     assert said.code == 0, said.err
     task = next(cell.task for cell in before.values())

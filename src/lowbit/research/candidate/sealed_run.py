@@ -104,7 +104,7 @@ class SealedRunner:
         inputs = self.places.inputs
         (folder / MUTABLE).write_text(job.text, encoding="utf-8")
         (folder / FIXED).write_text(job.fixed, encoding="utf-8")
-        description = self._trial_description(job.key[2], job.seconds, job.tokens)
+        description = self._description(job.key[2], job.seconds, job.tokens)
         (folder / TRIAL_FILE).write_text(json.dumps(description), encoding="utf-8")
         read_only = [folder / FIXED, folder / TRIAL_FILE, inputs / DATA, inputs / CHECK]
         before = manifest(read_only)
@@ -146,11 +146,11 @@ class SealedRunner:
             return RunResult(reason, **measured, detail=_tail(outcome.output, folder))
         return self._evaluate(evaluator, job, folder, parse_claim(outcome.output), measured)
 
-    def described(self) -> dict[str, Any]:
+    def trial_description(self) -> dict[str, Any]:
         """trial.json for a trial by hand in the worktree: the screening seed and the budget."""
-        return self._trial_description(self.settings.seeds[0], self.settings.budget, 0)
+        return self._description(self.settings.seeds[0], self.settings.budget, 0)
 
-    def _trial_description(self, seed: int, seconds: float, tokens: int) -> dict[str, Any]:
+    def _description(self, seed: int, seconds: float, tokens: int) -> dict[str, Any]:
         inputs = self.places.inputs
         paths = {"model": self.model, "data": inputs / DATA, "check": inputs / CHECK}
         return {
