@@ -364,7 +364,7 @@ def test_a_gap_with_too_few_documents_is_scored_on_more_text(
         assert after[kind].seeds == before[kind].seeds
     # The same adapter on the same base: what was scored first is scored the same again.
     for run in again:
-        first = replace(run, task=run.task.cut(run.plan.on)).name
+        first = replace(run, task=run.task.with_display_name(run.plan.on)).name
         two, five = (
             [line["sum"] for line in read_jsonl(study.results / name / "scores.jsonl")]
             for name in (first, run.name)
