@@ -122,9 +122,7 @@ def _inverse_factor(moment: Moment) -> Tensor:
 def _with_feedback(weight: Tensor, spec: QuantSpec, moment: Moment, plain: Packed) -> Packed:
     """GPTQ: round column after column, and add each error's effect to the later columns."""
     rows, columns = weight.shape
-    sizes = [block.shape[1] * block.shape[2] for block in group_blocks(weight[:1], spec)]
     size = columns if spec.group == "tensor" else group_blocks(weight[:1], spec)[0].shape[2]
-    assert sum(sizes) == columns
     order = _order(moment.diagonal(), size)
     left, factor = weight[:, order].clone(), _inverse_factor(moment[order][:, order])
     levels = torch.tensor(levels_of(spec), device=weight.device)
