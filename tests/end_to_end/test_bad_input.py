@@ -693,4 +693,4 @@ def test_a_study_is_predicted_as_it_says_itself(
 ) -> None:
     found = lowbit("predict", write_study(tmp_path, llama, tiny_text), "--tokens", 100)
     assert found.code == 2
-    assert "no --plan, --bits, --at or --tokens" in " ".join(found.err.split())
+    assert "no --plan, --bits, --at, --all or --tokens" in " ".join(found.err.split())

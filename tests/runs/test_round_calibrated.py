@@ -202,7 +202,7 @@ def test_peak_memory_holds_one_block_at_a_time(prepared: Prepared) -> None:
     for name, _ in rounding.run(lambda *a: None):
         depth = int(name.split(".")[2])
         held = [
-            i for i, block in enumerate(rounding.blocks)
+            i for i, block in enumerate(rounding.blocks.modules)
             if any(not p.is_meta for p in block.parameters())
         ]  # fmt: skip
         assert held == [depth]

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
+from helpers.sensitivity import all_curvature
 
 from lowbit.core.errors import RunError, UserError
 from lowbit.core.execution import Execution
@@ -28,9 +29,9 @@ from lowbit.runs.prepare import prepare_run
 from lowbit.runs.record import ADAPTER
 from lowbit.runs.run import run
 from lowbit.runs.store import Scores, find_run
-from lowbit.sensitivity import curvature
 from lowbit.sensitivity.calibration import calibration_text
 from lowbit.sensitivity.measure import sensitivity_table
+from lowbit.sensitivity.measured_model import MeasuredModel
 from lowbit.sensitivity.open_model import merged_run
 from lowbit.sensitivity.table import Calibration, MeasureRequest, SensitivityTable
 
@@ -250,7 +251,7 @@ def test_kfac_agrees_with_fisher_where_a_layer_sees_few_of_the_tokens(
     start = prepare_run(there)
     merged, sites, _ = merged_run(there, start, tmp_path / "bert")
     batches, _ = calibration_text(start, 62)
-    found = curvature.measure_curvature(merged, sites, batches, 0, kind="classification")
+    found = all_curvature(MeasuredModel(merged, sites, batches, "classification"))
     for site in sites:
         factors = found.factors[site.name]
         if site.role in BLOCK_ROLES and factors.inputs is not None and factors.outputs is not None:

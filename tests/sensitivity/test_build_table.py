@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,18 +16,25 @@ from helpers.sensitivity import REQUEST, Folder, tiny_measured
 
 from lowbit.core.errors import RunError
 from lowbit.core.spec import BLOCK_ROLES
-from lowbit.sensitivity import curvature
-from lowbit.sensitivity import measured_model as measured_model
+from lowbit.sensitivity import measured_model, walk_curvature
+from lowbit.sensitivity.anchor import EVERY
 from lowbit.sensitivity.build_table import build_table
+from lowbit.sensitivity.curvature import as_site, weights_of
 from lowbit.sensitivity.hessian import gauss_newton, products
 from lowbit.sensitivity.joint_damage import monte_carlo, second_order
-from lowbit.sensitivity.measured_model import MeasuredModel, in_bf16, kl_divergence, shifted
+from lowbit.sensitivity.measured_model import (
+    MeasuredModel,
+    Outputs,
+    in_bf16,
+    kl_divergence,
+    shifted,
+)
 from lowbit.sensitivity.predictors import remaining_share
-from lowbit.sensitivity.table import MeasureRequest, SensitivityTable, from_text, to_text
+from lowbit.sensitivity.table import Damage, MeasureRequest, SensitivityTable, from_text, to_text
 
 
 def loss(model: MeasuredModel) -> float:
-    return sum(model.losses(model.outputs())) / sum(model.counts)
+    return sum(model.outputs().losses()) / sum(model.counts)
 
 
 def test_the_table_has_every_site_and_format(model: MeasuredModel, table: SensitivityTable) -> None:
@@ -44,7 +53,7 @@ def test_the_table_has_every_site_and_format(model: MeasuredModel, table: Sensit
 def test_second_order_is_what_the_loss_does_when_errors_are_small(
     model: MeasuredModel, table: SensitivityTable
 ) -> None:
-    errors = {s.name: model.error(s.name, "int8@16") for s in model.blocks}
+    errors = {s.name: model.error(s.name, "int8@16") for s in model.block_sites}
     sides = []
     for sign in (1.0, -1.0):
         with shifted(model, {n: sign * e for n, e in errors.items()}):
@@ -57,11 +66,11 @@ def test_second_order_is_what_the_loss_does_when_errors_are_small(
 
 
 def test_the_walk_measures_every_site_alone(model: MeasuredModel, table: SensitivityTable) -> None:
-    site = model.blocks[2]
+    site = model.block_sites[2]
     error = model.error(site.name, "int2@16")
-    before = model.outputs()
+    before = model.outputs().log_probs()
     with shifted(model, {site.name: error}):
-        after = model.outputs()
+        after = model.outputs().log_probs()
     apart = sum(map(kl_divergence, before, after)) / sum(model.counts)
     (row,) = [s for s in table.sites if s.name == site.name]
     damage = row.damages["int2@16"]
@@ -76,7 +85,7 @@ def test_what_the_sites_cost_sums_to_what_all_of_them_do(
     model: MeasuredModel, table: SensitivityTable
 ) -> None:
     """Block matrices among themselves: an embedding in error is no part of what they cost."""
-    blocks = {site.name for site in model.blocks}
+    blocks = {site.name for site in model.block_sites}
     for text in table.formats:
         taylor = [s.damages[text].taylor for s in table.sites if s.name in blocks]
         assert sum(taylor) == pytest.approx(table.whole[text].taylor, rel=0.02, abs=2e-7)
@@ -104,7 +113,7 @@ def test_monte_carlo_agrees_with_the_hessian_that_it_estimates(tiny_model: Folde
     """Of unit matrix with noise of unit size: half the Hessian's trace there, times its square."""
     row, tiny = some_ids(1, 13), tiny_measured(tiny_model("llama"))
     model = MeasuredModel(tiny.module, tiny.sites, [batch_of(row[:, :4], row[:, 1:5])])
-    site = min(model.blocks, key=lambda s: s.shape[0] * s.shape[1])
+    site = min(model.block_sites, key=lambda s: s.shape[0] * s.shape[1])
     rows, columns = site.shape
     zeros = {s.name: torch.zeros_like(model.weight(s.name)) for s in model.sites}
     trace = 0.0
@@ -118,7 +127,8 @@ def test_monte_carlo_agrees_with_the_hessian_that_it_estimates(tiny_model: Folde
             trace += float(product.matrices[site.name][i, j])
     size = 1e-2
     request = replace(REQUEST, samples=40)
-    drawn = monte_carlo(model, request, {site.name: torch.full(site.shape, size)})
+    noise = Damage(size**2 * rows * columns, 0.0, 0.0, 0.0, None)
+    drawn = monte_carlo(model, request, {site.name: noise})
     expected = 0.5 * size**2 * trace
     assert np.mean(drawn) == pytest.approx(
         expected, abs=4 * np.std(drawn) / 40**0.5 + 0.05 * abs(expected)
@@ -137,11 +147,42 @@ def test_fewer_bits_do_more_damage(table: SensitivityTable) -> None:
 
 def test_moving_weights_leaves_no_trace(model: MeasuredModel) -> None:
     before = {n: p.detach().clone() for n, p in model.module.named_parameters()}
+    losses = model.outputs().losses()
     with shifted(model, {s.name: torch.ones(s.shape) for s in model.sites}):
-        assert not torch.equal(
-            next(iter(before.values())), next(iter(model.module.parameters())).detach()
-        )
+        assert model.outputs().losses() != losses
+    assert model.outputs().losses() == losses
     assert all(torch.equal(p, before[n]) for n, p in model.module.named_parameters())
+
+
+def test_a_shifted_model_is_the_model_with_other_weights(model: MeasuredModel) -> None:
+    """In every site at once, a tied head included."""
+    change = {s.name: 0.1 * model.weight(s.name).sign() for s in model.sites}
+    with shifted(model, change):
+        shifted_losses = model.outputs().losses()
+    other = copy.deepcopy(model.module)
+    with torch.no_grad():
+        for name, weight in weights_of(other, model.sites).items():
+            weight += as_site(other, name, change[name])
+    moved = MeasuredModel(other, model.sites, model.batches)
+    assert shifted_losses == pytest.approx(moved.outputs().losses(), rel=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "llama-untied", "gpt2", "qwen3"])
+def test_weights_held_in_sixteen_bits_are_measured_as_in_fp32(
+    family: str, tiny_model: Folder
+) -> None:
+    """The same numbers, and the weights stay in 16 bits."""
+    full = tiny_measured(tiny_model(family))
+    with torch.no_grad():
+        for parameter in weights_of(full.module, full.sites).values():
+            parameter.copy_(parameter.bfloat16())
+    half = MeasuredModel(copy.deepcopy(full.module), full.sites, full.batches)
+    for parameter in weights_of(half.module, half.sites).values():
+        parameter.data = parameter.data.bfloat16()
+    request = replace(REQUEST, walk=False, costed=True)
+    tables = [build_table(model, request, ("tiny", "text")) for model in (full, half)]
+    assert to_text(tables[0]) == to_text(tables[1])
+    assert {p.dtype for p in weights_of(half.module, half.sites).values()} == {torch.bfloat16}
 
 
 def test_damage_that_plans_rest_on_comes_to_what_the_stored_model_shows(
@@ -149,17 +190,26 @@ def test_damage_that_plans_rest_on_comes_to_what_the_stored_model_shows(
 ) -> None:
     request = replace(REQUEST, walk=False, uniform=False, exact=False, samples=0, costed=True)
     table = build_table(model, request, ("tiny", "text"))
-    outputs, blocks = model.outputs(), {site.name for site in model.blocks}
+    outputs, blocks = model.outputs(), {site.name for site in model.block_sites}
+
+    def kl(names: Collection[str], text: str, reference: Outputs) -> float:
+        with shifted(model, {name: model.error(name, text) for name in names}):
+            units = sum(sum(batch.labels) for batch in reference.batches)
+            return sum(model.losses_and_kl(reference)[1]) / units
+
     for text in table.formats:
-        with shifted(model, {name: model.error(name, text) for name in blocks}):
-            apart = sum(model.losses_and_kl(outputs)[1]) / sum(model.counts)
         each = {s.name: s.damages[text].anchored or 0.0 for s in table.sites}
         assert min(each.values()) >= 0
-        assert sum(each[name] for name in blocks) == pytest.approx(apart, rel=1e-3, abs=1e-8)
+        if text == "int8@16":
+            together = kl(blocks, text, outputs)
+        else:  # few bits in all blocks break the model, so each block is stored alone
+            some = model.outputs_on(model.batches[::EVERY])
+            depths = {site.depth for site in model.block_sites}
+            inside = [[s.name for s in model.block_sites if s.depth == d] for d in depths]
+            together = sum(kl(names, text, some) for names in inside)
+        assert sum(each[name] for name in blocks) == pytest.approx(together, rel=1e-3, abs=1e-8)
         for rest in set(each) - blocks:
-            with shifted(model, {rest: model.error(rest, text)}):
-                apart = sum(model.losses_and_kl(outputs)[1]) / sum(model.counts)
-            assert each[rest] == pytest.approx(apart, rel=1e-3, abs=1e-8)
+            assert each[rest] == pytest.approx(kl([rest], text, outputs), rel=1e-3, abs=1e-8)
     with pytest.raises(ValueError, match="was not measured"):
         table.damage({table.sites[0].name: "int8@16"}, "taylor")
 
@@ -172,9 +222,10 @@ def test_sequences_that_pass_together_are_as_they_are_alone(
     model = tiny_measured(tiny_model(family))
     some = zip(some_ids(3, 13), (5, 12, 8), strict=True)
     model.batches = [batch_of(row[None, :n], row[None, 1 : n + 1]) for row, n in some]
-    together = model.outputs()
+    together = model.outputs().log_probs()
     monkeypatch.setattr(measured_model, "MAX_TOKENS", most)
-    alone = model.outputs()
+    monkeypatch.setattr(measured_model, "MAX_LOGITS", most)
+    alone = model.outputs().log_probs()
     assert [len(x) for x in together] == model.counts
     torch.testing.assert_close(together, alone)
     assert torch.is_grad_enabled()
@@ -183,15 +234,17 @@ def test_sequences_that_pass_together_are_as_they_are_alone(
 def test_a_model_that_is_not_finite_is_refused(tiny_model: Folder) -> None:
     model = tiny_measured(tiny_model("llama"))
     with torch.no_grad():
-        model.module.get_submodule(model.blocks[0].name).weight[0, 0] = math.nan  # type: ignore
-    with pytest.raises(RunError, match="outputs are not finite on the calibration text"):
+        model.module.get_submodule(model.block_sites[0].name).weight[0, 0] = math.nan  # type: ignore
+    with pytest.raises(RunError, match="q_proj in int8@16: a weight matrix holds NaN or infinity"):
         build_table(model, REQUEST, ("tiny", "text"))
 
 
 def test_a_matrix_of_zeros_costs_nothing_in_any_format(tiny_model: Folder) -> None:
     """As blocks are that were added to a model and not trained yet."""
     model = tiny_measured(tiny_model("llama"))
-    names = [n for n in (s.name for s in model.blocks) if n.endswith(("o_proj", "down_proj"))][:2]
+    names = [n for n in (s.name for s in model.block_sites) if n.endswith(("o_proj", "down_proj"))][
+        :2
+    ]
     with torch.no_grad():
         for name in names:
             model.module.get_submodule(name).weight.zero_()  # type: ignore
@@ -225,7 +278,7 @@ def test_a_format_that_the_model_does_not_survive_is_named(
 
 def test_a_matrix_that_no_format_can_hold_is_named(tiny_model: Folder) -> None:
     model = tiny_measured(tiny_model("llama"))
-    name = model.blocks[0].name
+    name = model.block_sites[0].name
     model.base = {site.name: model.weight(site.name).clone() for site in model.sites}
     model.base[name][0, 0] = 1e6
     with pytest.raises(RunError, match=f"{name} in fp16: .* too large for float16"):
@@ -236,7 +289,7 @@ def test_a_matrix_that_no_format_can_hold_is_named(tiny_model: Folder) -> None:
 
 
 def test_errors_are_counted_from_sixteen_bits(model: MeasuredModel) -> None:
-    name = model.blocks[0].name
+    name = model.block_sites[0].name
     exact = model.weight(name)
     model.base = {site.name: model.weight(site.name) for site in model.sites}
     try:
@@ -261,9 +314,18 @@ def test_second_derivatives_may_be_taken_on_fewer_sequences(
         ("t", "t"),
     )
     all_of_it, two = table_of_few.whole["int4@16"], few.whole["int4@16"]
-    for name in ("first_order", "fisher", "kfac", "taylor", "kl", "loss", "loss_spread"):
+    for name in (
+        "first_order",
+        "fisher",
+        "kfac",
+        "taylor",
+        "gauss_newton",
+        "kl",
+        "loss",
+        "loss_spread",
+    ):
         assert getattr(all_of_it, name) == pytest.approx(getattr(table.whole["int4@16"], name))
-    for name in ("gauss_newton", "hutchinson", "monte_carlo"):
+    for name in ("hutchinson", "monte_carlo"):
         assert getattr(all_of_it, name) == pytest.approx(getattr(two, name), rel=1e-4, abs=1e-7)
     assert table_of_few.units == 3 * few.units / 2
     assert two.curved_spread == 0.0, "of all sequences it is in the spread of the loss already"
@@ -271,7 +333,7 @@ def test_second_derivatives_may_be_taken_on_fewer_sequences(
 
 
 def test_what_is_said_of_whole_plans_needs_no_site_by_itself(model: MeasuredModel) -> None:
-    names = tuple((site.name, "int4@16") for site in model.blocks)
+    names = tuple((site.name, "int4@16") for site in model.block_sites)
     request = MeasureRequest(
         ("int4@16",), ranks=(4,), samples=2, joint=(("plan", names),), uniform=False
     )
@@ -279,7 +341,7 @@ def test_what_is_said_of_whole_plans_needs_no_site_by_itself(model: MeasuredMode
     quick = build_table(like(model), replace(request, exact=False), ("t", "t"))
     assert quick.whole == full.whole
     assert quick.passes < full.passes
-    ranks = {site.name: 4 for site in model.blocks}
+    ranks = {site.name: 4 for site in model.block_sites}
     assert remaining_share(quick, dict(names), ranks) == remaining_share(full, dict(names), ranks)
     for site, other in zip(quick.sites, full.sites, strict=True):
         assert site.reach == other.reach
@@ -291,15 +353,17 @@ def test_what_is_said_of_whole_plans_needs_no_site_by_itself(model: MeasuredMode
 
 def test_second_order_by_losses_is_the_hessians(model: MeasuredModel) -> None:
     """Of every sequence: what a backward pass through a backward pass gives."""
-    errors = {s.name: model.error(s.name, "int4@16") for s in model.blocks}
+    errors = {s.name: model.error(s.name, "int4@16") for s in model.block_sites}
     full = {s.name: errors.get(s.name, torch.zeros_like(model.weight(s.name))) for s in model.sites}
     sums = products(model.module, model.sites, model.batches, full).sums
     outputs = model.outputs()
     with shifted(model, errors):
         kl = sum(model.losses_and_kl(outputs)[1]) / sum(model.counts)
-    halves = second_order(model, errors, model.losses(outputs), kl)
+    halves, newton = second_order(model, errors, outputs, outputs.losses(), kl)
     assert halves == pytest.approx([0.5 * each for each in sums], rel=0.02)
-    assert model.current_losses() == model.losses(outputs), "and the weights are where they were"
+    of_outputs = gauss_newton(model.module, model.sites, model.batches, full)
+    assert sum(newton) / sum(model.counts) == pytest.approx(of_outputs, rel=0.01)
+    assert model.current_losses() == outputs.losses(), "and the weights are where they were"
 
 
 def like(model: MeasuredModel) -> MeasuredModel:
@@ -310,14 +374,15 @@ def test_a_gradient_that_is_not_finite_is_named(
     tiny_model: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = tiny_measured(tiny_model("llama"))
-    site = broken.blocks[1].name
-    honest = curvature.measure_curvature
+    site = broken.block_sites[1].name
+    honest = walk_curvature.walk_curvature
 
-    def spoilt(*words: Any) -> Any:
-        curved = honest(*words)
-        curved.gradient[site][0, 0] = math.inf
-        return curved
+    def spoilt(*words: Any) -> Iterator[Any]:
+        for found, curved in honest(*words):
+            if found.name == site:
+                curved.gradient[0, 0] = math.inf
+            yield found, curved
 
-    monkeypatch.setattr(curvature, "measure_curvature", spoilt)
+    monkeypatch.setattr(walk_curvature, "walk_curvature", spoilt)
     with pytest.raises(RunError, match=f"the gradient of {site} is not finite on the calibration"):
         build_table(broken, REQUEST, ("tiny", "text"))

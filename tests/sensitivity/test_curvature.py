@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.models import batch_of, opened, some_ids
+from helpers.sensitivity import AllCurvature, all_curvature
 from torch import Tensor, nn
 
 from lowbit.core.spec import Site
@@ -18,11 +19,11 @@ from lowbit.sensitivity.curvature import (
     fisher_cost,
     kfac_cost,
     logits_of,
-    measure_curvature,
     summed_loss,
     weights_of,
 )
 from lowbit.sensitivity.hessian import gauss_newton, products
+from lowbit.sensitivity.measured_model import MeasuredModel
 from lowbit.tasks.base import Batch
 
 Folder = Callable[[str], Path]
@@ -34,6 +35,9 @@ class Scene:
     model: nn.Module
     sites: tuple[Site, ...]
     batches: list[Batch]
+
+    def curvature(self, seed: int = 0, batches: list[Batch] | None = None) -> AllCurvature:
+        return all_curvature(MeasuredModel(self.model, self.sites, batches or self.batches), seed)
 
 
 @pytest.fixture(params=FAMILIES)
@@ -71,7 +75,7 @@ def moved(scene: Scene, direction: dict[str, Tensor], by: float) -> None:
 
 
 def test_the_gradient_is_the_slope_of_the_mean_loss(scene: Scene) -> None:
-    curvature = measure_curvature(scene.model, scene.sites, scene.batches, seed=0)
+    curvature = scene.curvature(0)
     direction = random_like(scene, 1)
     expected = sum(float((curvature.gradient[n] * v).sum()) for n, v in direction.items())
     step = 1e-5
@@ -84,7 +88,7 @@ def test_the_gradient_is_the_slope_of_the_mean_loss(scene: Scene) -> None:
 def test_fisher_squares_the_summed_gradient_of_a_sequence_with_the_models_own_labels(
     scene: Scene,
 ) -> None:
-    curvature = measure_curvature(scene.model, scene.sites, scene.batches, seed=5)
+    curvature = scene.curvature(5)
     source = torch.Generator().manual_seed(5)
     weights = weights_of(scene.model, scene.sites)
     squares = {name: torch.zeros_like(w) for name, w in weights.items()}
@@ -112,7 +116,7 @@ def test_kfac_of_a_single_token_is_the_square_of_its_slope(scene: Scene) -> None
     """One token: E[a a'] and E[g g'] are outer products, and nothing is approximate."""
     batch = scene.batches[0]
     single = Batch(batch.ids[:1], batch.target[:1], (1,), (1,), (0,))
-    curvature = measure_curvature(scene.model, scene.sites, [single], seed=3)
+    curvature = scene.curvature(3, [single])
     error = random_like(scene, 4)
     for site in scene.sites:
         factors = curvature.factors[site.name]
@@ -131,7 +135,7 @@ def test_kfac_of_a_single_token_is_the_square_of_its_slope(scene: Scene) -> None
 
 
 def test_kfacs_cost_is_the_quadratic_form_of_its_factors(scene: Scene) -> None:
-    curvature = measure_curvature(scene.model, scene.sites, scene.batches, seed=3)
+    curvature = scene.curvature(3)
     error = random_like(scene, 6)
     for site in scene.sites:
         factors, e = curvature.factors[site.name], error[site.name]
@@ -152,7 +156,7 @@ def test_a_tied_matrix_has_the_factors_of_both_uses(tiny_model: Folder) -> None:
         start = opened(tiny_model(name), "language")
         ids = some_ids(2, 6)
         batches = [batch_of(ids[:, :-1], ids[:, 1:])]
-        curvature = measure_curvature(start.model().float(), start.sites, batches, seed=0)
+        curvature = all_curvature(MeasuredModel(start.model().float(), start.sites, batches))
         embedding = curvature.factors[start.sites[0].name]
         assert embedding.rows is not None
         assert float(embedding.rows.sum()) == pytest.approx(1.0)
@@ -164,9 +168,9 @@ def test_hessian_products_are_differences_of_gradients(scene: Scene) -> None:
     product = products(scene.model, scene.sites, scene.batches, direction)
     matrices, step = product.matrices, 1e-5
     moved(scene, direction, step)
-    above = measure_curvature(scene.model, scene.sites, scene.batches, seed=0).gradient
+    above = scene.curvature(0).gradient
     moved(scene, direction, -2 * step)
-    below = measure_curvature(scene.model, scene.sites, scene.batches, seed=0).gradient
+    below = scene.curvature(0).gradient
     for site in scene.sites:
         expected = (above[site.name] - below[site.name]) / (2 * step)
         scale = float(expected.abs().max())
@@ -199,7 +203,7 @@ def test_gauss_newton_is_the_curvature_of_the_output_alone(scene: Scene) -> None
 def test_looking_leaves_the_model_as_it_was(scene: Scene) -> None:
     before = {n: p.detach().clone() for n, p in scene.model.named_parameters()}
     direction = random_like(scene, 9)
-    measure_curvature(scene.model, scene.sites, scene.batches, seed=0)
+    scene.curvature(0)
     gauss_newton(scene.model, scene.sites, scene.batches, direction)
     after = dict(scene.model.named_parameters())
     assert before.keys() == after.keys()

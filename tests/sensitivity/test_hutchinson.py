@@ -28,7 +28,7 @@ def test_a_walk_has_every_predictor_of_every_site(
             assert damage.gauss_newton >= 0
             assert damage.taylor_alone is not None
             assert damage.monte_carlo is not None
-    site = model.blocks[2]
+    site = model.block_sites[2]
     (row,) = [s for s in table.sites if s.name == site.name]
     # At small errors the outputs' own curvature is what their divergence is made of.
     eight = row.damages["int8@16"]
@@ -38,7 +38,7 @@ def test_a_walk_has_every_predictor_of_every_site(
     )
     traces = hutchinson(model, REQUEST, lambda *_: None)
     error = model.error(site.name, "int4@16")
-    draws = traces.costs(site.name, error)
+    draws = traces.costs(site.name, float(error.square().sum()))
     four = row.damages["int4@16"]
     assert four.hutchinson == pytest.approx(np.mean(draws), rel=1e-4)
     assert four.hutchinson_spread == pytest.approx(np.std(draws, ddof=1) / 3**0.5, rel=1e-4)
@@ -49,7 +49,7 @@ def test_what_few_sequences_say_of_second_order_has_a_spread(model: MeasuredMode
     request = replace(REQUEST, formats=("int4@16",), walk=False)
     few = MeasuredModel(model.module, model.sites, model.batches, curved=(0, 2))
     errors = {s.name: model.error(s.name, "int4@16") for s in model.sites}
-    full = {n: e if n in {b.name for b in model.blocks} else 0 * e for n, e in errors.items()}
+    full = {n: e if n in {b.name for b in model.block_sites} else 0 * e for n, e in errors.items()}
     each = [
         0.5 * products(model.module, model.sites, [batch], full).sums[0] / sum(batch.labels)
         for batch in few.subset

@@ -6,9 +6,8 @@ import math
 from dataclasses import replace
 
 import pytest
-from helpers.sensitivity import REQUEST, Folder, tiny_measured
+from helpers.sensitivity import REQUEST, Folder, all_curvature, tiny_measured
 
-from lowbit.sensitivity import curvature
 from lowbit.sensitivity.build_table import build_table
 from lowbit.sensitivity.measured_model import shifted
 from lowbit.sensitivity.rank_correction import GradientSteps, metric
@@ -23,17 +22,17 @@ def test_ranks_are_worth_what_a_step_of_each_really_wins(tiny_model: Folder) -> 
     for reach in reaches:
         assert list(reach.gains) == sorted(reach.gains)
         assert reach.gains[0] >= 0
-    curved = curvature.measure_curvature(
-        model.module, model.sites, model.batches, 0, kind=model.kind
-    )
+    curved = all_curvature(model)
     half = model.batches[1::2]
     base, won = model.loss_on(half), []
     for rank in (1, 16):
         steps = {
             s.name: GradientSteps.of(
-                metric(curved.factors[s.name]), curved.half[s.name], curved.other_half(s.name)
-            ).step(rank)
-            for s in model.blocks
+                metric(curved.factors[s.name]), *(curved.halves[s.name] or ()), most=16
+            )
+            .step(rank)
+            .matrix()
+            for s in model.block_sites
         }
         tried, length = [0.0], 1e-4
         while tried[-1] >= tried[-2:][0]:

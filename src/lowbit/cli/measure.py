@@ -9,6 +9,7 @@ import typer
 
 from lowbit.cli.options import (
     TOKENS,
+    AllOption,
     AtOption,
     ModelArgument,
     SetOption,
@@ -30,11 +31,12 @@ def measure(
     walk: Annotated[
         bool, typer.Option("--walk", help="Also run the model with every site stored alone.")
     ] = False,
+    all_predictors: AllOption = False,
     to: Annotated[Path | None, typer.Option(help="Write the whole table as JSON.")] = None,
     at: AtOption = None,
     settings: SetOption = None,
 ) -> None:
-    """Measure what every format would do to a model, by every predictor; trains nothing.
+    """Measure what every format would do to a model, by several predictors; trains nothing.
 
     It uses the task's calibration part, which is neither trained on nor scored. Tables are cached.
 
@@ -47,7 +49,7 @@ def measure(
 
     table = call_showing(
         measure_model, progress_shown(), model, task, formats or FORMATS,
-        tokens=tokens, walk=walk, at=at, settings=settings or (),
+        tokens=tokens, walk=walk, all=all_predictors, at=at, settings=settings or (),
     )  # fmt: skip
     show_table(table, tokens)
     if to is not None:

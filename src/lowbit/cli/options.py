@@ -38,6 +38,10 @@ DeviceOption = Annotated[
 
 TOKENS = 4096
 TokensOption = Annotated[int, typer.Option(min=1, help="Tokens of calibration text.")]
+AllOption = Annotated[
+    bool,
+    typer.Option("--all", help="Also the expensive predictors; they take most of the time."),
+]
 AtOption = Annotated[
     Path | None,
     typer.Option("--at", help="A finished 16-bit run; its adapter is merged before measuring."),

@@ -8,6 +8,7 @@ import typer
 
 from lowbit.cli.options import (
     TOKENS,
+    AllOption,
     AtOption,
     ProfileOption,
     SetOption,
@@ -35,6 +36,7 @@ def predict(
     tokens: Annotated[
         int | None, typer.Option(min=1, help=f"Tokens of calibration text; default {TOKENS:,}.")
     ] = None,
+    all_predictors: AllOption = False,
     at: AtOption = None,
     settings: SetOption = None,
     profile: ProfileOption = None,
@@ -44,7 +46,7 @@ def predict(
 ) -> None:
     """Predict what a plan will cost in nats and in perplexity, before anything is trained.
 
-    Shows every predictor with its interval, and which one to trust at these bits. For a study it
+    Shows each predictor with its interval, and which one to trust at these bits. For a study it
     makes every forecast that is missing; `compare` shows them next to the results.
 
     Example: lowbit predict demo:tiny --task demo --bits 4
@@ -56,9 +58,9 @@ def predict(
         from lowbit.study.predict_study import predict_study
         from lowbit.study.study import read_study
 
-        if plan or bits or at or tokens:
+        if plan or bits or at or tokens or all_predictors:
             raise UserError(
-                "a study declares its own forecasts: no --plan, --bits, --at or --tokens"
+                "a study declares its own forecasts: no --plan, --bits, --at, --all or --tokens"
             )
         study = read_study(model, settings or (), profile)
         predict_study(study, jobs or 1, progress_shown(), say)
@@ -71,6 +73,6 @@ def predict(
     plans = [*(plan or ()), *plans_of_bits(bits or ([] if plan else [8, 4, 3]))]
     forecast = call_showing(
         predict_plans, progress_shown(), model, task, plans,
-        tokens=tokens or TOKENS, at=at, settings=settings or (),
+        tokens=tokens or TOKENS, all=all_predictors, at=at, settings=settings or (),
     )  # fmt: skip
     show_predictions(forecast, tokens or TOKENS)

@@ -1,6 +1,7 @@
 """Model families, and how a model is found, opened and loaded.
 
 bert              BERT and MiniLM
+blocks            runs a model block after block
 checkpoint        opens a model folder or GGUF file: configuration, headers, tokenizer
 dropout           dropout with fewer random draws on a CPU
 family            model families, and the sites of a model

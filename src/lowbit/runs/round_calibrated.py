@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +22,9 @@ from torch import Tensor, nn
 from lowbit.core.errors import UserError, run_error_prefix
 from lowbit.core.spec import Site
 from lowbit.layers.adapters import weighted_factors
+from lowbit.models.blocks import Arguments, Blocks
 from lowbit.models.family import is_transposed
-from lowbit.models.packed_attention import use
+from lowbit.models.packed_attention import Segments
 from lowbit.models.weights import blank
 from lowbit.quant.calibrated import encode_calibrated
 from lowbit.quant.codec import decode, encode
@@ -40,21 +40,12 @@ from lowbit.runs.rounded_sites import (
 )
 from lowbit.tasks.base import Batch
 from lowbit.tasks.batching import by_length, collate, split_by_tokens
-from lowbit.train.losses import hidden_of
 
 TOKENS = 16_384
 """Tokens of training text."""
 TOKENS_AT_A_TIME = 2048
 
 OnProgress = Callable[[str, int, int], None]
-
-
-class _FirstBlockError(Exception):
-    """Carries the first block's arguments out of the model."""
-
-    def __init__(self, hidden: Tensor, named: dict[str, Any]) -> None:
-        super().__init__()
-        self.hidden, self.named = hidden, named
 
 
 @dataclass
@@ -123,46 +114,26 @@ class _Rounding:
         self.model, self.weights = blank(
             prepared.checkpoint, prepared.kind, prepared.labels, prepared.pad, torch.device("cpu")
         )
-        self.prefix = _block_prefix(sites)
-        self.blocks: Any = self.model.get_submodule(self.prefix)
+        self.blocks = Blocks(self.model, sites)
         self._fill_outside_blocks()
         self.states, self.arguments = self._first_inputs(batches)
 
     def _fill_outside_blocks(self) -> None:
         """Read everything but the blocks, and round it as the plan does."""
-        blocks = list(self.blocks)
-        parent, _, name = self.prefix.rpartition(".")
-        setattr(self.model.get_submodule(parent), name, nn.ModuleList())
-        self.weights.fill(self.model, "")
-        self.model.float()
-        setattr(self.model.get_submodule(parent), name, nn.ModuleList(blocks))
-        self.blocks = self.model.get_submodule(self.prefix)
+        with self.blocks.absent():
+            self.weights.fill(self.model, "")
+            self.model.float()
         for site in self.sites:
             if site.depth is None and not site.fresh:
                 module = self.model.get_submodule(site.name)
                 _put_weight(module, decode(encode(_weight(module), self.choices[site.name].quant)))
 
     @torch.no_grad()
-    def _first_inputs(self, batches: Sequence[Batch]) -> tuple[list[Tensor], list[dict[str, Any]]]:
+    def _first_inputs(self, batches: Sequence[Batch]) -> tuple[list[Tensor], list[Arguments]]:
         """The first block's input and its other arguments, for every batch."""
-        use(self.model)
-
-        def stop(module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
-            hidden = positional[0] if positional else named.pop("hidden_states")
-            raise _FirstBlockError(hidden, dict(named))
-
-        handle = self.blocks[0].register_forward_pre_hook(stop, with_kwargs=True)
-        states, arguments = [], []
-        try:
-            for batch in batches:
-                try:
-                    hidden_of(self.model, batch)
-                except _FirstBlockError as reached:
-                    states.append(reached.hidden)
-                    arguments.append(reached.named)
-        finally:
-            handle.remove()
-        return states, arguments
+        segments = [Segments(batch.lengths, batch.ids.device) for batch in batches]
+        pairs = [self.blocks.first_inputs(b.ids, s) for b, s in zip(batches, segments, strict=True)]
+        return [hidden for hidden, _ in pairs], [arguments for _, arguments in pairs]
 
     @torch.no_grad()
     def run(self, on_progress: OnProgress) -> Iterator[tuple[str, RoundedSite]]:
@@ -170,33 +141,32 @@ class _Rounding:
         count = len(self.blocks)
         on_progress("rounding", 0, count)
         for depth in range(count):
-            name = f"{self.prefix}.{depth}"
-            block = self.blocks[depth]
-            self.weights.fill(block, name)
+            block = self.blocks.modules[depth]
+            self.weights.fill(block, self.blocks.name(depth))
             block.float()
             inside = [site for site in self.sites if site.depth == depth]
-            moments = self._moments(block, inside)
+            moments = self._moments(depth, inside)
             for site in inside:
                 rounded = self._round(site, moments)
                 if rounded is not None and needs_text(self.plan, site, self.choices[site.name]):
                     yield site.name, rounded
             if depth + 1 < count:
-                self.states = [
-                    self._call(block, state, named)
-                    for state, named in zip(self.states, self.arguments, strict=True)
-                ]
-            self.blocks[depth] = nn.Identity()  # frees the block's weights
+                self.states = self._outputs(depth)
+            self.blocks.modules[depth] = nn.Identity()  # frees the block's weights
             on_progress("rounding", depth + 1, count)
 
-    def _moments(self, block: nn.Module, inside: Sequence[Site]) -> _Moments:
+    def _moments(self, depth: int, inside: Sequence[Site]) -> _Moments:
         """The moments of the inputs of this block's calibrated matrices."""
         moments = _Moments()
         names = [s.name for s in inside if needs_text(self.plan, s, self.choices[s.name])]
         if names:
             with _recording(self.model, names, moments):
-                for state, named in zip(self.states, self.arguments, strict=True):
-                    self._call(block, state, named)
+                self._outputs(depth)
         return moments
+
+    def _outputs(self, depth: int) -> list[Tensor]:
+        pairs = zip(self.states, self.arguments, strict=True)
+        return [self.blocks.run(depth, state, arguments) for state, arguments in pairs]
 
     def _round(self, site: Site, moments: _Moments) -> RoundedSite | None:
         """Round a matrix as the plan stores it, and put it in; None if it is trained."""
@@ -221,12 +191,6 @@ class _Rounding:
     def _moment(self, site: Site, moments: _Moments) -> Tensor:
         return moments.of(site.name) / sum(state.shape[-2] for state in self.states)
 
-    @staticmethod
-    def _call(block: nn.Module, state: Tensor, named: dict[str, Any]) -> Tensor:
-        output = block(state, **named)
-        hidden: Tensor = output[0] if isinstance(output, tuple) else output
-        return hidden
-
 
 @contextmanager
 def _recording(model: nn.Module, names: Sequence[str], moments: _Moments) -> Iterator[None]:
@@ -241,12 +205,6 @@ def _recording(model: nn.Module, names: Sequence[str], moments: _Moments) -> Ite
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _block_prefix(sites: Sequence[Site]) -> str:
-    """The name of the list of blocks, such as `model.layers`."""
-    site = next(site for site in sites if site.depth is not None)
-    return site.name.partition(f".{site.depth}.")[0]
 
 
 def _weight(module: nn.Module) -> Tensor:

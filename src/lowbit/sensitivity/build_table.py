@@ -1,47 +1,44 @@
 """From a model and calibration text to a sensitivity table.
 
-One backward pass per sequence gives the gradient, another one Fisher's diagonal and K-FAC's factors
-of all sites. Every format's damage then uses the errors that it actually makes. Hessian products
-cover all block matrices at once, and embeddings and heads separately, because plans store those
-in other formats: e'He of one matrix includes its cross terms with the others, so that the sum over
-matrices is the joint damage.
+One walk over the model, from its last block to its first, gives each site's gradient, Fisher's
+diagonal and K-FAC's factors. While they are there, the damage of every format at that site is taken
+from the errors that the format actually makes, and the effect of ranks; then they are freed.
+
+Hessian products cover all block matrices at once, and embeddings and heads separately, because
+plans store those in other formats: e'He of one matrix includes its cross terms with the others, so
+that the sum over matrices is the joint damage.
 
 With `walk`, every site is also stored alone in every format: the stored model is run, and second
 derivatives are taken without cross terms. The damage of several sites at once is computed in
-`joint_damage`.
+`joint_damage`, and the damage that plans rest on in `anchor`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lowbit.core.errors import RunError, run_error_prefix
+from lowbit.core.errors import RunError
 from lowbit.core.spec import BLOCK_ROLES, Site
-from lowbit.quant.formats import bits_of, parse
-from lowbit.sensitivity import curvature, hessian
-from lowbit.sensitivity.curvature import Curvature
-from lowbit.sensitivity.hutchinson import Reference, hutchinson, mean
+from lowbit.sensitivity import hessian, walk_curvature
+from lowbit.sensitivity.anchor import anchored
+from lowbit.sensitivity.curvature import ErrorCosts, SiteCurvature, costs_of
+from lowbit.sensitivity.hutchinson import Traces, hutchinson, mean
 from lowbit.sensitivity.joint_damage import joint_damages, monte_carlo
 from lowbit.sensitivity.measured_model import (
     GAUSS_NEWTON_WORK,
     HESSIAN_WORK,
-    Errors,
     MeasuredModel,
     OnProgress,
-    kl_divergence,
+    Outputs,
+    resident,
     shifted,
 )
-from lowbit.sensitivity.rank_correction import (
-    GradientSteps,
-    Metric,
-    absorbed_shares,
-    metric,
-    spectrum,
-)
+from lowbit.sensitivity.rank_correction import Axes, GradientSteps, Roots, metric, spectrum
 from lowbit.sensitivity.rank_gain import RankSteps, gain_scale
 from lowbit.sensitivity.table import (
     UNITS,
@@ -53,12 +50,8 @@ from lowbit.sensitivity.table import (
     SiteTable,
 )
 
-KFAC_FROM_BITS = 4.0
-"""From this many bits on, K-FAC ranks matrices as well as running the model does."""
-EVERY = 4
-"""Every fourth sequence is enough to divide damage among matrices."""
-GRADIENT_WORK = 5.0
-"""The work of the two backward passes, in forward passes."""
+CURVATURE_WORK = 7.0
+"""The work of the walk, in forward passes: two forward, one more with gradients, two backward."""
 
 
 def build_table(
@@ -68,220 +61,223 @@ def build_table(
     on_progress: OnProgress = lambda phase, done, total: None,
 ) -> SensitivityTable:
     """The whole table; `names` are the model's and the task's."""
-    curved = curvature.measure_curvature(
-        model.module, model.sites, model.batches, request.seed,
-        lambda i, n: on_progress("gradients", i, n), model.kind,
-    )  # fmt: skip
-    model.count_work(GRADIENT_WORK)
-    _check_finite(curved)
-    reference = Reference(curved, hutchinson(model, request, on_progress), model.outputs())
-    damages = _damages(model, request, reference, on_progress)
-    sites = _sites(model, request, curved, damages, on_progress)
-    loss = sum(model.losses(reference.outputs)) / curved.units
+    reference = model.outputs()
+    losses = reference.losses()
+    if not all(map(math.isfinite, losses)):
+        raise RunError("the model's outputs are not finite on the calibration text")
+    traces = hutchinson(model, request, on_progress)
+    taylor = {text: _taylor(model, text) for text in request.formats} if request.exact else {}
+    rows, steps = _walk(model, request, traces, taylor, on_progress)
+    if request.walk:
+        rows = _walked(model, request, reference, rows, on_progress)
+    if request.costed:
+        rows = _costed(model, request, reference, rows, steps, on_progress)
+    damages = {name: row.damages for name, row in rows.items()}
     uniform = uniform_choices(model, request.formats) if request.uniform else ()
-    whole = joint_damages(model, request, reference, (*uniform, *request.joint), on_progress)
-    documents = len(set(model.documents)) or len(model.batches)
+    choices = (*uniform, *request.joint)
+    whole = joint_damages(model, request, reference, damages, traces, choices, on_progress)
+    units = sum(model.counts)
     return SensitivityTable(
-        *names, UNITS[model.kind], curved.units, loss, model.passes, sites, whole, documents
-    )
+        *names, UNITS[model.kind], units, sum(losses) / units, model.passes,
+        tuple(rows[site.name] for site in model.sites), whole,
+        len(set(model.documents)) or len(model.batches),
+    )  # fmt: skip
 
 
 def uniform_choices(model: MeasuredModel, formats: Sequence[str]) -> tuple[JointChoice, ...]:
     """For every format: all block matrices in it."""
-    return tuple((text, tuple((site.name, text) for site in model.blocks)) for text in formats)
+    return tuple((text, tuple((s.name, text) for s in model.block_sites)) for text in formats)
 
 
-def _damages(
-    model: MeasuredModel, request: MeasureRequest, reference: Reference, on_progress: OnProgress
-) -> dict[str, dict[str, Damage]]:
-    """The damage of every site, by site and format."""
-    damages: dict[str, dict[str, Damage]] = {site.name: {} for site in model.sites}
-    for i, text in enumerate(request.formats):
-        on_progress("formats", i, len(request.formats))
-        errors = {site.name: model.error(site.name, text) for site in model.sites}
-        taylor = _taylor(model, errors) if request.exact else {}
-        row: dict[str, Damage] = {}
-        for site in model.sites:
-            e = errors[site.name]
-            alone = _alone(model, request, site, e, reference) if request.walk else Alone()
-            row[site.name] = _damage(reference, site, e, taylor.get(site.name), alone)
-        if request.costed:
-            with run_error_prefix(text):
-                row = _anchored(model, reference, errors, row, bits_of(parse(text)))
-        for name, damage in row.items():
-            damages[name][text] = damage
-    on_progress("formats", len(request.formats), len(request.formats))
-    return damages
+Rows = Mapping[str, SiteTable]
 
 
-@dataclass(frozen=True)
-class Alone:
-    """The damage of a site stored alone, all others exact; only a walk measures it."""
-
-    measured: float | None = None
-    taylor_alone: float | None = None
-    gauss_newton: float | None = None
-    monte_carlo: float | None = None
-
-
-def _damage(
-    reference: Reference, site: Site, error: Tensor, taylor: float | None, alone: Alone
-) -> Damage:
-    at = reference.curvature
-    return Damage(
-        weight_error=float(error.square().sum()),
-        first_order=float((at.gradient[site.name] * error).sum()),
-        fisher=curvature.fisher_cost(at.fisher[site.name], error),
-        kfac=curvature.kfac_cost(at.factors[site.name], error),
-        hutchinson=reference.traces.cost(site.name, error),
-        hutchinson_spread=reference.traces.spread(site.name, error),
-        taylor=taylor,
-        measured=alone.measured,
-        taylor_alone=alone.taylor_alone,
-        gauss_newton=alone.gauss_newton,
-        monte_carlo=alone.monte_carlo,
-    )
-
-
-def _anchored(
-    model: MeasuredModel,
-    reference: Reference,
-    errors: Errors,
-    damages: dict[str, Damage],
-    bits: float,
-) -> dict[str, Damage]:
-    """Adds `anchored`: damage scaled to the KL that running the stored model shows.
-
-    All block matrices are stored together, each embedding and head alone. K-FAC divides the KL
-    among the matrices. With few bits it overestimates some of them and not others; then each
-    matrix's KL alone divides it.
-    """
-    blocks = [site.name for site in model.blocks]
-    others = [[site.name] for site in model.sites if site.role not in BLOCK_ROLES]
-    anchored: dict[str, Damage] = {}
-    for group in [blocks, *others] if blocks else others:
-        with shifted(model, {name: errors[name] for name in group}):
-            kl = max(0.0, sum(model.losses_and_kl(reference.outputs)[1]))
-        kl /= reference.curvature.units
-        parts = {name: damages[name].kfac for name in group}
-        if bits < KFAC_FROM_BITS and len(group) > 1:
-            parts = {name: _kl_alone(model, reference, name, errors[name]) for name in group}
-        total = sum(parts.values())
-        for name, part in parts.items():
-            share = kl * part / total if total > 0 else 0.0
-            anchored[name] = replace(damages[name], anchored=share)
-    return anchored
-
-
-def _kl_alone(model: MeasuredModel, reference: Reference, name: str, error: Tensor) -> float:
-    """The KL with one matrix stored and all others exact, on a part of the text."""
-    with shifted(model, {name: error}):
-        outputs = model.log_probs(model.batches[::EVERY])
-        pairs = zip(reference.outputs[::EVERY], outputs, strict=True)
-        kl = sum(kl_divergence(before, after) for before, after in pairs)
-    model.count_work(1 / EVERY)
-    return max(0.0, kl)
-
-
-def _sites(
+def _walk(
     model: MeasuredModel,
     request: MeasureRequest,
-    curved: Curvature,
-    damages: dict[str, dict[str, Damage]],
+    traces: Traces,
+    taylor: Mapping[str, Mapping[str, float]],
     on_progress: OnProgress,
-) -> tuple[SiteTable, ...]:
-    """The rows of the table; gains in nats where the request is for the planner."""
-    sites, steps = [], RankSteps()
-    for i, site in enumerate(model.sites):
-        on_progress("ranks", i, len(model.sites))
-        sites.append(_site(model, request, curved, site, damages[site.name], steps))
-    if request.costed:
-        scale = gain_scale(model, steps)
-        sites = [_scaled(site, scale) for site in sites]
-    on_progress("ranks", len(model.sites), len(model.sites))
-    return tuple(sites)
+) -> tuple[Rows, RankSteps]:
+    """The row of every site, by the curvature at that site."""
+    rows, steps = {}, RankSteps()
+    axes = _SharedAxes()
+    walked = walk_curvature.walk_curvature(
+        model, request.seed, lambda i, n: on_progress("gradients", i, n)
+    )
+    for site, curved in walked:
+        if not bool(torch.isfinite(curved.gradient).all()):
+            raise RunError(f"the gradient of {site.name} is not finite on the calibration text")
+        of_site = {text: values[site.name] for text, values in taylor.items()}
+        rows[site.name] = _site(model, request, site, curved, traces, of_site, steps, axes)
+    model.count_work(CURVATURE_WORK)
+    return rows, steps
 
 
-def _scaled(site: SiteTable, scale: float) -> SiteTable:
-    """The site with its gains in nats."""
-    if site.reach is None:
-        return site
-    gains = tuple(scale * gain for gain in site.reach.gains)
-    return replace(site, reach=replace(site.reach, gains=gains))
+class _SharedAxes:
+    """Axes of factors; matrices with the same input have the same."""
+
+    def __init__(self) -> None:
+        self.last: tuple[Tensor, Axes] | None = None
+
+    def inputs(self, factor: Tensor) -> Axes:
+        if self.last is None or self.last[0] is not factor:
+            self.last = (factor, Axes.of(factor))
+        return self.last[1]
 
 
 def _site(
     model: MeasuredModel,
     request: MeasureRequest,
-    curved: Curvature,
     site: Site,
-    damages: dict[str, Damage],
+    curved: SiteCurvature,
+    traces: Traces,
+    taylor: Mapping[str, float],
     steps: RankSteps,
+    axes: _SharedAxes,
 ) -> SiteTable:
     """One row; for a block matrix, with the effect of ranks."""
+    adapted = site.role in BLOCK_ROLES
+    sides = metric(curved.factors, axes.inputs) if adapted else None
+    roots = Roots.of(sides) if sides else None
+    damages, absorbed = {}, {}
+    for text in request.formats:
+        if roots is None and curved.factors.by_rows:
+            costs = costs_of(curved, model.error_parts(site.name, text))
+        else:
+            error = model.error(site.name, text)
+            costs = costs_of(curved, [(slice(None), error)])
+            if roots is not None:
+                absorbed[text] = roots.absorbed(error, request.ranks)
+        damages[text] = _damage(costs, traces, site, taylor.get(text))
     reach, spectra = None, None
-    if site.role in BLOCK_ROLES:
-        outputs, inputs = sides = metric(curved.factors[site.name])
-        reach = _rank_effect(model, request, sides, curved, site.name, steps)
-        spectra = spectrum(inputs), spectrum(outputs)
-    variance = float(model.weight(site.name).var())
+    if sides is not None:
+        spectra = spectrum(sides[1]), spectrum(sides[0])
+        reach = RankEffect(request.ranks, absorbed)
+        if request.costed and curved.halves is not None:
+            most = max(request.ranks)
+            gradient = GradientSteps.of(sides, *curved.halves, most)
+            gains, ends = gradient.gains(request.ranks), (min(request.ranks), most)
+            at_ends = tuple(gains[request.ranks.index(end)] for end in ends)
+            steps.add(site.name, tuple(map(gradient.step, ends)), at_ends)  # type: ignore[arg-type]
+            reach = RankEffect(request.ranks, absorbed, gains)
     return SiteTable(
-        site.name, site.role, site.depth, site.shape, damages, reach, variance, spectra
+        site.name, site.role, site.depth, site.shape, damages, reach,
+        model.variance(site.name), spectra,
+    )  # fmt: skip
+
+
+def _damage(costs: ErrorCosts, traces: Traces, site: Site, taylor: float | None) -> Damage:
+    return Damage(
+        weight_error=costs.square,
+        first_order=costs.first_order,
+        fisher=costs.fisher,
+        kfac=costs.kfac,
+        hutchinson=traces.cost(site.name, costs.square),
+        hutchinson_spread=traces.spread(site.name, costs.square),
+        taylor=taylor,
     )
 
 
-def _rank_effect(
+# --- what plans need ------------------------------------------------------------------------------
+
+
+def _costed(
     model: MeasuredModel,
     request: MeasureRequest,
-    sides: Metric,
-    curved: Curvature,
-    name: str,
+    reference: Outputs,
+    rows: Rows,
     steps: RankSteps,
-) -> RankEffect:
-    """What ranks recover of the damage; for the planner, also their gains, adding to `steps`."""
-    errors = (model.error(name, text) for text in request.formats)
-    absorbed = absorbed_shares(sides, errors, request.ranks)
-    shares = dict(zip(request.formats, absorbed, strict=True))
-    if not request.costed:
-        return RankEffect(request.ranks, shares)
-    gradient = GradientSteps.of(sides, curved.half[name], curved.other_half(name))
-    gains, ends = gradient.gains(request.ranks), (min(request.ranks), max(request.ranks))
-    at_ends = (gains[request.ranks.index(ends[0])], gains[request.ranks.index(ends[1])])
-    steps.add(name, (gradient.step(ends[0]), gradient.step(ends[1])), at_ends)
-    return RankEffect(request.ranks, shares, gains)
+    on_progress: OnProgress,
+) -> Rows:
+    """Adds `anchored`, and puts gains in nats."""
+    damages = {name: row.damages for name, row in rows.items()}
+    costs = anchored(model, request.formats, reference, damages, on_progress)
+    scale = gain_scale(model, steps)
+    costed = {}
+    for name, row in rows.items():
+        with_costs = {
+            text: replace(damage, anchored=costs[name][text])
+            for text, damage in row.damages.items()
+        }
+        costed[name] = replace(row, damages=with_costs, reach=_in_nats(row.reach, scale))
+    return costed
 
 
-def _check_finite(curved: Curvature) -> None:
-    for name, gradient in curved.gradient.items():
-        if not bool(torch.isfinite(gradient).all()):
-            raise RunError(f"the gradient of {name} is not finite on the calibration text")
+def _in_nats(reach: RankEffect | None, scale: float) -> RankEffect | None:
+    if reach is None:
+        return None
+    return replace(reach, gains=tuple(scale * gain for gain in reach.gains))
 
 
-def _taylor(model: MeasuredModel, errors: Errors) -> dict[str, float]:
+# --- expensive predictors -------------------------------------------------------------------------
+
+
+def _taylor(model: MeasuredModel, text: str) -> dict[str, float]:
     """e'He / 2 of every site: with all block matrices in error at once, then with all others."""
+    errors = {site.name: model.error(site.name, text) for site in model.sites}
     costs: dict[str, float] = {}
     for blocks in (True, False):
         group = {s.name for s in model.sites if (s.role in BLOCK_ROLES) == blocks}
         if group:
             e = {n: e if n in group else torch.zeros_like(e) for n, e in errors.items()}
-            product = hessian.products(model.module, model.sites, model.subset, e, model.kind)
+            with resident(model):
+                product = hessian.products(model.module, model.sites, model.subset, e, model.kind)
             model.count_work(HESSIAN_WORK, on_subset=True)
             costs |= {n: 0.5 * float((errors[n] * product.matrices[n]).sum()) for n in group}
     return costs
 
 
+def _walked(
+    model: MeasuredModel,
+    request: MeasureRequest,
+    reference: Outputs,
+    rows: Rows,
+    on_progress: OnProgress,
+) -> Rows:
+    """Adds what storing each site alone does, all others exact."""
+    walked, done, total = {}, 0, len(rows) * len(request.formats)
+    for site in model.sites:
+        damages = {}
+        for text, damage in rows[site.name].damages.items():
+            on_progress("sites alone", done, total)
+            alone = _alone(model, request, site, text, reference, damage)
+            damages[text] = replace(
+                damage, measured=alone.measured, taylor_alone=alone.taylor,
+                gauss_newton=alone.gauss_newton, monte_carlo=alone.monte_carlo,
+            )  # fmt: skip
+            done += 1
+        walked[site.name] = replace(rows[site.name], damages=damages)
+    on_progress("sites alone", total, total)
+    return walked
+
+
+@dataclass(frozen=True)
+class Alone:
+    """The damage of a site stored alone, all others exact."""
+
+    measured: float
+    taylor: float
+    gauss_newton: float
+    monte_carlo: float | None
+
+
 def _alone(
-    model: MeasuredModel, request: MeasureRequest, site: Site, error: Tensor, reference: Reference
+    model: MeasuredModel,
+    request: MeasureRequest,
+    site: Site,
+    text: str,
+    reference: Outputs,
+    damage: Damage,
 ) -> Alone:
     """One site stored alone: KL plus first order, Taylor and Gauss-Newton, Monte Carlo."""
-    errors = {site.name: error}
+    errors = {site.name: model.error(site.name, text)}
     with shifted(model, errors):
-        kl = sum(model.losses_and_kl(reference.outputs)[1]) / reference.curvature.units
-    product = hessian.products(model.module, (site,), model.subset, errors, model.kind)
-    model.count_work(HESSIAN_WORK, on_subset=True)
-    taylor = 0.5 * float((error * product.matrices[site.name]).sum())
-    newton = hessian.gauss_newton(model.module, (site,), model.subset, errors, model.kind)
-    model.count_work(GAUSS_NEWTON_WORK, on_subset=True)
-    first = float((reference.curvature.gradient[site.name] * error).sum())
-    samples = monte_carlo(model, request, errors)
-    return Alone(kl + first, taylor, newton, mean(samples) if samples else None)
+        kl = sum(model.losses_and_kl(reference)[1]) / sum(model.counts)
+    with resident(model):
+        at = (model.module, (site,), model.subset, errors, model.kind)
+        product, newton = hessian.products(*at), hessian.gauss_newton(*at)
+    model.count_work(HESSIAN_WORK + GAUSS_NEWTON_WORK, on_subset=True)
+    taylor = 0.5 * float((errors[site.name] * product.matrices[site.name]).sum())
+    samples = monte_carlo(model, request, {site.name: damage})
+    return Alone(kl + damage.first_order, taylor, newton, mean(samples) if samples else None)

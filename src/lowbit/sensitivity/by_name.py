@@ -21,6 +21,8 @@ FORMATS = ("int8@64", "int6@64", "int5@64", "int4@64", "nf4@64", "int3@64", "int
 RANKS = (4, 8, 16, 32)
 TOKENS = 4096
 """Tokens of calibration text."""
+SAMPLES = 4
+"""Draws of noise for Hutchinson and Monte Carlo, where they are asked for."""
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 """Sizes of training data, in tokens or sentences."""
 
@@ -39,6 +41,7 @@ def measure(
     *,
     tokens: int = TOKENS,
     walk: bool = False,
+    all: bool = False,
     at: str | Path | None = None,
     settings: Settings = (),
     on_progress: OnProgress = ignore_progress,
@@ -51,6 +54,7 @@ def measure(
         formats: The formats to measure.
         tokens: Tokens of calibration text.
         walk: Also run the model with every single site stored alone.
+        all: Also the expensive predictors: Hutchinson, Monte Carlo, and Taylor by site.
         at: The folder of a finished 16-bit run; its adapter is merged first.
         settings: Overrides like `{"execution.threads": 1}`.
         on_progress: Called with a phase, the steps done and all steps.
@@ -67,7 +71,9 @@ def measure(
     """
     for text in formats:
         parse(text)
-    request = MeasureRequest(tuple(formats), walk=walk, costed=True)
+    request = MeasureRequest(
+        tuple(formats), samples=SAMPLES if all else 0, walk=walk, exact=all, costed=True
+    )
     return _table(model, task, request, tokens, at, settings, on_progress)
 
 
@@ -109,6 +115,7 @@ def predict(
     plans: Sequence[str | Path | Plan],
     *,
     tokens: int = TOKENS,
+    all: bool = False,
     at: str | Path | None = None,
     settings: Settings = (),
     on_progress: OnProgress = ignore_progress,
@@ -120,6 +127,7 @@ def predict(
         task: A task's name, or a file of text.
         plans: TOML files, formats like `nf4@64`, names like `Joint-2`, or plans.
         tokens: Tokens of calibration text.
+        all: Also the expensive predictors: Hutchinson and Monte Carlo.
         at: The folder of a finished 16-bit run; its adapter is merged first.
         settings: Overrides like `{"plan.rank": 4}`.
         on_progress: Called with a phase, the steps done and all steps.
@@ -143,7 +151,8 @@ def predict(
     first = next(iter(specs.values()))
     by_name = {name: spec.plan for name, spec in specs.items()}
     calibration = Calibration(tokens, None if at is None else Path(at))
-    return predict_plans(prepare_run(first), by_name, calibration, on_progress)
+    samples = SAMPLES if all else 0
+    return predict_plans(prepare_run(first), by_name, calibration, on_progress, samples)
 
 
 def requested_plans(

@@ -11,18 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lowbit.sensitivity import hessian
-from lowbit.sensitivity.curvature import Curvature
-from lowbit.sensitivity.measured_model import HESSIAN_WORK, MeasuredModel, OnProgress
+from lowbit.sensitivity.measured_model import HESSIAN_WORK, MeasuredModel, OnProgress, resident
 from lowbit.sensitivity.table import MeasureRequest
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The unchanged model: its curvature, Hutchinson's draws, and its outputs."""
-
-    curvature: Curvature
-    traces: Traces
-    outputs: Sequence[Tensor]
 
 
 @dataclass(frozen=True)
@@ -35,33 +25,37 @@ class Traces:
     values: dict[str, tuple[float, ...]]
     power: dict[str, float]
 
-    def cost(self, name: str, error: Tensor) -> float | None:
-        """1/2 v'Hv, scaled to the size of a format's actual error; None without draws."""
-        costs = self.costs(name, error)
+    def cost(self, name: str, square: float) -> float | None:
+        """1/2 v'Hv, scaled to `square`, a format's actual |e|^2; None without draws."""
+        costs = self.costs(name, square)
         return mean(costs) if costs else None
 
-    def costs(self, name: str, error: Tensor) -> list[float]:
+    def costs(self, name: str, square: float) -> list[float]:
         """The same for every draw."""
+        if not self.values:
+            return []
         power = self.power[name]  # 0 for a matrix of zeros, which no format changes
-        scale = 0.5 * float(error.square().sum()) / power if power > 0 else 0.0
+        scale = 0.5 * square / power if power > 0 else 0.0
         return [scale * value for value in self.values[name]]
 
-    def spread(self, name: str, error: Tensor) -> float | None:
+    def spread(self, name: str, square: float) -> float | None:
         """The standard error over draws; None with fewer than two."""
-        if len(self.values[name]) < 2:
-            return None
-        return standard_error(self.costs(name, error))
+        costs = self.costs(name, square)
+        return standard_error(costs) if len(costs) > 1 else None
 
 
 def hutchinson(model: MeasuredModel, request: MeasureRequest, on_progress: OnProgress) -> Traces:
     """Adds noise to all sites at once; the cross terms with other sites have mean zero."""
+    if not request.samples:
+        return Traces({}, {})
     source = torch.Generator().manual_seed(request.seed + 1)
     values: dict[str, list[float]] = {site.name: [] for site in model.sites}
     scales = {site.name: _noise_scale(model.weight(site.name)) for site in model.sites}
     for i in range(request.samples):
         on_progress("curvature", i, request.samples)
         v = {n: s * torch.randn(s.shape, generator=source) for n, s in scales.items()}
-        product = hessian.products(model.module, model.sites, model.subset, v, model.kind)
+        with resident(model):
+            product = hessian.products(model.module, model.sites, model.subset, v, model.kind)
         for name in values:
             values[name].append(float((v[name] * product.matrices[name]).sum()))
         model.count_work(HESSIAN_WORK, on_subset=True)

@@ -20,7 +20,7 @@ from lowbit.core.errors import UserError
 from lowbit.core.files import file_digest, write_atomic
 from lowbit.core.spec import Site
 from lowbit.layers import matmul
-from lowbit.runs import device
+from lowbit.runs import allocator, device
 from lowbit.runs.export.peft import WEIGHTS
 from lowbit.runs.prepare import Prepared, weights_digest
 from lowbit.runs.record import ADAPTER
@@ -42,7 +42,7 @@ from lowbit.sensitivity.table import (
     to_text,
 )
 
-CACHE_VERSION = 12
+CACHE_VERSION = 13
 """Raised whenever the same model would be measured differently."""
 
 
@@ -68,10 +68,12 @@ def sensitivity_table(
     with FileLock(f"{path}.lock"):
         if path.is_file():
             return from_text(path.read_text(encoding="utf-8"))
-        model = _open(prepared, calibration)
-        model.curved = subset_indices(model.batches, request.curved)
-        model.sites = sites_to_measure(model, request)
-        table = build_table(model, request, (spec.model, spec.task.display_name), on_progress)
+        with allocator.keeping_some_freed_memory():
+            model = _open(prepared, calibration)
+            model.curved = subset_indices(model.batches, request.curved)
+            model.sites = sites_to_measure(model, request)
+            names = (spec.model, spec.task.display_name)
+            table = build_table(model, request, names, on_progress)
         write_atomic(path, to_text(table).encode())
     return table
 
@@ -113,9 +115,9 @@ def _text(prepared: Prepared, calibration: Calibration, least: int | None) -> Ca
 
 def sites_to_measure(model: MeasuredModel, request: MeasureRequest) -> tuple[Site, ...]:
     """Only block matrices, if every joint choice names only block matrices; else all sites."""
-    blocks = {site.name for site in model.blocks}
+    blocks = {site.name for site in model.block_sites}
     names = {site for _, formats in request.joint for site, _ in formats}
-    return model.sites if request.uniform or not names or names - blocks else model.blocks
+    return model.sites if request.uniform or not names or names - blocks else model.block_sites
 
 
 def output_changes(
@@ -130,10 +132,10 @@ def output_changes(
     """
     model = _open(prepared, calibration, least=1)
     outputs = model.outputs()
-    losses, units, changes = model.losses(outputs), sum(model.counts), {}
+    losses, units, changes = outputs.losses(), sum(model.counts), {}
     for i, (name, formats) in enumerate(choices.items()):
         on_progress("candidates", i, len(choices))
-        with shifted(model, {site: model.error(site, text) for site, text in formats.items()}):
+        with shifted(model, model.errors(formats)):
             stored_losses, kl = model.losses_and_kl(outputs)
         increases = [b - a for a, b in zip(losses, stored_losses, strict=True)]
         changes[name] = OutputChange(

@@ -16,6 +16,7 @@ from lowbit.core.spec import RunSpec, Site
 from lowbit.core.toml import check
 from lowbit.models.family import find_sites
 from lowbit.models.loading import load
+from lowbit.models.weights import blank
 from lowbit.quant.formats import is_cast, parse
 from lowbit.runs.build import build_run
 from lowbit.runs.device import cpu_machine
@@ -29,15 +30,20 @@ from lowbit.sensitivity.measured_model import MeasuredModel, in_bf16
 
 
 def open_model(prepared: Prepared, text: CalibrationText) -> MeasuredModel:
-    """The base model with the weights that 16 bits store."""
+    """The base model with the weights that 16 bits store, held in 16 bits."""
     kind = prepared.task.kind
-    model = load(prepared.checkpoint, kind, 0, prepared.pad).float().eval()
+    model, weights = blank(prepared.checkpoint, kind, 0, prepared.pad, torch.device("cpu"))
+    weights.fill(model, "")
     sites = find_sites(model, prepared.checkpoint.matrices)
-    base = _weights(model, sites)
-    with torch.no_grad():
-        for site in sites:
-            parameter: nn.Parameter = model.get_submodule(site.name).weight  # type: ignore
-            parameter.copy_(as_site(model, site.name, in_bf16(base[site.name])))
+    matrices = {id(model.get_submodule(site.name).weight): site.name for site in sites}
+    base: dict[str, Tensor] = {}
+    for parameter in model.parameters():
+        if id(parameter) not in matrices:
+            parameter.data = parameter.data.float()
+        elif parameter.dtype != torch.bfloat16:
+            name = matrices[id(parameter)]
+            base[name] = as_site(model, name, parameter.data)
+            parameter.data = in_bf16(parameter.data).bfloat16()
     batches, documents = text
     return MeasuredModel(
         model, sites, batches, kind, base, documents, file_formats=file_formats(prepared)
@@ -92,12 +98,12 @@ def merged_run(
     at = (installed.model, installed.sites, prepared.checkpoint, kind, labels, prepared.pad)
     merged = merge.plain_model(*at, merge=True).eval()
     sites = tuple(site for site in installed.sites if not site.fresh)
-    exact = load(prepared.checkpoint, kind, labels, prepared.pad).float()
+    exact = load(prepared.checkpoint, kind, labels, prepared.pad)
     return merged, sites, _weights(exact, sites)
 
 
 def _weights(model: nn.Module, sites: Sequence[Site]) -> dict[str, Tensor]:
     return {
-        site.name: as_site(model, site.name, model.get_submodule(site.name).weight.detach().clone())  # type: ignore
+        site.name: as_site(model, site.name, model.get_submodule(site.name).weight.detach())  # type: ignore
         for site in sites
     }

@@ -13,9 +13,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
-from lowbit.sensitivity.measured_model import MeasuredModel, shifted
+from lowbit.sensitivity.measured_model import Lazy, MeasuredModel, shifted
+from lowbit.sensitivity.rank_correction import LowRank
 
 MANY_STEPS = 0.4
 """The share of a single step's gain that remains over many steps.
@@ -34,11 +33,11 @@ at which the first order would leave no loss."""
 class RankSteps:
     """Every site's step of the smallest and of the largest rank, and their predicted gains."""
 
-    smallest: dict[str, Tensor] = field(default_factory=dict)
-    largest: dict[str, Tensor] = field(default_factory=dict)
+    smallest: dict[str, LowRank] = field(default_factory=dict)
+    largest: dict[str, LowRank] = field(default_factory=dict)
     predicted: tuple[float, float] = (0.0, 0.0)
 
-    def add(self, name: str, steps: tuple[Tensor, Tensor], gains: tuple[float, float]) -> None:
+    def add(self, name: str, steps: tuple[LowRank, LowRank], gains: tuple[float, float]) -> None:
         self.smallest[name], self.largest[name] = steps
         self.predicted = (self.predicted[0] + gains[0], self.predicted[1] + gains[1])
 
@@ -55,7 +54,7 @@ def gain_scale(model: MeasuredModel, steps: RankSteps) -> float:
     return MANY_STEPS * max(0.0, gains[1] - gains[0]) / (large - small)
 
 
-def _best_gain(model: MeasuredModel, step: Mapping[str, Tensor], predicted: float) -> float:
+def _best_gain(model: MeasuredModel, step: Mapping[str, LowRank], predicted: float) -> float:
     """How much a step of the best length lowers the loss on the other half of the text."""
     if predicted <= 0:
         return 0.0
@@ -68,7 +67,7 @@ def _best_gain(model: MeasuredModel, step: Mapping[str, Tensor], predicted: floa
         nonlocal evaluations
         evaluations += 1
         length = unit * LENGTH_RATIO**exponent
-        with shifted(model, {name: length * each for name, each in step.items()}):
+        with shifted(model, Lazy(step, lambda name: length * step[name].matrix())):
             return base - model.loss_on(half)
 
     top = peak_gain(gain)

@@ -57,33 +57,36 @@ def based_on(basis: Basis, tokens: int) -> str:
 def _predictors(table: SensitivityTable) -> Table:
     """One row per format."""
     page = Table(box=None, padding=(0, 0, 0, 1), title=Text(f"{table.model} · {table.task}"))
-    heads = ("format", "1st", "Fisher", "K-FAC", "Hutch.", "Taylor", "G-N", "KL+1st", "MC", "loss")
-    for name in heads:
+    rows = {text: _row(whole) for text, whole in table.whole.items()}
+    heads = dict.fromkeys(name for row in rows.values() for name in row)
+    for name in ("format", *heads):
         page.add_column(name, justify="left" if name == "format" else "right", no_wrap=True)
-    for text, whole in table.whole.items():
-        page.add_row(text, *(nats(value) for value in _row(whole)))
+    for text, row in rows.items():
+        page.add_row(text, *(nats(row[name]) for name in heads))
     return page
 
 
-def _row(whole: JointDamage) -> tuple[float, ...]:
+def _row(whole: JointDamage) -> dict[str, float]:
+    """The gap by every predictor that was asked for."""
+    second = {
+        "Fisher": whole.fisher,
+        "K-FAC": whole.kfac,
+        "Hutch.": whole.hutchinson,
+        "Taylor": whole.taylor,
+        "G-N": whole.gauss_newton,
+        "KL+1st": whole.kl,
+        "MC": whole.monte_carlo,
+    }
     first = whole.first_order
-    return (
-        first,
-        first + whole.fisher,
-        first + whole.kfac,
-        first + (whole.hutchinson or 0.0),
-        first + whole.taylor,
-        first + whole.gauss_newton,
-        first + whole.kl,
-        first + (whole.monte_carlo or 0.0),
-        whole.loss,
-    )
+    gaps = {name: first + value for name, value in second.items() if value is not None}
+    return {"1st": first, **gaps, "loss": whole.loss}
 
 
 def _sites(table: SensitivityTable) -> Table:
     """The sites with the most damage per weight, at four bits or the nearest measured format."""
     text = min(table.formats, key=lambda f: abs(bits_of(parse(f)) - 4.25))
-    predictor = best_formula(text)
+    measured = table.sites[0].damages[text].anchored is not None
+    predictor = "anchored" if measured else best_formula(text)
     ranked = sorted(
         table.sites, key=lambda s: -getattr(s.damages[text], predictor) / (s.shape[0] * s.shape[1])
     )
