@@ -11,7 +11,6 @@ from helpers.models import batch_of, some_ids
 from lowbit.core.errors import UserError
 from lowbit.sensitivity.calibration import (
     calibration_text,
-    check_memory,
     evenly_spaced,
     subset_indices,
 )
@@ -53,19 +52,3 @@ def test_too_little_text_to_calibrate_on_says_how_little_it_would_tell() -> None
         )
         with pytest.raises(UserError, match=rf"81 tokens to calibrate on; 512 .* ± {error}"):
             calibration_text(start, 4096)  # type: ignore[arg-type]
-
-
-def test_outputs_that_memory_cannot_hold_are_refused_before_anything_is_read() -> None:
-    part = tuple(Example(np.arange(9), np.arange(9), i, 9) for i in range(9))
-    start = SimpleNamespace(
-        data=SimpleNamespace(parts={"calibration": part}),
-        task=SimpleNamespace(name="t", kind="language"),
-        checkpoint=SimpleNamespace(config=SimpleNamespace(vocab_size=1000)),
-    )
-    text = calibration_text(start, 81, least=1)  # type: ignore[arg-type]
-    scored = sum(sum(batch.labels) for batch in text[0])
-    check_memory(start, text, 4000 * scored)  # type: ignore[arg-type]
-    with pytest.raises(
-        UserError, match=rf"for {scored} tokens, over a vocabulary of 1,000, .* 40 for inst"
-    ):
-        check_memory(start, text, 4000 * 80)  # type: ignore[arg-type]

@@ -8,7 +8,8 @@ Files are read and not memory-mapped, because mapped pages would count as memory
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -74,6 +75,26 @@ class Weights:
                         weight = nn.Parameter(tensor, requires_grad=False)
                         self._read_already[parameter] = weight
                     setattr(child, key, weight)
+
+    def matrix(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The weight of one module, in the layout and type that it is stored in."""
+        return self._read(f"{name}.weight", shape)
+
+    @contextmanager
+    def filled(self, module: nn.Module, name: str) -> Iterator[None]:
+        """The weights that a module lacks, for as long as the context lasts."""
+        lacking = [
+            (child, key, parameter)
+            for child in module.modules()
+            for key, parameter in child.named_parameters(recurse=False)
+            if parameter.is_meta
+        ]
+        self.fill(module, name)
+        try:
+            yield
+        finally:
+            for child, key, parameter in lacking:
+                setattr(child, key, parameter)
 
     def _read(self, name: str, shape: tuple[int, ...]) -> Tensor:
         location = self._locate(name)

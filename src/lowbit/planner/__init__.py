@@ -9,6 +9,7 @@ options           the options of every site, with predicted cost and bytes
 other_quantizers  a plan's bits as config files for GPTQModel, AutoRound and HQQ
 plan_for_budget   a plan under a byte budget, for a model and task given by name
 planner           from a request to a solved plan
+remeasure         runs a solution, corrects its costs and solves again
 request           what the user asks the planner for
 search            the exact plan under a budget, and the frontier of all budgets
 """

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lowbit.core.spec import Plan
 from lowbit.planner.knapsack import Solution
+from lowbit.planner.remeasure import Round
 from lowbit.planner.request import PlanRequest
 from lowbit.sensitivity.predictors import Prediction
 from lowbit.sensitivity.table import Basis, OutputChange
@@ -50,5 +51,7 @@ class BudgetPlan:
     basis: Basis
     controls: tuple[tuple[Plan, Solution], ...] = ()
     overhead: int = 0
+    rounds: tuple[Round, ...] = ()
+    """The solutions that were run on the calibration text, in the order of solving."""
     grid: str | None = None
     """The format whose grid the checkpoint's weights lie on already; it was among the choices."""

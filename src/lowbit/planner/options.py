@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lowbit.core.errors import UserError
 from lowbit.core.spec import Plan, Rule, Site
@@ -32,11 +32,15 @@ TRAINING_BYTES = 16
 @dataclass(frozen=True)
 class CostModel:
     """How costs are computed: the predictor of damage, the share of the predicted recovery by an
-    adapter that is counted (`recovered`), and likewise of the predicted gain (`gained`)."""
+    adapter that is counted (`recovered`), and likewise of the predicted gain (`gained`).
+
+    `factors`: what a format's damage is multiplied by, 1 if it is not named (`planner.remeasure`).
+    """
 
     predictor: Predictor = "anchored"
     recovered: float = 1.0
     gained: float = 1.0
+    factors: Mapping[str, float] = field(default_factory=dict)
 
 
 TRAINED_AFTER = CostModel()
@@ -59,6 +63,7 @@ def options(
 def _of_site(site: SiteTable, text: str, ranks: Sequence[int], costs: CostModel) -> list[Option]:
     exact = text == FULL_PRECISION
     damage = 0.0 if exact else getattr(site.damages[text], costs.predictor)
+    damage *= costs.factors.get(text, 1.0)
     base = matrix_bytes(parse(text), site.shape).total
     if site.reach is None:
         return [Option(site.name, text, 0, damage, base, base, damage)]

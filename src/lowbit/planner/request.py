@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lowbit.planner.options import TRAINED_AFTER, UNTRAINED, CostModel
@@ -27,7 +28,9 @@ class PlanRequest:
     seed: int = 0
     untrained: bool = False
     """The plan is for a model that is stored and not trained: ranks recover and gain nothing."""
+    factors: Mapping[str, float] = field(default_factory=dict)
+    """What each format's damage is multiplied by, after solutions were run."""
 
     @property
     def costs(self) -> CostModel:
-        return UNTRAINED if self.untrained else TRAINED_AFTER
+        return replace(UNTRAINED if self.untrained else TRAINED_AFTER, factors=self.factors)

@@ -7,6 +7,7 @@ calibration      calibration text, spread evenly over a task's data
 checkpoint_grid  the low-bit grid that a checkpoint already lies on
 compare_formats  formats compared without a model
 curvature        gradient, Fisher's diagonal and K-FAC factors of a site, and their costs
+estimate         time and memory of measuring, from a model's shapes alone
 full_precision   parts of a 16-bit model in fp32 while they are used
 guide            recommended formats by rank and data size
 head_slopes      the loss differentiated by slices of a head's vocabulary

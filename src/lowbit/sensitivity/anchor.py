@@ -84,11 +84,15 @@ def kl_of_blocks(
     start, count = model.starting(batches), len(model.blocks)
     for depth in range(count):
         on_progress("blocks", depth, count)
+        changed = []
         for text in formats:
             inside = {s.name: text for s in model.block_sites if s.depth == depth}
             with run_error_prefix(text), shifted(model, model.errors(inside)):
-                kl = sum(model.outputs_from(start, depth).losses_and_kl(reference)[1])
+                changed += model.advanced([start], depth)
+        # All formats go on together: later blocks are read once, and the reference's outputs.
+        outputs = model.outputs_from(changed, depth + 1)
+        for text, kl in zip(formats, reference.kl_to(outputs), strict=True):
             yield depth, text, max(0.0, kl / units)
         model.count_work(len(formats) * (1 - depth / count) / EVERY)
-        start = model.advanced(start, depth)
+        start = model.advanced([start], depth)[0]
     on_progress("blocks", count, count)

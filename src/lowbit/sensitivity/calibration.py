@@ -59,19 +59,3 @@ def evenly_spaced(sizes: Sequence[int], total: int) -> tuple[int, ...]:
         return tuple(range(len(sizes)))
     count = math.ceil(len(sizes) * total / sum(sizes))
     return tuple(int(i * len(sizes) / count) for i in range(count))
-
-
-def check_memory(prepared: Prepared, text: CalibrationText, free: int) -> None:
-    """Reject text whose outputs do not fit in memory.
-
-    The 16-bit model's outputs are stored, to compare every other model with: one number per token
-    and vocabulary entry.
-    """
-    vocabulary = int(getattr(prepared.checkpoint.config, "vocab_size", 0))
-    tokens = sum(sum(batch.labels) for batch in text[0])
-    if prepared.task.kind == "language" and 4 * vocabulary * tokens > free:
-        raise UserError(
-            f"the model's outputs for {tokens:,} tokens, over a vocabulary of {vocabulary:,}, take "
-            f"{4 * vocabulary * tokens / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free: use "
-            f"fewer tokens of calibration text, {max(1, free // (8 * vocabulary)):,} for instance"
-        )

@@ -1,4 +1,4 @@
-"""Parts of a 16-bit model in fp32 for as long as they are used, with changes added to weights."""
+"""Models held in 16 bits, with parts in fp32, and changes added to them, while they are used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowbit.models.family import is_transposed
+from lowbit.models.family import MATRICES, is_transposed
 
 FULL = (torch.float32, torch.float64)
 
@@ -42,6 +42,16 @@ def in_full_precision(
     finally:
         for parameter, data in held:
             parameter.data = data
+
+
+def hold_in_16_bits(module: nn.Module) -> None:
+    """Matrices in bf16, as 16 bits store them; all other parameters in fp32."""
+    for child in module.modules():
+        matrix = type(child).__name__ in MATRICES
+        for key, parameter in child.named_parameters(recurse=False):
+            if not parameter.is_meta:
+                dtype = torch.bfloat16 if matrix and key == "weight" else torch.float32
+                parameter.data = parameter.data.to(dtype)
 
 
 @contextmanager

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from hashlib import sha256
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -28,10 +30,10 @@ from lowbit.sensitivity.build_table import build_table
 from lowbit.sensitivity.calibration import (
     CalibrationText,
     calibration_text,
-    check_memory,
     subset_indices,
 )
-from lowbit.sensitivity.measured_model import MeasuredModel, OnProgress, shifted
+from lowbit.sensitivity.estimate import check_memory
+from lowbit.sensitivity.measured_model import MeasuredModel, OnProgress, Outputs, shifted
 from lowbit.sensitivity.open_model import finished_run, open_finished_run, open_model
 from lowbit.sensitivity.table import (
     Calibration,
@@ -70,6 +72,7 @@ def sensitivity_table(
             return from_text(path.read_text(encoding="utf-8"))
         with allocator.keeping_some_freed_memory():
             model = _open(prepared, calibration)
+            check_memory(model, request, device.free_memory(torch.device("cpu")))
             model.curved = subset_indices(model.batches, request.curved)
             model.sites = sites_to_measure(model, request)
             names = (spec.model, spec.task.display_name)
@@ -80,14 +83,19 @@ def sensitivity_table(
 
 def _key(prepared: Prepared, request: MeasureRequest, calibration: Calibration) -> str:
     """A hash of everything that the table depends on."""
+    key = json.dumps([*_about(prepared, calibration), asdict(request)])
+    return sha256(key.encode()).hexdigest()[:24]
+
+
+def _about(prepared: Prepared, calibration: Calibration) -> list[Any]:
+    """The model, the text and the versions."""
     at = calibration.at
     adapter = "" if at is None else file_digest(at / ADAPTER / WEIGHTS)
     weights, data = weights_digest(prepared.checkpoint), prepared.data.fingerprint
-    about = [CACHE_VERSION, weights, data, calibration.tokens, adapter]
+    about: list[Any] = [CACHE_VERSION, weights, data, calibration.tokens, adapter]
     about.append(_architecture(prepared.checkpoint.config))
     about += [] if calibration.parts == ("calibration",) else list(calibration.parts)
-    key = json.dumps([*about, torch.__version__, matmul.simd_name(), asdict(request)])
-    return sha256(key.encode()).hexdigest()[:24]
+    return [*about, torch.__version__, matmul.simd_name()]
 
 
 def _architecture(config: PretrainedConfig) -> str:
@@ -109,7 +117,6 @@ def _open(prepared: Prepared, calibration: Calibration, least: int | None = None
 def _text(prepared: Prepared, calibration: Calibration, least: int | None) -> CalibrationText:
     limits = {} if least is None else {"least": least}
     text = calibration_text(prepared, calibration.tokens, calibration.parts, **limits)
-    check_memory(prepared, text, device.free_memory(torch.device("cpu")))
     return text
 
 
@@ -128,19 +135,61 @@ def output_changes(
 ) -> dict[str, OutputChange]:
     """The change of a model's outputs when its sites are stored in these formats, untrained.
 
-    `choices`: by name, the formats of the sites below 16 bits.
+    `choices`: by name, the formats of the sites below 16 bits. Each change is cached on disk.
     """
-    model = _open(prepared, calibration, least=1)
-    outputs = model.outputs()
-    losses, units, changes = outputs.losses(), sum(model.counts), {}
-    for i, (name, formats) in enumerate(choices.items()):
-        on_progress("candidates", i, len(choices))
+    with OutputChanges(prepared, calibration) as measured:
+        changes = {}
+        for i, (name, formats) in enumerate(choices.items()):
+            on_progress("candidates", i, len(choices))
+            changes[name] = measured.of(formats)
+    on_progress("candidates", len(choices), len(choices))
+    return changes
+
+
+class OutputChanges:
+    """Runs stored models on a task's text. The model is opened when the first is not in the cache.
+
+    `every`: only every so many sequences.
+    """
+
+    def __init__(self, prepared: Prepared, calibration: Calibration, every: int = 1) -> None:
+        self.prepared, self.calibration, self.every = prepared, calibration, every
+        self.opened: tuple[MeasuredModel, Outputs] | None = None
+
+    def __enter__(self) -> OutputChanges:
+        self.stack = ExitStack()
+        self.stack.enter_context(allocator.keeping_some_freed_memory())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.opened = None
+        self.stack.close()
+
+    def of(self, formats: Mapping[str, str]) -> OutputChange:
+        """The change with these formats at these sites, all others in 16 bits."""
+        about = [_about(self.prepared, self.calibration), self.every, sorted(formats.items())]
+        name = sha256(json.dumps(about).encode()).hexdigest()[:24]
+        path = cache_dir() / "output-changes" / f"{name}.json"
+        if path.is_file():
+            return OutputChange(**json.loads(path.read_text(encoding="utf-8")))
+        change = self._measured(formats)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(asdict(change)).encode())
+        return change
+
+    def _measured(self, formats: Mapping[str, str]) -> OutputChange:
+        if self.opened is None:
+            model = _open(self.prepared, self.calibration, least=1)
+            if self.every > 1:
+                model.batches = model.batches[:: self.every]
+                model.documents = model.documents[:: self.every]
+            self.opened = model, model.outputs()
+        model, reference = self.opened
         with shifted(model, model.errors(formats)):
-            stored_losses, kl = model.losses_and_kl(outputs)
-        increases = [b - a for a, b in zip(losses, stored_losses, strict=True)]
-        changes[name] = OutputChange(
+            stored_losses, kl = model.losses_and_kl(reference)
+        units = sum(model.counts)
+        increases = [b - a for a, b in zip(reference.losses(), stored_losses, strict=True)]
+        return OutputChange(
             max(0.0, sum(kl)) / units, model.spread(kl),
             sum(increases) / units, model.spread(increases),
         )  # fmt: skip
-    on_progress("candidates", len(choices), len(choices))
-    return changes

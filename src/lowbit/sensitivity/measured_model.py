@@ -4,8 +4,9 @@ A format's error is the decoded weight minus the same weight in 16 bits, because
 from the 16-bit model. If an adapter is merged into the model, the errors are still those of the
 base weights, which are what a format stores.
 
-Weights may be held in 16 bits. Every pass goes block after block and has one block's weights in
-fp32, with the changes in force added. Logits are never held for more than a slice of tokens: what
+Weights may be held in 16 bits, or stay in the checkpoint until their block is used. Every pass goes
+block after block and has one block's weights in fp32, with the changes in force added. Logits are
+never held for more than a slice of tokens: what
 is kept of a pass is the last hidden state of every token.
 """
 
@@ -28,10 +29,16 @@ from lowbit.layers.matmul import FastProducts
 from lowbit.models.blocks import Arguments, Blocks
 from lowbit.models.family import family_of
 from lowbit.models.packed_attention import Segments
+from lowbit.models.weights import Weights
 from lowbit.quant.codec import decode, encode
 from lowbit.quant.formats import parse
 from lowbit.sensitivity.curvature import as_site, target_of
-from lowbit.sensitivity.full_precision import in_full_precision, trainable, upcast_embeddings
+from lowbit.sensitivity.full_precision import (
+    hold_in_16_bits,
+    in_full_precision,
+    trainable,
+    upcast_embeddings,
+)
 from lowbit.tasks.base import Batch
 from lowbit.tasks.batching import join_batches
 from lowbit.train.losses import IGNORED, Kind
@@ -69,6 +76,8 @@ class MeasuredModel:
     file_formats: Mapping[str, str] = field(default_factory=dict)
     change: Errors = field(default_factory=dict)
     """What is added to the weights at present; see `shifted`."""
+    source: Weights | None = None
+    """Where a block's weights are read from whenever it is used; None: `module` has them all."""
 
     @property
     def block_sites(self) -> tuple[Site, ...]:
@@ -89,6 +98,9 @@ class MeasuredModel:
         if self.base is not None and name in self.base:
             return self.base[name]
         weight: Tensor = self.module.get_submodule(name).weight.detach()  # type: ignore
+        if weight.is_meta:
+            assert self.source is not None
+            weight = self.source.matrix(name, tuple(weight.shape))
         return as_site(self.module, name, weight)
 
     def variance(self, name: str) -> float:
@@ -122,8 +134,12 @@ class MeasuredModel:
                 # A GGUF file's matrix in the file's own format is copied, not encoded.
                 kept = self.file_formats.get(name) == text
                 decoded = rows.clone() if kept else decode(encode(rows, spec))
-            held = rows if self.base is None or name not in self.base else in_bf16(rows)
+            held = rows if weight.dtype == torch.bfloat16 or self._is_own(name) else in_bf16(rows)
             yield part, decoded.sub_(held)
+
+    def _is_own(self, name: str) -> bool:
+        """Whether the weight that formats store is the module's own, whatever its type."""
+        return self.source is None and (self.base is None or name not in self.base)
 
     def errors(self, formats: Mapping[str, str]) -> Errors:
         """The errors of many sites in their formats."""
@@ -132,7 +148,17 @@ class MeasuredModel:
     @contextmanager
     def in_use(self, module: nn.Module, name: str) -> Iterator[None]:
         """A part of the model with its weights in fp32 and the present change added."""
-        with in_full_precision(module, name, self.change):
+        with self._filled(module, name), in_full_precision(module, name, self.change):
+            yield
+
+    @contextmanager
+    def _filled(self, module: nn.Module, name: str) -> Iterator[None]:
+        """A part of the model with its weights, as 16 bits store them."""
+        if self.source is None:
+            yield
+            return
+        with self.source.filled(module, name):
+            hold_in_16_bits(module)
             yield
 
     # --- passes -----------------------------------------------------------------------------------
@@ -151,7 +177,7 @@ class MeasuredModel:
 
     def outputs_on(self, batches: Sequence[Batch]) -> Outputs:
         """The outputs for some sequences at the current weights; the caller counts the work."""
-        return self.outputs_from(self.starting(batches), 0)
+        return self.outputs_from([self.starting(batches)], 0)[0]
 
     @torch.no_grad()
     def starting(self, batches: Sequence[Batch]) -> Pass:
@@ -163,24 +189,31 @@ class MeasuredModel:
         return Pass(batches, groups, joined, [h for h, _ in pairs], [a for _, a in pairs])
 
     @torch.no_grad()
-    def advanced(self, at: Pass, depth: int) -> Pass:
-        """The pass after this block, at the current weights."""
+    def advanced(self, passes: Sequence[Pass], depth: int) -> list[Pass]:
+        """Some passes after this block, at the current weights."""
         block, name = self.blocks.modules[depth], self.blocks.name(depth)
+        after = []
         with passing(self), self.in_use(block, name):
-            pairs = zip(at.states, at.arguments, strict=True)
-            states = [self.blocks.run(depth, state, given) for state, given in pairs]
-        return replace(at, states=states)
+            for at in passes:
+                pairs = zip(at.states, at.arguments, strict=True)
+                states = [self.blocks.run(depth, state, given) for state, given in pairs]
+                after.append(replace(at, states=states))
+        return after
 
     @torch.no_grad()
-    def outputs_from(self, at: Pass, depth: int) -> Outputs:
-        """The outputs of a pass that has reached this block, at the current weights."""
+    def outputs_from(self, passes: Sequence[Pass], depth: int) -> list[Outputs]:
+        """The outputs of passes that have reached this block, at the current weights."""
         for later in range(depth, len(self.blocks)):
-            at = self.advanced(at, later)
-        rows: list[Tensor] = []
+            passes = self.advanced(passes, later)
         with passing(self):
-            for group, batch, state in zip(at.groups, at.joined, at.states, strict=True):
-                rows += self._last_rows(batch, state).split([sum(b.labels) for b in group])
-        return Outputs(self, rows, at.batches, self.change)
+            return [Outputs(self, self._rows(at), at.batches, self.change) for at in passes]
+
+    def _rows(self, at: Pass) -> list[Tensor]:
+        """Of every sequence, what its log-probabilities follow from; after the last block."""
+        rows: list[Tensor] = []
+        for group, batch, state in zip(at.groups, at.joined, at.states, strict=True):
+            rows += self._last_rows(batch, state).split([sum(b.labels) for b in group])
+        return rows
 
     def _last_rows(self, batch: Batch, state: Tensor) -> Tensor:
         """The last hidden state of every scored token; log-probabilities of every sentence."""
@@ -293,7 +326,7 @@ class Pass:
     arguments: Sequence[Arguments]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Outputs:
     """What a model gives for some sequences, from which log-probabilities follow.
 
@@ -306,9 +339,13 @@ class Outputs:
     batches: Sequence[Batch]
     change: Errors
 
+    @cached_property
+    def _own_losses(self) -> list[float]:
+        return [sum(_losses(part) for part in parts) for parts in self._parts(self)]
+
     def losses(self) -> list[float]:
         """The loss of every sequence, summed over its targets."""
-        return [sum(_losses(part) for part in parts) for parts in self._parts(self)]
+        return list(self._own_losses)
 
     def losses_and_kl(self, reference: Outputs) -> tuple[list[float], list[float]]:
         """The loss of every sequence, and its KL from the reference."""
@@ -318,6 +355,15 @@ class Outputs:
             losses.append(sum(loss for loss, _ in both))
             kl.append(sum(each for _, each in both))
         return losses, kl
+
+    def kl_to(self, others: Sequence[Outputs]) -> list[float]:
+        """The KL of each of the others from these outputs, summed over all sequences."""
+        sums = [0.0] * len(others)
+        for parts in self._parts(self, *others):
+            for _, before, *after in parts:
+                for i, now in enumerate(after):
+                    sums[i] += kl_divergence(before, now)
+        return sums
 
     def log_probs(self) -> list[Tensor]:
         """The log-probabilities of every sequence; for small models only."""
@@ -461,9 +507,10 @@ def passing(model: MeasuredModel, change: Errors = NO_CHANGE) -> Iterator[None]:
 @contextmanager
 def resident(model: MeasuredModel) -> Iterator[None]:
     """The whole model in fp32 at once, for what cannot go block after block."""
-    parameters = [model.module.get_submodule(site.name).weight for site in model.sites]
-    with in_full_precision(model.module, ""), trainable(parameters):  # type: ignore[arg-type]
-        yield
+    with model.in_use(model.module, ""):
+        parameters = [model.module.get_submodule(site.name).weight for site in model.sites]
+        with trainable(parameters):  # type: ignore[arg-type]
+            yield
 
 
 @contextmanager

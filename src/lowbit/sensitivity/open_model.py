@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lowbit.core.errors import UserError
 from lowbit.core.spec import RunSpec, Site
 from lowbit.core.toml import check
+from lowbit.models.blocks import Blocks
 from lowbit.models.family import find_sites
 from lowbit.models.loading import load
 from lowbit.models.weights import blank
@@ -26,28 +27,34 @@ from lowbit.runs.record import ADAPTER
 from lowbit.runs.store import find_run
 from lowbit.sensitivity.calibration import CalibrationText
 from lowbit.sensitivity.curvature import as_site
-from lowbit.sensitivity.measured_model import MeasuredModel, in_bf16
+from lowbit.sensitivity.full_precision import hold_in_16_bits
+from lowbit.sensitivity.measured_model import MeasuredModel
 
 
 def open_model(prepared: Prepared, text: CalibrationText) -> MeasuredModel:
-    """The base model with the weights that 16 bits store, held in 16 bits."""
-    kind = prepared.task.kind
-    model, weights = blank(prepared.checkpoint, kind, 0, prepared.pad, torch.device("cpu"))
-    weights.fill(model, "")
-    sites = find_sites(model, prepared.checkpoint.matrices)
-    matrices = {id(model.get_submodule(site.name).weight): site.name for site in sites}
+    """The base model with the weights that 16 bits store.
+
+    The blocks stay in the checkpoint. A GGUF file's are held, because decoding them takes longer.
+    """
+    checkpoint, kind = prepared.checkpoint, prepared.task.kind
+    model, weights = blank(checkpoint, kind, 0, prepared.pad, torch.device("cpu"))
+    sites = find_sites(model, checkpoint.matrices)
+    if checkpoint.gguf is None:
+        with Blocks(model, sites).absent():
+            weights.fill(model, "")
+    else:
+        weights.fill(model, "")
     base: dict[str, Tensor] = {}
-    for parameter in model.parameters():
-        if id(parameter) not in matrices:
-            parameter.data = parameter.data.float()
-        elif parameter.dtype != torch.bfloat16:
-            name = matrices[id(parameter)]
-            base[name] = as_site(model, name, parameter.data)
-            parameter.data = in_bf16(parameter.data).bfloat16()
+    for site in sites:
+        weight: Tensor = model.get_submodule(site.name).weight.detach()  # type: ignore
+        if not weight.is_meta and weight.dtype != torch.bfloat16:
+            base[site.name] = as_site(model, site.name, weight)
+    hold_in_16_bits(model)
     batches, documents = text
     return MeasuredModel(
-        model, sites, batches, kind, base, documents, file_formats=file_formats(prepared)
-    )
+        model, sites, batches, kind, base, documents, file_formats=file_formats(prepared),
+        source=weights if checkpoint.gguf is None else None,
+    )  # fmt: skip
 
 
 def file_formats(prepared: Prepared) -> Mapping[str, str]:

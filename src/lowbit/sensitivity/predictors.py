@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lowbit.quant.formats import bits_of, parse
-from lowbit.sensitivity.table import JointDamage, Predictor, SensitivityTable
+from lowbit.sensitivity.table import JointDamage, OutputChange, Predictor, SensitivityTable
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,30 @@ def predictions(damage: JointDamage, share: float = 1.0) -> dict[str, Prediction
         gap = damage.first_order + share * second
         by_name[name] = Prediction(name, gap, spread, name in RUN)
     return by_name
+
+
+def plan_damage(
+    table: SensitivityTable, formats: Mapping[str, str], change: OutputChange
+) -> JointDamage:
+    """A plan's damage by the formulas of a table, and as it was measured by running it."""
+    sites = {site.name: site.damages for site in table.sites}
+    alone = [sites[name][text] for name, text in formats.items()]
+    return JointDamage(
+        weight_error=sum(each.weight_error for each in alone),
+        first_order=sum(each.first_order for each in alone),
+        fisher=sum(each.fisher for each in alone),
+        kfac=sum(each.kfac for each in alone),
+        taylor=None,
+        gauss_newton=None,
+        hutchinson=None,
+        hutchinson_spread=0.0,
+        kl=change.kl,
+        kl_spread=change.kl_spread,
+        loss=change.loss,
+        loss_spread=change.loss_spread,
+        monte_carlo=None,
+        monte_carlo_spread=0.0,
+    )
 
 
 def remaining_share(

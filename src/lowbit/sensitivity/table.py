@@ -156,8 +156,8 @@ class JointDamage:
     first_order: float
     fisher: float
     kfac: float
-    taylor: float
-    gauss_newton: float
+    taylor: float | None
+    gauss_newton: float | None
     hutchinson: float | None
     hutchinson_spread: float
     kl: float

@@ -15,10 +15,11 @@ from lowbit.planner.budget_plan import BudgetPlan, Candidate
 from lowbit.planner.frontier_summary import bytes_saved, nearby
 from lowbit.planner.knapsack import Solution
 from lowbit.planner.other_quantizers import quantizer_configs
+from lowbit.planner.remeasure import Round
 from lowbit.quant.formats import bits_of, parse
 from lowbit.report import figures
 from lowbit.report.figures.frontier import Frontier
-from lowbit.sensitivity.predictors import NAMES, Prediction, best_formula_at
+from lowbit.sensitivity.predictors import NAMES, Prediction
 
 LABELS = 9
 """Uniform plans that are labelled in the figure."""
@@ -91,13 +92,13 @@ def _sentences(planned: BudgetPlan, best: Candidate) -> list[str]:
         )
     if planned.fits_in_full:
         return [*lines, "The budget holds the whole model in 16 bits at the largest rank."]
-    lines += _how_good(planned.candidates, best, request.untrained)
+    lines += _how_good(planned.candidates, best, planned.rounds, request.untrained)
     if best.plan.name.startswith("uniform"):
         lines.append(
             "NO PLANNED CHOICE WAS BETTER THAN A UNIFORM ONE: the uniform plan is written."
         )
     lines += _budget_sentences(planned, size)
-    lines += _predicted_gap(planned.predictions, best.solution)
+    lines += _predicted_gap(planned.predictions)
     if planned.converse > 0 and planned.kfac_damage > 0:
         lines.append(
             "Lower bound (K-FAC, damped by a thousandth): no code of these bytes costs less than "
@@ -135,7 +136,10 @@ def _block_bits(name: str) -> float:
 
 
 def _how_good(
-    candidates: Sequence[Candidate], best: Candidate, untrained: bool = False
+    candidates: Sequence[Candidate],
+    best: Candidate,
+    rounds: Sequence[Round] = (),
+    untrained: bool = False,
 ) -> list[str]:
     """The distance to the optimum, what training should leave, and what speaks against it."""
     lines = []
@@ -149,6 +153,18 @@ def _how_good(
             above = max(0.0, best.solution.cost - optimal.solution.cost)
             line += f" The plan written is predicted {above:.2g} nats above it."
         lines.append(line)
+    if rounds:
+        first, last = rounds[0], rounds[-1]
+        line = (
+            f"Run on the calibration text, the first solution cost {nats(first.measured)} nats "
+            f"(predicted {nats(first.predicted)})"
+        )
+        if len(rounds) > 1:
+            line += (
+                f"; after correcting the costs {len(rounds) - 1} times, {nats(last.measured)} "
+                f"(predicted {nats(last.predicted)})"
+            )
+        lines.append(f"{line}.")
     if untrained:
         return lines
     lines.append(
@@ -167,7 +183,7 @@ def _how_good(
     return lines
 
 
-def _predicted_gap(predictions: Mapping[str, Prediction], solution: Solution) -> list[str]:
+def _predicted_gap(predictions: Mapping[str, Prediction]) -> list[str]:
     """The gap before training, measured on calibration text and by the closed forms."""
     if not predictions:
         return []
@@ -175,13 +191,10 @@ def _predicted_gap(predictions: Mapping[str, Prediction], solution: Solution) ->
         name: f"{nats(prediction.gap)} nats ({nats(prediction.low)} to {nats(prediction.high)})"
         for name, prediction in predictions.items()
     }
-    fewest_bits = min(bits_of(parse(option.format)) for option in solution.options)
-    caveat = "; below 3 bits none was accurate" if fewest_bits < 3 else ""
     return [
         f"Predicted gap before training: {intervals['kl']}, by running the stored model on "
-        f"calibration text. Closed forms: {NAMES['taylor']} {intervals['taylor']}, "
-        f"{NAMES['kfac']} {intervals['kfac']}; at these bits "
-        f"{NAMES[best_formula_at(fewest_bits)]} was the most accurate{caveat}."
+        f"calibration text. Closed forms: {NAMES['fisher']} {intervals['fisher']}, "
+        f"{NAMES['kfac']} {intervals['kfac']}; `lowbit predict` with this plan has more of them."
     ]
 
 
