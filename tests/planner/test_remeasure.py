@@ -11,8 +11,8 @@ from lowbit.planner.remeasure import ROUNDS, Formats, formats_of, remeasured
 from lowbit.planner.search import solve
 
 BYTES = {"int2@64": 2, "int4@64": 4, "int8@64": 8}
-PREDICTED = {"int2@64": 0.02, "int4@64": 0.01, "int8@64": 0.001}
-SITES, BUDGET = 8, 26
+PREDICTED = {"int2@64": 0.012, "int4@64": 0.01, "int8@64": 0.001}
+SITES, BUDGET = 8, 32
 
 
 def options_with(factors: Mapping[str, float]) -> Choices:
