@@ -16,21 +16,17 @@ from helpers.sensitivity import REQUEST, Folder, tiny_measured
 
 from lowbit.core.errors import RunError
 from lowbit.core.spec import BLOCK_ROLES
-from lowbit.sensitivity import measured_model, walk_curvature
+from lowbit.sensitivity import model_outputs, passes, walk_curvature
 from lowbit.sensitivity.anchor import EVERY
 from lowbit.sensitivity.build_table import build_table
 from lowbit.sensitivity.curvature import as_site, weights_of
 from lowbit.sensitivity.hessian import gauss_newton, products
 from lowbit.sensitivity.joint_damage import monte_carlo, second_order
-from lowbit.sensitivity.measured_model import (
-    MeasuredModel,
-    Outputs,
-    in_bf16,
-    kl_divergence,
-    shifted,
-)
+from lowbit.sensitivity.measured_model import MeasuredModel, shifted
+from lowbit.sensitivity.model_outputs import Outputs, kl_divergence
 from lowbit.sensitivity.predictors import remaining_share
 from lowbit.sensitivity.table import Damage, MeasureRequest, SensitivityTable, from_text, to_text
+from lowbit.sensitivity.weight_errors import in_bf16
 
 
 def loss(model: MeasuredModel) -> float:
@@ -223,8 +219,8 @@ def test_sequences_that_pass_together_are_as_they_are_alone(
     some = zip(some_ids(3, 13), (5, 12, 8), strict=True)
     model.batches = [batch_of(row[None, :n], row[None, 1 : n + 1]) for row, n in some]
     together = model.outputs().log_probs()
-    monkeypatch.setattr(measured_model, "MAX_TOKENS", most)
-    monkeypatch.setattr(measured_model, "MAX_LOGITS", most)
+    monkeypatch.setattr(passes, "MAX_TOKENS", most)
+    monkeypatch.setattr(model_outputs, "MAX_LOGITS", most)
     alone = model.outputs().log_probs()
     assert [len(x) for x in together] == model.counts
     torch.testing.assert_close(together, alone)

@@ -19,7 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from lowbit.core.errors import run_error_prefix
 from lowbit.core.spec import BLOCK_ROLES, Site
 from lowbit.quant.formats import bits_of, parse
-from lowbit.sensitivity.measured_model import MeasuredModel, OnProgress, Outputs, shifted
+from lowbit.sensitivity.measured_model import MeasuredModel, OnProgress, shifted
+from lowbit.sensitivity.model_outputs import Outputs
 from lowbit.sensitivity.table import Damage
 
 UNIFORM_FROM_BITS = 5.0

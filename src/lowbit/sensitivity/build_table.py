@@ -34,10 +34,10 @@ from lowbit.sensitivity.measured_model import (
     HESSIAN_WORK,
     MeasuredModel,
     OnProgress,
-    Outputs,
     resident,
     shifted,
 )
+from lowbit.sensitivity.model_outputs import Outputs
 from lowbit.sensitivity.rank_correction import Axes, GradientSteps, Roots, metric, spectrum
 from lowbit.sensitivity.rank_gain import RankSteps, gain_scale
 from lowbit.sensitivity.table import (

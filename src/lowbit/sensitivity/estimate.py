@@ -20,7 +20,9 @@ from lowbit.core.spec import BLOCK_ROLES, Site
 from lowbit.quant.formats import bits_of, parse
 from lowbit.sensitivity.anchor import EVERY, UNIFORM_FROM_BITS
 from lowbit.sensitivity.head_slopes import LARGE
-from lowbit.sensitivity.measured_model import MAX_LOGITS, MAX_TOKENS, MeasuredModel
+from lowbit.sensitivity.measured_model import MeasuredModel
+from lowbit.sensitivity.model_outputs import MAX_LOGITS
+from lowbit.sensitivity.passes import MAX_TOKENS
 from lowbit.sensitivity.table import MeasureRequest
 
 EIGEN = 15.0

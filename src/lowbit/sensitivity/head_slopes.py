@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lowbit.sensitivity.curvature import Factors, outer
-from lowbit.sensitivity.measured_model import Head, MeasuredModel
+from lowbit.sensitivity.measured_model import MeasuredModel
+from lowbit.sensitivity.model_outputs import Head
+from lowbit.sensitivity.passes import segments_of
 
 LARGE = 4096
 """With more outputs than this, only the diagonal of E[g g'] is stored."""
@@ -123,3 +125,22 @@ def _minus_one(chance: Tensor, labels: Tensor) -> Tensor:
     here = ((labels >= 0) & (labels < chance.shape[1])).nonzero()[:, 0]
     slope[here, labels[here]] -= 1.0
     return slope
+
+
+class ClassSlopes:
+    """A classifier's loss, differentiated by its logits."""
+
+    def __init__(self, model: MeasuredModel, source: torch.Generator) -> None:
+        self.model, self.source = model, source
+
+    def __call__(self, i: int, state: Tensor) -> Slopes:
+        batch = self.model.batches[i]
+        segments = segments_of(batch)
+        hidden = self.model.blocks.after(batch.ids, segments, state)
+        logits = self.model.classify(hidden, segments)
+        probabilities = logits.detach().softmax(-1)
+        drawn = torch.multinomial(probabilities, 1, generator=self.source)[:, 0]
+        own, other = (
+            probabilities - F.one_hot(labels, logits.shape[-1]) for labels in (batch.target, drawn)
+        )
+        return Slopes(logits, own, other)

@@ -33,7 +33,8 @@ from lowbit.sensitivity.calibration import (
     subset_indices,
 )
 from lowbit.sensitivity.estimate import check_memory
-from lowbit.sensitivity.measured_model import MeasuredModel, OnProgress, Outputs, shifted
+from lowbit.sensitivity.measured_model import MeasuredModel, OnProgress, shifted
+from lowbit.sensitivity.model_outputs import Outputs
 from lowbit.sensitivity.open_model import finished_run, open_finished_run, open_model
 from lowbit.sensitivity.table import (
     Calibration,

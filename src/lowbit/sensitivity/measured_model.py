@@ -12,51 +12,37 @@ is kept of a pass is the last hidden state of every token.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from lowbit.core.errors import RunError, run_error_prefix
 from lowbit.core.spec import BLOCK_ROLES, Site
 from lowbit.core.stats import clustered_error
-from lowbit.layers.matmul import FastProducts
-from lowbit.models.blocks import Arguments, Blocks
+from lowbit.models.blocks import Blocks
 from lowbit.models.family import family_of
 from lowbit.models.packed_attention import Segments
 from lowbit.models.weights import Weights
-from lowbit.quant.codec import decode, encode
-from lowbit.quant.formats import parse
-from lowbit.sensitivity.curvature import as_site, target_of
-from lowbit.sensitivity.full_precision import (
-    hold_in_16_bits,
-    in_full_precision,
-    trainable,
-    upcast_embeddings,
-)
+from lowbit.sensitivity.full_precision import hold_in_16_bits, in_full_precision, trainable
+from lowbit.sensitivity.model_outputs import Outputs, check_finite
+from lowbit.sensitivity.passes import Pass, groups_of, passing, segments_of
+from lowbit.sensitivity.weight_changes import Errors
+from lowbit.sensitivity.weight_errors import WeightErrors
 from lowbit.tasks.base import Batch
 from lowbit.tasks.batching import join_batches
 from lowbit.train.losses import IGNORED, Kind
 
-Errors = Mapping[str, Tensor]
-"""The error of every site's weights, (out, in), by its name."""
 OnProgress = Callable[[str, int, int], None]
 """Called with the phase, how many steps are done, and how many there are."""
 HESSIAN_WORK, GAUSS_NEWTON_WORK = 6.0, 3.0
 """The work of a Hessian product and of a Gauss-Newton product, in forward passes."""
-MAX_TOKENS, MAX_LOGITS = 512, 2**22
-"""The most tokens in one pass without gradients, and the most logits held at a time."""
-WEIGHTS_AT_A_TIME = 2**21
-NO_CHANGE: Errors = {}
 
 
 @dataclass
-class MeasuredModel:
+class MeasuredModel(WeightErrors):
     """A model, and the sequences to measure it on.
 
     `base`: the exact weights that formats store, (out, in) per site; None: the module's own.
@@ -87,63 +73,7 @@ class MeasuredModel:
     def blocks(self) -> Blocks:
         return Blocks(self.module, self.sites)
 
-    # --- weights ----------------------------------------------------------------------------------
-
-    def weight(self, name: str) -> Tensor:
-        """The exact weight that a format stores for a site."""
-        return self._stored(name).float()
-
-    def _stored(self, name: str) -> Tensor:
-        """The exact weight, (out, in), in the type that it is held in."""
-        if self.base is not None and name in self.base:
-            return self.base[name]
-        weight: Tensor = self.module.get_submodule(name).weight.detach()  # type: ignore
-        if weight.is_meta:
-            assert self.source is not None
-            weight = self.source.matrix(name, tuple(weight.shape))
-        return as_site(self.module, name, weight)
-
-    def variance(self, name: str) -> float:
-        """The variance of a site's weights."""
-        total = square = 0.0
-        weight = self._stored(name)
-        for part in weight.split(max(1, WEIGHTS_AT_A_TIME // weight.shape[1])):
-            numbers = part.double()
-            total += float(numbers.sum())
-            square += float(numbers.square().sum())
-        count = weight.numel()
-        return max(0.0, square - total**2 / count) / max(1, count - 1)
-
-    def error(self, name: str, text: str) -> Tensor:
-        """The error that a format makes at a site, beyond that of 16 bits."""
-        error = torch.empty(self._stored(name).shape)
-        for part, rows in self.error_parts(name, text):
-            error[part] = rows
-        return error
-
-    def error_parts(self, name: str, text: str) -> Iterator[tuple[slice, Tensor]]:
-        """The same, some rows at a time: rounding a matrix takes several times its memory."""
-        spec, weight = parse(text), self._stored(name)
-        step = len(weight)
-        if not spec.dq and spec.group != "tensor":
-            step = max(1, WEIGHTS_AT_A_TIME // weight.shape[1])
-        for start in range(0, len(weight), step):
-            part = slice(start, start + step)
-            rows = weight[part].float()
-            with run_error_prefix(f"{name} in {text}"):
-                # A GGUF file's matrix in the file's own format is copied, not encoded.
-                kept = self.file_formats.get(name) == text
-                decoded = rows.clone() if kept else decode(encode(rows, spec))
-            held = rows if weight.dtype == torch.bfloat16 or self._is_own(name) else in_bf16(rows)
-            yield part, decoded.sub_(held)
-
-    def _is_own(self, name: str) -> bool:
-        """Whether the weight that formats store is the module's own, whatever its type."""
-        return self.source is None and (self.base is None or name not in self.base)
-
-    def errors(self, formats: Mapping[str, str]) -> Errors:
-        """The errors of many sites in their formats."""
-        return Lazy(formats, lambda name: self.error(name, formats[name]))
+    # --- weights in use ---------------------------------------------------------------------------
 
     @contextmanager
     def in_use(self, module: nn.Module, name: str) -> Iterator[None]:
@@ -182,9 +112,9 @@ class MeasuredModel:
     @torch.no_grad()
     def starting(self, batches: Sequence[Batch]) -> Pass:
         """A pass over some sequences that has reached the first block."""
-        groups = list(_groups(batches))
+        groups = list(groups_of(batches))
         joined = [join_batches(group) for group in groups]
-        with passing(self, self.change):
+        with passing(self.module, self.change):
             pairs = [self.blocks.first_inputs(batch.ids, segments_of(batch)) for batch in joined]
         return Pass(batches, groups, joined, [h for h, _ in pairs], [a for _, a in pairs])
 
@@ -193,7 +123,7 @@ class MeasuredModel:
         """Some passes after this block, at the current weights."""
         block, name = self.blocks.modules[depth], self.blocks.name(depth)
         after = []
-        with passing(self), self.in_use(block, name):
+        with passing(self.module), self.in_use(block, name):
             for at in passes:
                 pairs = zip(at.states, at.arguments, strict=True)
                 states = [self.blocks.run(depth, state, given) for state, given in pairs]
@@ -205,7 +135,7 @@ class MeasuredModel:
         """The outputs of passes that have reached this block, at the current weights."""
         for later in range(depth, len(self.blocks)):
             passes = self.advanced(passes, later)
-        with passing(self):
+        with passing(self.module):
             return [Outputs(self, self._rows(at), at.batches, self.change) for at in passes]
 
     def _rows(self, at: Pass) -> list[Tensor]:
@@ -274,7 +204,7 @@ class MeasuredModel:
         """The loss of every sequence at the current weights, and its KL from reference outputs."""
         self.count_work(1)
         losses, kl = self.outputs_on(reference.batches).losses_and_kl(reference)
-        _check_finite(losses, kl)
+        check_finite(losses, kl)
         return losses, kl
 
     def current_losses(self) -> list[float]:
@@ -313,195 +243,6 @@ class MeasuredModel:
         indices = self.curved or range(len(self.batches))
         clusters = [self.clusters[i] for i in indices]
         return clustered_error(sums, [self.counts[i] for i in indices], clusters)
-
-
-@dataclass(frozen=True)
-class Pass:
-    """A pass over some sequences that has reached a block: the hidden states that it is given."""
-
-    batches: Sequence[Batch]
-    groups: Sequence[Sequence[Batch]]
-    joined: Sequence[Batch]
-    states: Sequence[Tensor]
-    arguments: Sequence[Arguments]
-
-
-@dataclass
-class Outputs:
-    """What a model gives for some sequences, from which log-probabilities follow.
-
-    `rows`: the last hidden state of every scored token, for every sequence; log-probabilities of a
-    classifier. `change`: what was added to the weights in that pass.
-    """
-
-    model: MeasuredModel
-    rows: Sequence[Tensor]
-    batches: Sequence[Batch]
-    change: Errors
-
-    @cached_property
-    def _own_losses(self) -> list[float]:
-        return [sum(_losses(part) for part in parts) for parts in self._parts(self)]
-
-    def losses(self) -> list[float]:
-        """The loss of every sequence, summed over its targets."""
-        return list(self._own_losses)
-
-    def losses_and_kl(self, reference: Outputs) -> tuple[list[float], list[float]]:
-        """The loss of every sequence, and its KL from the reference."""
-        losses, kl = [], []
-        for parts in self._parts(self, reference):
-            both = [(_losses(part), _kl(part)) for part in parts]
-            losses.append(sum(loss for loss, _ in both))
-            kl.append(sum(each for _, each in both))
-        return losses, kl
-
-    def kl_to(self, others: Sequence[Outputs]) -> list[float]:
-        """The KL of each of the others from these outputs, summed over all sequences."""
-        sums = [0.0] * len(others)
-        for parts in self._parts(self, *others):
-            for _, before, *after in parts:
-                for i, now in enumerate(after):
-                    sums[i] += kl_divergence(before, now)
-        return sums
-
-    def log_probs(self) -> list[Tensor]:
-        """The log-probabilities of every sequence; for small models only."""
-        return [torch.cat([part[1] for part in parts]) for parts in self._parts(self)]
-
-    @torch.no_grad()
-    def _parts(self, *several: Outputs) -> Iterator[Iterator[tuple[Tensor, ...]]]:
-        """For every sequence: slices of its targets, and the log-probabilities of each output."""
-        heads = _heads(several)
-        for i, batch in enumerate(self.batches):
-            yield _slices(target_of(batch), [o.rows[i] for o in several], heads)
-
-
-def _slices(
-    target: Tensor, rows: Sequence[Tensor], heads: Sequence[Head]
-) -> Iterator[tuple[Tensor, ...]]:
-    size = max(1, min(head.rows_at_a_time for head in heads))
-    for start in range(0, len(target), size):
-        part = slice(start, start + size)
-        log_probs = (head(each[part]) for each, head in zip(rows, heads, strict=True))
-        yield target[part], *log_probs
-
-
-class Head:
-    """From last hidden states to log-probabilities, with a change of the head's weights."""
-
-    def __init__(self, model: MeasuredModel, change: Errors) -> None:
-        self.weight: Tensor | None = None
-        if model.kind == "classification":
-            self.rows_at_a_time = MAX_LOGITS
-            return
-        head, site = model.head, model.head_site
-        weight = head.weight.detach()
-        self.weight = weight if weight.dtype == torch.float64 else weight.float()
-        if site is not None and site.name in change:
-            own = weight.clone() if self.weight is weight else self.weight
-            self.weight = own.add_(change[site.name])
-        self.bias: Tensor | None = getattr(head, "bias", None)
-        self.rows_at_a_time = max(1, MAX_LOGITS // len(self.weight))
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        if self.weight is None:
-            return rows
-        return self.logits(rows).log_softmax(-1)
-
-    def logits(self, rows: Tensor) -> Tensor:
-        assert self.weight is not None
-        with FastProducts():
-            return F.linear(rows, self.weight, self.bias)
-
-
-def _heads(several: Sequence[Outputs]) -> list[Head]:
-    """The head of each output; one for all whose heads are unchanged."""
-    site = several[0].model.head_site
-    plain, heads = None, []
-    for each in several:
-        if site is not None and site.name in each.change:
-            heads.append(Head(each.model, each.change))
-        else:
-            plain = plain or Head(each.model, NO_CHANGE)
-            heads.append(plain)
-    return heads
-
-
-def _check_finite(losses: Sequence[float], kl: Sequence[float]) -> None:
-    if not all(map(math.isfinite, (*losses, *kl))):
-        raise RunError("the outputs of the stored model are not finite: leave this format out")
-
-
-def _losses(part: tuple[Tensor, ...]) -> float:
-    # Summed in double precision, because second differences depend on the last digits.
-    target, log_probs, *_ = part
-    return -float(log_probs.gather(1, target[:, None]).double().sum())
-
-
-def _kl(part: tuple[Tensor, ...]) -> float:
-    _, now, before = part
-    return kl_divergence(before, now)
-
-
-def kl_divergence(p: Tensor, q: Tensor) -> float:
-    """KL(p || q) from log-probabilities, summed over rows."""
-    return float((p.exp() * (p - q)).sum())
-
-
-class Lazy(Mapping[str, Tensor]):
-    """A change of many weights, each computed whenever it is looked up, and kept by nobody."""
-
-    def __init__(self, names: Collection[str], compute: Callable[[str], Tensor]) -> None:
-        self.names, self.compute = names, compute
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self.names:
-            raise KeyError(name)
-        return self.compute(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.names
-
-
-def scaled(by: float, errors: Errors) -> Errors:
-    """Changes times a factor."""
-    return Lazy(errors, lambda name: by * errors[name])
-
-
-def segments_of(batch: Batch) -> Segments:
-    return Segments(batch.lengths, batch.ids.device)
-
-
-def _groups(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
-    """The sequences in order, in groups of up to `MAX_TOKENS`."""
-    group, tokens = list[Batch](), 0
-    for batch in batches:
-        if group and tokens + len(batch.ids) > MAX_TOKENS:
-            yield group
-            group, tokens = [], 0
-        group.append(batch)
-        tokens += len(batch.ids)
-    if group:
-        yield group
-
-
-def in_bf16(weight: Tensor) -> Tensor:
-    """A weight as 16 bits store it."""
-    return decode(encode(weight, parse("bf16")))
-
-
-@contextmanager
-def passing(model: MeasuredModel, change: Errors = NO_CHANGE) -> Iterator[None]:
-    """Around every pass: embeddings give fp32, and products are the fastest of this machine."""
-    with upcast_embeddings(model.module, change), FastProducts():
-        yield
 
 
 @contextmanager
