@@ -45,7 +45,7 @@ from lowbit.sensitivity.table import (
     to_text,
 )
 
-CACHE_VERSION = 13
+CACHE_VERSION = 14
 """Raised whenever the same model would be measured differently."""
 
 

@@ -79,8 +79,8 @@ class Damage:
     order; None means not requested. `taylor` holds half of a site's cross terms with other sites.
     Only a walk fills the next four: `measured` is the KL of the outputs plus the first order;
     `taylor_alone` (without cross terms), `gauss_newton` and `monte_carlo` are of second order.
-    `anchored` is K-FAC's damage, scaled so that all block matrices together come to the KL that was
-    measured with all of them in this format.
+    `anchored` is what plans rest on: the KL that was measured with all blocks in this format, or
+    with one block at few bits, divided among its matrices (`sensitivity.anchor`).
     """
 
     weight_error: float
