@@ -11,6 +11,7 @@ from lowbit.cli.text.planned import _how_good, _predicted_gap
 from lowbit.cli.text.predicted import _after_training, _prediction, _too_little_text
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.planner.knapsack import Option, Solution
+from lowbit.planner.remeasure import Round
 from lowbit.sensitivity.by_name import unique_names
 from lowbit.sensitivity.predictors import Prediction
 from lowbit.sensitivity.table import Damage, JointDamage, RankEffect, SensitivityTable, SiteTable
@@ -64,21 +65,21 @@ def test_a_uniform_plan_that_is_nearer_before_training_is_named(kl: float, said:
     assert ("uniform int4@64 r4 is nearer to 16 bits (KL 0.1000 against 0.2000)" in words) == said
 
 
-@pytest.mark.parametrize(
-    ("text", "best", "warned"),
-    [
-        ("int4@64", "Taylor, real eps was the most accurate", False),
-        ("int2@64", "K-FAC was the most accurate", True),
-    ],
-)
-def test_the_most_accurate_closed_form_is_named(text: str, best: str, warned: bool) -> None:
-    intervals = {n: Prediction(n, 0.1, 0.01, n == "kl") for n in ("taylor", "kfac", "kl")}
-    option = Option("a", text, 8, 0.1, 100, 200, 0.1, 0.0)
-    (words,) = _predicted_gap(intervals, Solution((option,), 0.1))
+def test_the_gap_before_training_is_that_of_the_run_then_of_the_formulas() -> None:
+    intervals = {n: Prediction(n, 0.1, 0.01, n == "kl") for n in ("fisher", "kfac", "kl")}
+    (words,) = _predicted_gap(intervals)
     assert words.startswith("Predicted gap before training: 0.1000 nats (0.0804 to 0.1196), by run")
-    assert best in words
-    assert ("below 3 bits none was accurate" in words) == warned
-    assert _predicted_gap({}, Solution((option,), 0.1)) == []
+    assert "Fisher diagonal 0.1000 nats (0.0804 to 0.1196), K-FAC 0.1000" in words
+    assert _predicted_gap({}) == []
+
+
+def test_solutions_that_were_run_are_told_with_the_corrections() -> None:
+    best = candidate("planned", 0.1, 0.2, 0.08)
+    first, last = (Round(best.solution, *numbers, 0.2) for numbers in ((0.1, 0.3), (0.25, 0.26)))
+    once = " ".join(_how_good([best], best, [first]))
+    assert "the first solution cost 0.3000 nats (predicted 0.1000)." in once
+    twice = " ".join(_how_good([best], best, [first, last]))
+    assert "after 1 correction of the costs, 0.2600 (predicted 0.2500)." in twice
 
 
 def test_plans_of_one_name_are_shown_by_the_words_they_were_given_as() -> None:

@@ -161,8 +161,8 @@ def _how_good(
         )
         if len(rounds) > 1:
             line += (
-                f"; after correcting the costs {len(rounds) - 1} times, {nats(last.measured)} "
-                f"(predicted {nats(last.predicted)})"
+                f"; after {len(rounds) - 1} {'correction' if len(rounds) == 2 else 'corrections'} "
+                f"of the costs, {nats(last.measured)} (predicted {nats(last.predicted)})"
             )
         lines.append(f"{line}.")
     if untrained:
