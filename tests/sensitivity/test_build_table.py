@@ -231,7 +231,7 @@ def test_a_model_that_is_not_finite_is_refused(tiny_model: Folder) -> None:
     model = tiny_measured(tiny_model("llama"))
     with torch.no_grad():
         model.module.get_submodule(model.block_sites[0].name).weight[0, 0] = math.nan  # type: ignore
-    with pytest.raises(RunError, match="q_proj in int8@16: a weight matrix holds NaN or infinity"):
+    with pytest.raises(RunError, match="outputs are not finite on the calibration text"):
         build_table(model, REQUEST, ("tiny", "text"))
 
 

@@ -11,9 +11,7 @@ import torch
 from helpers import tiny_models
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-# Text and slices of logits do not shrink with the model, so at 14 M they are a large share; `plan`
-# takes 4.0 times the weights at 135 M (docs/performance.md).
-MOST = {"predict": 4.0, "plan": 4.5}
+MOST = 4.0
 SCRIPT = """
 import sys
 import lowbit
@@ -56,7 +54,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.late
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("verb", list(MOST))
+@pytest.mark.parametrize("verb", ["predict", "plan"])
 def test_peak_memory_is_a_few_times_the_sixteen_bit_weights(
     model: Path, verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,4 +65,4 @@ def test_peak_memory_is_a_few_times_the_sixteen_bit_weights(
     assert found.returncode == 0, found.stderr[-2000:]
     weights = (model / "model.safetensors").stat().st_size
     ratio = 1024 * int(found.stdout.split()[-1]) / weights
-    assert ratio <= MOST[verb], f"{ratio:.2f} times the weights"
+    assert ratio <= MOST, f"{ratio:.2f} times the weights"

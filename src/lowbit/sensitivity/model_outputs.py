@@ -115,7 +115,9 @@ class Head:
             own = weight.clone() if self.weight is weight else self.weight
             self.weight = own.add_(change[site.name])
         self.bias: Tensor | None = getattr(head, "bias", None)
-        self.rows_at_a_time = max(1, MAX_LOGITS // len(self.weight))
+        # In a small model, slices of `MAX_LOGITS` would be most of the memory.
+        most = min(MAX_LOGITS, self.weight.numel() // 4)
+        self.rows_at_a_time = max(1, most // len(self.weight))
 
     def __call__(self, rows: Tensor) -> Tensor:
         if self.weight is None:

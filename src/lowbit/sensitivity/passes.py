@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lowbit.layers.matmul import FastProducts
 from lowbit.models.blocks import Arguments
@@ -49,6 +50,10 @@ def groups_of(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
 
 @contextmanager
 def passing(module: nn.Module, change: Errors = NO_CHANGE) -> Iterator[None]:
-    """Around every pass: embeddings give fp32, and products are the fastest of this machine."""
-    with upcast_embeddings(module, change), FastProducts():
+    """Around every pass: embeddings give fp32, and products are the fastest of this machine.
+
+    Attention is by plain products. torch's kernel for a CPU gives finite outputs where a query is
+    NaN, which would hide a broken model, and its backward pass takes twice as long.
+    """
+    with upcast_embeddings(module, change), sdpa_kernel(SDPBackend.MATH), FastProducts():
         yield

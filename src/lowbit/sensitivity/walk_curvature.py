@@ -18,7 +18,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lowbit.core.spec import Site
 from lowbit.models.blocks import Arguments
@@ -41,8 +40,7 @@ def walk_curvature(
     walk = Walk(model, seed)
     total = 2 * len(model.blocks) + 1
     on_progress(0, total)
-    # Plain products: their backward pass is twice as fast as that of torch's kernel for a CPU.
-    with passing(model.module), sdpa_kernel(SDPBackend.MATH):
+    with passing(model.module):
         walk.forward(lambda depth: on_progress(depth, total))
         yield from walk.tail()
         for depth in reversed(range(len(model.blocks))):
