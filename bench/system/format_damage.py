@@ -2,8 +2,8 @@
 
     python bench/system/format_damage.py MODEL FORMAT ...
 
-Prints the bits per weight, the KL and the change of the loss in nats, on 2,048 tokens of WikiText-2's
-selection part (`LOWBIT_ASSETS`), with nearest rounding. Results are cached.
+Prints the bits per weight, the KL and the change of the loss in nats, on 2,048 tokens of the
+selection part of WikiText-2 (`LOWBIT_ASSETS`), with nearest rounding. Results are cached.
 """
 
 from __future__ import annotations

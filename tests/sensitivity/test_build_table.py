@@ -359,7 +359,7 @@ def test_second_order_by_losses_is_the_hessians(model: MeasuredModel) -> None:
     assert halves == pytest.approx([0.5 * each for each in sums], rel=0.02)
     of_outputs = gauss_newton(model.module, model.sites, model.batches, full)
     assert sum(newton) / sum(model.counts) == pytest.approx(of_outputs, rel=0.01)
-    assert model.current_losses() == outputs.losses(), "and the weights are where they were"
+    assert model.outputs().losses() == outputs.losses(), "and the weights are where they were"
 
 
 def like(model: MeasuredModel) -> MeasuredModel:

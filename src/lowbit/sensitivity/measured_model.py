@@ -207,10 +207,6 @@ class MeasuredModel(WeightErrors):
         check_finite(losses, kl)
         return losses, kl
 
-    def current_losses(self) -> list[float]:
-        """The loss of every sequence at the current weights."""
-        return self.outputs().losses()
-
     def subset_loss(self) -> float:
         """The loss per token at the current weights, over the subset."""
         self.count_work(1, on_subset=True)
