@@ -49,7 +49,7 @@ def measure(
 
     table = call_showing(
         measure_model, progress_shown(), model, task, formats or FORMATS,
-        tokens=tokens, walk=walk, all=all_predictors, at=at, settings=settings or (),
+        tokens=tokens, walk=walk, all_predictors=all_predictors, at=at, settings=settings or (),
     )  # fmt: skip
     show_table(table, tokens)
     if to is not None:

@@ -73,6 +73,6 @@ def predict(
     plans = [*(plan or ()), *plans_of_bits(bits or ([] if plan else [8, 4, 3]))]
     forecast = call_showing(
         predict_plans, progress_shown(), model, task, plans,
-        tokens=tokens or TOKENS, all=all_predictors, at=at, settings=settings or (),
+        tokens=tokens or TOKENS, all_predictors=all_predictors, at=at, settings=settings or (),
     )  # fmt: skip
     show_predictions(forecast, tokens or TOKENS)

@@ -99,19 +99,17 @@ def _remeasured(
 ) -> Remeasured:
     """The solution, run and solved again until its damage is as predicted."""
     formats = (*request.formats, FULL_PRECISION)
-    whole = OutputChanges(prepared, calibration)
-    part = OutputChanges(prepared, calibration, EVERY)
 
     def options_with(factors: Mapping[str, float]) -> Choices:
         return options(table, formats, request.ranks, replace(request.costs, factors=factors))
 
-    with whole, part:
+    with OutputChanges(prepared, calibration) as changes:
         return remeasured(
             formats,
             options_with,
             lambda choices: solve(choices, *left.limits),
-            lambda chosen: whole.of(chosen).kl,
-            lambda chosen: part.of(chosen).kl,
+            lambda chosen: changes.of(chosen).kl,
+            lambda chosen: changes.of(chosen, EVERY).kl,
             lambda done, total: on_progress("solving", done, total),
         )
 

@@ -41,7 +41,7 @@ def measure(
     *,
     tokens: int = TOKENS,
     walk: bool = False,
-    all: bool = False,
+    all_predictors: bool = False,
     at: str | Path | None = None,
     settings: Settings = (),
     on_progress: OnProgress = ignore_progress,
@@ -54,7 +54,7 @@ def measure(
         formats: The formats to measure.
         tokens: Tokens of calibration text.
         walk: Also run the model with every single site stored alone.
-        all: Also the expensive predictors: Hutchinson, Monte Carlo, and Taylor by site.
+        all_predictors: Also the expensive predictors: Hutchinson, Monte Carlo, and Taylor by site.
         at: The folder of a finished 16-bit run; its adapter is merged first.
         settings: Overrides like `{"execution.threads": 1}`.
         on_progress: Called with a phase, the steps done and all steps.
@@ -72,7 +72,11 @@ def measure(
     for text in formats:
         parse(text)
     request = MeasureRequest(
-        tuple(formats), samples=SAMPLES if all else 0, walk=walk, exact=all, costed=True
+        tuple(formats),
+        samples=SAMPLES if all_predictors else 0,
+        walk=walk,
+        exact=all_predictors,
+        costed=True,
     )
     return _table(model, task, request, tokens, at, settings, on_progress)
 
@@ -115,7 +119,7 @@ def predict(
     plans: Sequence[str | Path | Plan],
     *,
     tokens: int = TOKENS,
-    all: bool = False,
+    all_predictors: bool = False,
     at: str | Path | None = None,
     settings: Settings = (),
     on_progress: OnProgress = ignore_progress,
@@ -127,7 +131,7 @@ def predict(
         task: A task's name, or a file of text.
         plans: TOML files, formats like `nf4@64`, names like `Joint-2`, or plans.
         tokens: Tokens of calibration text.
-        all: Also the expensive predictors: Hutchinson and Monte Carlo.
+        all_predictors: Also the expensive predictors: Hutchinson and Monte Carlo.
         at: The folder of a finished 16-bit run; its adapter is merged first.
         settings: Overrides like `{"plan.rank": 4}`.
         on_progress: Called with a phase, the steps done and all steps.
@@ -151,7 +155,7 @@ def predict(
     first = next(iter(specs.values()))
     by_name = {name: spec.plan for name, spec in specs.items()}
     calibration = Calibration(tokens, None if at is None else Path(at))
-    samples = SAMPLES if all else 0
+    samples = SAMPLES if all_predictors else 0
     return predict_plans(prepare_run(first), by_name, calibration, on_progress, samples)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from typing import Any
 
@@ -148,14 +148,12 @@ def output_changes(
 
 
 class OutputChanges:
-    """Runs stored models on a task's text. The model is opened when the first is not in the cache.
+    """Runs stored models on a task's text; opens the model once a change is not in the cache."""
 
-    `every`: only every so many sequences.
-    """
-
-    def __init__(self, prepared: Prepared, calibration: Calibration, every: int = 1) -> None:
-        self.prepared, self.calibration, self.every = prepared, calibration, every
-        self.opened: tuple[MeasuredModel, Outputs] | None = None
+    def __init__(self, prepared: Prepared, calibration: Calibration) -> None:
+        self.prepared, self.calibration = prepared, calibration
+        self.opened: MeasuredModel | None = None
+        self.references: dict[int, tuple[MeasuredModel, Outputs]] = {}
 
     def __enter__(self) -> OutputChanges:
         self.stack = ExitStack()
@@ -164,28 +162,37 @@ class OutputChanges:
 
     def __exit__(self, *error: object) -> None:
         self.opened = None
+        self.references.clear()
         self.stack.close()
 
-    def of(self, formats: Mapping[str, str]) -> OutputChange:
-        """The change with these formats at these sites, all others in 16 bits."""
-        about = [_about(self.prepared, self.calibration), self.every, sorted(formats.items())]
+    def of(self, formats: Mapping[str, str], every: int = 1) -> OutputChange:
+        """The change with these formats at these sites, all others in 16 bits.
+
+        `every`: only every so many sequences.
+        """
+        about = [_about(self.prepared, self.calibration), every, sorted(formats.items())]
         name = sha256(json.dumps(about).encode()).hexdigest()[:24]
         path = cache_dir() / "output-changes" / f"{name}.json"
         if path.is_file():
             return OutputChange(**json.loads(path.read_text(encoding="utf-8")))
-        change = self._measured(formats)
+        change = self._measured(formats, *self._reference(every))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(asdict(change)).encode())
         return change
 
-    def _measured(self, formats: Mapping[str, str]) -> OutputChange:
-        if self.opened is None:
-            model = _open(self.prepared, self.calibration, least=1)
-            if self.every > 1:
-                model.batches = model.batches[:: self.every]
-                model.documents = model.documents[:: self.every]
-            self.opened = model, model.outputs()
-        model, reference = self.opened
+    def _reference(self, every: int) -> tuple[MeasuredModel, Outputs]:
+        """The 16-bit model with every so many sequences, and its outputs for them."""
+        if every not in self.references:
+            if self.opened is None:
+                self.opened = _open(self.prepared, self.calibration, least=1)
+            batches, documents = self.opened.batches[::every], self.opened.documents[::every]
+            model = replace(self.opened, batches=batches, documents=documents)
+            self.references[every] = model, model.outputs()
+        return self.references[every]
+
+    def _measured(
+        self, formats: Mapping[str, str], model: MeasuredModel, reference: Outputs
+    ) -> OutputChange:
         with shifted(model, model.errors(formats)):
             stored_losses, kl = model.losses_and_kl(reference)
         units = sum(model.counts)
