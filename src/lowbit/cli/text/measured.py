@@ -21,13 +21,19 @@ def show_table(table: SensitivityTable, tokens: int) -> None:
     out().print(_predictors(table))
     wrapped(
         f"Damage in nats per {table.unit}, with all block matrices in one format and no training "
-        "afterwards. The columns Fisher to G-N are second-order formulas: Fisher, K-FAC, "
-        "Hutchinson, Taylor along the actual rounding error, Gauss-Newton. The last three run the "
-        "stored model on the calibration text: KL plus first order, Monte Carlo, and the loss "
-        f"itself.{_hutchinson_spread(table)}"
+        "afterwards. The columns Fisher to G-N are second-order formulas (Taylor: along the actual "
+        "rounding error; G-N: Gauss-Newton). KL+1st (KL plus first order) and loss come from "
+        f"running the stored model on the calibration text.{_expensive(table)}"
     )
     out().print(_sites(table))
     say(based_on(table.basis, tokens))
+
+
+def _expensive(table: SensitivityTable) -> str:
+    """What the predictors of `--all` are, or how to have them."""
+    if all(whole.monte_carlo is None for whole in table.whole.values()):
+        return " --all adds Hutchinson and Monte Carlo."
+    return " MC (Monte Carlo) runs it with noise." + _hutchinson_spread(table)
 
 
 def _hutchinson_spread(table: SensitivityTable) -> str:
