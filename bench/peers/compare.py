@@ -2,12 +2,13 @@
 
     make bench   or   python bench/peers/compare.py [--only lm] [--quick]
 
-Four workloads. Every side runs in its own process and sides alternate; medians and spreads are over
+Five workloads. Every side runs in its own process and sides alternate; medians and spreads are over
 the rounds. The limit (`bench/peers/matmul_floor.py`) is measured again in every round, because a
 shared machine does not always run at the same speed. Steps are timed, which the public API does
 not expose (`one_side.py`).
 
     lm        one step of the assets' language model, 4 x 256 tokens of WikiText-2
+    smollm    one step of SmolLM2-135M (LOWBIT_SMOLLM2), likewise
     lm-wide   the same of ten random Llama layers of width 576, vocabulary 49,152
     sst2      MiniLM over the first 8,000 sentences, batch 8: half an epoch, twice
     matrix    six runs (two plans x three seeds) over 1,000 sentences, start to end
@@ -51,9 +52,16 @@ class Work:
     matrix: bool = False
 
 
+def smollm2() -> str:
+    """The real model's folder; tests/real says how to fetch it."""
+    return str(Path(os.environ.get("LOWBIT_SMOLLM2", "")) / "smollm2-135m")
+
+
 ALL = ("ours", "ours-decoded", "ours-checkpointing", "ours-least", "a", "b", "c")
+REAL = ("ours", "ours-decoded", "ours-int8", "ours-checkpointing", "ours-least", "a", "b")
 WORKS = (
     Work("lm", "lm", "assets:lm-14m", 12, 3, ALL),
+    Work("smollm", "lm", smollm2(), 8, 3, REAL),
     Work("lm-wide", "lm", "random:10x576", 7, 2, ALL),
     Work("sst2", "sst2", "assets:minilm", 500, 2, ("ours-decoded", "ours", "a", "b", "c")),
     Work("matrix", "sst2", "assets:minilm", 125, 1, ("ours-decoded", "ours", "a", "b", "c"),

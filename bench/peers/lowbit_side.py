@@ -37,11 +37,12 @@ def run(job: Job) -> dict[str, float]:
     folder, reads = folder_of(job.model)
     execution = Execution(
         device="cpu",
-        residency="decoded" if job.side == "ours-decoded" else "packed",
+        residency="decoded" if job.side in ("ours-decoded", "ours-int8") else "packed",
         checkpointing=job.side in ("ours-checkpointing", "ours-least"),
         sparing=job.side == "ours-least",
     )
-    here = machine.open_machine(execution, "auto")
+    compute: Any = "int8" if job.side == "ours-int8" else "auto"
+    here = machine.open_machine(execution, compute)
     device = here.device
     checkpoint = open_checkpoint(folder)
     tokenizer = tokenizer_of(folder) if reads else None
@@ -51,7 +52,13 @@ def run(job: Job) -> dict[str, float]:
     name = "sst2" if job.work == "sst2" else "wikitext2"
     plan = Plan("bench", "nf4@64+dq" if job.dq else "nf4@64", embedding="bf16", rank=RANK)
     settings = TrainSpec(
-        batch=WORKS[job.work], lr=1e-3, warmup=0, epochs=100, steps=job.steps, keep="last"
+        batch=WORKS[job.work],
+        lr=1e-3,
+        warmup=0,
+        epochs=100,
+        steps=job.steps,
+        keep="last",
+        compute=compute,
     )
     spec = RunSpec(job.model, TaskSpec(name), plan, settings, job.seed)
     task, parts = find_task(name), {"train": train, "selection": scored[:1], "scored": scored}

@@ -9,6 +9,7 @@ from typing import Any
 SIDES = {
     "ours": "lowbit, packed",
     "ours-decoded": "lowbit, residency = decoded",
+    "ours-int8": "lowbit, decoded, compute = int8",
     "ours-checkpointing": "lowbit, packed, checkpointing",
     "ours-least": "lowbit, packed, checkpointing, sparing",
     "a": "(a) Trainer + PEFT + bitsandbytes, as documented",

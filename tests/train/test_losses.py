@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from lowbit.core.spec import Plan
 from lowbit.layers.frozen import FrozenMatrix
+from lowbit.layers.operands import DenseOperand
 from lowbit.models.skeleton import Kind
 from lowbit.quant.codec import decode, encode
 from lowbit.quant.formats import parse
@@ -104,13 +105,13 @@ def test_the_size_of_a_slice_changes_nothing_but_rounding(
 def test_no_more_logits_are_alive_than_a_slice_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losses, "LOGITS", 64 * WORDS)
     sizes: list[int] = []
-    product = losses.linear
+    product = DenseOperand.product
 
-    def watched(x: Tensor, weight: Tensor) -> Tensor:
+    def watched(operand: DenseOperand, x: Tensor) -> Tensor:
         sizes.append(len(x))
-        return product(x, weight)
+        return product(operand, x)
 
-    monkeypatch.setattr(losses, "linear", watched)
+    monkeypatch.setattr(DenseOperand, "product", watched)
     HeadLoss.apply(hidden(150), head("int4@16"), targets(150))
     assert sizes == [64, 64, 22]
 

@@ -201,8 +201,10 @@ class TrainSpec:
     of all steps, then falls along a cosine. `adaptive_lr` replaces `lr` for plans with a rank
     schedule (0: `lr`), whose singular values start at zero and may need a higher rate.
     `compute` is the data type of matrix products; `auto` chooses it by a measurement on this
-    machine. `keep` saves the state with the best selection score, or the last state. `select` sets
-    when the selection split is scored; with `select = "end"` only the last state can be kept.
+    machine. `int8` rounds activations and weights to int8 in the products of frozen block
+    matrices, in both passes, and computes all others as `auto` would. `keep` saves the state with
+    the best selection score, or the last state. `select` sets when the selection split is scored;
+    with `select = "end"` only the last state can be kept.
     `token_budget` fills each batch to about that many tokens and ignores `batch` (0: off). That is
     faster for texts of uneven length, but its steps differ: do not compare it with other runs.
     """
@@ -216,7 +218,7 @@ class TrainSpec:
     warmup: float = 0.1
     clip: float = 1.0
     weight_decay: float = 0.0
-    compute: Literal["auto", "fp32", "bf16"] = "auto"
+    compute: Literal["auto", "fp32", "bf16", "int8"] = "auto"
     keep: Literal["best", "last"] = "best"
     log_every: int = 50
     eval_batch: int = 16

@@ -6,5 +6,6 @@ frozen     a stored matrix as a module
 install    replaces a model's layers by those of a plan
 linear     linear layers: adapted, and trained in full precision
 matmul     chooses the CPU library for products
+operands   a frozen matrix ready to multiply: dense, or int8 with int8 activations
 ternary/   layers trained towards three values
 """

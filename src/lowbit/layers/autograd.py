@@ -20,13 +20,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lowbit.layers.matmul import input_gradient, linear
+from lowbit.layers.matmul import linear
+from lowbit.layers.operands import Operand
 
 
 class WeightSource(Protocol):
-    """A matrix (out, in) that can be decoded to a type; the next call may overwrite the result."""
+    """A stored matrix (out, in) that can be made ready to multiply."""
 
-    def scratch_weight(self, dtype: torch.dtype) -> Tensor: ...
+    def operand(self, dtype: torch.dtype) -> Operand: ...
 
 
 class FrozenProduct(torch.autograd.Function):
@@ -38,11 +39,11 @@ class FrozenProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, stored: WeightSource, bias: Tensor | None) -> Tensor:
         ctx.stored = stored
-        return linear(x, stored.scratch_weight(x.dtype), bias)
+        return stored.operand(x.dtype).product(x, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return input_gradient(grad, ctx.stored.scratch_weight(grad.dtype)), None, None
+        return ctx.stored.operand(grad.dtype).input_gradient(grad), None, None
 
 
 class AdaptedProduct(torch.autograd.Function):
@@ -65,7 +66,7 @@ class AdaptedProduct(torch.autograd.Function):
         flat = x.reshape(-1, x.shape[-1])
         adapter_input = flat if dropped is None else dropped.reshape(flat.shape)
         thin = linear(adapter_input, A)
-        y = linear(flat, stored.scratch_weight(x.dtype), bias).addmm_(thin, B.t(), alpha=scale)
+        y = stored.operand(x.dtype).product(flat, bias).addmm_(thin, B.t(), alpha=scale)
         ctx.save_for_backward(adapter_input, thin, A, B)
         ctx.scale, ctx.stored, ctx.dropped = scale, stored, dropped is not None
         return y.view(*x.shape[:-1], -1)
@@ -80,7 +81,7 @@ class AdaptedProduct(torch.autograd.Function):
         grad_x, grad_dropped = None, None
         shape = (*grad.shape[:-1], -1)
         if ctx.needs_input_grad[0]:
-            grad_x = input_gradient(flat, ctx.stored.scratch_weight(grad.dtype))
+            grad_x = ctx.stored.operand(grad.dtype).input_gradient(flat)
             if not ctx.dropped:
                 grad_x.addmm_(narrow, A)
             grad_x = grad_x.view(shape)

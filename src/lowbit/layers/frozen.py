@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lowbit.layers.autograd import FrozenProduct
+from lowbit.layers.operands import DenseOperand, Int8Operand, Operand
 from lowbit.quant import bitsandbytes
 from lowbit.quant.codec import TENSORS, Packed, Scratch, decode
 
@@ -27,12 +28,19 @@ class FrozenMatrix(nn.Module):
     """A packed matrix. All its tensors are integers, so casting a model does not change it.
 
     `decoder`: the library that decodes. lowbit decodes matrices that bitsandbytes cannot read.
+    `int8`: products round activations and weights to int8 (`operands.py`).
     """
 
     def __init__(
-        self, packed: Packed, residency: Residency = "packed", decoder: Decoder = "own"
+        self,
+        packed: Packed,
+        residency: Residency = "packed",
+        decoder: Decoder = "own",
+        int8: bool = False,
     ) -> None:
         super().__init__()
+        self.int8 = int8
+        self._int8_copy: Int8Operand | None = None
         self.decoder = decoder if bitsandbytes.fits(packed) else "own"
         self.spec, self.shape, self.residency = packed.spec, packed.shape, residency
         for name, tensor in packed.tensors().items():
@@ -62,6 +70,16 @@ class FrozenMatrix(nn.Module):
         if self.residency == "packed":
             return self._decoded(dtype, _SCRATCH)
         return self.weight(dtype)
+
+    def operand(self, dtype: torch.dtype) -> Operand:
+        """The matrix ready to multiply; the next matrix may overwrite it (`scratch_weight`)."""
+        if not self.int8:
+            return DenseOperand(self.scratch_weight(dtype))
+        if self.residency == "packed":
+            return Int8Operand.of(self._decoded(torch.float32, _SCRATCH))
+        if self._int8_copy is None or self._int8_copy.codes.device != self.codes.device:
+            self._int8_copy = Int8Operand.of(self._decoded(torch.float32), kept=True)
+        return self._int8_copy
 
     def _decoded(self, dtype: torch.dtype, scratch: Scratch | None = None) -> Tensor:
         if self.decoder == "bitsandbytes":

@@ -40,6 +40,8 @@ class LayerSettings:
     seed: int
     residency: Residency = "packed"
     decoder: Decoder = "own"
+    int8: bool = False
+    """Products of frozen block matrices round activations and weights to int8."""
     corrections: Mapping[str, Correction] = field(default_factory=dict)
     """For `init = "weighted"`: the factors that each site's adapter starts at."""
 
@@ -101,7 +103,9 @@ def _install_site(
         return
     with run_error_prefix(site.name):
         packed = encoding(site.name, weight, choice.quant)
-    frozen = FrozenMatrix(packed, settings.residency, settings.decoder)
+    # A head's gradient, probabilities minus one label, has too many small numbers for 255 levels.
+    int8 = settings.int8 and site.role in BLOCK_ROLES
+    frozen = FrozenMatrix(packed, settings.residency, settings.decoder, int8)
     for name in (site.name, *site.aliases):
         _put(model, name, _layer(model.get_submodule(name), frozen, site, choice, settings))
 

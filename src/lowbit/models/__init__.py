@@ -11,6 +11,7 @@ gguf_model        the configuration and tensor names of a GGUF file
 gguf_tokenizer    the tokenizer that a GGUF file carries
 gguf_types        GGUF's tensor types as packed matrices or numbers
 gpt2              GPT-2 and DialoGPT
+lean_blocks       norms and gated products that keep less for the backward pass
 llama             Llama, SmolLM, Qwen, Mistral
 loading           loads a whole model with its weights
 packed_attention  attention over examples without padding

@@ -22,6 +22,7 @@ from lowbit.core.schedules import Distil
 from lowbit.core.spec import Choice, Plan, RunSpec, Site
 from lowbit.layers.adapters import SvdAdapter
 from lowbit.layers.install import LayerSettings, adapters, install
+from lowbit.models import lean_blocks
 from lowbit.models.checkpoint import Checkpoint
 from lowbit.models.family import find_sites
 from lowbit.models.loading import load
@@ -74,6 +75,8 @@ def build_run(prepared: Prepared, machine: Machine) -> BuiltModel:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)  # type: ignore[operator]
     if machine.execution.compile:
         compile.compile_small(model)
+    else:
+        lean_blocks.use(model)
     return replace(planned, model=model, distiller=distiller)
 
 
@@ -143,7 +146,7 @@ def memory_inputs(
         train=replace(spec.train, batch=min(spec.train.batch, len(parts["train"]))),
         execution=execution,
         window=max(len(e.ids) for part in parts.values() for e in part),
-        item=4 if compute == "fp32" else 2,
+        item=4 if compute.endswith("fp32") else 2,
         classes=prepared.kind == "classification",
         teacher=teacher_nbytes(
             _distil(spec), parts["train"], shape.width, shape.layers, prepared.kind
@@ -176,6 +179,7 @@ def _stored_model(prepared: Prepared, planned: BuiltModel, machine: Machine) -> 
             spec.seed,
             execution.residency,
             execution.decoder,
+            machine.int8,
             {n: site.correction for n, site in rounded.items() if site.correction is not None},
         )
         model, weights = blank(

@@ -33,6 +33,8 @@ def check_runs(
     from lowbit.tasks.prepare import find_task
 
     declared = {r.train.compute for r in runs}
+    # `int8` computes its other products as `auto` would.
+    declared |= {"auto"} if "int8" in declared else set()
     settled = {compute: open_machine(execution, compute).compute for compute in declared}
     for run in {(r.model, r.task): r for r in runs}.values():
         if run.model == DEMO_MODEL:

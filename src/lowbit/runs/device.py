@@ -30,6 +30,8 @@ from lowbit.runs import allocator
 from lowbit.runs.record import Facts
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+INT8 = "int8+"
+"""Before the type of all other products, where frozen products are in int8."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,11 @@ class Machine:
 
     @property
     def dtype(self) -> torch.dtype:
-        return TYPES[self.compute]
+        return TYPES[self.compute.removeprefix(INT8)]
+
+    @property
+    def int8(self) -> bool:
+        return self.compute.startswith(INT8)
 
     @property
     def free_memory(self) -> int:
@@ -86,8 +92,11 @@ def resolve_device(declared: str) -> torch.device:
 
 def compute_of(execution: Execution, compute: str) -> str:
     """The compute type of a run on its device."""
-    declared = execution.measured or compute if compute == "auto" else compute
-    return resolve_compute(declared, resolve_device(execution.device))
+    device = resolve_device(execution.device)
+    if compute not in ("auto", "int8"):
+        return resolve_compute(compute, device)
+    resolved = resolve_compute(execution.measured or "auto", device)
+    return INT8 + resolved if compute == "int8" else resolved
 
 
 def resolve_compute(declared: str, device: torch.device) -> str:

@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from lowbit.layers.frozen import FrozenMatrix
 from lowbit.layers.linear import AdaptedLinear
-from lowbit.layers.matmul import input_gradient, linear
 from lowbit.models import packed_attention
 from lowbit.models.family import family_of
 from lowbit.models.packed_attention import Segments
@@ -43,13 +42,13 @@ class HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, frozen: FrozenMatrix, target: Tensor) -> Tensor:
-        weight = frozen.scratch_weight(hidden.dtype)
+        weight = frozen.operand(hidden.dtype)
         slope = torch.empty_like(hidden) if hidden.requires_grad else None
-        rows = max(64, LOGITS // len(weight))
+        rows = max(64, LOGITS // frozen.shape[0])
         losses = []
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
-            logits = linear(hidden[part], weight).float()
+            logits = weight.product(hidden[part]).float()
             labels = target[part, None]
             largest = logits.amax(1, keepdim=True)
             label_logits = logits.gather(1, labels) - largest
@@ -59,7 +58,7 @@ class HeadLoss(torch.autograd.Function):
             if slope is not None:
                 probabilities.div_(total)
                 probabilities.scatter_add_(1, labels, -torch.ones_like(label_logits))
-                slope[part] = input_gradient(probabilities.to(hidden.dtype), weight)
+                slope[part] = weight.input_gradient(probabilities.to(hidden.dtype))
         if slope is not None:
             ctx.save_for_backward(slope)
         return torch.cat(losses)
