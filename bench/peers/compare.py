@@ -58,7 +58,7 @@ def smollm2() -> str:
 
 
 ALL = ("ours", "ours-decoded", "ours-checkpointing", "ours-least", "a", "b", "c")
-REAL = ("ours", "ours-decoded", "ours-int8", "ours-checkpointing", "ours-least", "a", "b")
+REAL = ("ours", "ours-decoded", "ours-int8", "ours-checkpointing", "a", "b")
 WORKS = (
     Work("lm", "lm", "assets:lm-14m", 12, 3, ALL),
     Work("smollm", "lm", smollm2(), 8, 3, REAL),

@@ -67,10 +67,12 @@ def test_a_uniform_plan_that_is_nearer_before_training_is_named(kl: float, said:
 
 def test_the_gap_before_training_is_that_of_the_run_then_of_the_formulas() -> None:
     intervals = {n: Prediction(n, 0.1, 0.01, n == "kl") for n in ("fisher", "kfac", "kl")}
-    (words,) = _predicted_gap(intervals)
+    (words,) = _predicted_gap(intervals, False)
     assert words.startswith("Predicted gap before training: 0.1000 nats (0.0804 to 0.1196), by run")
     assert "Fisher diagonal 0.1000 nats (0.0804 to 0.1196), K-FAC 0.1000" in words
-    assert _predicted_gap({}) == []
+    assert _predicted_gap({}, False) == []
+    (words,) = _predicted_gap(intervals, True)
+    assert words.endswith("calibration text. The closed forms are for nearest rounding.")
 
 
 def test_solutions_that_were_run_are_told_with_the_corrections() -> None:

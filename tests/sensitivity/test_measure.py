@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.models import opened
 from helpers.sensitivity import Folder
 
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
+from lowbit.runs.build import build_untrained
+from lowbit.runs.device import cpu_machine
 from lowbit.runs.prepare import prepare_run
 from lowbit.sensitivity import measure
 from lowbit.sensitivity.measure import OutputChanges, _architecture
@@ -53,3 +57,26 @@ def test_what_a_stored_model_does_is_measured_once(
     with OutputChanges(prepared, Calibration(60, parts=("selection",))) as measured:
         assert measured.of(two) != first
     assert len(opens) == 3
+
+
+def test_a_calibrated_plan_is_run_with_the_weights_that_a_run_stores(
+    tiny_model: Folder, tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOWBIT_CACHE", str(tmp_path / "cache"))
+    task = TaskSpec(str(tiny_text), window=24)
+    plan = Plan("stored", "int3@16", embedding="bf16", rank=0, adapter="none")
+    plan = replace(plan, rounding="calibrated")
+    spec = RunSpec(str(tiny_model("llama")), task, plan, TrainSpec(), 0)
+    prepared = prepare_run(spec)
+    built = build_untrained(prepared, cpu_machine())
+    blocks = [site.name for site in built.sites if site.depth is not None]
+    formats = dict.fromkeys(blocks, "int3@16")
+    with OutputChanges(prepared, Calibration(60)) as measured:
+        change = measured.of(formats, 1, "calibrated")
+        assert change != measured.of(formats)
+        assert change == measured.of(formats, 1, "calibrated")
+        model, _ = measured._reference(1)
+        errors = model.errors(formats, measured._rounded(formats, model))
+        for name in blocks:
+            stored = built.model.get_submodule(name).frozen.weight(torch.float32)
+            torch.testing.assert_close(model.weight(name) + errors[name], stored)

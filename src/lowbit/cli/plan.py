@@ -51,6 +51,12 @@ def plan(
     untrained: Annotated[
         bool, typer.Option("--untrained", help="Plan for a model that is not trained afterwards.")
     ] = False,
+    rounding: Annotated[
+        str,
+        typer.Option(
+            help="nearest, or calibrated: costs no bytes and does less damage; minutes more."
+        ),
+    ] = "nearest",
     tokens: TokensOption = TOKENS,
     at: AtOption = None,
     settings: SetOption = None,
@@ -76,7 +82,7 @@ def plan(
         plan_for_budget, progress_shown(), model, task, budget,
         train_memory=train_memory or 0, formats=formats or PLANNED, ranks=ranks or RANKS,
         tokens=tokens, at=at, controls=(draws or 3) if controls else 0, untrained=untrained,
-        settings=settings or (),
+        rounding=rounding, settings=settings or (),
     )  # fmt: skip
     show_plan(planned)
     write_plan(planned, model, task, to, maps, controls)

@@ -69,6 +69,12 @@ def _default(plan: Plan, site: Site, stored: Mapping[str, str]) -> Choice:
     return Choice(_spec(plan, plan.embedding or careful(plan.format), site, stored))
 
 
+def stored_in(plan: Plan, site: Site, text: str) -> Choice:
+    """A site without an adapter in this format, rounded as the plan does."""
+    spec = parse(text)
+    return Choice(spec, rounding=_rounding(plan, text, spec, site))
+
+
 def _rounding(plan: Plan, text: str, spec: QuantSpec, site: Site) -> Rounding:
     """The plan's rounding, which is for block matrices in formats with levels."""
     keeps = text == KEEP or is_cast(spec) or site.role not in BLOCK_ROLES

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lowbit.core.errors import UserError
-from lowbit.core.spec import Plan, Rule, Site
+from lowbit.core.spec import Plan, Rounding, Rule, Site
 from lowbit.planner.knapsack import Choices, Option, Solution
 from lowbit.quant.byte_counts import adapter_numbers, matrix_bytes
 from lowbit.quant.formats import parse
@@ -150,7 +150,7 @@ def uniform_solution(
     return Solution(tuple(chosen), float("-inf"))
 
 
-def to_plan(solution: Solution, name: str) -> Plan:
+def to_plan(solution: Solution, name: str, rounding: Rounding = "nearest") -> Plan:
     """The solution as a plan: the commonest choice as its default, a rule for each other choice."""
     blocks = [o for o in solution.options if o.rank]
     rest = [o for o in solution.options if not o.rank]
@@ -166,4 +166,6 @@ def to_plan(solution: Solution, name: str) -> Plan:
         Rule(name=tuple(names), format=text, rank=r or None)
         for (text, r), names in sorted(groups.items())
     )
-    return Plan(name, usual, embedding=embedding, rank=rank, alpha="2r", rule=rules)
+    return Plan(
+        name, usual, embedding=embedding, rank=rank, alpha="2r", rule=rules, rounding=rounding
+    )

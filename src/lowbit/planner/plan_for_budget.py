@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from lowbit.core.byte_sizes import parse_bytes
+from lowbit.core.errors import UserError
 from lowbit.core.execution import Execution
-from lowbit.core.spec import RunSpec
+from lowbit.core.spec import Rounding, RunSpec
 from lowbit.planner.budget_plan import BudgetPlan
 from lowbit.planner.request import PlanRequest
 from lowbit.quant.formats import parse
@@ -34,6 +36,7 @@ def plan_for_budget(
     at: str | Path | None = None,
     controls: int = 0,
     untrained: bool = False,
+    rounding: Rounding = "nearest",
     settings: Settings = (),
     on_progress: OnProgress = ignore_progress,
 ) -> BudgetPlan:
@@ -51,6 +54,8 @@ def plan_for_budget(
         at: The folder of a finished 16-bit run; its adapter is merged first.
         controls: Random plans of the same size to make, besides the other controls; 0 makes none.
         untrained: Plan for a model that is stored and not trained afterwards.
+        rounding: `"calibrated"` rounds with the task's training text, which costs no bytes; each
+            plan that is run takes a few minutes more.
         settings: Overrides like `{"execution.threads": 1}`.
         on_progress: Called with a phase, the steps done and all steps.
 
@@ -71,6 +76,8 @@ def plan_for_budget(
     spec, execution = single_run(model, task, "bf16", 0, without_plan(settings))
     for text in formats:
         parse(text)
+    if rounding not in (known := get_args(Rounding)):
+        raise UserError(f"rounding {rounding!r}: it is one of {', '.join(known)}")
     request = PlanRequest(
         _size(budget),
         _size(train_memory),
@@ -80,6 +87,7 @@ def plan_for_budget(
         None if at is None else Path(at),
         controls,
         untrained=untrained,
+        rounding=rounding,
     )
     return _solve(spec, execution, request, on_progress)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from lowbit.core.spec import Plan
+from lowbit.core.spec import Plan, Rounding
 from lowbit.planner.budget import Headroom, check_headroom, check_smallest_plan, headroom
 from lowbit.planner.budget_plan import BudgetPlan, Candidate
 from lowbit.planner.controls import controls
@@ -28,7 +28,7 @@ from lowbit.planner.options import (
     to_plan,
     uniform_solution,
 )
-from lowbit.planner.remeasure import Remeasured, Round, formats_of, remeasured
+from lowbit.planner.remeasure import ROUNDS, Remeasured, Round, formats_of, remeasured
 from lowbit.planner.request import PlanRequest
 from lowbit.planner.search import frontier, solve
 from lowbit.runs.device import Machine
@@ -38,8 +38,10 @@ from lowbit.sensitivity.measured_model import OnProgress
 from lowbit.sensitivity.predictors import Prediction, plan_damage, predictions
 from lowbit.sensitivity.table import Calibration, MeasureRequest, SensitivityTable
 
-UNIFORM = 4
+UNIFORM = 2
 """How many uniform plans are run, best predicted first."""
+CALIBRATED_ROUNDS = 3
+"""How many solutions are run with calibrated rounding, which takes minutes each."""
 EVERY = 4
 """Every fourth sequence is enough for the ratios of formats run alone."""
 
@@ -77,7 +79,7 @@ def make_plan(
         candidates=tuple(candidates),
         other=left.other,
         fits_in_full=left.fits_in_full,
-        predictions=_predictions(prepared, table, calibration, best),
+        predictions=_predictions(prepared, table, calibration, candidates[0]),
         converse=converse_bound(table, best),
         kfac_damage=kfac_damage(table, best),
         frontier=tuple((s.stored + left.other, s.cost) for s in frontier(left.choices)),
@@ -97,20 +99,21 @@ def _remeasured(
     calibration: Calibration,
     on_progress: OnProgress,
 ) -> Remeasured:
-    """The solution, run and solved again until its damage is as predicted."""
+    """The solution, run as it will be rounded, and solved again until predicted right."""
     formats = (*request.formats, FULL_PRECISION)
 
     def options_with(factors: Mapping[str, float]) -> Choices:
         return options(table, formats, request.ranks, replace(request.costs, factors=factors))
 
-    with OutputChanges(prepared, calibration) as changes:
+    with OutputChanges(prepared, calibration, on_progress) as changes:
         return remeasured(
             formats,
             options_with,
             lambda choices: solve(choices, *left.limits),
-            lambda chosen: changes.of(chosen).kl,
-            lambda chosen: changes.of(chosen, EVERY).kl,
+            lambda chosen: changes.of(chosen, 1, request.rounding).kl,
+            lambda chosen: changes.of(chosen, EVERY, request.rounding).kl,
             lambda done, total: on_progress("solving", done, total),
+            CALIBRATED_ROUNDS if request.rounding == "calibrated" else ROUNDS,
         )
 
 
@@ -189,22 +192,27 @@ def _candidates(
     on_progress: OnProgress,
 ) -> list[Candidate]:
     """The plans, best first by what was measured. Ties go to the plan that was solved for."""
-    formats = {name: formats_of(solution) for name, solution in solutions.items()}
+    stored: dict[str, tuple[Solution, Rounding]]
+    stored = {name: (solution, request.rounding) for name, solution in solutions.items()}
+    if request.rounding == "calibrated" and "planned" in solutions:
+        stored["planned, nearest rounding"] = solutions["planned"], "nearest"
     selection = Calibration(request.tokens, request.at, ("selection",))
+    formats = {name: (formats_of(s), rounding) for name, (s, rounding) in stored.items()}
     changes = output_changes(prepared, formats, selection, on_progress)
     candidates = [
-        Candidate(to_plan(s, name), s, changes[name], expected_damage(s, changes[name].kl))
-        for name, s in solutions.items()
+        Candidate(to_plan(s, name, how), s, changes[name], expected_damage(s, changes[name].kl))
+        for name, (s, how) in stored.items()
     ]
     return sorted(candidates, key=lambda candidate: candidate.remaining)
 
 
 def _predictions(
-    prepared: Prepared, table: SensitivityTable, calibration: Calibration, solution: Solution
+    prepared: Prepared, table: SensitivityTable, calibration: Calibration, best: Candidate
 ) -> dict[str, Prediction]:
     """The plan's gap by running it on the calibration text, and by the formulas of the table."""
-    chosen = formats_of(solution)
+    chosen = formats_of(best.solution)
     if not chosen:
         return {}
     with OutputChanges(prepared, calibration) as measured:
-        return predictions(plan_damage(table, chosen, measured.of(chosen)))
+        change = measured.of(chosen, 1, best.plan.rounding)
+        return predictions(plan_damage(table, chosen, change))

@@ -58,18 +58,19 @@ def remeasured(
     measure: Measure,
     measure_part: Measure,
     on_round: Callable[[int, int], None] = lambda done, total: None,
+    most: int = ROUNDS,
 ) -> Remeasured:
     """Solve, run, correct, and solve again.
 
     `formats`: all that can be chosen. `options_with(factors)`: every site's options. `measure` runs
     on all of the text, and `measure_part` on some of it, for the formats alone, of which only
-    ratios are used.
+    ratios are used. `most`: how many solutions are run.
     """
     factors = dict.fromkeys(formats, 1.0)
     rounds: list[Round] = []
     known: dict[tuple[tuple[str, str], ...], float] = {}
-    for number in range(ROUNDS):
-        on_round(number, ROUNDS)
+    for number in range(most):
+        on_round(number, most)
         solution = solve(options_with(factors))
         chosen = formats_of(solution)
         key, predicted = tuple(sorted(chosen.items())), sum(o.damage for o in solution.options)
@@ -80,7 +81,7 @@ def remeasured(
         if again or rounds[-1].near:
             break
         factors = _corrected(factors, solution, damage, measure_part)
-    on_round(ROUNDS, ROUNDS)
+    on_round(most, most)
     return Remeasured(factors, tuple(rounds))
 
 

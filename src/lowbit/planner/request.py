@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from lowbit.core.spec import Rounding
 from lowbit.planner.options import TRAINED_AFTER, UNTRAINED, CostModel
 
 
@@ -28,6 +29,8 @@ class PlanRequest:
     seed: int = 0
     untrained: bool = False
     """The plan is for a model that is stored and not trained: ranks recover and gain nothing."""
+    rounding: Rounding = "nearest"
+    """With `calibrated`, the solution with nearest rounding is a candidate too."""
     factors: Mapping[str, float] = field(default_factory=dict)
     """What each format's damage is multiplied by, after solutions were run."""
 

@@ -20,12 +20,16 @@ from transformers import PretrainedConfig
 from lowbit.core.cache import cache_dir
 from lowbit.core.errors import UserError
 from lowbit.core.files import file_digest, write_atomic
-from lowbit.core.spec import Site
+from lowbit.core.spec import Plan, Rounding, Site
 from lowbit.layers import matmul
+from lowbit.plan.rules import stored_in
+from lowbit.quant.codec import Packed
 from lowbit.runs import allocator, device
 from lowbit.runs.export.peft import WEIGHTS
 from lowbit.runs.prepare import Prepared, weights_digest
 from lowbit.runs.record import ADAPTER
+from lowbit.runs.round_calibrated import round_sites
+from lowbit.runs.rounded_sites import VERSION as ROUNDING_VERSION
 from lowbit.sensitivity.build_table import build_table
 from lowbit.sensitivity.calibration import (
     CalibrationText,
@@ -130,19 +134,20 @@ def sites_to_measure(model: MeasuredModel, request: MeasureRequest) -> tuple[Sit
 
 def output_changes(
     prepared: Prepared,
-    choices: Mapping[str, Mapping[str, str]],
+    choices: Mapping[str, tuple[Mapping[str, str], Rounding]],
     calibration: Calibration,
     on_progress: OnProgress,
 ) -> dict[str, OutputChange]:
     """The change of a model's outputs when its sites are stored in these formats, untrained.
 
-    `choices`: by name, the formats of the sites below 16 bits. Each change is cached on disk.
+    `choices`: by name, the formats of the sites below 16 bits, and how they are rounded. Each
+    change is cached on disk.
     """
-    with OutputChanges(prepared, calibration) as measured:
+    with OutputChanges(prepared, calibration, on_progress) as measured:
         changes = {}
-        for i, (name, formats) in enumerate(choices.items()):
+        for i, (name, (formats, rounding)) in enumerate(choices.items()):
             on_progress("candidates", i, len(choices))
-            changes[name] = measured.of(formats)
+            changes[name] = measured.of(formats, 1, rounding)
     on_progress("candidates", len(choices), len(choices))
     return changes
 
@@ -150,8 +155,13 @@ def output_changes(
 class OutputChanges:
     """Runs stored models on a task's text; opens the model once a change is not in the cache."""
 
-    def __init__(self, prepared: Prepared, calibration: Calibration) -> None:
-        self.prepared, self.calibration = prepared, calibration
+    def __init__(
+        self,
+        prepared: Prepared,
+        calibration: Calibration,
+        on_progress: OnProgress = lambda phase, done, total: None,
+    ) -> None:
+        self.prepared, self.calibration, self.on_progress = prepared, calibration, on_progress
         self.opened: MeasuredModel | None = None
         self.references: dict[int, tuple[MeasuredModel, Outputs]] = {}
 
@@ -165,17 +175,20 @@ class OutputChanges:
         self.references.clear()
         self.stack.close()
 
-    def of(self, formats: Mapping[str, str], every: int = 1) -> OutputChange:
+    def of(
+        self, formats: Mapping[str, str], every: int = 1, rounding: Rounding = "nearest"
+    ) -> OutputChange:
         """The change with these formats at these sites, all others in 16 bits.
 
         `every`: only every so many sequences.
         """
         about = [_about(self.prepared, self.calibration), every, sorted(formats.items())]
+        about += [rounding, ROUNDING_VERSION] if rounding == "calibrated" else []
         name = sha256(json.dumps(about).encode()).hexdigest()[:24]
         path = cache_dir() / "output-changes" / f"{name}.json"
         if path.is_file():
             return OutputChange(**json.loads(path.read_text(encoding="utf-8")))
-        change = self._measured(formats, *self._reference(every))
+        change = self._measured(formats, rounding, *self._reference(every))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(asdict(change)).encode())
         return change
@@ -191,9 +204,15 @@ class OutputChanges:
         return self.references[every]
 
     def _measured(
-        self, formats: Mapping[str, str], model: MeasuredModel, reference: Outputs
+        self,
+        formats: Mapping[str, str],
+        rounding: Rounding,
+        model: MeasuredModel,
+        reference: Outputs,
     ) -> OutputChange:
-        with shifted(model, model.errors(formats)):
+        calibrated = rounding == "calibrated"
+        rounded = self._rounded(formats, model) if calibrated else {}
+        with shifted(model, model.errors(formats, rounded)):
             stored_losses, kl = model.losses_and_kl(reference)
         units = sum(model.counts)
         increases = [b - a for a, b in zip(reference.losses(), stored_losses, strict=True)]
@@ -201,3 +220,11 @@ class OutputChanges:
             max(0.0, sum(kl)) / units, model.spread(kl),
             sum(increases) / units, model.spread(increases),
         )  # fmt: skip
+
+    def _rounded(self, formats: Mapping[str, str], model: MeasuredModel) -> dict[str, Packed]:
+        """The block matrices, rounded with training text as a run of this plan stores them."""
+        plan = Plan("planned", rounding="calibrated")
+        choices = {s.name: stored_in(plan, s, formats.get(s.name, "bf16")) for s in model.sites}
+        prepared = self.prepared.with_plan(plan)
+        rounded = round_sites(prepared, model.sites, choices, self.on_progress)
+        return {name: site.packed for name, site in rounded.items()}

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from lowbit.core.errors import run_error_prefix
 from lowbit.models.weights import Weights
-from lowbit.quant.codec import decode, encode
+from lowbit.quant.codec import Packed, decode, encode
 from lowbit.quant.formats import parse
 from lowbit.sensitivity.curvature import as_site
 from lowbit.sensitivity.weight_changes import Errors, Lazy
 
 WEIGHTS_AT_A_TIME = 2**21
+NONE_ROUNDED: Mapping[str, Packed] = {}
 
 
 class WeightErrors:
@@ -70,16 +71,32 @@ class WeightErrors:
                 # A GGUF file's matrix in the file's own format is copied, not encoded.
                 kept = self.file_formats.get(name) == text
                 decoded = rows.clone() if kept else decode(encode(rows, spec))
-            held = rows if weight.dtype == torch.bfloat16 or self._is_own(name) else in_bf16(rows)
-            yield part, decoded.sub_(held)
+            yield part, decoded.sub_(self._held(name, rows))
 
     def _is_own(self, name: str) -> bool:
         """Whether the weight that formats store is the module's own, whatever its type."""
         return self.source is None and (self.base is None or name not in self.base)
 
-    def errors(self, formats: Mapping[str, str]) -> Errors:
-        """The errors of many sites in their formats."""
-        return Lazy(formats, lambda name: self.error(name, formats[name]))
+    def errors(
+        self, formats: Mapping[str, str], rounded: Mapping[str, Packed] = NONE_ROUNDED
+    ) -> Errors:
+        """The errors of many sites in their formats. `rounded`: matrices that are stored already.
+
+        All others go to their nearest levels.
+        """
+
+        def error(name: str) -> Tensor:
+            if name not in rounded:
+                return self.error(name, formats[name])
+            weight = self._stored(name)
+            return decode(rounded[name]).sub_(self._held(name, weight.float()))
+
+        return Lazy(formats, error)
+
+    def _held(self, name: str, rows: Tensor) -> Tensor:
+        """Weights as 16 bits store them, from which errors are counted."""
+        exact = self._stored(name).dtype == torch.bfloat16 or self._is_own(name)
+        return rows if exact else in_bf16(rows)
 
 
 def in_bf16(weight: Tensor) -> Tensor:

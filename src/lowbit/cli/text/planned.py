@@ -98,8 +98,14 @@ def _sentences(planned: BudgetPlan, best: Candidate) -> list[str]:
             "NO PLANNED CHOICE WAS BETTER THAN A UNIFORM ONE: the uniform plan is written."
         )
     lines += _budget_sentences(planned, size)
-    lines += _predicted_gap(planned.predictions)
-    if planned.converse > 0 and planned.kfac_damage > 0:
+    calibrated = best.plan.rounding == "calibrated"
+    lines += _predicted_gap(planned.predictions, calibrated)
+    if calibrated:
+        lines.append(
+            "Calibrated rounding: the plan's file asks for it, and a run rounds the weights with "
+            "the task's training text."
+        )
+    if not calibrated and planned.converse > 0 and planned.kfac_damage > 0:
         lines.append(
             "Lower bound (K-FAC, damped by a thousandth): no code of these bytes costs less than "
             f"{nats(planned.converse)} nats before training, over the block matrices below 16 "
@@ -183,7 +189,7 @@ def _how_good(
     return lines
 
 
-def _predicted_gap(predictions: Mapping[str, Prediction]) -> list[str]:
+def _predicted_gap(predictions: Mapping[str, Prediction], calibrated: bool) -> list[str]:
     """The gap before training, measured on calibration text and by the closed forms."""
     if not predictions:
         return []
@@ -191,9 +197,14 @@ def _predicted_gap(predictions: Mapping[str, Prediction]) -> list[str]:
         name: f"{nats(prediction.gap)} nats ({nats(prediction.low)} to {nats(prediction.high)})"
         for name, prediction in predictions.items()
     }
-    return [
+    line = (
         f"Predicted gap before training: {intervals['kl']}, by running the stored model on "
-        f"calibration text. Closed forms: {NAMES['fisher']} {intervals['fisher']}, "
+        "calibration text."
+    )
+    if calibrated:
+        return [f"{line} The closed forms are for nearest rounding."]
+    return [
+        f"{line} Closed forms: {NAMES['fisher']} {intervals['fisher']}, "
         f"{NAMES['kfac']} {intervals['kfac']}; `lowbit predict` with this plan has more of them."
     ]
 
