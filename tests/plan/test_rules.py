@@ -300,7 +300,22 @@ def test_calibrated_rounding_is_for_block_matrices_with_levels() -> None:
     plan = Plan("p", "int4@64", rounding="calibrated", rule=rules)
     choices = choose(plan, SITES, STORED)
     calibrated = {name for name, choice in choices.items() if choice.rounding == "calibrated"}
-    assert calibrated == {s.name for s in SITES if s.depth is not None and s.depth > 1}
+    blocks = {s.name for s in SITES if s.depth is not None and s.depth > 1}
+    assert calibrated == blocks | {"model.embed"}, "which is tied to the head"
+
+
+def test_a_head_and_an_embedding_tied_to_it_are_calibrated_and_a_lookup_is_not() -> None:
+    sites = (
+        Site("model.embed", "embedding", (64, 32)),
+        Site("model.tied", "embedding", (64, 32), aliases=("lm_head",)),
+        Site("lm_head", "head", (64, 32)),
+        Site("score", "head", (2, 32)),
+    )
+    plan = Plan("p", "int4@16", embedding="int4@16", rounding="calibrated", rank=0, adapter="none")
+    found = {name: choice.rounding for name, choice in choose(plan, sites).items()}
+    assert [n for n, rounding in found.items() if rounding == "calibrated"] == [
+        "model.tied", "lm_head",
+    ]  # fmt: skip
 
 
 def test_a_rule_sets_the_rounding_of_its_sites() -> None:
@@ -313,15 +328,16 @@ def test_a_rule_sets_the_rounding_of_its_sites() -> None:
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
-        (Rule(role="embedding", rounding="calibrated"), "not a block matrix"),
+        (Rule(role="embedding", rounding="calibrated"), "neither a block matrix nor"),
         (Rule(role="ffn", format="bf16", rounding="calibrated"), "bf16 has no levels"),
         (Rule(role="ffn", format="keep", rounding="calibrated"), "keeps the checkpoint's codes"),
         (Rule(role="ffn", format="bf16", base="trained", rounding="calibrated"), "is trained"),
     ],
 )
 def test_a_rounding_that_would_do_nothing_is_refused(rule: Rule, words: str) -> None:
+    untied = tuple(replace(site, aliases=()) for site in SITES)
     with pytest.raises(UserError, match=words) as raised:
-        choose(Plan("p", "int4@64", rule=(rule,)), SITES, STORED)
+        choose(Plan("p", "int4@64", rule=(rule,)), untied, STORED)
     assert "\n" not in str(raised.value)
 
 

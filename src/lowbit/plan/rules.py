@@ -20,6 +20,7 @@ from lowbit.quant.formats import KEEP, bits_of, is_cast, parse, spell
 
 GRIDS = ("absmean", "absmax", "lsq")
 """Scale rules that ternary training supports."""
+LANGUAGE_HEAD = "lm_head"
 TRAINED_HEAD = Choice(parse("fp32"), 0, "trained")
 NOTHING_STORED: Mapping[str, str] = {}
 
@@ -66,7 +67,9 @@ def _default(plan: Plan, site: Site, stored: Mapping[str, str]) -> Choice:
         return _based(
             plan, Choice(spec, plan.rank, rounding=_rounding(plan, plan.format, spec, site)), site
         )
-    return Choice(_spec(plan, plan.embedding or careful(plan.format), site, stored))
+    text = plan.embedding or careful(plan.format)
+    spec = _spec(plan, text, site, stored)
+    return Choice(spec, rounding=_rounding(plan, text, spec, site))
 
 
 def stored_in(plan: Plan, site: Site, text: str) -> Choice:
@@ -76,9 +79,18 @@ def stored_in(plan: Plan, site: Site, text: str) -> Choice:
 
 
 def _rounding(plan: Plan, text: str, spec: QuantSpec, site: Site) -> Rounding:
-    """The plan's rounding, which is for block matrices in formats with levels."""
-    keeps = text == KEEP or is_cast(spec) or site.role not in BLOCK_ROLES
+    """The plan's rounding, for matrices that multiply and formats that have levels."""
+    keeps = text == KEEP or is_cast(spec) or not multiplies(site)
     return "nearest" if keeps else plan.rounding
+
+
+def multiplies(site: Site) -> bool:
+    """Whether a site is a block matrix, a language model's head, or an embedding tied to it.
+
+    An embedding of its own has no inputs to calibrate with.
+    """
+    names = (site.name, *site.aliases)
+    return site.role in BLOCK_ROLES or any(n.rpartition(".")[2] == LANGUAGE_HEAD for n in names)
 
 
 def _spec(plan: Plan, text: str, site: Site, stored: Mapping[str, str]) -> QuantSpec:
@@ -146,8 +158,8 @@ def _declared_rounding(plan: Plan, rule: Rule, choice: Choice, site: Site) -> Ro
     if rule.rounding == "nearest":
         return "nearest"
     reason = ""
-    if site.role not in BLOCK_ROLES:
-        reason = "it is not a block matrix"
+    if not multiplies(site):
+        reason = "it is neither a block matrix nor a language model's head"
     elif choice.base == "trained":
         reason = "its base is trained"
     elif (rule.format or plan.format) == KEEP:

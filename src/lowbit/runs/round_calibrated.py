@@ -6,6 +6,9 @@ earlier errors. For one block:
     2. round its matrices with these moments (`quant.calibrated`), and put the decoded ones in; with
        `init = "weighted"` add each adapter's start, the best correction of its rank;
     3. run it again; its outputs are the next block's inputs.
+A language model's head, often tied to its embedding, is rounded first, with the inputs that the
+16-bit model gives it; so the blocks see the rounded embedding.
+
 One block's weights are in memory at a time, and one hidden state per token. The text is from the
 training part, so that plans are chosen and scored on other text.
 """
@@ -20,14 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.core.errors import UserError, run_error_prefix
-from lowbit.core.spec import Site
+from lowbit.core.spec import QuantSpec, Site
 from lowbit.layers.adapters import weighted_factors
 from lowbit.models.blocks import Arguments, Blocks
 from lowbit.models.family import is_transposed
 from lowbit.models.packed_attention import Segments
 from lowbit.models.weights import blank
 from lowbit.quant.calibrated import encode_calibrated
-from lowbit.quant.codec import decode, encode
+from lowbit.quant.codec import Packed, decode, encode
 from lowbit.runs.prepare import Prepared
 from lowbit.runs.rounded_sites import (
     Choices,
@@ -44,6 +47,11 @@ from lowbit.tasks.batching import by_length, collate, split_by_tokens
 TOKENS = 16_384
 """Tokens of training text."""
 TOKENS_AT_A_TIME = 2048
+LOOKUP_SHARE = 0.1
+"""How much an error of a tied embedding counts where it is looked up: this share of the mean square
+of the head's inputs, in every direction alike. Both uses of a row weigh as often as its token."""
+HEAD_ROWS = 4096
+"""Rows of a head that are rounded at a time: rounding takes several times their memory."""
 
 OnProgress = Callable[[str, int, int], None]
 
@@ -75,7 +83,7 @@ def round_sites(
 ) -> dict[str, RoundedSite]:
     """The sites that need calibration text, rounded; from the cache if they are there.
 
-    These are block matrices with calibrated rounding or a weighted start.
+    These are block matrices with calibrated rounding or a weighted start, and heads.
     """
     plan = prepared.spec.plan
     wanted = [site for site in sites if needs_text(plan, site, choices[site.name])]
@@ -114,19 +122,42 @@ class _Rounding:
         self.model, self.weights = blank(
             prepared.checkpoint, prepared.kind, prepared.labels, prepared.pad, torch.device("cpu")
         )
-        self.blocks = Blocks(self.model, sites)
-        self._fill_outside_blocks()
-        self.states, self.arguments = self._first_inputs(batches)
-
-    def _fill_outside_blocks(self) -> None:
-        """Read everything but the blocks, and round it as the plan does."""
+        self.blocks, self.batches = Blocks(self.model, sites), batches
         with self.blocks.absent():
             self.weights.fill(self.model, "")
             self.model.float()
-        for site in self.sites:
-            if site.depth is None and not site.fresh:
-                module = self.model.get_submodule(site.name)
-                _put_weight(module, decode(encode(_weight(module), self.choices[site.name].quant)))
+
+    def _round_outside_blocks(self) -> Iterator[tuple[str, RoundedSite]]:
+        """Round what is not in a block as the plan does, and put it in."""
+        outside = [site for site in self.sites if site.depth is None and not site.fresh]
+        calibrated = [s for s in outside if self.choices[s.name].rounding == "calibrated"]
+        moment = self._last_moment() if calibrated else None
+        for site in outside:
+            module, spec = self.model.get_submodule(site.name), self.choices[site.name].quant
+            weight = _weight(module)
+            with run_error_prefix(site.name):
+                if site in calibrated:
+                    assert moment is not None
+                    packed = _encode_head(weight, spec, _of_both_uses(site, moment))
+                    yield site.name, RoundedSite(packed)
+                else:
+                    packed = encode(weight, spec)
+            _put_weight(module, decode(packed))
+
+    def _last_moment(self) -> Tensor:
+        """The mean x x' of the last hidden states of the 16-bit model, which its head is given."""
+        states, arguments = self._first_inputs(self.batches)
+        for depth in range(len(self.blocks)):
+            block = self.blocks.modules[depth]
+            with self.weights.filled(block, self.blocks.name(depth)):
+                block.float()
+                pairs = zip(states, arguments, strict=True)
+                states = [self.blocks.run(depth, state, given) for state, given in pairs]
+        moments = _Moments()
+        for batch, state in zip(self.batches, states, strict=True):
+            segments = Segments(batch.lengths, batch.ids.device)
+            moments.add("head", self.blocks.after(batch.ids, segments, state).clone())
+        return moments.of("head") / sum(len(batch.ids) for batch in self.batches)
 
     @torch.no_grad()
     def _first_inputs(self, batches: Sequence[Batch]) -> tuple[list[Tensor], list[Arguments]]:
@@ -140,6 +171,8 @@ class _Rounding:
         """Round block after block."""
         count = len(self.blocks)
         on_progress("rounding", 0, count)
+        yield from self._round_outside_blocks()
+        self.states, self.arguments = self._first_inputs(self.batches)
         for depth in range(count):
             block = self.blocks.modules[depth]
             self.weights.fill(block, self.blocks.name(depth))
@@ -190,6 +223,24 @@ class _Rounding:
 
     def _moment(self, site: Site, moments: _Moments) -> Tensor:
         return moments.of(site.name) / sum(state.shape[-2] for state in self.states)
+
+
+def _of_both_uses(site: Site, moment: Tensor) -> Tensor:
+    """The moment of a head's inputs; of a tied embedding, also that of its look-ups."""
+    if site.role != "embedding":
+        return moment
+    share = LOOKUP_SHARE * float(moment.diagonal().mean())
+    return moment + share * torch.eye(len(moment))
+
+
+def _encode_head(weight: Tensor, spec: QuantSpec, moment: Tensor) -> Packed:
+    """Calibrated rounding of a matrix with many rows, some at a time if their scales allow it."""
+    if spec.dq or spec.group == "tensor":
+        return encode_calibrated(weight, spec, moment)
+    parts = [encode_calibrated(rows, spec, moment) for rows in weight.split(HEAD_ROWS)]
+    names = parts[0].tensors()
+    joined = {name: torch.cat([part.tensors()[name] for part in parts]) for name in names}
+    return Packed(spec, (weight.shape[0], weight.shape[1]), **joined)
 
 
 @contextmanager

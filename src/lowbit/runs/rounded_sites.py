@@ -23,7 +23,7 @@ from lowbit.quant.formats import spell
 from lowbit.runs.prepare import Prepared, weights_digest
 from lowbit.tasks.base import Batch
 
-VERSION = 1
+VERSION = 2
 """Increase whenever the same weights and text would be rounded differently."""
 _CORRECTION = ("left", "right")
 
@@ -39,9 +39,11 @@ class RoundedSite:
 
 
 def needs_text(plan: Plan, site: Site, choice: Choice) -> bool:
-    if site.depth is None or choice.base == "trained":
+    if choice.base == "trained":
         return False
-    return choice.rounding == "calibrated" or starts_weighted(plan, choice)
+    return choice.rounding == "calibrated" or (
+        site.depth is not None and starts_weighted(plan, choice)
+    )
 
 
 def starts_weighted(plan: Plan, choice: Choice) -> bool:
@@ -62,7 +64,8 @@ def cache_keys(
     start = f"{VERSION}|{weights_digest(prepared.checkpoint)}|{text.hexdigest()}"
     plan = prepared.spec.plan
     stored = {s.name: f"{s.name}={_stored_as(plan, choices[s.name])}" for s in (*outside, *inside)}
-    keys = {}
+    # A head is rounded before the blocks, with the inputs that the 16-bit model gives it.
+    keys = {site.name: f"{start}|{stored[site.name]}" for site in outside}
     for site in inside:
         earlier = [s.name for s in (*outside, *inside) if s.depth is None or s.depth < site.depth]  # type: ignore[operator]
         keys[site.name] = "|".join([start, *(stored[name] for name in earlier), stored[site.name]])
