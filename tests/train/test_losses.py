@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from helpers.models import PlannedModel, batch_of, installed, opened, some_ids, stir
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowbit.core.spec import Plan
@@ -259,3 +259,39 @@ def test_evaluation_leaves_the_mode_and_the_random_state_as_they_were(
         assert model.training == training
         assert torch.equal(torch.get_rng_state(), before)
         assert all(p.grad is None for p in model.parameters())
+
+
+# --- rows that are added so that few shapes occur -------------------------------------------------
+
+
+def _tiny_bf16(folder: Path) -> nn.Module:
+    """A packed model that computes in bf16."""
+    return installed(opened(folder), Plan("p", "int8@row"), compute=torch.bfloat16).model.eval()
+
+
+def _batch(lengths: Sequence[int]) -> Batch:
+    source = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 20, (sum(lengths),), generator=source)
+    return Batch(ids, ids, tuple(lengths), tuple(lengths), tuple(range(len(lengths))))
+
+
+def test_added_rows_change_no_result_and_are_not_returned(
+    tiny_model: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, batch = _tiny_bf16(tiny_model("llama")), _batch((5, 9, 7))
+    filled, _ = losses.hidden_of(model, batch)
+    monkeypatch.setattr(losses, "padded_rows", lambda rows: rows)
+    plain, segments = losses.hidden_of(model, batch)
+    assert segments.lengths == (5, 9, 7)
+    assert filled.shape == plain.shape
+    torch.testing.assert_close(filled.float(), plain.float(), rtol=0.02, atol=0.02)
+
+
+def test_batches_of_many_lengths_give_few_shapes(tiny_model: Folder) -> None:
+    model, rows = _tiny_bf16(tiny_model("llama")), set[int]()
+    layer = model.get_submodule("model.layers.0.mlp.up_proj")
+    layer.register_forward_pre_hook(lambda _, given: rows.add(given[0].shape[-2]))
+    with torch.no_grad():
+        for longest in range(1, 120):
+            losses.hidden_of(model, _batch((longest, 3)))
+    assert len(rows) <= 10

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowbit.layers.frozen import FrozenMatrix
+from lowbit.layers.frozen import FrozenEmbedding, FrozenMatrix
 from lowbit.layers.linear import AdaptedLinear
+from lowbit.layers.matmul import padded_rows
 from lowbit.models import packed_attention
 from lowbit.models.family import family_of
 from lowbit.models.packed_attention import Segments
@@ -93,7 +94,24 @@ def hidden_of(model: nn.Module, batch: TokenBatch) -> tuple[Tensor, Segments]:
     packed_attention.use(model)
     segments = Segments(batch.lengths, batch.ids.device)
     body: nn.Module = model.base_model  # type: ignore[assignment]
-    return packed_attention.hidden_states(body, batch.ids, segments), segments
+    more = _filling(model, len(batch.ids))
+    if not more:
+        return packed_attention.hidden_states(body, batch.ids, segments), segments
+    filled = Segments((*batch.lengths, more), batch.ids.device)
+    ids = F.pad(batch.ids, (0, more))
+    return packed_attention.hidden_states(body, ids, filled)[: len(batch.ids)], segments
+
+
+def _filling(model: nn.Module, tokens: int) -> int:
+    """How many tokens of a made-up example are added, so that few numbers of tokens occur.
+
+    oneDNN, which multiplies bf16 on a CPU, keeps a kernel for each number of rows, and making one
+    takes longer than a small product. No other example sees the added one.
+    """
+    embedding = model.get_input_embeddings()  # type: ignore[operator]
+    if not isinstance(embedding, FrozenEmbedding) or embedding.compute != torch.bfloat16:
+        return 0
+    return padded_rows(tokens) - tokens if embedding.frozen.codes.device.type == "cpu" else 0
 
 
 Kind = Literal["language", "classification"]
