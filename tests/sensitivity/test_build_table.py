@@ -17,7 +17,7 @@ from helpers.sensitivity import REQUEST, Folder, tiny_measured
 from lowbit.core.errors import RunError
 from lowbit.core.spec import BLOCK_ROLES
 from lowbit.sensitivity import model_outputs, passes, walk_curvature
-from lowbit.sensitivity.anchor import EVERY
+from lowbit.sensitivity.anchor import EVERY, leading
 from lowbit.sensitivity.build_table import build_table
 from lowbit.sensitivity.curvature import as_site, weights_of
 from lowbit.sensitivity.hessian import gauss_newton, products
@@ -208,6 +208,27 @@ def test_damage_that_plans_rest_on_comes_to_what_the_stored_model_shows(
             assert each[rest] == pytest.approx(kl([rest], text, outputs), rel=1e-3, abs=1e-8)
     with pytest.raises(ValueError, match="was not measured"):
         table.damage({table.sites[0].name: "int8@16"}, "taylor")
+
+
+def test_of_formats_that_differ_in_group_size_one_is_run(model: MeasuredModel) -> None:
+    """The formulas scale its KL to the others."""
+    formats = ("nf3@32", "nf3@16", "int8@32", "int8@row", "int3@32", "nf3@8")
+    leads = leading(formats)
+    assert leads == {
+        "nf3@32": "nf3@32", "nf3@16": "nf3@32", "nf3@8": "nf3@32", "int3@32": "int3@32",
+        "int8@32": "int8@32", "int8@row": "int8@32",
+    }  # fmt: skip
+    request = replace(REQUEST, walk=False, uniform=False, exact=False, samples=0, costed=True)
+    table = build_table(model, replace(request, formats=formats[:4]), ("tiny", "text"))
+    alone = build_table(model, replace(request, formats=("nf3@16",)), ("tiny", "text"))
+    for site, by_itself in zip(table.sites, alone.sites, strict=True):
+        costs = {text: damage.anchored or 0.0 for text, damage in site.damages.items()}
+        assert costs["nf3@16"] < costs["nf3@32"]
+        assert costs["nf3@16"] == pytest.approx(by_itself.damages["nf3@16"].anchored, rel=0.5)
+        formula = "fisher" if site.role in BLOCK_ROLES else "kfac"
+        parts = {text: getattr(damage, formula) for text, damage in site.damages.items()}
+        ratio = parts["nf3@16"] / parts["nf3@32"]
+        assert costs["nf3@16"] == pytest.approx(costs["nf3@32"] * ratio, rel=1e-6)
 
 
 @pytest.mark.parametrize("most", [1, 20])

@@ -8,6 +8,7 @@ is divided among matrices.
   places. Then each block is stored alone, with all others exact, and Fisher's diagonal divides
   among the matrices of a block. Plans by it lost a tenth less than plans by K-FAC (ADR 27).
 - Embeddings and heads are stored alone.
+- Of formats that differ in their group size only, one is run, and the formulas scale its KL.
 
 All blocks but one are as in the reference, so a pass for one block starts at that block, from the
 states that the reference has there.
@@ -15,7 +16,7 @@ states that the reference has there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from lowbit.core.errors import run_error_prefix
 from lowbit.core.spec import BLOCK_ROLES
@@ -26,6 +27,7 @@ from lowbit.sensitivity.table import Damage
 
 UNIFORM_FROM_BITS = 5.0
 """From this many bits on, all blocks are stored at once."""
+LEADING_GROUP = 64
 EVERY = 4
 """Every fourth sequence is enough to divide damage among blocks."""
 
@@ -43,6 +45,7 @@ def anchored(
 ) -> Costs:
     """The cost of every site in every format."""
     costs: Costs = {site.name: {} for site in model.sites}
+    leads = leading(formats)
     few = [text for text in formats if bits_of(parse(text)) < UNIFORM_FROM_BITS]
     blocks = {s.depth for s in model.block_sites}
     if len(blocks) < 2 or None in blocks:
@@ -50,28 +53,61 @@ def anchored(
     units = sum(model.counts)
     others = [[site] for site in model.sites if site.role not in BLOCK_ROLES]
     groups = [model.block_sites, *others] if model.block_sites else others
-    for i, text in enumerate(formats):
-        on_progress("formats", i, len(formats))
+    runs = list(dict.fromkeys(leads[text] for text in formats))
+    for i, text in enumerate(runs):
+        on_progress("formats", i, len(runs))
         for sites in groups:
             if sites is groups[0] and model.block_sites and text in few:
                 continue
             formats_of = {site.name: text for site in sites}
             with run_error_prefix(text), shifted(model, model.errors(formats_of)):
                 kl = sum(model.losses_and_kl(reference)[1]) / units
-            parts = {site.name: damages[site.name][text].kfac for site in sites}
-            _divide(costs, max(0.0, kl), parts, text)
-    on_progress("formats", len(formats), len(formats))
+            names = [site.name for site in sites]
+            for same in (each for each in formats if leads[each] == text):
+                _divide(costs, max(0.0, kl), _parts(damages, names, "kfac"), same, text)
+    on_progress("formats", len(runs), len(runs))
     if few:
-        for depth, text, kl in kl_of_blocks(model, few, on_progress):
+        runs = list(dict.fromkeys(leads[text] for text in few))
+        for depth, text, kl in kl_of_blocks(model, runs, on_progress):
             inside = [site.name for site in model.block_sites if site.depth == depth]
-            _divide(costs, kl, {name: damages[name][text].fisher for name in inside}, text)
+            for same in (each for each in few if leads[each] == text):
+                _divide(costs, kl, _parts(damages, inside, "fisher"), same, text)
     return costs
 
 
-def _divide(costs: Costs, kl: float, parts: Mapping[str, float], text: str) -> None:
-    """Divide nats among sites in proportion to `parts`."""
-    total = sum(parts.values())
-    for name, part in parts.items():
+def leading(formats: Sequence[str]) -> dict[str, str]:
+    """The format that is run for each one: of those that differ in group size only, the one whose
+    groups are nearest to `LEADING_GROUP`. The formulas scale its KL to the others."""
+    families: dict[tuple[object, ...], list[str]] = {}
+    for text in formats:
+        spec = parse(text)
+        few = bits_of(spec) < UNIFORM_FROM_BITS
+        key = (spec.format, spec.variant, spec.scale, spec.offset, spec.dq, few)
+        families.setdefault(key, []).append(text)
+    return {
+        text: min(family, key=lambda each: _distance(parse(each).group))
+        for family in families.values()
+        for text in family
+    }
+
+
+def _distance(group: int | str) -> int:
+    return abs(group - LEADING_GROUP) if isinstance(group, int) else 10 * LEADING_GROUP
+
+
+def _parts(
+    damages: Damages, names: Sequence[str], formula: str
+) -> Callable[[str], dict[str, float]]:
+    """A format's damage at these sites, by a formula."""
+    return lambda text: {name: getattr(damages[name][text], formula) for name in names}
+
+
+def _divide(
+    costs: Costs, kl: float, parts: Callable[[str], dict[str, float]], text: str, run: str
+) -> None:
+    """Divide the nats of `run`, scaled to `text`, among sites in proportion to `parts`."""
+    total = sum(parts(run).values())
+    for name, part in parts(text).items():
         costs[name][text] = kl * part / total if total > 0 else 0.0
 
 
