@@ -294,4 +294,7 @@ def test_batches_of_many_lengths_give_few_shapes(tiny_model: Folder) -> None:
     with torch.no_grad():
         for longest in range(1, 120):
             losses.hidden_of(model, _batch((longest, 3)))
-    assert len(rows) <= 10
+            losses.hidden_of(model, _batch((longest,)))
+        assert len(rows) <= 10
+        losses.hidden_of(model, _batch((13, 13)))
+    assert 26 in rows, "examples of equal length attend together"
