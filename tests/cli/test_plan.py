@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 from math import log
 
 import pytest
+from rich.console import Console
 
 from lowbit.cli.text.planned import _how_good, _predicted_gap
+from lowbit.cli.text.planned_layers import layers
 from lowbit.cli.text.predicted import _after_training, _prediction, _too_little_text
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
 from lowbit.planner.knapsack import Option, Solution
@@ -148,3 +150,18 @@ def test_the_gap_after_training_has_the_range_that_studies_showed(
     assert _after_training(table, "p", {"a": text}, {"a": 0}) == ""
     sentences = _after_training(replace(table, unit="sentence"), "p", {"a": text}, {"a": 8})
     assert "perplexity" not in sentences
+
+
+def test_a_plan_of_many_matrices_is_shown_by_format(capsys: pytest.CaptureFixture[str]) -> None:
+    def option(site: str, text: str) -> Option:
+        return Option(site, text, 4, 0.01, 1000, 1000)
+
+    few = [option(f"layers.{i}.up_proj", "nf4@64") for i in range(3)]
+    many = few + [option(f"layers.{i}.q_proj", "nf3@64") for i in range(50)]
+    Console(width=80).print(layers(Solution(tuple(few), 0.0)))
+    assert "layers.2.up_proj" in capsys.readouterr().out
+    Console(width=80).print(layers(Solution((*many, option("layers.9.k_proj", "nf3@64")), 0.0)))
+    head, first, second = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert head == ["format", "rank", "matrices", "bytes", "predicted", "which"]
+    assert first == ["nf3@64", "4", "51", "51,000", "0.5100", "q_proj", "50,", "k_proj", "1"]
+    assert second == ["nf4@64", "4", "3", "3,000", "0.0300", "up_proj", "3"]

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from lowbit.cli.console import out, say, wrapped
 from lowbit.cli.text.measured import based_on, nats
+from lowbit.cli.text.planned_layers import layers
 from lowbit.core.files import to_json, write_atomic
 from lowbit.plan.file import to_toml
 from lowbit.planner.budget_plan import BudgetPlan, Candidate
@@ -40,7 +41,7 @@ def show_plan(planned: BudgetPlan) -> None:
         "calibration text alone."
     )
     best = planned.candidates[0]
-    out().print(_layers(best.solution))
+    out().print(layers(best.solution))
     for line in [*_sentences(planned, best), based_on(planned.basis, planned.request.tokens) + "."]:
         wrapped(line)
 
@@ -267,18 +268,5 @@ def _candidates(planned: BudgetPlan) -> Table:
             nats(change.kl),
             f"{change.loss:+.4f}",
             nats(2 * change.loss_spread),
-        )
-    return page
-
-
-def _layers(solution: Solution) -> Table:
-    """One row per site."""
-    page = Table(box=None, padding=(0, 1))
-    for name in ("site", "format", "rank", "bytes", "predicted"):
-        page.add_column(name, justify="left" if name in ("site", "format") else "right",
-                        overflow="fold", no_wrap=name != "site")  # fmt: skip
-    for option in solution.options:
-        page.add_row(
-            option.site, option.format, str(option.rank), f"{option.stored:,}", nats(option.cost)
         )
     return page
