@@ -19,7 +19,7 @@ import torch
 from lowbit.core.errors import UserError
 from lowbit.core.spec import BLOCK_ROLES, Site
 from lowbit.quant.formats import bits_of, parse
-from lowbit.sensitivity.anchor import EVERY, UNIFORM_FROM_BITS
+from lowbit.sensitivity.anchor import EVERY, UNIFORM_FROM_BITS, leading
 from lowbit.sensitivity.head_slopes import LARGE
 from lowbit.sensitivity.measured_model import MeasuredModel
 from lowbit.sensitivity.model_outputs import MAX_LOGITS
@@ -169,10 +169,11 @@ def _anchored(shape: _Shape, request: MeasureRequest) -> float:
     rounding = ROUNDING * sum(map(_numbers, shape.sites))
     run = shape.body + 2 * shape.head
     others = len([site for site in shape.sites if site.role not in BLOCK_ROLES])
-    few = [text for text in request.formats if bits_of(parse(text)) < UNIFORM_FROM_BITS]
+    runs = set(leading(request.formats).values())
+    few = [text for text in runs if bits_of(parse(text)) < UNIFORM_FROM_BITS]
     alone = len(few) * shape.depth * (shape.body / 2 + 2 * shape.head) / EVERY
-    whole = (len(request.formats) - len(few) + others * len(request.formats)) * run
-    return whole + alone + len(request.formats) * rounding
+    whole = (len(runs) - len(few) + others * len(runs)) * run
+    return whole + alone + len(runs) * rounding
 
 
 def _joint(shape: _Shape, request: MeasureRequest) -> float:
