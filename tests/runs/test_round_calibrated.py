@@ -184,7 +184,7 @@ def test_an_encoder_is_rounded_too(
 
 
 def test_it_is_deterministic_and_done_once(
-    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = rounded(prepared)
 
@@ -194,7 +194,7 @@ def test_it_is_deterministic_and_done_once(
     with monkeypatch.context() as patch:
         patch.setattr(round_calibrated, "encode_calibrated", never)
         cached = rounded(prepared)
-    monkeypatch.setenv("LOWBIT_CACHE", "elsewhere")
+    monkeypatch.setenv("LOWBIT_CACHE", str(tmp_path / "elsewhere"))
     again = rounded(prepared)
     for name, matrix in first.items():
         for key, tensor in matrix.tensors().items():
