@@ -150,7 +150,9 @@ WRONG = {
     "[train]\nepochs = 2.5": "train.epochs is 2.5 and should be a valid integer",
     "[train]\nepochs = true": "train.epochs is True and should be a valid integer",
     "[train]\nlr = 'fast'": "train.lr is 'fast' and should be a valid number",
-    "[train]\ncompute = 'fp16'": "train.compute is 'fp16' and should be 'auto', 'fp32', 'bf16' or 'int8'",
+    "[train]\ncompute = 'fp16'": (
+        "train.compute is 'fp16' and should be 'auto', 'fp32', 'bf16' or 'int8'"
+    ),
     "[train]\nkeep = 1": "train.keep is 1 and should be 'best' or 'last'",
     "[train]\nepochs = 0": "train.epochs = 0: should be at least 1",
     "[train]\nsteps = -1": "train.steps = -1: should be at least 0",
