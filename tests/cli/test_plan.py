@@ -74,7 +74,7 @@ def test_the_gap_before_training_is_that_of_the_run_then_of_the_formulas() -> No
     assert "Fisher diagonal 0.1000 nats (0.0804 to 0.1196), K-FAC 0.1000" in words
     assert _predicted_gap({}, False) == []
     (words,) = _predicted_gap(intervals, True)
-    assert words.endswith("calibration text. The closed forms are for nearest rounding.")
+    assert words.endswith("calibration text. Formulas are left out: they are for nearest rounding.")
 
 
 def test_solutions_that_were_run_are_told_with_the_corrections() -> None:

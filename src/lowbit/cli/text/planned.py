@@ -203,7 +203,7 @@ def _predicted_gap(predictions: Mapping[str, Prediction], calibrated: bool) -> l
         "calibration text."
     )
     if calibrated:
-        return [f"{line} The closed forms are for nearest rounding."]
+        return [f"{line} Formulas are left out: they are for nearest rounding."]
     return [
         f"{line} Closed forms: {NAMES['fisher']} {intervals['fisher']}, "
         f"{NAMES['kfac']} {intervals['kfac']}; `lowbit predict` with this plan has more of them."
