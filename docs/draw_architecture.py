@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 SOURCE = HERE.parent / "src" / "lowbit"
 PICTURE = HERE / "images" / "architecture.svg"
 ORDER = (
-    *("core", "quant", "plan", "models", "tasks", "layers", "train"),
+    *("core", "quant", "plan", "models", "tasks", "layers", "train", "curvature"),
     *("runs", "sensitivity", "planner", "study", "report", "research", "cli"),
 )
 ROW, BOX, LEFT, WIDTH = 44, 30, 150, 880
@@ -63,7 +63,7 @@ def picture(counts: Counter[tuple[str, str]]) -> str:
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         f'width="{WIDTH}" height="{height}" font-family="system-ui, sans-serif" font-size="13">',
-        "<title>Fourteen packages and who imports whom</title>",
+        "<title>Fifteen packages and who imports whom</title>",
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
         '<defs><marker id="tip" markerWidth="7" markerHeight="7" refX="6" refY="3.5" '
         'orient="auto" markerUnits="userSpaceOnUse"><path d="M0,0 L7,3.5 L0,7 z" '

@@ -9,10 +9,10 @@ from pathlib import Path
 from helpers.models import batch_of, opened, some_ids
 from torch import Tensor
 
-from lowbit.sensitivity.curvature import Factors
-from lowbit.sensitivity.measured_model import MeasuredModel
+from lowbit.curvature.measured_model import MeasuredModel
+from lowbit.curvature.site_curvature import Factors
+from lowbit.curvature.walk_curvature import walk_curvature
 from lowbit.sensitivity.table import MeasureRequest
-from lowbit.sensitivity.walk_curvature import walk_curvature
 
 Folder = Callable[[str], Path]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from helpers.sensitivity import REQUEST, Folder, tiny_measured
 
+from lowbit.curvature.measured_model import MeasuredModel
 from lowbit.sensitivity.build_table import build_table
-from lowbit.sensitivity.measured_model import MeasuredModel
 from lowbit.sensitivity.table import SensitivityTable
 
 

@@ -16,17 +16,17 @@ from helpers.sensitivity import REQUEST, Folder, tiny_measured
 
 from lowbit.core.errors import RunError
 from lowbit.core.spec import BLOCK_ROLES
-from lowbit.sensitivity import model_outputs, passes, walk_curvature
+from lowbit.curvature import model_outputs, passes, walk_curvature
+from lowbit.curvature.measured_model import MeasuredModel, shifted
+from lowbit.curvature.model_outputs import Outputs, kl_divergence
+from lowbit.curvature.site_curvature import as_site, weights_of
+from lowbit.curvature.weight_errors import in_bf16
 from lowbit.sensitivity.anchor import EVERY, leading
 from lowbit.sensitivity.build_table import build_table
-from lowbit.sensitivity.curvature import as_site, weights_of
 from lowbit.sensitivity.hessian import gauss_newton, products
 from lowbit.sensitivity.joint_damage import monte_carlo, second_order
-from lowbit.sensitivity.measured_model import MeasuredModel, shifted
-from lowbit.sensitivity.model_outputs import Outputs, kl_divergence
 from lowbit.sensitivity.predictors import remaining_share
 from lowbit.sensitivity.table import Damage, MeasureRequest, SensitivityTable, from_text, to_text
-from lowbit.sensitivity.weight_errors import in_bf16
 
 
 def loss(model: MeasuredModel) -> float:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from helpers.sensitivity import REQUEST
 
+from lowbit.curvature.measured_model import MeasuredModel
 from lowbit.sensitivity.build_table import build_table
 from lowbit.sensitivity.hessian import products
 from lowbit.sensitivity.hutchinson import hutchinson
-from lowbit.sensitivity.measured_model import MeasuredModel
 from lowbit.sensitivity.predictors import predictions
 from lowbit.sensitivity.table import SensitivityTable
 

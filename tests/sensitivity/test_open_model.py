@@ -10,15 +10,15 @@ import torch
 from helpers.sensitivity import REQUEST, Folder
 
 from lowbit.core.spec import Plan, RunSpec, TaskSpec, TrainSpec
+from lowbit.curvature.measured_model import MeasuredModel
+from lowbit.curvature.site_curvature import as_site, weights_of
+from lowbit.curvature.weight_errors import in_bf16
 from lowbit.models.loading import load
 from lowbit.runs.prepare import prepare_run
 from lowbit.sensitivity.build_table import build_table
 from lowbit.sensitivity.calibration import calibration_text
-from lowbit.sensitivity.curvature import as_site, weights_of
-from lowbit.sensitivity.measured_model import MeasuredModel
 from lowbit.sensitivity.open_model import open_model
 from lowbit.sensitivity.table import to_text
-from lowbit.sensitivity.weight_errors import in_bf16
 
 
 @pytest.mark.parametrize("family", ["llama", "llama-untied", "gpt2", "qwen3"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lowbit.sensitivity.curvature import Factors
+from lowbit.curvature.site_curvature import Factors
 from lowbit.sensitivity.rank_correction import STEP_DAMPING, GradientSteps, Roots, metric
 from lowbit.sensitivity.table import SensitivityTable
 

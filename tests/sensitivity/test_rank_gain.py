@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from helpers.sensitivity import REQUEST, Folder, all_curvature, tiny_measured
 
+from lowbit.curvature.measured_model import shifted
 from lowbit.sensitivity.build_table import build_table
-from lowbit.sensitivity.measured_model import shifted
 from lowbit.sensitivity.rank_correction import GradientSteps, metric
 from lowbit.sensitivity.rank_gain import LENGTH_RATIO, MANY_STEPS, peak_gain
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lowbit.cli.text.measured import based_on
+from lowbit.curvature.measured_model import MeasuredModel
 from lowbit.sensitivity.build_table import build_table
-from lowbit.sensitivity.measured_model import MeasuredModel
 from lowbit.sensitivity.table import Basis, MeasureRequest, SensitivityTable, from_text, to_text
 
 

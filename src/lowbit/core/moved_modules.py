@@ -10,7 +10,7 @@ _TABLE = """
 account=runs.record_fields adalora=train.rank_schedule adapt=train.loop added=study.additions
 appendix=report.appendix blas=layers.matmul cells=study.cells charts=report.charts
 checkpoint=train.checkpoint claims=study.claims clocks=train.log compiling=train.compile
-config=core.toml curvature=sensitivity.curvature demo=runs.demo_model device=runs.device
+config=core.toml curvature=curvature.site_curvature demo=runs.demo_model device=runs.device
 distilling=train.distillation drawing=report.draw encoded=runs.encoding_cache
 engines=runs.workers engines.base=runs.workers.pool engines.local=runs.workers.pool
 engines.preload=runs.workers.preload engines.process=runs.workers.process errors=core.errors
@@ -26,7 +26,7 @@ figures.sizes=report.figures.sizes files=core.files forecasting=study.make_forec
 forecasts=study.forecasts freezing=runs.freeze gaps=study.predicted_vs_observed
 guiding=sensitivity.guide heap=runs.allocator hessian=sensitivity.hessian
 inference=core.paired_tests initial=layers.adapters install=layers.install
-jointly=sensitivity.joint_damage lab=sensitivity.measured_model layer_charts=report.charts
+jointly=sensitivity.joint_damage lab=curvature.measured_model layer_charts=report.charts
 lent=runs.untrained losses=train.losses measure=sensitivity.build_table
 measuring=sensitivity.measure models.attention=models.packed_attention
 models.reading=models.weights noise=train.gradient_noise page_charts=report.charts

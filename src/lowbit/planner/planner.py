@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from lowbit.core.spec import Plan, Rounding
+from lowbit.curvature.measured_model import OnProgress
 from lowbit.planner.budget import Headroom, check_headroom, check_smallest_plan, headroom
 from lowbit.planner.budget_plan import BudgetPlan, Candidate
 from lowbit.planner.controls import controls
@@ -34,7 +35,6 @@ from lowbit.planner.search import frontier, solve
 from lowbit.runs.device import Machine
 from lowbit.runs.prepare import Prepared
 from lowbit.sensitivity.measure import OutputChanges, output_changes, sensitivity_table
-from lowbit.sensitivity.measured_model import OnProgress
 from lowbit.sensitivity.predictors import Prediction, plan_damage, predictions
 from lowbit.sensitivity.table import Calibration, MeasureRequest, SensitivityTable
 

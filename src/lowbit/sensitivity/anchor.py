@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from lowbit.core.errors import run_error_prefix
 from lowbit.core.spec import BLOCK_ROLES
+from lowbit.curvature.measured_model import MeasuredModel, OnProgress, shifted
+from lowbit.curvature.model_outputs import Outputs
 from lowbit.quant.formats import bits_of, parse
-from lowbit.sensitivity.measured_model import MeasuredModel, OnProgress, shifted
-from lowbit.sensitivity.model_outputs import Outputs
 from lowbit.sensitivity.table import Damage
 
 UNIFORM_FROM_BITS = 5.0

@@ -24,12 +24,8 @@ from torch import Tensor
 
 from lowbit.core.errors import RunError
 from lowbit.core.spec import BLOCK_ROLES, Site
-from lowbit.sensitivity import hessian, walk_curvature
-from lowbit.sensitivity.anchor import anchored
-from lowbit.sensitivity.curvature import ErrorCosts, SiteCurvature, costs_of
-from lowbit.sensitivity.hutchinson import Traces, hutchinson, mean
-from lowbit.sensitivity.joint_damage import joint_damages, monte_carlo
-from lowbit.sensitivity.measured_model import (
+from lowbit.curvature import walk_curvature
+from lowbit.curvature.measured_model import (
     GAUSS_NEWTON_WORK,
     HESSIAN_WORK,
     MeasuredModel,
@@ -37,7 +33,12 @@ from lowbit.sensitivity.measured_model import (
     resident,
     shifted,
 )
-from lowbit.sensitivity.model_outputs import Outputs
+from lowbit.curvature.model_outputs import Outputs
+from lowbit.curvature.site_curvature import ErrorCosts, SiteCurvature, costs_of
+from lowbit.sensitivity import hessian
+from lowbit.sensitivity.anchor import anchored
+from lowbit.sensitivity.hutchinson import Traces, hutchinson, mean
+from lowbit.sensitivity.joint_damage import joint_damages, monte_carlo
 from lowbit.sensitivity.rank_correction import Axes, GradientSteps, Roots, metric, spectrum
 from lowbit.sensitivity.rank_gain import RankSteps, gain_scale
 from lowbit.sensitivity.table import (

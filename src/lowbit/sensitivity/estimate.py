@@ -18,12 +18,12 @@ import torch
 
 from lowbit.core.errors import UserError
 from lowbit.core.spec import BLOCK_ROLES, Site
+from lowbit.curvature.head_slopes import LARGE
+from lowbit.curvature.measured_model import MeasuredModel
+from lowbit.curvature.model_outputs import MAX_LOGITS
+from lowbit.curvature.passes import MAX_TOKENS
 from lowbit.quant.formats import bits_of, parse
 from lowbit.sensitivity.anchor import EVERY, UNIFORM_FROM_BITS, leading
-from lowbit.sensitivity.head_slopes import LARGE
-from lowbit.sensitivity.measured_model import MeasuredModel
-from lowbit.sensitivity.model_outputs import MAX_LOGITS
-from lowbit.sensitivity.passes import MAX_TOKENS
 from lowbit.sensitivity.table import MeasureRequest
 
 EIGEN = 15.0

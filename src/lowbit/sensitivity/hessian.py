@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.core.spec import Site
-from lowbit.sensitivity.curvature import Matrices, as_site, logits_of, summed_loss, weights_of
+from lowbit.curvature.site_curvature import Matrices, as_site, logits_of, summed_loss, weights_of
 from lowbit.tasks.base import Batch
 from lowbit.train.losses import Kind
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lowbit.curvature.measured_model import HESSIAN_WORK, MeasuredModel, OnProgress, resident
 from lowbit.sensitivity import hessian
-from lowbit.sensitivity.measured_model import HESSIAN_WORK, MeasuredModel, OnProgress, resident
 from lowbit.sensitivity.table import MeasureRequest
 
 

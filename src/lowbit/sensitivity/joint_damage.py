@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from lowbit.core.errors import run_error_prefix
+from lowbit.curvature.measured_model import MeasuredModel, OnProgress, shifted
+from lowbit.curvature.model_outputs import Outputs
+from lowbit.curvature.weight_changes import Errors, scaled
 from lowbit.sensitivity.hutchinson import Traces, mean, standard_error
-from lowbit.sensitivity.measured_model import MeasuredModel, OnProgress, shifted
-from lowbit.sensitivity.model_outputs import Outputs
 from lowbit.sensitivity.table import Damage, JointChoice, JointDamage, MeasureRequest
-from lowbit.sensitivity.weight_changes import Errors, scaled
 
 SMALL_KL = 3e-4
 """The KL, in nats, at which a shift is small enough for a second derivative.

@@ -21,6 +21,8 @@ from lowbit.core.cache import cache_dir
 from lowbit.core.errors import UserError
 from lowbit.core.files import file_digest, write_atomic
 from lowbit.core.spec import Plan, Rounding, Site
+from lowbit.curvature.measured_model import MeasuredModel, OnProgress, shifted
+from lowbit.curvature.model_outputs import Outputs
 from lowbit.layers import matmul
 from lowbit.plan.rules import stored_in
 from lowbit.quant.codec import Packed
@@ -28,8 +30,8 @@ from lowbit.runs import allocator, device
 from lowbit.runs.export.peft import WEIGHTS
 from lowbit.runs.prepare import Prepared, weights_digest
 from lowbit.runs.record import ADAPTER
-from lowbit.runs.round_calibrated import round_sites
-from lowbit.runs.rounded_sites import VERSION as ROUNDING_VERSION
+from lowbit.runs.rounding.round_model import round_sites
+from lowbit.runs.rounding.rounded_sites import VERSION as ROUNDING_VERSION
 from lowbit.sensitivity.build_table import build_table
 from lowbit.sensitivity.calibration import (
     CalibrationText,
@@ -37,8 +39,6 @@ from lowbit.sensitivity.calibration import (
     subset_indices,
 )
 from lowbit.sensitivity.estimate import check_memory
-from lowbit.sensitivity.measured_model import MeasuredModel, OnProgress, shifted
-from lowbit.sensitivity.model_outputs import Outputs
 from lowbit.sensitivity.open_model import finished_run, open_finished_run, open_model
 from lowbit.sensitivity.table import (
     Calibration,

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from lowbit.core.errors import UserError
 from lowbit.core.spec import RunSpec, Site
 from lowbit.core.toml import check
+from lowbit.curvature.full_precision import hold_in_16_bits
+from lowbit.curvature.measured_model import MeasuredModel
+from lowbit.curvature.site_curvature import as_site
 from lowbit.models.blocks import Blocks
 from lowbit.models.family import find_sites
 from lowbit.models.loading import load
@@ -26,9 +29,6 @@ from lowbit.runs.prepare import Prepared
 from lowbit.runs.record import ADAPTER
 from lowbit.runs.store import find_run
 from lowbit.sensitivity.calibration import CalibrationText
-from lowbit.sensitivity.curvature import as_site
-from lowbit.sensitivity.full_precision import hold_in_16_bits
-from lowbit.sensitivity.measured_model import MeasuredModel
 
 
 def open_model(prepared: Prepared, text: CalibrationText) -> MeasuredModel:

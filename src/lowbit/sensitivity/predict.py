@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lowbit.core.spec import Plan
+from lowbit.curvature.measured_model import OnProgress
 from lowbit.runs.build import site_choices
 from lowbit.runs.prepare import Prepared
 from lowbit.sensitivity.measure import sensitivity_table
-from lowbit.sensitivity.measured_model import OnProgress
 from lowbit.sensitivity.predictors import PlanPredictions, PredictedPlan
 from lowbit.sensitivity.table import Calibration, MeasureRequest
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowbit.sensitivity.curvature import Factors
+from lowbit.curvature.site_curvature import Factors
 
 DAMPING = 1e-3
 """Added to every eigenvalue before taking a power, as a share of the mean eigenvalue."""

@@ -13,9 +13,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from lowbit.sensitivity.measured_model import MeasuredModel, shifted
+from lowbit.curvature.measured_model import MeasuredModel, shifted
+from lowbit.curvature.weight_changes import Lazy
 from lowbit.sensitivity.rank_correction import LowRank
-from lowbit.sensitivity.weight_changes import Lazy
 
 MANY_STEPS = 0.4
 """The share of a single step's gain that remains over many steps.

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan
+from lowbit.curvature.measured_model import OnProgress
 from lowbit.quant.formats import bits_of, parse
 from lowbit.runs import device
 from lowbit.runs.build import site_choices
 from lowbit.runs.prepare import prepare_run
 from lowbit.sensitivity.measure import sensitivity_table
-from lowbit.sensitivity.measured_model import OnProgress
 from lowbit.sensitivity.predictors import remaining_share
 from lowbit.sensitivity.table import Calibration, MeasureRequest, SensitivityTable
 from lowbit.study.forecasts import ForecastPoint, PlanForecast, PointForecast

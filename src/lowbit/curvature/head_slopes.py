@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lowbit.sensitivity.curvature import Factors, outer
-from lowbit.sensitivity.measured_model import MeasuredModel
-from lowbit.sensitivity.model_outputs import Head
-from lowbit.sensitivity.passes import segments_of
+from lowbit.curvature.measured_model import MeasuredModel
+from lowbit.curvature.model_outputs import Head
+from lowbit.curvature.passes import segments_of
+from lowbit.curvature.site_curvature import Factors, outer
 
 LARGE = 4096
 """With more outputs than this, only the diagonal of E[g g'] is stored."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.core.spec import Site
-from lowbit.sensitivity.curvature import Factors, outer
-from lowbit.sensitivity.measured_model import MeasuredModel
-from lowbit.sensitivity.record_gradients import Pair, add_factor
+from lowbit.curvature.measured_model import MeasuredModel
+from lowbit.curvature.record_gradients import Pair, add_factor
+from lowbit.curvature.site_curvature import Factors, outer
 
 
 @contextmanager

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from lowbit.core.errors import RunError
 from lowbit.core.spec import Site
+from lowbit.curvature.site_curvature import target_of
+from lowbit.curvature.weight_changes import NO_CHANGE, Errors
 from lowbit.layers.matmul import FastProducts
-from lowbit.sensitivity.curvature import target_of
-from lowbit.sensitivity.weight_changes import NO_CHANGE, Errors
 from lowbit.tasks.base import Batch
 from lowbit.train.losses import Kind
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowbit.core.spec import BLOCK_ROLES, Site
-from lowbit.sensitivity.curvature import Factors, outer
-from lowbit.sensitivity.full_precision import trainable
-from lowbit.sensitivity.head_slopes import LARGE, Slopes
-from lowbit.sensitivity.measured_model import MeasuredModel
+from lowbit.curvature.full_precision import trainable
+from lowbit.curvature.head_slopes import LARGE, Slopes
+from lowbit.curvature.measured_model import MeasuredModel
+from lowbit.curvature.site_curvature import Factors, outer
 
 Pair = tuple[Tensor, Tensor]
 """Gradients of the hidden states of a sequence: with its own labels, and with drawn ones."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lowbit.curvature.full_precision import upcast_embeddings
+from lowbit.curvature.weight_changes import NO_CHANGE, Errors
 from lowbit.layers.matmul import FastProducts
 from lowbit.models.blocks import Arguments
 from lowbit.models.packed_attention import Segments
-from lowbit.sensitivity.full_precision import upcast_embeddings
-from lowbit.sensitivity.weight_changes import NO_CHANGE, Errors
 from lowbit.tasks.base import Batch
 
 MAX_TOKENS = 512

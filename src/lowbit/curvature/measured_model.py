@@ -22,15 +22,15 @@ from torch import Tensor, nn
 
 from lowbit.core.spec import BLOCK_ROLES, Site
 from lowbit.core.stats import clustered_error
+from lowbit.curvature.full_precision import hold_in_16_bits, in_full_precision, trainable
+from lowbit.curvature.model_outputs import Outputs, check_finite
+from lowbit.curvature.passes import Pass, groups_of, passing, segments_of
+from lowbit.curvature.weight_changes import Errors
+from lowbit.curvature.weight_errors import WeightErrors
 from lowbit.models.blocks import Blocks
 from lowbit.models.family import family_of
 from lowbit.models.packed_attention import Segments
 from lowbit.models.weights import Weights
-from lowbit.sensitivity.full_precision import hold_in_16_bits, in_full_precision, trainable
-from lowbit.sensitivity.model_outputs import Outputs, check_finite
-from lowbit.sensitivity.passes import Pass, groups_of, passing, segments_of
-from lowbit.sensitivity.weight_changes import Errors
-from lowbit.sensitivity.weight_errors import WeightErrors
 from lowbit.tasks.base import Batch
 from lowbit.tasks.batching import join_batches
 from lowbit.train.losses import IGNORED, Kind

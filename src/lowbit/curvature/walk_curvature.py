@@ -20,14 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.core.spec import Site
+from lowbit.curvature.embedding_slopes import add_rows, looked_up
+from lowbit.curvature.head_slopes import LARGE, ClassSlopes, HeadSlopes, Slopes
+from lowbit.curvature.measured_model import MeasuredModel
+from lowbit.curvature.passes import passing, segments_of
+from lowbit.curvature.record_gradients import Pair, Recorded, Sums, mean_of
+from lowbit.curvature.site_curvature import Factors, SiteCurvature, target_of
 from lowbit.models.blocks import Arguments
 from lowbit.models.family import is_transposed
-from lowbit.sensitivity.curvature import Factors, SiteCurvature, target_of
-from lowbit.sensitivity.embedding_slopes import add_rows, looked_up
-from lowbit.sensitivity.head_slopes import LARGE, ClassSlopes, HeadSlopes, Slopes
-from lowbit.sensitivity.measured_model import MeasuredModel
-from lowbit.sensitivity.passes import passing, segments_of
-from lowbit.sensitivity.record_gradients import Pair, Recorded, Sums, mean_of
 from lowbit.train.losses import IGNORED
 
 

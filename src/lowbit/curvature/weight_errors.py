@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.core.errors import run_error_prefix
+from lowbit.curvature.site_curvature import as_site
+from lowbit.curvature.weight_changes import Errors, Lazy
 from lowbit.models.weights import Weights
 from lowbit.quant.codec import Packed, decode, encode
 from lowbit.quant.formats import parse
-from lowbit.sensitivity.curvature import as_site
-from lowbit.sensitivity.weight_changes import Errors, Lazy
 
 WEIGHTS_AT_A_TIME = 2**21
 NONE_ROUNDED: Mapping[str, Packed] = {}

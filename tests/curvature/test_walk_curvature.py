@@ -14,7 +14,8 @@ from helpers.sensitivity import AllCurvature, all_curvature
 from torch import Tensor, nn
 
 from lowbit.core.spec import Site
-from lowbit.sensitivity.curvature import (
+from lowbit.curvature.measured_model import MeasuredModel
+from lowbit.curvature.site_curvature import (
     as_site,
     fisher_cost,
     kfac_cost,
@@ -23,7 +24,6 @@ from lowbit.sensitivity.curvature import (
     weights_of,
 )
 from lowbit.sensitivity.hessian import gauss_newton, products
-from lowbit.sensitivity.measured_model import MeasuredModel
 from lowbit.tasks.base import Batch
 
 Folder = Callable[[str], Path]
