@@ -16,11 +16,11 @@ import torch
 
 from lowbit.core.spec import Plan
 from lowbit.quant import calibrated
-from lowbit.runs import round_calibrated, rounded_sites
 from lowbit.runs.cached_scores import compare_with_16_bits
 from lowbit.runs.device import open_machine
 from lowbit.runs.prepare import prepare_run
 from lowbit.runs.request import single_run
+from lowbit.runs.rounding import round_model, rounded_sites
 from lowbit.runs.workers.process import call
 
 SETTINGS = ["task.window=256", "task.scored_limit=64"]
@@ -50,7 +50,7 @@ def natural_order() -> None:
 
 def not_in_sequence() -> None:
     """Every block sees the inputs that the 16-bit model gives."""
-    round_calibrated._put_weight = lambda *_: None
+    round_model._put_weight = lambda *_: None
 
 
 def no_choice_by_row() -> None:

@@ -17,6 +17,7 @@ from lowbit.core.errors import RunError, UserError
 from lowbit.core.execution import Execution
 from lowbit.core.schedules import RankSchedule
 from lowbit.core.spec import BLOCK_ROLES, Plan, RunSpec, TaskSpec, TrainSpec
+from lowbit.curvature.measured_model import MeasuredModel
 from lowbit.planner.budget import check_smallest_plan, headroom
 from lowbit.planner.budget_plan import BudgetPlan
 from lowbit.planner.options import uniform_solution
@@ -31,7 +32,6 @@ from lowbit.runs.run import run
 from lowbit.runs.store import Scores, find_run
 from lowbit.sensitivity.calibration import calibration_text
 from lowbit.sensitivity.measure import sensitivity_table
-from lowbit.sensitivity.measured_model import MeasuredModel
 from lowbit.sensitivity.open_model import merged_run
 from lowbit.sensitivity.table import Calibration, MeasureRequest, SensitivityTable
 

@@ -22,13 +22,12 @@ prepare         the model and data that a run starts from
 record          the record that a run writes, and when two may be compared
 record_fields   builds a record from a model and its scores
 request         one run from plain arguments
-round_calibrated  rounds a model's matrices with calibration text
-rounded_sites   sites that are rounded so, and their cache
 run             the whole run: prepare, build, train, score, record
 run_cost        the result of a dry run
 scoring         scores a model on the scored split
 store           a results folder, packed or unpacked
 untrained       runs that train nothing
 export/         a finished run in the formats of other tools
+rounding/       rounds a model's matrices with calibration text
 workers/        runs in separate processes
 """

@@ -36,8 +36,8 @@ from lowbit.runs.device import Machine
 from lowbit.runs.encoding_cache import Encodings
 from lowbit.runs.export import peft
 from lowbit.runs.prepare import Prepared, weights_digest
-from lowbit.runs.round_calibrated import round_sites
-from lowbit.runs.rounded_sites import RoundedSite
+from lowbit.runs.rounding.round_model import round_sites
+from lowbit.runs.rounding.rounded_sites import RoundedSite
 from lowbit.train import compile, losses
 from lowbit.train.distillation import Distiller, run_teacher, teacher_nbytes
 from lowbit.train.hooks import Hooks

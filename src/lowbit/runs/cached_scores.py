@@ -19,7 +19,6 @@ from lowbit.core.cache import cache_dir
 from lowbit.core.files import file_digest
 from lowbit.core.stats import paired_gap
 from lowbit.quant.formats import spell
-from lowbit.runs import rounded_sites
 from lowbit.runs.build import BuiltModel, build_untrained, planned_sites
 from lowbit.runs.comparison import Comparison, UntrainedScores
 from lowbit.runs.device import Machine
@@ -27,6 +26,7 @@ from lowbit.runs.export import peft
 from lowbit.runs.prepare import Prepared
 from lowbit.runs.record import ADAPTER
 from lowbit.runs.record_fields import facts_of
+from lowbit.runs.rounding import rounded_sites
 from lowbit.train.evaluate import evaluate
 
 EVALUATION = 3

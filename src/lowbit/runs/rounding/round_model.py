@@ -16,23 +16,23 @@ training part, so that plans are chosen and scored on other text.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from lowbit.core.errors import UserError, run_error_prefix
-from lowbit.core.spec import QuantSpec, Site
+from lowbit.core.errors import run_error_prefix
+from lowbit.core.spec import Site
 from lowbit.layers.adapters import weighted_factors
 from lowbit.models.blocks import Arguments, Blocks
 from lowbit.models.family import is_transposed
 from lowbit.models.packed_attention import Segments
 from lowbit.models.weights import blank
 from lowbit.quant.calibrated import encode_calibrated
-from lowbit.quant.codec import Packed, decode, encode
+from lowbit.quant.codec import decode, encode
 from lowbit.runs.prepare import Prepared
-from lowbit.runs.rounded_sites import (
+from lowbit.runs.rounding.head import encode_head, of_both_uses
+from lowbit.runs.rounding.moments import Moments, calibration_batches, recording
+from lowbit.runs.rounding.rounded_sites import (
     Choices,
     RoundedSite,
     cache_keys,
@@ -42,40 +42,8 @@ from lowbit.runs.rounded_sites import (
     starts_weighted,
 )
 from lowbit.tasks.base import Batch
-from lowbit.tasks.batching import by_length, collate, split_by_tokens
-
-TOKENS = 16_384
-"""Tokens of training text."""
-TOKENS_AT_A_TIME = 2048
-LOOKUP_SHARE = 0.1
-"""How much an error of a tied embedding counts where it is looked up: this share of the mean square
-of the head's inputs, in every direction alike. Both uses of a row weigh as often as its token."""
-HEAD_ROWS = 4096
-"""Rows of a head that are rounded at a time: rounding takes several times their memory."""
 
 OnProgress = Callable[[str, int, int], None]
-
-
-@dataclass
-class _Moments:
-    """The summed x x' of each matrix's inputs. Matrices with the same input share one sum."""
-
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    same_as: dict[str, str] = field(default_factory=dict)
-    last: tuple[str, Tensor] | None = None
-
-    def add(self, name: str, inputs: Tensor) -> None:
-        if self.last is not None and self.last[1] is inputs:
-            self.same_as[name] = self.last[0]
-            return
-        self.last = (name, inputs)
-        rows = inputs.reshape(-1, inputs.shape[-1]).float()
-        if name not in self.sums:
-            self.sums[name] = rows.new_zeros(rows.shape[1], rows.shape[1])
-        self.sums[name].addmm_(rows.t(), rows)
-
-    def of(self, name: str) -> Tensor:
-        return self.sums[self.same_as.get(name, name)]
 
 
 def round_sites(
@@ -98,18 +66,6 @@ def round_sites(
     for name, rounded in rounded_sites.items():
         save_cached(keys[name], rounded)
     return rounded_sites
-
-
-def calibration_batches(prepared: Prepared, tokens: int = TOKENS) -> list[Batch]:
-    """Training text, spread evenly, in batches of packed sequences."""
-    part = prepared.data.parts["train"]
-    total = sum(len(example.ids) for example in part)
-    if not total:
-        raise UserError(f"{prepared.task.name} has no training text to calibrate rounding on")
-    count = max(1, min(len(part), round(len(part) * tokens / total)))
-    chosen = [int(i * len(part) / count) for i in range(count)]
-    order = by_length(part, chosen)
-    return [collate(part, index) for index in split_by_tokens(part, TOKENS_AT_A_TIME, order)]
 
 
 class _Rounding:
@@ -138,7 +94,7 @@ class _Rounding:
             with run_error_prefix(site.name):
                 if site in calibrated:
                     assert moment is not None
-                    packed = _encode_head(weight, spec, _of_both_uses(site, moment))
+                    packed = encode_head(weight, spec, of_both_uses(site, moment))
                     yield site.name, RoundedSite(packed)
                 else:
                     packed = encode(weight, spec)
@@ -153,7 +109,7 @@ class _Rounding:
                 block.float()
                 pairs = zip(states, arguments, strict=True)
                 states = [self.blocks.run(depth, state, given) for state, given in pairs]
-        moments = _Moments()
+        moments = Moments()
         for batch, state in zip(self.batches, states, strict=True):
             segments = Segments(batch.lengths, batch.ids.device)
             moments.add("head", self.blocks.after(batch.ids, segments, state).clone())
@@ -188,12 +144,12 @@ class _Rounding:
             self.blocks.modules[depth] = nn.Identity()  # frees the block's weights
             on_progress("rounding", depth + 1, count)
 
-    def _moments(self, depth: int, inside: Sequence[Site]) -> _Moments:
+    def _moments(self, depth: int, inside: Sequence[Site]) -> Moments:
         """The moments of the inputs of this block's calibrated matrices."""
-        moments = _Moments()
+        moments = Moments()
         names = [s.name for s in inside if needs_text(self.plan, s, self.choices[s.name])]
         if names:
-            with _recording(self.model, names, moments):
+            with recording(self.model, names, moments):
                 self._outputs(depth)
         return moments
 
@@ -201,7 +157,7 @@ class _Rounding:
         pairs = zip(self.states, self.arguments, strict=True)
         return [self.blocks.run(depth, state, arguments) for state, arguments in pairs]
 
-    def _round(self, site: Site, moments: _Moments) -> RoundedSite | None:
+    def _round(self, site: Site, moments: Moments) -> RoundedSite | None:
         """Round a matrix as the plan stores it, and put it in; None if it is trained."""
         choice = self.choices[site.name]
         if choice.base == "trained":
@@ -221,41 +177,8 @@ class _Rounding:
         _put_weight(module, stored)
         return RoundedSite(packed, correction)
 
-    def _moment(self, site: Site, moments: _Moments) -> Tensor:
+    def _moment(self, site: Site, moments: Moments) -> Tensor:
         return moments.of(site.name) / sum(state.shape[-2] for state in self.states)
-
-
-def _of_both_uses(site: Site, moment: Tensor) -> Tensor:
-    """The moment of a head's inputs; of a tied embedding, also that of its look-ups."""
-    if site.role != "embedding":
-        return moment
-    share = LOOKUP_SHARE * float(moment.diagonal().mean())
-    return moment + share * torch.eye(len(moment))
-
-
-def _encode_head(weight: Tensor, spec: QuantSpec, moment: Tensor) -> Packed:
-    """Calibrated rounding of a matrix with many rows, some at a time if their scales allow it."""
-    if spec.dq or spec.group == "tensor":
-        return encode_calibrated(weight, spec, moment)
-    parts = [encode_calibrated(rows, spec, moment) for rows in weight.split(HEAD_ROWS)]
-    names = parts[0].tensors()
-    joined = {name: torch.cat([part.tensors()[name] for part in parts]) for name in names}
-    return Packed(spec, (weight.shape[0], weight.shape[1]), **joined)
-
-
-@contextmanager
-def _recording(model: nn.Module, names: Sequence[str], moments: _Moments) -> Iterator[None]:
-    """Add every input of these modules to `moments`."""
-
-    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _, inputs: moments.add(name, inputs[0])
-
-    handles = [model.get_submodule(n).register_forward_pre_hook(hook(n)) for n in names]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _weight(module: nn.Module) -> Tensor:

@@ -18,14 +18,16 @@ from lowbit.core.spec import Plan, Rounding, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.models.loading import load
 from lowbit.quant.calibrated import encode_calibrated, output_error
 from lowbit.quant.codec import Packed, decode, encode
-from lowbit.runs import round_calibrated
 from lowbit.runs.build import build_run, build_untrained, planned_sites, site_choices
 from lowbit.runs.cached_scores import untrained_scores
 from lowbit.runs.device import cpu_machine
 from lowbit.runs.export_model import export_model
 from lowbit.runs.prepare import Prepared, prepare_run
-from lowbit.runs.round_calibrated import LOOKUP_SHARE, calibration_batches, round_sites
-from lowbit.runs.rounded_sites import RoundedSite
+from lowbit.runs.rounding import head, round_model
+from lowbit.runs.rounding.head import LOOKUP_SHARE
+from lowbit.runs.rounding.moments import calibration_batches
+from lowbit.runs.rounding.round_model import round_sites
+from lowbit.runs.rounding.rounded_sites import RoundedSite
 from lowbit.runs.run import run
 from lowbit.train.losses import hidden_of
 
@@ -138,8 +140,8 @@ def test_a_heads_rows_are_rounded_some_at_a_time_with_the_same_result(
     prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = rounded(prepared)["model.embed_tokens"]
-    monkeypatch.setattr(round_calibrated, "HEAD_ROWS", 7)
-    monkeypatch.setattr(round_calibrated, "read_cached", lambda *a: None)
+    monkeypatch.setattr(head, "HEAD_ROWS", 7)
+    monkeypatch.setattr(round_model, "read_cached", lambda *a: None)
     parts = rounded(prepared)["model.embed_tokens"]
     error = output_error(decode(whole), parts, torch.eye(whole.shape[1]))
     assert float(error.mean()) < 1e-6
@@ -192,7 +194,7 @@ def test_it_is_deterministic_and_done_once(
         raise AssertionError("rounded again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(round_calibrated, "encode_calibrated", never)
+        patch.setattr(round_model, "encode_calibrated", never)
         cached = rounded(prepared)
     monkeypatch.setenv("LOWBIT_CACHE", str(tmp_path / "elsewhere"))
     again = rounded(prepared)
@@ -239,7 +241,7 @@ def test_predictions_are_for_nearest_rounding_and_say_so(prepared: Prepared) -> 
 def test_peak_memory_holds_one_block_at_a_time(prepared: Prepared) -> None:
     """After a block is rounded, its weights are gone."""
     planned = planned_sites(prepared)
-    rounding = round_calibrated._Rounding(
+    rounding = round_model._Rounding(
         prepared, planned.sites, planned.choices, calibration_batches(prepared)
     )
     for name, _ in rounding.run(lambda *a: None):

@@ -1,0 +1,7 @@
+"""Rounds a model's matrices with calibration text.
+
+head            a language model's head, which may be tied to its embedding
+moments         second moments of the inputs of matrices, and their text
+round_model     all matrices of a model, block after block
+rounded_sites   sites that are rounded so, and their cache
+"""
