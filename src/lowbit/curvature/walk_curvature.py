@@ -99,7 +99,7 @@ class Walk:
             return [blocks.run(depth, state, arguments) for state, arguments in pairs]
 
     @torch.no_grad()
-    def _states_before(self, depth: int) -> list[Tensor]:
+    def states_before(self, depth: int) -> list[Tensor]:
         """The states before a block; runs its stretch again if this is its last block."""
         first = depth - depth % self.every
         if self.stretch is None or self.stretch.first != first:
@@ -133,7 +133,7 @@ class Walk:
     def block(self, depth: int) -> Iterator[tuple[Site, SiteCurvature]]:
         """One block, all sequences."""
         blocks = self.model.blocks
-        states = self._states_before(depth)
+        states = self.states_before(depth)
         inside = [site for site in self.model.sites if site.depth == depth]
         in_use = self.model.in_use(blocks.modules[depth], blocks.name(depth))
         with in_use, Recorded(self.model, inside) as recorded:

@@ -5,22 +5,18 @@ Both run on the CPU in fp32.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from lowbit.core.errors import UserError
 from lowbit.core.spec import RunSpec, Site
 from lowbit.core.toml import check
-from lowbit.curvature.full_precision import hold_in_16_bits
 from lowbit.curvature.measured_model import MeasuredModel
+from lowbit.curvature.open_base import open_base
 from lowbit.curvature.site_curvature import as_site
-from lowbit.models.blocks import Blocks
-from lowbit.models.family import find_sites
 from lowbit.models.loading import load
-from lowbit.models.weights import blank
 from lowbit.quant.formats import is_cast, parse
 from lowbit.runs.build import build_run
 from lowbit.runs.device import cpu_machine
@@ -32,34 +28,8 @@ from lowbit.sensitivity.calibration import CalibrationText
 
 
 def open_model(prepared: Prepared, text: CalibrationText) -> MeasuredModel:
-    """The base model with the weights that 16 bits store.
-
-    The blocks stay in the checkpoint. A GGUF file's are held, because decoding them takes longer.
-    """
-    checkpoint, kind = prepared.checkpoint, prepared.task.kind
-    model, weights = blank(checkpoint, kind, 0, prepared.pad, torch.device("cpu"))
-    sites = find_sites(model, checkpoint.matrices)
-    if checkpoint.gguf is None:
-        with Blocks(model, sites).absent():
-            weights.fill(model, "")
-    else:
-        weights.fill(model, "")
-    base: dict[str, Tensor] = {}
-    for site in sites:
-        weight: Tensor = model.get_submodule(site.name).weight.detach()  # type: ignore
-        if not weight.is_meta and weight.dtype != torch.bfloat16:
-            base[site.name] = as_site(model, site.name, weight)
-    hold_in_16_bits(model)
-    batches, documents = text
-    return MeasuredModel(
-        model, sites, batches, kind, base, documents, file_formats=file_formats(prepared),
-        source=weights if checkpoint.gguf is None else None,
-    )  # fmt: skip
-
-
-def file_formats(prepared: Prepared) -> Mapping[str, str]:
-    """The formats that keep a GGUF file's matrices; none for other checkpoints."""
-    return prepared.checkpoint.stored if prepared.checkpoint.gguf is not None else {}
+    """The base model with the weights that 16 bits store."""
+    return open_base(prepared.checkpoint, prepared.task.kind, prepared.pad, *text)
 
 
 def open_finished_run(
@@ -68,10 +38,9 @@ def open_finished_run(
     """The model of a finished run, with its adapter merged into the weights."""
     merged, sites, base = merged_run(run, prepared, folder)
     batches, documents = text
-    kind = prepared.task.kind
-    return MeasuredModel(
-        merged, sites, batches, kind, base, documents, file_formats=file_formats(prepared)
-    )
+    kind, checkpoint = prepared.task.kind, prepared.checkpoint
+    file_formats = checkpoint.stored if checkpoint.gguf is not None else {}
+    return MeasuredModel(merged, sites, batches, kind, base, documents, file_formats=file_formats)
 
 
 def finished_run(spec: RunSpec, folder: Path) -> RunSpec:

@@ -25,7 +25,7 @@ from lowbit.runs.export_model import export_model
 from lowbit.runs.prepare import Prepared, prepare_run
 from lowbit.runs.rounding import head, round_model
 from lowbit.runs.rounding.head import LOOKUP_SHARE
-from lowbit.runs.rounding.moments import calibration_batches
+from lowbit.runs.rounding.moments import cached_token_weights, calibration_batches
 from lowbit.runs.rounding.round_model import round_sites
 from lowbit.runs.rounding.rounded_sites import RoundedSite
 from lowbit.runs.run import run
@@ -72,20 +72,18 @@ def decoded_embedding(prepared: Prepared, model: nn.Module) -> None:
 
 @torch.no_grad()
 def moment_at(prepared: Prepared, model: nn.Module, name: str) -> Tensor:
-    """The mean x x' of a module's inputs, by a hook on the whole model."""
-    sums, count = torch.zeros(0), 0
-
-    def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        nonlocal sums, count
-        rows = inputs[0].reshape(-1, inputs[0].shape[-1])
-        sums = rows.t() @ rows + (sums if len(sums) else 0)
-        count += len(rows)
-
-    handle = model.get_submodule(name).register_forward_pre_hook(add)
-    for batch in calibration_batches(prepared):
+    """The mean w x x' of a module's inputs, by a hook on the whole model."""
+    inputs: list[Tensor] = []
+    handle = model.get_submodule(name).register_forward_pre_hook(
+        lambda _, given: inputs.append(given[0].reshape(-1, given[0].shape[-1]))
+    )
+    batches = calibration_batches(prepared)
+    for batch in batches:
         hidden_of(model, batch)
     handle.remove()
-    return sums / count
+    rows = torch.cat(inputs)
+    weights = cached_token_weights(prepared, batches, lambda *a: None)[name]
+    return rows.t() @ (weights[:, None] * rows) / len(rows)
 
 
 def test_the_first_block_sees_the_rounded_embedding(prepared: Prepared) -> None:
@@ -242,7 +240,7 @@ def test_peak_memory_holds_one_block_at_a_time(prepared: Prepared) -> None:
     """After a block is rounded, its weights are gone."""
     planned = planned_sites(prepared)
     rounding = round_model._Rounding(
-        prepared, planned.sites, planned.choices, calibration_batches(prepared)
+        prepared, planned.sites, planned.choices, calibration_batches(prepared), {}
     )
     for name, _ in rounding.run(lambda *a: None):
         held = [

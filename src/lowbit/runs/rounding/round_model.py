@@ -15,13 +15,15 @@ training part, so that plans are chosen and scored on other text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from lowbit.core.errors import run_error_prefix
 from lowbit.core.spec import Site
+from lowbit.curvature.measured_model import OnProgress
+from lowbit.curvature.token_weights import TokenWeights
 from lowbit.layers.adapters import weighted_factors
 from lowbit.models.blocks import Arguments, Blocks
 from lowbit.models.family import is_transposed
@@ -31,7 +33,12 @@ from lowbit.quant.calibrated import encode_calibrated
 from lowbit.quant.codec import decode, encode
 from lowbit.runs.prepare import Prepared
 from lowbit.runs.rounding.head import encode_head, of_both_uses
-from lowbit.runs.rounding.moments import Moments, calibration_batches, recording
+from lowbit.runs.rounding.moments import (
+    Moments,
+    cached_token_weights,
+    calibration_batches,
+    recording,
+)
 from lowbit.runs.rounding.rounded_sites import (
     Choices,
     RoundedSite,
@@ -42,8 +49,6 @@ from lowbit.runs.rounding.rounded_sites import (
     starts_weighted,
 )
 from lowbit.tasks.base import Batch
-
-OnProgress = Callable[[str, int, int], None]
 
 
 def round_sites(
@@ -62,7 +67,11 @@ def round_sites(
     cached = {site.name: read_cached(keys[site.name], site, choices[site.name]) for site in wanted}
     if all(rounded is not None for rounded in cached.values()):
         return {name: rounded for name, rounded in cached.items() if rounded is not None}
-    rounded_sites = dict(_Rounding(prepared, sites, choices, batches).run(on_progress))
+    weights = TokenWeights()
+    if any(site.depth is not None for site in wanted):
+        weights = cached_token_weights(prepared, batches, on_progress)
+    rounding = _Rounding(prepared, sites, choices, batches, weights)
+    rounded_sites = dict(rounding.run(on_progress))
     for name, rounded in rounded_sites.items():
         save_cached(keys[name], rounded)
     return rounded_sites
@@ -72,8 +81,14 @@ class _Rounding:
     """One pass over the blocks of a model."""
 
     def __init__(
-        self, prepared: Prepared, sites: Sequence[Site], choices: Choices, batches: Sequence[Batch]
+        self,
+        prepared: Prepared,
+        sites: Sequence[Site],
+        choices: Choices,
+        batches: Sequence[Batch],
+        weights: TokenWeights,
     ) -> None:
+        self.token_weights = weights
         self.sites, self.choices, self.plan = sites, choices, prepared.spec.plan
         self.model, self.weights = blank(
             prepared.checkpoint, prepared.kind, prepared.labels, prepared.pad, torch.device("cpu")
@@ -146,7 +161,7 @@ class _Rounding:
 
     def _moments(self, depth: int, inside: Sequence[Site]) -> Moments:
         """The moments of the inputs of this block's calibrated matrices."""
-        moments = Moments()
+        moments = Moments(self.token_weights)
         names = [s.name for s in inside if needs_text(self.plan, s, self.choices[s.name])]
         if names:
             with recording(self.model, names, moments):

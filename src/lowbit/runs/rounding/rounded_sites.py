@@ -23,7 +23,7 @@ from lowbit.quant.formats import spell
 from lowbit.runs.prepare import Prepared, weights_digest
 from lowbit.tasks.base import Batch
 
-VERSION = 2
+VERSION = 3
 """Increase whenever the same weights and text would be rounded differently."""
 _CORRECTION = ("left", "right")
 
@@ -56,12 +56,9 @@ def cache_keys(
     prepared: Prepared, sites: Sequence[Site], choices: Choices, batches: Sequence[Batch]
 ) -> dict[str, str]:
     """The cache key of each site: its weights, the text, and how everything before it is stored."""
-    text = sha256()
-    for batch in batches:
-        text.update(batch.ids.numpy().tobytes() + repr(batch.lengths).encode())
     outside = [s for s in sites if s.depth is None]
     inside = sorted((s for s in sites if s.depth is not None), key=lambda s: s.depth or 0)
-    start = f"{VERSION}|{weights_digest(prepared.checkpoint)}|{text.hexdigest()}"
+    start = f"{VERSION}|{text_key(prepared, batches)}"
     plan = prepared.spec.plan
     stored = {s.name: f"{s.name}={_stored_as(plan, choices[s.name])}" for s in (*outside, *inside)}
     # A head is rounded before the blocks, with the inputs that the 16-bit model gives it.
@@ -70,6 +67,14 @@ def cache_keys(
         earlier = [s.name for s in (*outside, *inside) if s.depth is None or s.depth < site.depth]  # type: ignore[operator]
         keys[site.name] = "|".join([start, *(stored[name] for name in earlier), stored[site.name]])
     return keys
+
+
+def text_key(prepared: Prepared, batches: Sequence[Batch]) -> str:
+    """The weights and the text that rounding sees."""
+    text = sha256()
+    for batch in batches:
+        text.update(batch.ids.numpy().tobytes() + repr(batch.lengths).encode())
+    return f"{weights_digest(prepared.checkpoint)}|{text.hexdigest()}"
 
 
 def _stored_as(plan: Plan, choice: Choice) -> str:
