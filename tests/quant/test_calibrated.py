@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from helpers.rounding import FORMATS_TRIED, correlated, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -16,25 +17,7 @@ from lowbit.core.spec import QuantSpec
 from lowbit.quant.byte_counts import matrix_bytes
 from lowbit.quant.calibrated import encode_calibrated, output_error
 from lowbit.quant.codec import decode, encode, scales_of
-from lowbit.quant.formats import FORMATS, levels_of, parse
-
-FORMATS_TRIED = (
-    *FORMATS, "int4@16:min", "int4@16:steps", "int3@16:zp", "nf4@16+dq", "int4@row", "int2@tensor",
-    "ternary@20:lsq", "int4@16:mse", "int3@16:min+dq",
-)  # fmt: skip
-
-
-def correlated(columns: int, seed: int, rank: int | None = None) -> Tensor:
-    """The second moment of inputs of which some are large and many are correlated."""
-    generator = torch.Generator().manual_seed(seed)
-    mixing = torch.randn(rank or columns, columns, generator=generator)
-    inputs = torch.randn(256, rank or columns, generator=generator) @ mixing
-    inputs *= torch.rand(columns, generator=generator) * 2
-    return inputs.t() @ inputs / len(inputs)
-
-
-def weights(rows: int, columns: int, seed: int) -> Tensor:
-    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+from lowbit.quant.formats import levels_of, parse
 
 
 @pytest.mark.parametrize("text", FORMATS_TRIED)

@@ -54,7 +54,7 @@ def plan(
     rounding: Annotated[
         str,
         typer.Option(
-            help="nearest, or calibrated: costs no bytes and does less damage; minutes more."
+            help="nearest; calibrated or two-sided cost no bytes and do less damage: minutes more."
         ),
     ] = "nearest",
     tokens: TokensOption = TOKENS,

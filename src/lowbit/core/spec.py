@@ -25,7 +25,7 @@ Group = int | Literal["row", "tensor"]
 ScaleRule = Literal["absmax", "absmean", "lsq", "mse", "none"]
 OffsetRule = Literal["none", "min", "zp"]
 Base = Literal["frozen", "trained"]
-Rounding = Literal["nearest", "calibrated"]
+Rounding = Literal["nearest", "calibrated", "two-sided"]
 
 BLOCK_ROLES: tuple[Role, ...] = ("attention", "ffn")
 DEMO_MODEL = "demo:tiny"
@@ -118,8 +118,8 @@ class Plan:
     best one for the layer's inputs (`weighted`); the last two change the model before training.
     `adapter`: "" trains adapters; "none" scores the stored base without any; the name of another
     plan scores with the adapters of that plan's run, same seed, on task `on` ("": the same task).
-    `rounding`: each weight to its nearest level, or `calibrated`: the layer's outputs on training
-    text change least.
+    `rounding`: each weight to its nearest level; `calibrated`: the loss on training text changes
+    least, row by row; `two-sided`: the same with errors of rows that make up for each other.
     `ternary`: the settings for training block matrices of a ternary format instead of freezing
     them.
     """

@@ -168,10 +168,10 @@ def _declared_rounding(plan: Plan, rule: Rule, choice: Choice, site: Site) -> Ro
         reason = f"{spell(choice.quant)} has no levels"
     if reason:
         raise UserError(
-            f"plan '{plan.name}': rule ({describe(rule)}) sets calibrated rounding for "
+            f"plan '{plan.name}': rule ({describe(rule)}) sets {rule.rounding} rounding for "
             f"{site.name}, but {reason}"
         )
-    return "calibrated"
+    return rule.rounding
 
 
 def _check_ranks(plan: Plan, sites: Sequence[Site], choices: Mapping[str, Choice]) -> None:

@@ -54,8 +54,8 @@ def plan_for_budget(
         at: The folder of a finished 16-bit run; its adapter is merged first.
         controls: Random plans of the same size to make, besides the other controls; 0 makes none.
         untrained: Plan for a model that is stored and not trained afterwards.
-        rounding: `"calibrated"` rounds with the task's training text, which costs no bytes; each
-            plan that is run takes a few minutes more.
+        rounding: `"calibrated"` and `"two-sided"` round with the task's training text, which costs
+            no bytes; each plan that is run takes a few minutes more.
         settings: Overrides like `{"execution.threads": 1}`.
         on_progress: Called with a phase, the steps done and all steps.
 

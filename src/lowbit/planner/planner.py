@@ -113,7 +113,7 @@ def _remeasured(
             lambda chosen: changes.of(chosen, 1, request.rounding).kl,
             lambda chosen: changes.of(chosen, EVERY, request.rounding).kl,
             lambda done, total: on_progress("solving", done, total),
-            CALIBRATED_ROUNDS if request.rounding == "calibrated" else ROUNDS,
+            CALIBRATED_ROUNDS if request.rounding != "nearest" else ROUNDS,
         )
 
 
@@ -194,7 +194,7 @@ def _candidates(
     """The plans, best first by what was measured. Ties go to the plan that was solved for."""
     stored: dict[str, tuple[Solution, Rounding]]
     stored = {name: (solution, request.rounding) for name, solution in solutions.items()}
-    if request.rounding == "calibrated" and "planned" in solutions:
+    if request.rounding != "nearest" and "planned" in solutions:
         stored["planned, nearest rounding"] = solutions["planned"], "nearest"
     selection = Calibration(request.tokens, request.at, ("selection",))
     formats = {name: (formats_of(s), rounding) for name, (s, rounding) in stored.items()}

@@ -16,36 +16,33 @@ so a matrix is never worse than that on its own objective.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lowbit.core.errors import RunError, UserError
+from lowbit.core.errors import UserError
 from lowbit.core.spec import QuantSpec
 from lowbit.quant.codec import (
     Packed,
     decode,
     encode,
-    group_blocks,
     offsets_of,
     scales_of,
     store_scales,
 )
 from lowbit.quant.formats import FORMATS, is_cast, levels_of, spell
+from lowbit.quant.input_metric import InputMetric, Moment, group_size
 from lowbit.quant.packing import pack
 from lowbit.quant.scales import SMALLEST, divide, nearest, to_half
 
-DAMPING = 0.01
-"""Added to H's diagonal, as a share of its mean."""
 FACTORS = tuple(1.05 - 0.05 * i for i in range(11))
 """Factors of a group's scale that are tried."""
 FACTORS_OF_MEAN = tuple(1.7 - 0.1 * i for i in range(10))
 """The same for scales that are the mean absolute weight, which is below the best one."""
 _BLOCK = 128
-
-Moment = Float[Tensor, "columns columns"]
 
 
 @dataclass(frozen=True)
@@ -75,13 +72,36 @@ def encode_calibrated(
         UserError: The format has no levels.
         RunError: The moment is not finite or not that of any inputs.
     """
+    levels_or_error(spec)
+    return encode_rows(weight, spec, InputMetric.of(moment, spec))
+
+
+def encode_rows(
+    weight: Float[Tensor, "rows columns"], spec: QuantSpec, inputs: InputMetric
+) -> Packed:
+    """The same for some rows of a matrix, whose inputs are made ready once."""
+    plain = encode(weight, spec)
+    weight = weight.detach().float()
+    return _better_rows(weight, inputs.moment, plain, _with_feedback(weight, spec, inputs, plain))
+
+
+def levels_or_error(spec: QuantSpec) -> None:
+    """Refuse a format without levels."""
     if is_cast(spec):
         raise UserError(f"{spell(spec)} has no levels: calibrated rounding has nothing to choose")
-    plain = encode(weight, spec)
-    moment = _checked(moment.float())
-    weight = weight.detach().float()
-    rounded = _with_feedback(weight, spec, moment, plain)
-    return _better_rows(weight, moment, plain, rounded)
+
+
+def rows_are_apart(spec: QuantSpec) -> bool:
+    """Whether a matrix can be stored some rows at a time: no scale is shared between rows."""
+    return not spec.dq and spec.group != "tensor"
+
+
+def join_rows(parts: Sequence[Packed]) -> Packed:
+    """Consecutive rows of one matrix as one; only if `rows_are_apart`."""
+    names = parts[0].tensors()
+    joined = {name: torch.cat([part.tensors()[name] for part in parts]) for name in names}
+    rows = sum(part.shape[0] for part in parts)
+    return Packed(parts[0].spec, (rows, parts[0].shape[1]), **joined)
 
 
 def output_error(
@@ -92,39 +112,11 @@ def output_error(
     return ((error @ moment.float()) * error).sum(1)
 
 
-def _checked(moment: Moment) -> Moment:
-    """The moment, symmetric, after a check that it may be one."""
-    if not bool(torch.isfinite(moment).all()):
-        raise RunError("the inputs on calibration text are not finite")
-    if bool((moment.diagonal() < 0).any()):
-        raise RunError("the inputs' moment has a negative diagonal")
-    return (moment + moment.t()) / 2
-
-
-def _inverse_factor(moment: Moment) -> Tensor:
-    """The upper Cholesky factor of the damped moment's inverse; more damping where it fails."""
-    diagonal = moment.diagonal()
-    mean = float(diagonal.mean()) or 1.0
-    for damping in (DAMPING, 10 * DAMPING, 1.0):
-        damped = moment.clone()
-        damped.diagonal().add_(damping * mean)
-        # An input that was always zero gets the mean: its weights are rounded on their own.
-        damped.diagonal()[diagonal == 0] = mean
-        lower, failed = torch.linalg.cholesky_ex(damped.double())
-        if int(failed):
-            continue
-        factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-        if not int(failed):
-            return factor.float()
-    raise RunError("the inputs' moment on calibration text is not that of any inputs")
-
-
-def _with_feedback(weight: Tensor, spec: QuantSpec, moment: Moment, plain: Packed) -> Packed:
+def _with_feedback(weight: Tensor, spec: QuantSpec, inputs: InputMetric, plain: Packed) -> Packed:
     """GPTQ: round column after column, and add each error's effect to the later columns."""
     rows, columns = weight.shape
-    size = columns if spec.group == "tensor" else group_blocks(weight[:1], spec)[0].shape[2]
-    order = _order(moment.diagonal(), size)
-    left, factor = weight[:, order].clone(), _inverse_factor(moment[order][:, order])
+    size, order, factor = group_size(columns, spec), inputs.order, inputs.factor
+    left = weight[:, order].clone()
     levels = torch.tensor(levels_of(spec), device=weight.device)
     codes = torch.empty(rows, columns, dtype=torch.uint8, device=weight.device)
     fixed = spec.dq or spec.group == "tensor" or spec.offset == "zp"
@@ -154,16 +146,6 @@ def _with_feedback(weight: Tensor, spec: QuantSpec, moment: Moment, plain: Packe
         torch.cat([each.scale_bits for each in chosen], 1),
         torch.cat(offsets, 1) if offsets else None,
     )
-
-
-def _order(importance: Tensor, size: int) -> Tensor:
-    """All columns, group after group; within a group the largest inputs first."""
-    groups = importance.split(size)
-    starts = range(0, len(importance), size)
-    parts = [
-        s + g.argsort(descending=True, stable=True) for s, g in zip(starts, groups, strict=True)
-    ]
-    return torch.cat(parts)
 
 
 def _round_block(

@@ -121,7 +121,7 @@ def plan_sites(plan: Plan, checkpoint: Checkpoint, kind: losses.Kind, labels: in
 def site_choices(prepared: Prepared) -> SiteChoices:
     """The plan's formats and ranks at each site of this model."""
     plan, planned = prepared.spec.plan, planned_sites(prepared)
-    if any(choice.rounding == "calibrated" for choice in planned.choices.values()):
+    if any(choice.rounding != "nearest" for choice in planned.choices.values()):
         raise UserError(
             f"plan '{plan.name}' rounds with calibration text, and predictions are for nearest "
             "rounding: `lowbit evaluate` measures the plan itself"

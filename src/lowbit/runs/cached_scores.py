@@ -90,7 +90,7 @@ def _key(
     adapter = "" if adapter_from is None else file_digest(adapter_from / ADAPTER / peft.WEIGHTS)
     batch = prepared.spec.train.eval_batch
     key = [EVALUATION, facts.weights, facts.data, part, batch, adapter, formats, about]
-    rounded = sorted(n for n, c in planned.choices.items() if c.rounding == "calibrated")
+    rounded = sorted(n for n, c in planned.choices.items() if c.rounding != "nearest")
     return json.dumps([*key, rounded_sites.VERSION, rounded] if rounded else key)
 
 

@@ -183,7 +183,7 @@ class OutputChanges:
         `every`: only every so many sequences.
         """
         about = [_about(self.prepared, self.calibration), every, sorted(formats.items())]
-        about += [rounding, ROUNDING_VERSION] if rounding == "calibrated" else []
+        about += [rounding, ROUNDING_VERSION] if rounding != "nearest" else []
         name = sha256(json.dumps(about).encode()).hexdigest()[:24]
         path = cache_dir() / "output-changes" / f"{name}.json"
         if path.is_file():
@@ -210,8 +210,7 @@ class OutputChanges:
         model: MeasuredModel,
         reference: Outputs,
     ) -> OutputChange:
-        calibrated = rounding == "calibrated"
-        rounded = self._rounded(formats, model) if calibrated else {}
+        rounded = {} if rounding == "nearest" else self._rounded(formats, rounding, model)
         with shifted(model, model.errors(formats, rounded)):
             stored_losses, kl = model.losses_and_kl(reference)
         units = sum(model.counts)
@@ -221,9 +220,11 @@ class OutputChanges:
             sum(increases) / units, model.spread(increases),
         )  # fmt: skip
 
-    def _rounded(self, formats: Mapping[str, str], model: MeasuredModel) -> dict[str, Packed]:
+    def _rounded(
+        self, formats: Mapping[str, str], rounding: Rounding, model: MeasuredModel
+    ) -> dict[str, Packed]:
         """The block matrices, rounded with training text as a run of this plan stores them."""
-        plan = Plan("planned", rounding="calibrated")
+        plan = Plan("planned", rounding=rounding)
         choices = {s.name: stored_in(plan, s, formats.get(s.name, "bf16")) for s in model.sites}
         prepared = self.prepared.with_plan(plan)
         rounded = round_sites(prepared, model.sites, choices, self.on_progress)

@@ -12,20 +12,23 @@ import torch
 from helpers.command_line import lowbit
 from torch import Tensor, nn
 
-from lowbit.core.errors import UserError
+from lowbit.core.errors import RunError, UserError
 from lowbit.core.execution import Execution
 from lowbit.core.spec import Plan, Rounding, Rule, RunSpec, TaskSpec, TrainSpec
 from lowbit.models.loading import load
+from lowbit.quant import two_sided
 from lowbit.quant.calibrated import encode_calibrated, output_error
 from lowbit.quant.codec import Packed, decode, encode
+from lowbit.quant.two_sided import loss_error
 from lowbit.runs.build import build_run, build_untrained, planned_sites, site_choices
 from lowbit.runs.cached_scores import untrained_scores
 from lowbit.runs.device import cpu_machine
 from lowbit.runs.export_model import export_model
 from lowbit.runs.prepare import Prepared, prepare_run
 from lowbit.runs.rounding import head, round_model
+from lowbit.runs.rounding.gradients import Gradients, cached_gradients
 from lowbit.runs.rounding.head import LOOKUP_SHARE
-from lowbit.runs.rounding.moments import cached_token_weights, calibration_batches
+from lowbit.runs.rounding.moments import calibration_batches
 from lowbit.runs.rounding.round_model import round_sites
 from lowbit.runs.rounding.rounded_sites import RoundedSite
 from lowbit.runs.run import run
@@ -82,7 +85,7 @@ def moment_at(prepared: Prepared, model: nn.Module, name: str) -> Tensor:
         hidden_of(model, batch)
     handle.remove()
     rows = torch.cat(inputs)
-    weights = cached_token_weights(prepared, batches, lambda *a: None)[name]
+    weights = cached_gradients(prepared, batches, False, lambda *a: None).weights[name]
     return rows.t() @ (weights[:, None] * rows) / len(rows)
 
 
@@ -202,6 +205,54 @@ def test_it_is_deterministic_and_done_once(
             assert torch.equal(tensor, again[name].tensors()[key])
 
 
+def test_two_sided_rounding_is_better_by_its_own_measure(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the first block, whose inputs do not depend on the rounding of blocks before it."""
+    monkeypatch.setattr(two_sided, "ROWS", 8)
+    plan = replace(PLAN, rounding="two-sided")
+    both = prepared.with_plan(plan)
+    model = load(prepared.checkpoint, "language").float()
+    decoded_embedding(prepared, model)
+    batches = calibration_batches(prepared)
+    gradients = cached_gradients(both, batches, True, lambda *a: None)
+    for part in ("self_attn.q_proj", "self_attn.k_proj"):
+        name = f"model.layers.0.{part}"
+        weight = model.get_submodule(name).weight.detach()  # type: ignore[operator, union-attr]
+        moment, factors = moment_at(prepared, model, name), gradients.factors(name)
+        one, two = (loss_error(weight, rounded(each)[name], moment, factors)
+                    for each in (prepared, both))  # fmt: skip
+        assert two <= one * 1.001
+        assert not torch.equal(rounded(prepared)[name].codes, rounded(both)[name].codes)
+
+
+def test_damaged_gradients_are_named_and_not_used(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = prepared.with_plan(replace(PLAN, rounding="two-sided"))
+    batches = calibration_batches(prepared)
+    gradients = cached_gradients(both, batches, True, lambda *a: None)
+    name = "model.layers.0.self_attn.q_proj"
+    (file,) = (tmp_path / "cache" / "output-gradients").rglob(f"{name}.safetensors")
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(RunError, match="gone or damaged: delete its folder"):
+        gradients.factors(name)
+
+
+def test_an_untrained_head_weighs_no_tokens(
+    tiny_model: Folder, tiny_jsonl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare(tiny_model("bert"), tiny_jsonl, tmp_path, monkeypatch)
+    assert not cached_gradients(prepared, calibration_batches(prepared), True, no_progress).weights
+    two_sided = prepared.with_plan(replace(PLAN, rounding="two-sided"))
+    for name, packed in rounded(prepared).items():
+        assert torch.equal(packed.codes, rounded(two_sided)[name].codes)
+
+
+def no_progress(*_: object) -> None:
+    pass
+
+
 def test_scores_of_the_two_roundings_are_apart(prepared: Prepared) -> None:
     """One must not be read from the other's cache."""
     machine = cpu_machine(CPU)
@@ -240,7 +291,7 @@ def test_peak_memory_holds_one_block_at_a_time(prepared: Prepared) -> None:
     """After a block is rounded, its weights are gone."""
     planned = planned_sites(prepared)
     rounding = round_model._Rounding(
-        prepared, planned.sites, planned.choices, calibration_batches(prepared), {}
+        prepared, planned.sites, planned.choices, calibration_batches(prepared), Gradients()
     )
     for name, _ in rounding.run(lambda *a: None):
         held = [

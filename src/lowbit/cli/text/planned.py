@@ -99,12 +99,12 @@ def _sentences(planned: BudgetPlan, best: Candidate) -> list[str]:
             "NO PLANNED CHOICE WAS BETTER THAN A UNIFORM ONE: the uniform plan is written."
         )
     lines += _budget_sentences(planned, size)
-    calibrated = best.plan.rounding == "calibrated"
+    calibrated = best.plan.rounding != "nearest"
     lines += _predicted_gap(planned.predictions, calibrated)
     if calibrated:
         lines.append(
-            "Calibrated rounding: the plan's file asks for it, and a run rounds the weights with "
-            "the task's training text."
+            f"{best.plan.rounding.capitalize()} rounding: the plan's file asks for it, and a run "
+            "rounds the weights with the task's training text."
         )
     if not calibrated and planned.converse > 0 and planned.kfac_damage > 0:
         lines.append(

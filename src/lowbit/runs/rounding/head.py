@@ -6,8 +6,14 @@ import torch
 from torch import Tensor
 
 from lowbit.core.spec import QuantSpec, Site
-from lowbit.quant.calibrated import encode_calibrated
+from lowbit.quant.calibrated import (
+    encode_calibrated,
+    encode_rows,
+    join_rows,
+    rows_are_apart,
+)
 from lowbit.quant.codec import Packed
+from lowbit.quant.input_metric import InputMetric
 
 LOOKUP_SHARE = 0.1
 """How much an error of a tied embedding counts where it is looked up: this share of the mean square
@@ -26,9 +32,7 @@ def of_both_uses(site: Site, moment: Tensor) -> Tensor:
 
 def encode_head(weight: Tensor, spec: QuantSpec, moment: Tensor) -> Packed:
     """Calibrated rounding of a matrix with many rows, some at a time if their scales allow it."""
-    if spec.dq or spec.group == "tensor":
+    if not rows_are_apart(spec):
         return encode_calibrated(weight, spec, moment)
-    parts = [encode_calibrated(rows, spec, moment) for rows in weight.split(HEAD_ROWS)]
-    names = parts[0].tensors()
-    joined = {name: torch.cat([part.tensors()[name] for part in parts]) for name in names}
-    return Packed(spec, (weight.shape[0], weight.shape[1]), **joined)
+    inputs = InputMetric.of(moment, spec)
+    return join_rows([encode_rows(rows, spec, inputs) for rows in weight.split(HEAD_ROWS)])

@@ -23,19 +23,19 @@ from torch import Tensor, nn
 from lowbit.core.errors import run_error_prefix
 from lowbit.core.spec import Site
 from lowbit.curvature.measured_model import OnProgress
-from lowbit.curvature.token_weights import TokenWeights
 from lowbit.layers.adapters import weighted_factors
 from lowbit.models.blocks import Arguments, Blocks
 from lowbit.models.family import is_transposed
 from lowbit.models.packed_attention import Segments
 from lowbit.models.weights import blank
 from lowbit.quant.calibrated import encode_calibrated
-from lowbit.quant.codec import decode, encode
+from lowbit.quant.codec import Packed, decode, encode
+from lowbit.quant.two_sided import encode_two_sided
 from lowbit.runs.prepare import Prepared
+from lowbit.runs.rounding.gradients import Gradients, cached_gradients
 from lowbit.runs.rounding.head import encode_head, of_both_uses
 from lowbit.runs.rounding.moments import (
     Moments,
-    cached_token_weights,
     calibration_batches,
     recording,
 )
@@ -67,10 +67,11 @@ def round_sites(
     cached = {site.name: read_cached(keys[site.name], site, choices[site.name]) for site in wanted}
     if all(rounded is not None for rounded in cached.values()):
         return {name: rounded for name, rounded in cached.items() if rounded is not None}
-    weights = TokenWeights()
+    gradients = Gradients()
     if any(site.depth is not None for site in wanted):
-        weights = cached_token_weights(prepared, batches, on_progress)
-    rounding = _Rounding(prepared, sites, choices, batches, weights)
+        two_sided = any(choices[s.name].rounding == "two-sided" for s in wanted)
+        gradients = cached_gradients(prepared, batches, two_sided, on_progress)
+    rounding = _Rounding(prepared, sites, choices, batches, gradients)
     rounded_sites = dict(rounding.run(on_progress))
     for name, rounded in rounded_sites.items():
         save_cached(keys[name], rounded)
@@ -86,9 +87,9 @@ class _Rounding:
         sites: Sequence[Site],
         choices: Choices,
         batches: Sequence[Batch],
-        weights: TokenWeights,
+        gradients: Gradients,
     ) -> None:
-        self.token_weights = weights
+        self.gradients = gradients
         self.sites, self.choices, self.plan = sites, choices, prepared.spec.plan
         self.model, self.weights = blank(
             prepared.checkpoint, prepared.kind, prepared.labels, prepared.pad, torch.device("cpu")
@@ -101,7 +102,7 @@ class _Rounding:
     def _round_outside_blocks(self) -> Iterator[tuple[str, RoundedSite]]:
         """Round what is not in a block as the plan does, and put it in."""
         outside = [site for site in self.sites if site.depth is None and not site.fresh]
-        calibrated = [s for s in outside if self.choices[s.name].rounding == "calibrated"]
+        calibrated = [s for s in outside if self.choices[s.name].rounding != "nearest"]
         moment = self._last_moment() if calibrated else None
         for site in outside:
             module, spec = self.model.get_submodule(site.name), self.choices[site.name].quant
@@ -161,7 +162,7 @@ class _Rounding:
 
     def _moments(self, depth: int, inside: Sequence[Site]) -> Moments:
         """The moments of the inputs of this block's calibrated matrices."""
-        moments = Moments(self.token_weights)
+        moments = Moments(self.gradients.weights)
         names = [s.name for s in inside if needs_text(self.plan, s, self.choices[s.name])]
         if names:
             with recording(self.model, names, moments):
@@ -180,10 +181,7 @@ class _Rounding:
         module = self.model.get_submodule(site.name)
         weight, correction = _weight(module), None
         with run_error_prefix(site.name):
-            if choice.rounding == "calibrated":
-                packed = encode_calibrated(weight, choice.quant, self._moment(site, moments))
-            else:
-                packed = encode(weight, choice.quant)
+            packed = self._encode(site, weight, moments)
         stored = decode(packed)
         if starts_weighted(self.plan, choice):
             moment = self._moment(site, moments)
@@ -191,6 +189,16 @@ class _Rounding:
             stored = stored + correction[0] @ correction[1]
         _put_weight(module, stored)
         return RoundedSite(packed, correction)
+
+    def _encode(self, site: Site, weight: Tensor, moments: Moments) -> Packed:
+        choice = self.choices[site.name]
+        if choice.rounding == "nearest":
+            return encode(weight, choice.quant)
+        moment = self._moment(site, moments)
+        if choice.rounding == "two-sided" and site.name in self.gradients.weights:
+            factors = self.gradients.factors(site.name)
+            return encode_two_sided(weight, choice.quant, moment, factors)
+        return encode_calibrated(weight, choice.quant, moment)
 
     def _moment(self, site: Site, moments: Moments) -> Tensor:
         return moments.of(site.name) / sum(state.shape[-2] for state in self.states)

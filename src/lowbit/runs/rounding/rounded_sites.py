@@ -41,7 +41,7 @@ class RoundedSite:
 def needs_text(plan: Plan, site: Site, choice: Choice) -> bool:
     if choice.base == "trained":
         return False
-    return choice.rounding == "calibrated" or (
+    return choice.rounding != "nearest" or (
         site.depth is not None and starts_weighted(plan, choice)
     )
 

@@ -1,0 +1,78 @@
+"""What rounding needs of a layer's inputs: their second moment, and the order of its columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lowbit.core.errors import RunError
+from lowbit.core.spec import QuantSpec
+
+DAMPING = 0.01
+"""Added to H's diagonal, as a share of its mean."""
+
+Moment = Float[Tensor, "columns columns"]
+
+
+@dataclass(frozen=True)
+class InputMetric:
+    """A layer's inputs, made ready for rounding any rows of its matrix.
+
+    `order`: the columns in the order in which they are rounded. `factor`: the Cholesky factor of
+    the inverse moment in that order.
+    """
+
+    moment: Moment
+    order: Tensor
+    factor: Tensor
+
+    @classmethod
+    def of(cls, moment: Moment, spec: QuantSpec) -> InputMetric:
+        moment = _checked(moment.float())
+        order = _order(moment.diagonal(), group_size(len(moment), spec))
+        return cls(moment, order, _inverse_factor(moment[order][:, order]))
+
+
+def group_size(columns: int, spec: QuantSpec) -> int:
+    """How many neighbouring columns have one scale."""
+    return columns if spec.group in ("tensor", "row") else min(int(spec.group), columns)
+
+
+def _checked(moment: Moment) -> Moment:
+    """The moment, symmetric, after a check that it may be one."""
+    if not bool(torch.isfinite(moment).all()):
+        raise RunError("the inputs on calibration text are not finite")
+    if bool((moment.diagonal() < 0).any()):
+        raise RunError("the inputs' moment has a negative diagonal")
+    return (moment + moment.t()) / 2
+
+
+def _inverse_factor(moment: Moment) -> Tensor:
+    """The upper Cholesky factor of the damped moment's inverse; more damping where it fails."""
+    diagonal = moment.diagonal()
+    mean = float(diagonal.mean()) or 1.0
+    for damping in (DAMPING, 10 * DAMPING, 1.0):
+        damped = moment.clone()
+        damped.diagonal().add_(damping * mean)
+        # An input that was always zero gets the mean: its weights are rounded on their own.
+        damped.diagonal()[diagonal == 0] = mean
+        lower, failed = torch.linalg.cholesky_ex(damped.double())
+        if int(failed):
+            continue
+        factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+        if not int(failed):
+            return factor.float()
+    raise RunError("the inputs' moment on calibration text is not that of any inputs")
+
+
+def _order(importance: Tensor, size: int) -> Tensor:
+    """All columns, group after group; within a group the largest inputs first."""
+    groups = importance.split(size)
+    starts = range(0, len(importance), size)
+    parts = [
+        s + g.argsort(descending=True, stable=True) for s, g in zip(starts, groups, strict=True)
+    ]
+    return torch.cat(parts)
