@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -25,17 +26,17 @@ def open_base(
     batches: Sequence[Batch],
     documents: Sequence[int] = (),
     labels: int = 0,
+    hold: bool | None = None,
 ) -> MeasuredModel:
     """The base model with some text.
 
-    The blocks stay in the checkpoint. A GGUF file's are held, because decoding them takes longer.
+    `hold`: whether blocks are held, or read whenever they are used. None: a GGUF file's are held,
+    because decoding them in every pass takes longer.
     """
     model, weights = blank(checkpoint, kind, labels, pad, torch.device("cpu"))
     sites = find_sites(model, checkpoint.matrices)
-    if checkpoint.gguf is None:
-        with Blocks(model, sites).absent():
-            weights.fill(model, "")
-    else:
+    hold = checkpoint.gguf is not None if hold is None else hold
+    with nullcontext() if hold else Blocks(model, sites).absent():
         weights.fill(model, "")
     base: dict[str, Tensor] = {}
     for site in sites:
@@ -46,5 +47,5 @@ def open_base(
     return MeasuredModel(
         model, sites, batches, kind, base, documents,
         file_formats=checkpoint.stored if checkpoint.gguf is not None else {},
-        source=weights if checkpoint.gguf is None else None,
+        source=None if hold else weights,
     )  # fmt: skip
