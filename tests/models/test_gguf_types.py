@@ -11,6 +11,7 @@ import torch
 from helpers.gguf_files import SCALES_AT, random_bytes, write_tensor
 
 from lowbit.core.errors import RunError
+from lowbit.models import gguf_types
 from lowbit.models.gguf_file import BLOCKS, read_gguf
 from lowbit.models.gguf_types import BLOCK_TYPES, FORMAT_OF, numbers, packed
 from lowbit.quant.byte_counts import matrix_bytes
@@ -36,6 +37,18 @@ def test_decoding_equals_the_oracle(name: str, tmp_path: Path) -> None:
         assert torch.equal(decoded, torch.from_numpy(expected))
     else:
         np.testing.assert_allclose(decoded.numpy(), expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q5_1", "Q8_0", "Q6_K"])
+def test_a_tensor_is_decoded_in_parts_with_the_same_numbers(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = gguf.GGMLQuantizationType[name]
+    write_tensor(tmp_path / "x.gguf", kind, random_bytes(kind, SHAPE, seed=3))
+    file = read_gguf(tmp_path / "x.gguf")
+    whole = numbers(file, file.tensors["x.weight"])
+    monkeypatch.setattr(gguf_types, "NUMBERS_AT_A_TIME", 5 * BLOCKS[kind][1])
+    assert torch.equal(whole, numbers(file, file.tensors["x.weight"]))
 
 
 @pytest.mark.parametrize("name", ["F32", "F16", "BF16"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -26,17 +25,11 @@ def open_base(
     batches: Sequence[Batch],
     documents: Sequence[int] = (),
     labels: int = 0,
-    hold: bool | None = None,
 ) -> MeasuredModel:
-    """The base model with some text.
-
-    `hold`: whether blocks are held, or read whenever they are used. None: a GGUF file's are held,
-    because decoding them in every pass takes longer.
-    """
+    """The base model with some text. Its blocks stay in the checkpoint, also in a GGUF file."""
     model, weights = blank(checkpoint, kind, labels, pad, torch.device("cpu"))
     sites = find_sites(model, checkpoint.matrices)
-    hold = checkpoint.gguf is not None if hold is None else hold
-    with nullcontext() if hold else Blocks(model, sites).absent():
+    with Blocks(model, sites).absent():
         weights.fill(model, "")
     base: dict[str, Tensor] = {}
     for site in sites:
@@ -47,5 +40,5 @@ def open_base(
     return MeasuredModel(
         model, sites, batches, kind, base, documents,
         file_formats=checkpoint.stored if checkpoint.gguf is not None else {},
-        source=None if hold else weights,
+        source=weights,
     )  # fmt: skip

@@ -47,6 +47,8 @@ FORMAT_OF = {
     "F32": "fp32", "F16": "fp16", "BF16": "bf16",
 }  # fmt: skip
 """The format that holds a type bit for bit. The other types are decoded to 16 bits."""
+NUMBERS_AT_A_TIME = 2**20
+"""Decoding takes several times the memory of what it gives, so large tensors are done in parts."""
 
 
 def packed(file: GgufFile, tensor: GgufTensor) -> Packed | None:
@@ -82,32 +84,43 @@ def numbers(file: GgufFile, tensor: GgufTensor) -> Tensor:
     dtype = CASTS.get(tensor.type_name)
     if dtype is not None:
         return torch.from_numpy(file.read_bytes(tensor)).view(dtype).view(tensor.shape)
-    if tensor.type_name in BLOCK_TYPES:
-        return _decoded_blocks(file, tensor)
+    _, size, width = BLOCKS[tensor.kind]
+    count, step = tensor.nbytes // width, NUMBERS_AT_A_TIME // size
+    values = torch.empty(count, size)
+    for first in range(0, count, step):
+        shape = (min(step, count - first), size)
+        part = replace(tensor, shape=shape, start=tensor.start + first * width)
+        values[first : first + shape[0]] = _decoded(file, part)
+    return values.view(tensor.shape)
+
+
+def _decoded(file: GgufFile, part: GgufTensor) -> Tensor:
+    """Some blocks of a tensor, (blocks, numbers of each)."""
+    if part.type_name in BLOCK_TYPES:
+        return _decoded_blocks(file, part)
     # Imported here because it takes long, and most files have none of these types.
     from transformers.integrations.gguf.dequant import dequantize
 
-    data = torch.from_numpy(file.read_bytes(tensor))
-    values = dequantize(data, tensor.kind, torch.float32).view(tensor.shape)
-    _require_finite(file, tensor, values.numpy())
+    data = torch.from_numpy(file.read_bytes(part))
+    values = dequantize(data, part.kind, torch.float32).view(part.shape)
+    _require_finite(file, part, values.numpy())
     return values
 
 
-def _decoded_blocks(file: GgufFile, tensor: GgufTensor) -> Tensor:
-    rows = replace(tensor, shape=(tensor.nbytes // BLOCKS[tensor.kind][2], 32))
-    matrix = packed(file, rows)
+def _decoded_blocks(file: GgufFile, part: GgufTensor) -> Tensor:
+    matrix = packed(file, part)
     if matrix is not None:
-        return decode(matrix).view(tensor.shape)
+        return decode(matrix)
     # A scale so large that our fp16 scale would overflow: decoded by the file's own rule.
-    block_type = BLOCK_TYPES[tensor.type_name]
-    blocks = file.read_bytes(tensor).reshape(rows.shape[0], -1)
+    block_type = BLOCK_TYPES[part.type_name]
+    blocks = file.read_bytes(part).reshape(part.shape[0], -1)
     zero = 0 if block_type.minimum else block_type.factor
     values = _half(blocks, 0).astype(np.float32)[:, None] * (
         _codes(blocks, block_type).astype(np.float32) - zero
     )
     if block_type.minimum:
         values += _half(blocks, 2).astype(np.float32)[:, None]
-    return torch.from_numpy(values).view(tensor.shape)
+    return torch.from_numpy(values)
 
 
 def _codes(blocks: NDArray[np.uint8], block_type: _BlockType) -> NDArray[np.uint8]:

@@ -60,7 +60,7 @@ def cached_gradients(
     key = f"{VERSION}|{kind}|{rows}|{text_key(prepared, batches)}"
 
     def computed() -> array_store.Arrays:
-        model = open_base(checkpoint, kind, prepared.pad, batches, labels=labels, hold=False)
+        model = open_base(checkpoint, kind, prepared.pad, batches, labels=labels)
         weights: array_store.Arrays = {}
         walk = output_gradients(model, 0, rows, lambda *at: on_progress("gradients", *at))
         for site, gradients in walk:

@@ -16,7 +16,7 @@ from lowbit.tasks.batching import by_length, collate, split_by_tokens
 
 TOKENS = 16_384
 """Tokens of training text."""
-TOKENS_AT_A_TIME = 2048
+TOKENS_AT_A_TIME = 512
 
 
 def calibration_batches(prepared: Prepared, tokens: int = TOKENS) -> list[Batch]:

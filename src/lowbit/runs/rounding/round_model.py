@@ -31,6 +31,7 @@ from lowbit.models.weights import blank
 from lowbit.quant.calibrated import encode_calibrated
 from lowbit.quant.codec import Packed, decode, encode
 from lowbit.quant.two_sided import encode_two_sided
+from lowbit.runs import allocator
 from lowbit.runs.prepare import Prepared
 from lowbit.runs.rounding.gradients import Gradients, cached_gradients
 from lowbit.runs.rounding.head import encode_head, of_both_uses
@@ -67,12 +68,13 @@ def round_sites(
     cached = {site.name: read_cached(keys[site.name], site, choices[site.name]) for site in wanted}
     if all(rounded is not None for rounded in cached.values()):
         return {name: rounded for name, rounded in cached.items() if rounded is not None}
-    gradients = Gradients()
-    if any(site.depth is not None for site in wanted):
-        two_sided = any(choices[s.name].rounding == "two-sided" for s in wanted)
-        gradients = cached_gradients(prepared, batches, two_sided, on_progress)
-    rounding = _Rounding(prepared, sites, choices, batches, gradients)
-    rounded_sites = dict(rounding.run(on_progress))
+    with allocator.keeping_some_freed_memory():
+        gradients = Gradients()
+        if any(site.depth is not None for site in wanted):
+            two_sided = any(choices[s.name].rounding == "two-sided" for s in wanted)
+            gradients = cached_gradients(prepared, batches, two_sided, on_progress)
+        rounding = _Rounding(prepared, sites, choices, batches, gradients)
+        rounded_sites = dict(rounding.run(on_progress))
     for name, rounded in rounded_sites.items():
         save_cached(keys[name], rounded)
     return rounded_sites
