@@ -76,7 +76,7 @@ def test_a_calibrated_plan_is_run_with_the_weights_that_a_run_stores(
         assert change != measured.of(formats)
         assert change == measured.of(formats, 1, "calibrated")
         model, _ = measured._reference(1)
-        errors = model.errors(formats, measured._rounded(formats, model))
+        errors = model.errors(formats, measured._rounded(formats, "calibrated", model))
         for name in blocks:
             stored = built.model.get_submodule(name).frozen.weight(torch.float32)
             torch.testing.assert_close(model.weight(name) + errors[name], stored)
