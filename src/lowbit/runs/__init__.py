@@ -1,6 +1,6 @@
 """One RunSpec becomes one Record.
 
-allocator       the C allocator's two policies
+allocator       the C allocator's three policies
 build           a plan's model: sites, bytes, packed layers
 cached_scores   scores of untrained models, cached
 check           checks every run of a study before any run starts
