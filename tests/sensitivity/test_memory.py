@@ -27,10 +27,15 @@ model, text, verb = sys.argv[1:]
 settings = {"execution.threads": 1, "task.window": 128}
 lowbit.predict("demo:tiny", "demo", ["int8@64"], tokens=600, settings=settings)  # kernels
 idle = peak()
+formats = ["int8@64", "nf4@64", "int3@64"]
 if verb == "predict":
     lowbit.predict(model, text, ["nf4@64"], tokens=2048, settings=settings)
+elif verb == "measure":
+    lowbit.measure(model, text, formats, tokens=2048, settings=settings)
+elif verb == "guide":
+    lowbit.guide(model, text, tokens=2048, settings=settings)
 else:
-    lowbit.plan_for_budget(model, text, 9_000_000, formats=["int8@64", "nf4@64", "int3@64"],
+    lowbit.plan_for_budget(model, text, 9_000_000, formats=formats,
                            tokens=2048, settings=settings)
 print(peak() - idle)
 """
@@ -54,7 +59,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.late
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("verb", ["predict", "plan"])
+@pytest.mark.parametrize("verb", ["predict", "plan", "measure", "guide"])
 def test_peak_memory_is_a_few_times_the_sixteen_bit_weights(
     model: Path, verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
