@@ -10,7 +10,7 @@ _TABLE = """
 account=runs.record_fields adalora=train.rank_schedule adapt=train.loop added=study.additions
 appendix=report.appendix blas=layers.matmul cells=study.cells charts=report.charts
 checkpoint=train.checkpoint claims=study.claims clocks=train.log compiling=train.compile
-config=core.toml curvature=curvature.site_curvature demo=runs.demo_model device=runs.device
+config=core.toml demo=runs.demo_model device=runs.device
 distilling=train.distillation drawing=report.draw encoded=runs.encoding_cache
 engines=runs.workers engines.base=runs.workers.pool engines.local=runs.workers.pool
 engines.preload=runs.workers.preload engines.process=runs.workers.process errors=core.errors
