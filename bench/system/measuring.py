@@ -44,6 +44,7 @@ def measured(model: str, verb: str) -> None:
     import lowbit
     from lowbit.models.checkpoint import open_checkpoint
     from lowbit.runs.demo_model import model_folder
+    from lowbit.sensitivity.by_name import guide
     from lowbit.sensitivity.estimate import measured_rate
 
     checkpoint = open_checkpoint(model_folder(model))
@@ -59,7 +60,7 @@ def measured(model: str, verb: str) -> None:
         "predict": lambda: lowbit.predict(model, "wikitext2", ["nf4@64"], **common),
         "plan": lambda: lowbit.plan_for_budget(model, "wikitext2", budget(model, 4.5), **common),
         "measure": lambda: lowbit.measure(model, "wikitext2", **common),
-        "guide": lambda: lowbit.guide(model, "wikitext2", **common),
+        "guide": lambda: guide(model, "wikitext2", **common),
     }
     began = time.perf_counter()
     calls[verb]()

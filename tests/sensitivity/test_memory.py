@@ -33,7 +33,8 @@ if verb == "predict":
 elif verb == "measure":
     lowbit.measure(model, text, formats, tokens=2048, settings=settings)
 elif verb == "guide":
-    lowbit.guide(model, text, tokens=2048, settings=settings)
+    from lowbit.sensitivity.by_name import guide
+    guide(model, text, tokens=2048, settings=settings)
 else:
     lowbit.plan_for_budget(model, text, 9_000_000, formats=formats,
                            tokens=2048, settings=settings)
