@@ -50,6 +50,15 @@ def _checked(moment: Moment) -> Moment:
     return (moment + moment.t()) / 2
 
 
+def upper_of_inverse(matrix: Tensor) -> Tensor | None:
+    """The upper Cholesky factor of a matrix's inverse; None if it is not positive definite."""
+    lower, failed = torch.linalg.cholesky_ex(matrix.double())
+    if int(failed):
+        return None
+    factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+    return None if int(failed) else factor.float()
+
+
 def _inverse_factor(moment: Moment) -> Tensor:
     """The upper Cholesky factor of the damped moment's inverse; more damping where it fails."""
     diagonal = moment.diagonal()
@@ -59,12 +68,9 @@ def _inverse_factor(moment: Moment) -> Tensor:
         damped.diagonal().add_(damping * mean)
         # An input that was always zero gets the mean: its weights are rounded on their own.
         damped.diagonal()[diagonal == 0] = mean
-        lower, failed = torch.linalg.cholesky_ex(damped.double())
-        if int(failed):
-            continue
-        factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-        if not int(failed):
-            return factor.float()
+        factor = upper_of_inverse(damped)
+        if factor is not None:
+            return factor
     raise RunError("the inputs' moment on calibration text is not that of any inputs")
 
 

@@ -22,7 +22,7 @@ from lowbit.core.errors import RunError
 from lowbit.core.spec import QuantSpec
 from lowbit.quant.calibrated import encode_rows, join_rows, levels_or_error, rows_are_apart
 from lowbit.quant.codec import Packed, decode, encode
-from lowbit.quant.input_metric import InputMetric, Moment
+from lowbit.quant.input_metric import InputMetric, Moment, upper_of_inverse
 
 DAMPING = 1.0
 """Added to G's diagonal, as a share of its mean."""
@@ -94,7 +94,10 @@ def _with_row_feedback(
     weight: Tensor, spec: QuantSpec, inputs: InputMetric, factor: Tensor
 ) -> Packed:
     """Round some rows after others, and move the later ones to make up for their errors."""
-    left, upper, parts = weight.clone(), _inverse_upper(factor), []
+    upper = upper_of_inverse(factor)
+    if upper is None:
+        raise RunError("the gradients' factor on calibration text is not that of any gradients")
+    left, parts = weight.clone(), []
     for low in range(0, len(weight), ROWS):
         part = slice(low, min(low + ROWS, len(weight)))
         packed = encode_rows(left[part], spec, inputs)
@@ -104,11 +107,3 @@ def _with_row_feedback(
         left[part.stop :] -= upper[part, part.stop :].t() @ scaled
         parts.append(packed)
     return join_rows(parts)
-
-
-def _inverse_upper(factor: Tensor) -> Tensor:
-    """The upper Cholesky factor of the inverse."""
-    lower, failed = torch.linalg.cholesky_ex(factor.double())
-    if int(failed):
-        raise RunError("the gradients' factor on calibration text is not that of any gradients")
-    return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True).float()
