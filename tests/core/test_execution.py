@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -136,6 +138,35 @@ def test_the_c_library_is_told_to_keep_and_to_hand_back() -> None:
         assert float(torch.ones(2**20).sum()) == 2**20
     allocator.keep_freed_memory()
     assert float(torch.ones(2**20).sum()) == 2**20
+
+
+HOLES = """
+import torch
+from lowbit.runs import allocator
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+with allocator.keeping_some_freed_memory():
+    start = resident()
+    large, small = [], []
+    for _ in range(100):
+        large.append(torch.ones(2**18))  # 1 MB, which comes from the heap
+        small.append(torch.ones(2**8))
+    large.clear()
+    before = resident() - start
+    allocator.emptying_holes(lambda phase, done, total: None)("phase", 0, 1)
+    print(before // 2**20, (resident() - start) // 2**20)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
+def test_holes_between_blocks_in_use_are_emptied_at_every_step() -> None:
+    command = [sys.executable, "-c", HOLES]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    before, after = map(int, found.stdout.split())
+    assert before >= 90  # no policy returns them
+    assert after <= 10
 
 
 # --- compiling ------------------------------------------------------------------------------------

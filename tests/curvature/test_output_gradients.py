@@ -104,3 +104,11 @@ def test_progress_reaches_its_end(model: MeasuredModel) -> None:
     blocks = len(model.blocks)
     assert seen[0] == (0, 2 * blocks)
     assert seen[-1] == (2 * blocks, 2 * blocks)
+
+
+def test_the_states_of_all_sequences_are_one_tensor(model: MeasuredModel) -> None:
+    """Many would lie between what a block frees, and leave holes as large as all of it."""
+    walk = Walk(model, SEED)
+    with passing(model.module):
+        walk.forward(lambda depth: None)
+    assert len({state.untyped_storage().data_ptr() for state in walk.last}) == 1

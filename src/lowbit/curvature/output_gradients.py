@@ -58,6 +58,7 @@ def output_gradients(
         walk.forward(lambda depth: on_progress(depth, total))
         for _ in walk.tail():
             pass
+        walk.slopes = [(drawn, drawn) for _, drawn in walk.slopes]
         for depth in reversed(range(len(model.blocks))):
             on_progress(total - 1 - depth, total)
             yield from _of_block(walk, depth, rows)
@@ -109,8 +110,8 @@ def _of_block(walk: Walk, depth: int, rows: int) -> Iterator[tuple[Site, OutputG
         for i, state in enumerate(states):
             given = state.detach().requires_grad_(True)
             output = blocks.run(depth, given, walk.arguments[i])
-            slope = torch.autograd.grad(output, given, walk.slopes[i][1])[0]
-            walk.slopes[i] = slope, slope
+            slope = walk.slopes[i][1]
+            slope.copy_(torch.autograd.grad(output, given, slope)[0])
     for site in inside:
         finished = sums.pop(site.name).finished()
         if finished is not None:

@@ -58,6 +58,12 @@ class _Stretch:
     states: list[list[Tensor]]
 
 
+def _like_all(states: Sequence[Tensor]) -> list[Tensor]:
+    """Parts of one new tensor, each of one state's shape."""
+    lengths = [state.shape[-2] for state in states]
+    return list(states[0].new_empty(1, sum(lengths), states[0].shape[-1]).split(lengths, 1))
+
+
 @dataclass
 class Walk:
     model: MeasuredModel
@@ -94,9 +100,12 @@ class Walk:
 
     def _run(self, depth: int, states: Sequence[Tensor]) -> list[Tensor]:
         blocks = self.model.blocks
+        # In one tensor: many would leave holes in memory once what was between them is freed.
+        outputs = _like_all(states)
         with self.model.in_use(blocks.modules[depth], blocks.name(depth)):
-            pairs = zip(states, self.arguments, strict=True)
-            return [blocks.run(depth, state, arguments) for state, arguments in pairs]
+            for state, arguments, output in zip(states, self.arguments, outputs, strict=True):
+                output.copy_(blocks.run(depth, state, arguments))
+        return outputs
 
     @torch.no_grad()
     def states_before(self, depth: int) -> list[Tensor]:

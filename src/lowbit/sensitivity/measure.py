@@ -81,7 +81,7 @@ def sensitivity_table(
             model.curved = subset_indices(model.batches, request.curved)
             model.sites = sites_to_measure(model, request)
             names = (spec.model, spec.task.display_name)
-            table = build_table(model, request, names, on_progress)
+            table = build_table(model, request, names, allocator.emptying_holes(on_progress))
         write_atomic(path, to_text(table).encode())
     return table
 
@@ -161,7 +161,8 @@ class OutputChanges:
         calibration: Calibration,
         on_progress: OnProgress = lambda phase, done, total: None,
     ) -> None:
-        self.prepared, self.calibration, self.on_progress = prepared, calibration, on_progress
+        self.prepared, self.calibration = prepared, calibration
+        self.on_progress = allocator.emptying_holes(on_progress)
         self.opened: MeasuredModel | None = None
         self.references: dict[int, tuple[MeasuredModel, Outputs]] = {}
 

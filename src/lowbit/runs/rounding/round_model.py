@@ -68,6 +68,7 @@ def round_sites(
     cached = {site.name: read_cached(keys[site.name], site, choices[site.name]) for site in wanted}
     if all(rounded is not None for rounded in cached.values()):
         return {name: rounded for name, rounded in cached.items() if rounded is not None}
+    on_progress = allocator.emptying_holes(on_progress)
     with allocator.keeping_some_freed_memory():
         gradients = Gradients()
         if any(site.depth is not None for site in wanted):
