@@ -95,6 +95,23 @@ def test_a_cost_is_what_is_left_of_the_damage_and_what_a_larger_rank_would_win()
     assert cost_of("int3@64", 4, UNTRAINED).cost == pytest.approx(damage)
 
 
+def test_with_calibrated_rounding_a_cost_is_what_that_is_expected_to_leave() -> None:
+    rows = table([1.0] * len(SITES))
+    up = rows.sites[1]
+    damage = replace(up.damages["int3@64"], calibrated_share=0.3)
+    site = replace(up, damages={**up.damages, "int3@64": damage})
+    rows = replace(rows, sites=(rows.sites[0], site, *rows.sites[2:]))
+
+    def option(costs: CostModel, name: str) -> Option:
+        options_of = options(rows, FORMATS, RANKS, costs)[name]
+        return next(o for o in options_of if (o.format, o.rank) == ("int3@64", 4))
+
+    calibrated = replace(UNTRAINED, calibrated=True)
+    assert option(UNTRAINED, site.name).cost == pytest.approx(0.1)
+    assert option(calibrated, site.name).cost == pytest.approx(0.03)
+    assert option(calibrated, SITES[2].name).cost == pytest.approx(0.1)
+
+
 def test_a_quarter_of_the_damage_is_left_whatever_a_rank_is_said_to_take_back() -> None:
     reach = RankEffect(RANKS, dict.fromkeys(FORMATS, (0.5, 0.99998)), (0.01, 0.015))
     assert reach.remaining_share("int3@64", 4) == pytest.approx(0.5)

@@ -210,6 +210,20 @@ def test_damage_that_plans_rest_on_comes_to_what_the_stored_model_shows(
         table.damage({table.sites[0].name: "int8@16"}, "taylor")
 
 
+def test_a_table_for_plans_says_what_calibrated_rounding_is_expected_to_leave(
+    model: MeasuredModel,
+) -> None:
+    request = replace(REQUEST, walk=False, uniform=False, exact=False, samples=0)
+
+    def shares(costed: bool) -> dict[str, float]:
+        table = build_table(model, replace(request, costed=costed), ("tiny", "text"))
+        return {s.name: s.damages["int8@16"].calibrated_share for s in table.sites}
+
+    found, blocks = shares(True), [site.name for site in model.block_sites]
+    assert set(shares(False).values()) == {1.0}
+    assert all(0 < found[name] < 1 for name in blocks)
+
+
 def test_of_formats_that_differ_in_group_size_one_is_run(model: MeasuredModel) -> None:
     """The formulas scale its KL to the others."""
     formats = ("nf3@32", "nf3@16", "int8@32", "int8@row", "int3@32", "nf3@8")

@@ -1,5 +1,6 @@
 """Runs a model block after block on a text: its outputs, gradients and curvature.
 
+calibrated_share  how much of a damage calibrated rounding is expected to leave
 embedding_slopes  gradients of embeddings, by the rows looked up
 full_precision    parts of a 16-bit model in fp32 while they are used
 head_slopes       the loss differentiated, by slices of a head's vocabulary

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lowbit.core.spec import Site
+from lowbit.curvature.calibrated_share import ColumnCosts, ShareSums
 from lowbit.layers.matmul import FastProducts, linear
 from lowbit.models.family import is_transposed
 from lowbit.tasks.base import Batch
@@ -51,6 +52,11 @@ class Factors:
     def by_rows(self) -> bool:
         """Whether no two rows of an error have a cross term."""
         return self.outputs is None or self.out_diagonal
+
+    def each_output(self, part: slice) -> Tensor:
+        """E[g^2] of some of a site's outputs."""
+        assert self.outputs is not None
+        return (self.outputs if self.out_diagonal else self.outputs.diagonal())[part]
 
     def of_rows(self, part: slice) -> Factors:
         """The factors for some of a site's rows; only `by_rows`."""
@@ -121,23 +127,34 @@ def outer(rows: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ErrorCosts:
-    """|e|^2, and the nats per token of an error: g'e, and of second order by both formulas."""
+    """|e|^2, and the nats per token of an error: g'e, and of second order by both formulas.
+
+    `calibrated_share`: what calibrated rounding is expected to leave of them.
+    """
 
     square: float
     first_order: float
     fisher: float
     kfac: float
+    calibrated_share: float = 1.0
 
 
-def costs_of(at: SiteCurvature, parts: Iterable[tuple[slice, Tensor]]) -> ErrorCosts:
+def costs_of(
+    at: SiteCurvature,
+    parts: Iterable[tuple[slice, Tensor]],
+    columns: ColumnCosts | None = None,
+) -> ErrorCosts:
     """The costs of an error that is given some rows at a time; at once if rows have cross terms."""
     square = first = fisher = kfac = 0.0
+    sums = None if columns is None else ShareSums(columns)
     for part, e in parts:
         square += float(e.square().sum())
         first += float((at.gradient[part] * e).sum())
         fisher += fisher_cost(at.fisher[part], e)
         kfac += kfac_cost(at.factors.of_rows(part) if at.factors.by_rows else at.factors, e)
-    return ErrorCosts(square, first, fisher, kfac)
+        if sums is not None:
+            sums.add(e, at.factors.each_output(part))
+    return ErrorCosts(square, first, fisher, kfac, 1.0 if sums is None else sums.share)
 
 
 def fisher_cost(fisher: Tensor, error: Tensor) -> float:

@@ -35,12 +35,14 @@ class CostModel:
     adapter that is counted (`recovered`), and likewise of the predicted gain (`gained`).
 
     `factors`: what a format's damage is multiplied by, 1 if it is not named (`planner.remeasure`).
+    `calibrated`: each matrix's damage is what calibrated rounding is expected to leave of it.
     """
 
     predictor: Predictor = "anchored"
     recovered: float = 1.0
     gained: float = 1.0
     factors: Mapping[str, float] = field(default_factory=dict)
+    calibrated: bool = False
 
 
 TRAINED_AFTER = CostModel()
@@ -64,6 +66,8 @@ def _of_site(site: SiteTable, text: str, ranks: Sequence[int], costs: CostModel)
     exact = text == FULL_PRECISION
     damage = 0.0 if exact else getattr(site.damages[text], costs.predictor)
     damage *= costs.factors.get(text, 1.0)
+    if costs.calibrated and not exact:
+        damage *= site.damages[text].calibrated_share
     base = matrix_bytes(parse(text), site.shape).total
     if site.reach is None:
         return [Option(site.name, text, 0, damage, base, base, damage)]

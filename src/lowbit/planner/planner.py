@@ -21,7 +21,6 @@ from lowbit.planner.controls import controls
 from lowbit.planner.knapsack import Choices, Solution
 from lowbit.planner.options import (
     FULL_PRECISION,
-    CostModel,
     converse_bound,
     expected_damage,
     kfac_damage,
@@ -138,14 +137,14 @@ def _solutions(
     """The exact plan, and the exact plans under other assumptions about damage and ranks."""
     best = min(rounds, key=lambda each: each.remaining).solution
     solutions = {"planned": _recosted(solve(left.choices, *left.limits), best, left.choices)}
-    factors = request.costs.factors
+    usual = request.costs
     if request.untrained:
-        assumptions = {"planned, by Fisher": CostModel("fisher", 0.0, 0.0)}
+        assumptions = {"planned, by Fisher": replace(usual, predictor="fisher", factors={})}
     else:
         assumptions = {
-            "planned, ranks take back half": CostModel(recovered=0.5, factors=factors),
-            "planned, ranks win half": CostModel(gained=0.5, factors=factors),
-            "planned, as if untrained": CostModel(recovered=0.0, gained=0.0, factors=factors),
+            "planned, ranks take back half": replace(usual, recovered=0.5),
+            "planned, ranks win half": replace(usual, gained=0.5),
+            "planned, as if untrained": replace(usual, recovered=0.0, gained=0.0),
         }
     for name, costs in assumptions.items():
         choices = options(table, (*request.formats, FULL_PRECISION), request.ranks, costs)

@@ -36,4 +36,5 @@ class PlanRequest:
 
     @property
     def costs(self) -> CostModel:
-        return replace(UNTRAINED if self.untrained else TRAINED_AFTER, factors=self.factors)
+        costs = UNTRAINED if self.untrained else TRAINED_AFTER
+        return replace(costs, factors=self.factors, calibrated=self.rounding != "nearest")

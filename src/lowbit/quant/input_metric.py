@@ -14,6 +14,10 @@ from lowbit.core.spec import QuantSpec
 DAMPING = 0.01
 """Added to H's diagonal, as a share of its mean."""
 
+LOOKUP_SHARE = 0.1
+"""How much an error of a tied embedding counts where it is looked up: this share of the mean square
+of the head's inputs, in every direction alike. Both uses of a row weigh as often as its token."""
+
 Moment = Float[Tensor, "columns columns"]
 
 
@@ -34,6 +38,11 @@ class InputMetric:
         moment = _checked(moment.float())
         order = _order(moment.diagonal(), group_size(len(moment), spec))
         return cls(moment, order, _inverse_factor(moment[order][:, order]))
+
+
+def with_every_direction(moment: Moment, share: float) -> Moment:
+    """A moment with a share of its mean added in every direction alike."""
+    return moment + share * float(moment.diagonal().mean()) * torch.eye(len(moment))
 
 
 def group_size(columns: int, spec: QuantSpec) -> int:

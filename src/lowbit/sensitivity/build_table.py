@@ -20,11 +20,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from lowbit.core.errors import RunError
 from lowbit.core.spec import BLOCK_ROLES, Site
 from lowbit.curvature import walk_curvature
+from lowbit.curvature.calibrated_share import SharedColumns
 from lowbit.curvature.measured_model import (
     GAUSS_NEWTON_WORK,
     HESSIAN_WORK,
@@ -39,7 +39,7 @@ from lowbit.sensitivity import hessian
 from lowbit.sensitivity.anchor import anchored
 from lowbit.sensitivity.hutchinson import Traces, hutchinson, mean
 from lowbit.sensitivity.joint_damage import joint_damages, monte_carlo
-from lowbit.sensitivity.rank_correction import Axes, GradientSteps, Roots, metric, spectrum
+from lowbit.sensitivity.rank_correction import GradientSteps, Roots, SharedAxes, metric, spectrum
 from lowbit.sensitivity.rank_gain import RankSteps, gain_scale
 from lowbit.sensitivity.table import (
     UNITS,
@@ -102,7 +102,7 @@ def _walk(
 ) -> tuple[Rows, RankSteps]:
     """The row of every site, by the curvature at that site."""
     rows, steps = {}, RankSteps()
-    axes = _SharedAxes()
+    shared = SharedAxes(), SharedColumns()
     walked = walk_curvature.walk_curvature(
         model, request.seed, lambda i, n: on_progress("gradients", i, n)
     )
@@ -110,21 +110,9 @@ def _walk(
         if not bool(torch.isfinite(curved.gradient).all()):
             raise RunError(f"the gradient of {site.name} is not finite on the calibration text")
         of_site = {text: values[site.name] for text, values in taylor.items()}
-        rows[site.name] = _site(model, request, site, curved, traces, of_site, steps, axes)
+        rows[site.name] = _site(model, request, site, curved, traces, of_site, steps, shared)
     model.count_work(CURVATURE_WORK)
     return rows, steps
-
-
-class _SharedAxes:
-    """Axes of factors; matrices with the same input have the same."""
-
-    def __init__(self) -> None:
-        self.last: tuple[Tensor, Axes] | None = None
-
-    def inputs(self, factor: Tensor) -> Axes:
-        if self.last is None or self.last[0] is not factor:
-            self.last = (factor, Axes.of(factor))
-        return self.last[1]
 
 
 def _site(
@@ -135,19 +123,21 @@ def _site(
     traces: Traces,
     taylor: Mapping[str, float],
     steps: RankSteps,
-    axes: _SharedAxes,
+    shared: tuple[SharedAxes, SharedColumns],
 ) -> SiteTable:
     """One row; for a block matrix, with the effect of ranks."""
     adapted = site.role in BLOCK_ROLES
+    axes, columns_of = shared
     sides = metric(curved.factors, axes.inputs) if adapted else None
+    columns = columns_of.of(curved.factors.inputs, site.role) if request.costed else None
     roots = Roots.of(sides) if sides else None
     damages, absorbed = {}, {}
     for text in request.formats:
         if roots is None and curved.factors.by_rows:
-            costs = costs_of(curved, model.error_parts(site.name, text))
+            costs = costs_of(curved, model.error_parts(site.name, text), columns)
         else:
             error = model.error(site.name, text)
-            costs = costs_of(curved, [(slice(None), error)])
+            costs = costs_of(curved, [(slice(None), error)], columns)
             if roots is not None:
                 absorbed[text] = roots.absorbed(error, request.ranks)
         damages[text] = _damage(costs, traces, site, taylor.get(text))
@@ -177,6 +167,7 @@ def _damage(costs: ErrorCosts, traces: Traces, site: Site, taylor: float | None)
         hutchinson=traces.cost(site.name, costs.square),
         hutchinson_spread=traces.spread(site.name, costs.square),
         taylor=taylor,
+        calibrated_share=costs.calibrated_share,
     )
 
 

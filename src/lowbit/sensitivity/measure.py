@@ -49,7 +49,7 @@ from lowbit.sensitivity.table import (
     to_text,
 )
 
-CACHE_VERSION = 15
+CACHE_VERSION = 16
 """Raised whenever the same model would be measured differently."""
 
 

@@ -53,6 +53,18 @@ class Axes:
         return (self.vectors * raised) @ self.vectors.t()
 
 
+class SharedAxes:
+    """Axes of factors; matrices with the same input have the same."""
+
+    def __init__(self) -> None:
+        self.last: tuple[Tensor, Axes] | None = None
+
+    def inputs(self, factor: Tensor) -> Axes:
+        if self.last is None or self.last[0] is not factor:
+            self.last = (factor, Axes.of(factor))
+        return self.last[1]
+
+
 Metric = tuple[Axes, Axes]
 """The axes of a site's output factor and of its input factor."""
 

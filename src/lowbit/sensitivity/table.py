@@ -81,6 +81,7 @@ class Damage:
     `taylor_alone` (without cross terms), `gauss_newton` and `monte_carlo` are of second order.
     `anchored` is what plans rest on: the KL that was measured with all blocks in this format, or
     with one block at few bits, divided among its matrices (`sensitivity.anchor`).
+    `calibrated_share`: what calibrated rounding is expected to leave of it.
     """
 
     weight_error: float
@@ -95,6 +96,7 @@ class Damage:
     gauss_newton: float | None = None
     monte_carlo: float | None = None
     anchored: float | None = None
+    calibrated_share: float = 1.0
 
 
 @dataclass(frozen=True)

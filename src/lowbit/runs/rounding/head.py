@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from lowbit.core.spec import QuantSpec, Site
@@ -13,11 +12,8 @@ from lowbit.quant.calibrated import (
     rows_are_apart,
 )
 from lowbit.quant.codec import Packed
-from lowbit.quant.input_metric import InputMetric
+from lowbit.quant.input_metric import LOOKUP_SHARE, InputMetric, with_every_direction
 
-LOOKUP_SHARE = 0.1
-"""How much an error of a tied embedding counts where it is looked up: this share of the mean square
-of the head's inputs, in every direction alike. Both uses of a row weigh as often as its token."""
 HEAD_ROWS = 4096
 """Rows of a head that are rounded at a time: rounding takes several times their memory."""
 
@@ -26,8 +22,7 @@ def of_both_uses(site: Site, moment: Tensor) -> Tensor:
     """The moment of a head's inputs; of a tied embedding, also that of its look-ups."""
     if site.role != "embedding":
         return moment
-    share = LOOKUP_SHARE * float(moment.diagonal().mean())
-    return moment + share * torch.eye(len(moment))
+    return with_every_direction(moment, LOOKUP_SHARE)
 
 
 def encode_head(weight: Tensor, spec: QuantSpec, moment: Tensor) -> Packed:
