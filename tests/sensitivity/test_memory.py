@@ -1,4 +1,4 @@
-"""Peak memory of measuring and of rounding, as a multiple of the 16-bit weights, at 14 M parameters."""
+"""Peak memory of measuring and rounding, in multiples of the 16-bit weights, at 14 M parameters."""
 
 from __future__ import annotations
 
