@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 import textwrap
 import time
@@ -220,6 +221,21 @@ def test_taking_too_much_ends_the_run(tmp_path: Path, code: str, end: set[str]) 
     outcome = attempt(tmp_path, code, limits)
     assert outcome.end in end
     assert len(outcome.output) <= 20_000
+
+
+@pytest.mark.parametrize(("printed", "end"), [(20_000, "done"), (20_001, "output")])
+def test_too_much_output_is_seen_after_the_program_ended_too(
+    tmp_path: Path, printed: int, end: str
+) -> None:
+    code = f"print('x' * {printed - 1})"
+    with (tmp_path / "output").open("w+b") as output:
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=output)
+        process.wait()
+        watched = process_watch.watch(
+            process, tmp_path, output, Limits(25.0, output=20_000),
+            lambda: 0.0, lambda seconds: None, lambda: False,
+        )  # fmt: skip
+    assert watched[0] == end
 
 
 def test_a_descriptor_that_disappears_does_not_hide_others(

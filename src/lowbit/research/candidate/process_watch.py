@@ -52,10 +52,13 @@ def watch(
         (how it ended, seconds, most memory in bytes).
     """
     start, peak, polls = clock(), 0, 0
+    end: End | None
     while True:
         if process.poll() is not None:
             kill(process)
-            return "done", clock() - start, peak
+            # It may have printed too much and ended between two looks.
+            end = "output" if _printed_too_much(output, limits) else "done"
+            return end, clock() - start, peak
         family = _family(process.pid)
         memory = sum(_resident(member) for member in family)
         peak, polls = max(peak, memory), polls + 1
@@ -79,7 +82,11 @@ def _limit_hit(
         return "memory"
     if processes > limits.processes:
         return "processes"
-    return "output" if os.fstat(output.fileno()).st_size > limits.output else None
+    return "output" if _printed_too_much(output, limits) else None
+
+
+def _printed_too_much(output: IO[bytes], limits: Limits) -> bool:
+    return os.fstat(output.fileno()).st_size > limits.output
 
 
 def _family(pid: int) -> list[psutil.Process]:
