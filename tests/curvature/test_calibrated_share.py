@@ -12,6 +12,7 @@ from lowbit.curvature.calibrated_share import ColumnCosts, SharedColumns, ShareS
 from lowbit.quant.calibrated import encode_calibrated, output_error
 from lowbit.quant.codec import decode, encode
 from lowbit.quant.formats import parse
+from lowbit.quant.input_metric import InputMetric, left_by_later_columns
 
 
 def share(columns: ColumnCosts | None, error: Tensor, outputs: Tensor | None = None) -> float:
@@ -53,6 +54,15 @@ def test_the_share_is_what_rounding_leaves(seed: int, strength: float) -> None:
     left = output_error(weight, encode_calibrated(weight, spec, moment), moment).sum()
     seen = float(left / output_error(weight, nearest, moment).sum())
     assert predicted == pytest.approx(seen, rel=0.25)
+
+
+@pytest.mark.parametrize("quant", ["int4@8", "int4@row"])
+def test_the_costs_are_those_that_rounding_goes_by(quant: str) -> None:
+    """One over the squared diagonal of its factor, which is computed in another way."""
+    moment, spec = moment_of(5, 32, 5.0), parse(quant)
+    metric, left = InputMetric.of(moment, spec), left_by_later_columns(moment, spec)
+    assert left is not None
+    assert torch.allclose(left[metric.order], metric.factor.diagonal() ** -2, rtol=1e-4)
 
 
 def test_rows_count_by_their_outputs() -> None:

@@ -1,4 +1,4 @@
-"""Peak memory of measuring and rounding, in multiples of the 16-bit weights, at 14 M parameters."""
+"""Peak memory of measuring, as a multiple of the 16-bit weights, at 14 M parameters."""
 
 from __future__ import annotations
 
@@ -32,19 +32,6 @@ if verb == "predict":
     lowbit.predict(model, text, ["nf4@64"], tokens=2048, settings=settings)
 elif verb == "measure":
     lowbit.measure(model, text, formats, tokens=2048, settings=settings)
-elif verb == "round":
-    from dataclasses import replace
-    from lowbit.core.spec import Plan
-    from lowbit.models.family import find_sites
-    from lowbit.models.skeleton import skeleton
-    from lowbit.plan.rules import choose
-    from lowbit.runs.prepare import prepare_run
-    from lowbit.runs.request import single_run
-    from lowbit.runs.rounding.round_model import round_sites
-    plan = Plan("nf4", "nf4@64", embedding="nf4@64", rounding="two-sided")
-    prepared = prepare_run(replace(single_run(model, text, "bf16", 0, settings)[0], plan=plan))
-    sites = find_sites(skeleton(prepared.checkpoint, "language", 0), prepared.checkpoint.matrices)
-    round_sites(prepared, sites, choose(plan, sites), lambda phase, done, total: None)
 elif verb == "guide":
     from lowbit.sensitivity.by_name import guide
     guide(model, text, tokens=2048, settings=settings)
@@ -73,7 +60,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.late
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("verb", ["predict", "plan", "measure", "guide", "round"])
+@pytest.mark.parametrize("verb", ["predict", "plan", "measure", "guide"])
 def test_peak_memory_is_a_few_times_the_sixteen_bit_weights(
     model: Path, verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

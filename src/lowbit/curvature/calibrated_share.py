@@ -11,12 +11,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from lowbit.core.errors import RunError
 from lowbit.quant.formats import parse
-from lowbit.quant.input_metric import LOOKUP_SHARE, InputMetric, Moment, with_every_direction
+from lowbit.quant.input_metric import (
+    LOOKUP_SHARE,
+    Moment,
+    left_by_later_columns,
+    with_every_direction,
+)
 
 USUAL = parse("int4@64")
 """The order of columns depends on the group size, and the share hardly on the order."""
@@ -33,12 +37,10 @@ class ColumnCosts:
     def of(cls, moment: Moment) -> ColumnCosts | None:
         """None if there is no such moment: then nothing is known of the columns."""
         try:
-            metric = InputMetric.of(moment, USUAL)
+            made_up = left_by_later_columns(moment, USUAL)
         except RunError:
             return None
-        made_up = torch.empty_like(metric.moment.diagonal())
-        made_up[metric.order] = metric.factor.diagonal() ** -2
-        return cls(metric.moment.diagonal(), made_up)
+        return None if made_up is None else cls(moment.diagonal().clone(), made_up)
 
 
 @dataclass

@@ -59,6 +59,23 @@ def _checked(moment: Moment) -> Moment:
     return (moment + moment.t()) / 2
 
 
+def left_by_later_columns(moment: Moment, spec: QuantSpec) -> Tensor | None:
+    """The mean square of each input that those of the columns rounded later do not explain.
+
+    It is what a squared error of that column costs once they make up for it. None if the damped
+    moment is not positive definite.
+    """
+    moment = _checked(moment)
+    order = _order(moment.diagonal(), group_size(len(moment), spec)).flip(0)
+    # In reverse order, a Cholesky factor's diagonal is what earlier rows leave unexplained.
+    lower, failed = torch.linalg.cholesky_ex(_damped(moment[order][:, order], DAMPING))
+    if int(failed):
+        return None
+    left = torch.empty(len(moment))
+    left[order] = lower.diagonal().square()
+    return left
+
+
 def upper_of_inverse(matrix: Tensor) -> Tensor | None:
     """The upper Cholesky factor of a matrix's inverse; None if it is not positive definite."""
     lower, failed = torch.linalg.cholesky_ex(matrix.double())
@@ -70,17 +87,20 @@ def upper_of_inverse(matrix: Tensor) -> Tensor | None:
 
 def _inverse_factor(moment: Moment) -> Tensor:
     """The upper Cholesky factor of the damped moment's inverse; more damping where it fails."""
-    diagonal = moment.diagonal()
-    mean = float(diagonal.mean()) or 1.0
     for damping in (DAMPING, 10 * DAMPING, 1.0):
-        damped = moment.clone()
-        damped.diagonal().add_(damping * mean)
-        # An input that was always zero gets the mean: its weights are rounded on their own.
-        damped.diagonal()[diagonal == 0] = mean
-        factor = upper_of_inverse(damped)
+        factor = upper_of_inverse(_damped(moment, damping))
         if factor is not None:
             return factor
     raise RunError("the inputs' moment on calibration text is not that of any inputs")
+
+
+def _damped(moment: Moment, damping: float) -> Moment:
+    mean = float(moment.diagonal().mean()) or 1.0
+    damped = moment.clone()
+    damped.diagonal().add_(damping * mean)
+    # An input that was always zero gets the mean: its weights are rounded on their own.
+    damped.diagonal()[moment.diagonal() == 0] = mean
+    return damped
 
 
 def _order(importance: Tensor, size: int) -> Tensor:
