@@ -1,4 +1,8 @@
-"""Peak memory of measuring, as a multiple of the 16-bit weights, at 14 M parameters."""
+"""Peak memory of measuring, as a multiple of the 16-bit weights, at 14 M parameters.
+
+The peak is above that of a process that trained and measured the tiny demo model: at this size,
+code, kernels and their scratch would otherwise hide what grows with the model.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ clears about 20,000 pages each step, a sixth of the step's time; so the process 
 Loading allocates large temporary blocks between small ones that stay. If the process keeps them,
 they leave holes, and a model of 100 MB occupies 350; so they go back to the system at once.
 Measuring does both by turns, so it keeps a few tens of megabytes. Holes between blocks in use are
-no policy's matter, and grow to more than what is in use: measuring empties them after each step.
+no policy's matter, and grow to more than what is in use: measuring empties them after each step,
+and at each site before each format.
 
 This needs glibc. On other systems nothing changes.
 """
@@ -51,10 +52,17 @@ def emptying_holes(on_progress: Callable[[str, int, int], None]) -> Callable[[st
     """`on_progress`, which first returns every free page to the system, wherever it lies."""
 
     def emptied(phase: str, done: int, total: int) -> None:
-        _empty_holes()
+        empty_holes()
         on_progress(phase, done, total)
 
     return emptied
+
+
+def empty_holes() -> None:
+    """Return every free page to the system, wherever it lies."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextmanager
@@ -77,10 +85,4 @@ def _set(policy: tuple[int, int]) -> None:
         trim, mmap = policy
         library.mallopt(_TRIM, trim)
         library.mallopt(_MMAP, mmap)
-    _empty_holes()
-
-
-def _empty_holes() -> None:
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
+    empty_holes()

@@ -35,6 +35,7 @@ from lowbit.curvature.measured_model import (
 )
 from lowbit.curvature.model_outputs import Outputs
 from lowbit.curvature.site_curvature import ErrorCosts, SiteCurvature, costs_of
+from lowbit.runs import allocator
 from lowbit.sensitivity import hessian
 from lowbit.sensitivity.anchor import anchored
 from lowbit.sensitivity.hutchinson import Traces, hutchinson, mean
@@ -133,6 +134,7 @@ def _site(
     roots = Roots.of(sides) if sides else None
     damages, absorbed = {}, {}
     for text in request.formats:
+        allocator.empty_holes()
         if roots is None and curved.factors.by_rows:
             costs = costs_of(curved, model.error_parts(site.name, text), columns)
         else:
