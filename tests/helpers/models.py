@@ -23,8 +23,7 @@ from lowbit.models.skeleton import Kind, skeleton
 from lowbit.plan.rules import choose
 from lowbit.quant.formats import parse
 from lowbit.runs.build import BuiltModel, plan_sites
-from lowbit.tasks.base import Batch
-from lowbit.tasks.batching import IGNORED
+from lowbit.tasks.base import IGNORED, Batch
 
 LABELS, PAD = 2, 0
 # Every family in every kind it can be asked for.

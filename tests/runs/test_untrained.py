@@ -11,12 +11,14 @@ from typing import Literal
 
 import numpy as np
 import pytest
+import torch
 from helpers.sensitivity import all_curvature
+from transformers import AutoModelForCausalLM
 
 from lowbit.core.errors import RunError, UserError
 from lowbit.core.execution import Execution
 from lowbit.core.schedules import RankSchedule
-from lowbit.core.spec import BLOCK_ROLES, Plan, RunSpec, TaskSpec, TrainSpec
+from lowbit.core.spec import BLOCK_ROLES, Plan, Rounding, RunSpec, TaskSpec, TrainSpec
 from lowbit.curvature.measured_model import MeasuredModel
 from lowbit.planner.budget import check_smallest_plan, headroom
 from lowbit.planner.budget_plan import BudgetPlan
@@ -26,6 +28,7 @@ from lowbit.planner.request import PlanRequest
 from lowbit.runs.build import memory_inputs, planned_sites, site_choices
 from lowbit.runs.cached_scores import untrained_scores
 from lowbit.runs.device import cpu_machine
+from lowbit.runs.export_model import export_model
 from lowbit.runs.prepare import prepare_run
 from lowbit.runs.record import ADAPTER
 from lowbit.runs.run import run
@@ -103,6 +106,82 @@ def test_the_run_of_a_transplanted_adapter_must_exist(spec: RunSpec, tmp_path: P
     shutil.rmtree(tmp_path / spec.name / ADAPTER)
     with pytest.raises(RunError, match="no adapter any more"):
         run(guest, tmp_path / guest.name, CPU)
+
+
+# --- merged, then stored --------------------------------------------------------------------------
+
+
+def merged(
+    spec: RunSpec, text: str, name: str = "merged", rounding: Rounding = "nearest"
+) -> RunSpec:
+    plan = Plan(name, text, embedding="fp32", adapter="own", merge=True, rounding=rounding)
+    return replace(spec, plan=plan)
+
+
+def saved_as(folder: Path, to: Path, dtype: torch.dtype) -> str:
+    """A copy of a model folder in another type."""
+    shutil.copytree(folder, to)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    model.save_pretrained(to)
+    return str(to)
+
+
+def test_a_merged_run_in_full_precision_scores_what_was_trained(
+    spec: RunSpec, tmp_path: Path
+) -> None:
+    """Also where the adapter was trained on a quantised base: it is added to the decoded one."""
+    spec = replace(spec, model=saved_as(Path(spec.model), tmp_path / "fp32", torch.float32))
+    spec = replace(spec, plan=Plan("own", "int4@16", embedding="fp32", rank=2))
+    home = run(spec, tmp_path / spec.name, CPU)
+    record = run(merged(spec, "fp32"), tmp_path / "merged", CPU)
+    own, again = scores_in(tmp_path / spec.name), scores_in(tmp_path / "merged")
+    assert np.allclose(own.sum, again.sum, rtol=1e-4)
+    assert (record.trainable, record.bytes.adapters) == (0, 0)
+    assert {site.final_rank for site in record.sites} == {0}
+    assert record.facts.weights == home.facts.weights, "pairs with the runs of the same model"
+    assert not list((tmp_path / "merged").glob("*.partial"))
+
+
+def test_a_merged_run_stores_the_merged_weights_in_its_own_formats(
+    spec: RunSpec, tmp_path: Path
+) -> None:
+    run(spec, tmp_path / spec.name, CPU)
+    record = run(merged(spec, "int3@16"), tmp_path / "merged", CPU)
+    export_model(tmp_path / spec.name, tmp_path / "plain")
+    plain = replace(
+        spec,
+        model=saved_as(tmp_path / "plain", tmp_path / "bf16", torch.bfloat16),
+        plan=Plan("p", "int3@16", embedding="fp32", adapter="none"),
+    )
+    expected = untrained_scores(prepare_run(plain), cpu_machine(CPU))
+    assert np.allclose(scores_in(tmp_path / "merged").sum, expected.sums, rtol=1e-5)
+    assert {site.format for site in record.sites if site.depth is not None} == {"int3@16"}
+    calibrated = merged(spec, "int3@16", "c", "calibrated")
+    other = run(calibrated, tmp_path / "c", CPU)
+    assert other.bytes.stored == record.bytes.stored
+    assert other.metrics["loss"] != record.metrics["loss"]
+
+
+def test_what_cannot_be_merged_says_why(
+    spec: RunSpec, tiny_model: Folder, tiny_jsonl: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="beside `adapter`, the name of the plan"):
+        Plan("merged", merge=True)
+    with pytest.raises(UserError, match="beside `adapter`, the name of the plan"):
+        Plan("merged", adapter="none", merge=True)
+    with pytest.raises(RunError, match="has not been run here"):
+        run(merged(spec, "int3@16"), tmp_path / "merged", CPU)
+    there = replace(spec, model=str(tiny_model("bert")), task=TaskSpec(str(tiny_jsonl)))
+    run(there, tmp_path / there.name, CPU)
+    with pytest.raises(UserError, match="only language models are merged"):
+        run(merged(there, "int3@16"), tmp_path / "merged", CPU)
+
+
+def test_a_plan_that_merges_is_another_run(spec: RunSpec) -> None:
+    here = merged(spec, "int3@16")
+    apart = replace(here, plan=replace(here.plan, merge=False))
+    assert here.fingerprint != apart.fingerprint
+    assert "merge" not in apart.declared()["plan"]
 
 
 def test_a_plan_that_trains_says_nothing_of_adapters(spec: RunSpec) -> None:

@@ -6,6 +6,7 @@ cache         the folder of cached files
 errors        error classes, and suggestions of the nearest valid name
 execution     how a run is carried out: device, threads, residency
 files         atomic writes, digests, JSON lines
+later_settings  settings newer than the first records, and their defaults
 moved_modules  new paths of modules that moved since version 0.1
 paired_tests  exact and bootstrap tests over paired runs
 plugins       finds the plug-in files of a folder

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from lowbit.core.errors import BadValueError, Bounds, check_bounds
+from lowbit.core.later_settings import without_later_defaults
 from lowbit.core.run_names import run_name
 from lowbit.core.schedules import STRICT, RankSchedule, Recipe
 
@@ -118,6 +119,8 @@ class Plan:
     best one for the layer's inputs (`weighted`); the last two change the model before training.
     `adapter`: "" trains adapters; "none" scores the stored base without any; the name of another
     plan scores with the adapters of that plan's run, same seed, on task `on` ("": the same task).
+    `merge`: those adapters are added to the base they were trained on, in the checkpoint's own
+    type, and the sum is stored in this plan's formats.
     `rounding`: each weight to its nearest level; `calibrated`: the loss on training text changes
     least, row by row; `two-sided`: the same with errors of rows that make up for each other.
     `ternary`: the settings for training block matrices of a ternary format instead of freezing
@@ -140,12 +143,17 @@ class Plan:
     schedule: RankSchedule = field(default_factory=RankSchedule)
     ternary: Recipe | None = None
     rounding: Rounding = "nearest"
+    merge: bool = False
 
     def __post_init__(self) -> None:
         bounds = {"rank": _FROM_0, "dropout": _BELOW_ONE}
         if self.alpha != "2r":
             bounds["alpha"] = Bounds(0, above=True)
         check_bounds("plan", self, bounds)
+        if self.merge and self.adapter in ("", BARE):
+            raise BadValueError(
+                "plan", "merge", True, "beside `adapter`, the name of the plan whose run is merged"
+            )
 
     def alpha_at(self, rank: int) -> float:
         return 2.0 * rank if self.alpha == "2r" else float(self.alpha)
@@ -163,6 +171,7 @@ class TaskSpec:
     rest          training examples from this one on are scored, before the task's own scored
                   examples (0: none); `scored_rest`: the number of those that are scored (0: all)
     source        "hub" loads from the hub even if LOWBIT_ASSETS is set
+    chat          writes dialogues in the model's chat template; its markup is not scored
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -177,6 +186,7 @@ class TaskSpec:
     rest: int = 0
     scored_rest: int = 0
     source: Literal["", "hub"] = ""
+    chat: bool = False
 
     def __post_init__(self) -> None:
         counts = ("limit", "scored_limit", "rest", "scored_rest")
@@ -241,14 +251,6 @@ class TrainSpec:
         return math.ceil(self.warmup * total)
 
 
-_LATER: dict[str, dict[str, Any]] = {
-    "task": {"tag": "", "rest": 0, "scored_rest": 0, "source": ""},
-    "plan": {"adapter": "", "on": "", "lent": "", "ternary": None, "rounding": "nearest"},
-    "train": {"token_budget": 0, "select": "epoch", "adaptive_lr": 0.0},
-}
-"""Settings newer than the first records. Defaults are not declared, so old fingerprints stay."""
-
-
 @dataclass(frozen=True)
 class RunSpec:
     """All settings of one run."""
@@ -263,16 +265,8 @@ class RunSpec:
         check_bounds("run", self, {"seed": SEEDS})
 
     def declared(self) -> dict[str, Any]:
-        """The settings as JSON objects, without those of `_LATER` that have their default."""
-        settings: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        for table, later in _LATER.items():
-            for key, default in later.items():
-                if settings[table][key] == default:
-                    del settings[table][key]
-        for rule in settings["plan"]["rule"]:
-            if rule["rounding"] is None:
-                del rule["rounding"]
-        return settings
+        """The settings as JSON objects; later ones that have their default are left out."""
+        return without_later_defaults(json.loads(json.dumps(asdict(self))))
 
     @property
     def training(self) -> TrainSpec:

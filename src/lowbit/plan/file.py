@@ -94,6 +94,7 @@ def to_toml(plan: Plan, about: str = "") -> str:
             "dropout",
             "init",
             "adapter",
+            "merge",
             "rounding",
         )
         if (value := getattr(plan, key)) != getattr(default, key) or key in ("format", "rank")

@@ -118,9 +118,13 @@ def reference_run(study: Study, forecast: Forecast, run: RunSpec) -> RunSpec | N
 
 
 def predicted_runs(study: Study, forecast: Forecast) -> list[RunSpec]:
-    """The runs of a forecast's part that are not in 16 bits."""
+    """The runs of a forecast's part that are not in 16 bits.
+
+    A merged run has other weights than its reference, so no forecast is made of it.
+    """
     part = next(p for p in study.parts if p.name == forecast.part)
-    return [run for run in study.runs_of(part) if not is_sixteen_bit(run.plan)]
+    runs = (run for run in study.runs_of(part) if not run.plan.merge)
+    return [run for run in runs if not is_sixteen_bit(run.plan)]
 
 
 def points(study: Study) -> list[ForecastPoint]:

@@ -2,6 +2,7 @@
 
 base         dataclasses: document, source, task, example, batch
 batching     orders examples and collates them into batches
+chat         dialogues in a model's chat template
 checks       checks a task's settings and text
 dailydialog  DailyDialog
 demo         docstrings of the standard library

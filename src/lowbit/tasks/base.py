@@ -28,6 +28,8 @@ Kind = Literal["language", "classification"]
 PARTS = ("train", "selection", "calibration", "scored")
 # A marker inside documents. It becomes the tokeniser's end-of-text token and is not a word.
 END = "<|endoftext|>"
+# The target of a token without a loss.
+IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,10 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """The unit of scoring: each example gets one (sum, count) score, with count `len(target)`.
+    """The unit of scoring: each example gets one (sum, count) score, with a count of its targets.
 
-    language: `target[i]` is the token that follows `ids[i]`. `words` is the number of words that
-    begin among the predicted tokens; summed over a document it is the document's word count.
+    language: `target[i]` is the token that follows `ids[i]`, or IGNORED. `words` is the number of
+    words that begin among the scored tokens; summed over a document it is its word count.
     classification: `target` has one entry, the class, and `words` is 0.
     `document` is the index of the example's document in the part.
     """
@@ -106,7 +108,7 @@ class Data:
 class Batch:
     """Packed examples without padding. `index`: their positions in the part.
 
-    `target`: the next tokens, with -100 for tokens without a loss (language), or one class per
+    `target`: the next tokens, with IGNORED for tokens without a loss (language), or one class per
     example. `labels`: the number of loss terms of each example.
     """
 

@@ -11,9 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from lowbit.tasks.base import Batch, Example
-
-IGNORED = -100
+from lowbit.tasks.base import IGNORED, Batch, Example
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> list[int]:

@@ -17,6 +17,8 @@ def check_settings(spec: TaskSpec, task: Task, max_length: int) -> None:
             f"task.window = {spec.window} is longer than the model's limit of {max_length} "
             f"tokens: set task.window to {max_length} or less"
         )
+    if spec.chat and task.kind != "language":
+        raise UserError(f"task.chat = true is for dialogues; '{task.name}' has sentences")
 
 
 def check_source(source: Source, task: Task) -> None:

@@ -7,6 +7,9 @@ W predictions:
     ids    = t[k W     : k W + W]
     target = t[k W + 1 : k W + W + 1]
 
+In a chat template the tokens are those of the rendered dialogue, and the targets of its markup are
+IGNORED (`chat.py`).
+
 Every token is predicted exactly once, and no window spans two documents. The first tokens of a
 window have little context, so the loss is a little higher than with a sliding window. It is
 comparable between models with the same tokeniser. Models with different tokenisers are compared per
@@ -27,7 +30,8 @@ from transformers import PreTrainedTokenizerBase
 
 from lowbit.core.array_store import Arrays
 from lowbit.core.errors import UserError
-from lowbit.tasks.base import END, Document, Example, Kind
+from lowbit.tasks import chat
+from lowbit.tasks.base import END, IGNORED, Document, Example, Kind
 
 CHUNK = 1_000
 
@@ -45,24 +49,44 @@ def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def language(
-    documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, window: int
+    documents: Sequence[Document],
+    tokenizer: PreTrainedTokenizerBase,
+    window: int,
+    in_chat: bool = False,
 ) -> Arrays:
-    """Flat arrays of every window of every document."""
+    """Flat arrays of every window of every document; of a dialogue, those with a scored token."""
     end = end_of_text(tokenizer)
     ids, target = [], []
     lengths: list[int] = []
     owner: list[int] = []
     words: list[int] = []
     for number, document in enumerate(documents):
-        tokens, starts = _with_words(document.text, tokenizer, end)
-        count = len(tokens) - 1
-        sizes = [min(window, count - first) for first in range(0, count, window)]
-        ids.append(tokens[:-1])
-        target.append(tokens[1:])
-        lengths.extend(sizes)
-        owner.extend([number] * len(sizes))
-        words.extend(np.bincount((starts - 1) // window, minlength=len(sizes)).tolist())
+        if in_chat:
+            tokens, targets, starts = _in_chat(document, tokenizer, end)
+        else:
+            tokens, starts = _with_words(document.text, tokenizer, end)
+            targets = tokens[1:]
+        firsts = range(0, len(targets), window)
+        counts = np.bincount((starts - 1) // window, minlength=len(firsts)).tolist()
+        for first, count in zip(firsts, counts, strict=True):
+            stretch = slice(first, min(first + window, len(targets)))
+            if (targets[stretch] == IGNORED).all():
+                continue
+            ids.append(tokens[stretch])
+            target.append(targets[stretch])
+            lengths.append(stretch.stop - first)
+            owner.append(number)
+            words.append(count)
     return _flat(ids, target, lengths, owner, words)
+
+
+def _in_chat(
+    document: Document, tokenizer: PreTrainedTokenizerBase, end: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A dialogue's tokens after `end`, their targets, and the position of each word."""
+    tokens, scored, words = chat.encoded(document, tokenizer)
+    targets = np.where(scored, tokens, IGNORED).astype(np.int32)
+    return np.array([end, *tokens], dtype=np.int32), targets, words + 1
 
 
 def classification(documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase) -> Arrays:

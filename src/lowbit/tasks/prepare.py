@@ -20,7 +20,7 @@ from lowbit.core.array_store import Arrays, load_or_compute
 from lowbit.core.errors import UserError
 from lowbit.core.plugins import lookup, plugins
 from lowbit.core.spec import TaskSpec
-from lowbit.tasks import examples, local_file
+from lowbit.tasks import chat, examples, local_file
 from lowbit.tasks.base import PARTS, Data, Example, Source, Task
 from lowbit.tasks.checks import check_lengths, check_settings, check_source
 
@@ -94,7 +94,7 @@ def encode(
     for part in PARTS:
         documents = source.parts[part]
         flat = (
-            examples.language(documents, tokenizer, spec.window)
+            examples.language(documents, tokenizer, spec.window, spec.chat)
             if task.kind == "language"
             else examples.classification(documents, tokenizer)
         )
@@ -111,6 +111,8 @@ def _key(source: Source, task: Task, tokenizer: PreTrainedTokenizerBase, spec: T
     digest = hashlib.sha256(f"{VERSION}|{task.kind}|".encode())
     if task.kind == "language":
         digest.update(f"{spec.window}|{examples.end_of_text(tokenizer)}|".encode())
+        if spec.chat:
+            digest.update(f"chat|{chat.template_of(tokenizer)}|".encode())
     digest.update(_content(tokenizer))
     digest.update(json.dumps(source.labels).encode())
     for part in PARTS:
@@ -140,6 +142,8 @@ def _notes(
         yield f"training examples from {spec.rest:,} on are scored{many}, before the task's own"
     if task.kind == "language":
         yield f"windows of {spec.window} predicted tokens that never join documents"
+    if spec.chat:
+        yield "in the model's chat template: turns and the token that ends each are scored"
     for part in PARTS:
         count = len(limited_parts[part])
         if count < len(parts[part]):

@@ -21,7 +21,7 @@ from lowbit.layers.linear import AdaptedLinear
 from lowbit.models.checkpoint import Checkpoint, tokenizer_of
 from lowbit.models.family import is_transposed
 from lowbit.models.loading import load
-from lowbit.models.skeleton import Kind
+from lowbit.models.skeleton import Kind, quiet
 from lowbit.quant.codec import decode, encode
 
 _COPIED = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json")
@@ -90,7 +90,8 @@ def save(model: nn.Module, checkpoint: Checkpoint, folder: Path) -> None:
     """Write a model folder that transformers and PEFT open, tokenizer included."""
     import shutil
 
-    model.save_pretrained(folder)  # type: ignore[operator]
+    with quiet():
+        model.save_pretrained(folder)  # type: ignore[operator]
     if checkpoint.gguf is not None:
         tokenizer_of(checkpoint.folder).save_pretrained(folder)
         return
