@@ -220,7 +220,7 @@ def leaves(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int
 
 OTHER: dict[str, Any] = {
     "role": "attention", "depth": (1,), "rank": 5, "base": "trained", "format": "int4@64",
-    "kind": "linear", "compute": "bf16", "keep": "last",
+    "kind": "linear", "compute": "bf16", "keep": "last", "merge": True,
 }  # fmt: skip
 
 
@@ -244,9 +244,10 @@ def changed(value: Any, path: tuple[str | int, ...]) -> Any:
 
 @pytest.mark.parametrize("path", leaves(SPEC), ids=lambda path: ".".join(map(str, path)))
 def test_every_declared_value_is_in_the_fingerprint(path: tuple[str | int, ...]) -> None:
-    other = changed(SPEC, path)
-    assert other != SPEC
-    assert other.fingerprint != SPEC.fingerprint
+    spec = replace(SPEC, plan=replace(SPEC.plan, adapter="16"))  # `merge` stands beside it alone
+    other = changed(spec, path)
+    assert other != spec
+    assert other.fingerprint != spec.fingerprint
 
 
 def test_the_fingerprint_is_the_same_wherever_the_spec_was_written() -> None:
