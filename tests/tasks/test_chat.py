@@ -114,3 +114,8 @@ def test_sentences_are_no_dialogues(tmp_path: Path) -> None:
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     with pytest.raises(UserError, match=r"is for dialogues; .* has sentences"):
         prepare(TaskSpec(str(path), window=16, chat=True), tokenizer(), 64, None)
+
+
+def test_a_dialogue_without_turns_says_so() -> None:
+    with pytest.raises(UserError, match="a dialogue without turns"):
+        windows(["", " "], 16)

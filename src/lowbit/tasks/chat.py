@@ -34,12 +34,14 @@ def template_of(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def rendered(document: Document, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[Span]]:
-    """A dialogue in the template, and where each turn's words lie in it.
+    """A dialogue in the template, and the character range of each turn in it.
 
     The places come from rendering marks instead of turns: a short turn may also occur in the
     template's own text.
     """
     turns = [turn.strip() for turn in document.text.split(END) if turn.strip()]
+    if not turns:
+        raise UserError("a dialogue without turns: its text is only end-of-text marks")
     text = _render(turns, tokenizer)
     markup = _render([_MARK] * len(turns), tokenizer).split(_MARK)
     spans, written = [], markup[0]
